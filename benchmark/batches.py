@@ -1,0 +1,130 @@
+"""What a training step is fed: the order of triplets, their strings, and tensors of a batch.
+
+An epoch's order, its drawn strings and every random number are functions of (seed, epoch,
+update), never of what was drawn before: a resumed run needs no generator's state, and the result
+does not depend on which process computes a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from benchmark.dataset import Captions, IntArray, Triplets
+from benchmark.errors import UserError
+from benchmark.method import Views
+from benchmark.settings import TrainingSettings
+from benchmark.text_rules import TextRule
+
+_ORDER, _TEXTS, _STEPS = 1, 2, 3
+
+
+@dataclass(frozen=True)
+class EpochTable:
+    """The training entries of one epoch: picture indices (N,) and the string that each shows."""
+
+    reference: IntArray
+    target: IntArray
+    texts: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def epoch_table(triplets: Triplets, rule: TextRule, seed: int, epoch: int) -> EpochTable:
+    """Entries of an epoch; a rule may make several entries of a triplet and draw their strings."""
+    rng = np.random.default_rng([seed, epoch, _TEXTS])
+    source: list[int] = []
+    texts: list[str] = []
+    for i, captions in enumerate(triplets.captions):
+        for entry in rule.entries(captions):
+            source.append(i)
+            texts.append(rule.draw(entry, rng))
+    index = np.asarray(source, dtype=np.int64)
+    return EpochTable(triplets.reference[index], triplets.target[index], tuple(texts))
+
+
+def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[str, ...]:
+    """The raw captions of all entries, in order, for a method's vocabulary."""
+    return tuple(text for c in captions for entry in rule.entries(c) for text in entry)
+
+
+@dataclass(frozen=True)
+class GroupLayout:
+    """How the negative groups of one batch lie on the job's processes.
+
+    Either every process has ``groups_per_rank`` whole groups, which are accumulated, or
+    ``ranks_per_group`` processes share one group, whose encodings are gathered.
+    """
+
+    groups_per_rank: int
+    ranks_per_group: int
+    rows_per_rank: int
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, world_size: int) -> GroupLayout:
+        """Raises UserError where batch, group and number of processes do not divide."""
+        batch, group = settings.batch_size, settings.group
+        if batch % group:
+            raise UserError(
+                f"batch_size {batch} is not a multiple of negative_group {group}; "
+                "change one of them with --batch-size or --negative-group"
+            )
+        groups = batch // group
+        if groups % world_size == 0:
+            return cls(groups // world_size, 1, group)
+        if world_size % groups == 0 and group % (world_size // groups) == 0:
+            return cls(1, world_size // groups, group * groups // world_size)
+        raise UserError(
+            f"{groups} negative groups of {group} cannot be spread evenly over {world_size} processes; "
+            "change --batch-size, --negative-group or the number of processes"
+        )
+
+
+def update_plan(entries: int, settings: TrainingSettings, seed: int, epoch: int) -> list[IntArray]:
+    """Rows of the epoch table for each update of an epoch, shuffled, the last partial batch dropped."""
+    batch = settings.batch_size
+    if entries < batch:
+        raise UserError(
+            f"{entries} training entries are fewer than one batch of {batch}; choose a smaller --batch-size"
+        )
+    order = np.random.default_rng([seed, epoch, _ORDER]).permutation(entries).astype(np.int64)
+    return [order[start : start + batch] for start in range(0, entries - batch + 1, batch)]
+
+
+def rank_rows(rows: IntArray, settings: TrainingSettings, layout: GroupLayout, rank: int) -> list[IntArray]:
+    """The parts of one update's rows that a rank computes, one per accumulated group."""
+    if layout.ranks_per_group == 1:
+        first = rank * layout.groups_per_rank
+        size = settings.group
+        return [rows[(first + g) * size : (first + g + 1) * size] for g in range(layout.groups_per_rank)]
+    return [rows[rank * layout.rows_per_rank : (rank + 1) * layout.rows_per_rank]]
+
+
+def step_seed(seed: int, update: int, part: int) -> int:
+    """Seed of the dropout draws of one accumulated part of one update."""
+    return int(np.random.SeedSequence([seed, update, part, _STEPS]).generate_state(1, np.uint64)[0])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of the rows of one negative group (or of this process's share of it)."""
+
+    reference: Views
+    target: Views
+    text: Views
+
+
+class TrainingSource(Protocol):
+    """Gives an epoch's entries and then their tensors; features or pixels."""
+
+    def start_epoch(self, epoch: int) -> int:
+        """Draw the epoch's entries and give their number."""
+        ...
+
+    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+        """Tensors for each set of rows of the epoch table, in order."""
+        ...

@@ -1,0 +1,153 @@
+"""Weights and resumable states on disk: written whole or not at all, read without executing code.
+
+- *Weights* are one safetensors file; its header carries, as JSON, what is needed to build the
+  method again (`WeightsHeader`).
+- A *resumable state* is one file of tensors and plain values beside a small JSON pointer that is
+  written last and holds its digest: a crash in the middle leaves the state before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.files import atomic_path, atomic_write_json, file_digest, read_json
+
+FORMAT = "cir-benchmark weights 1"
+_HEADER_KEY = "benchmark"
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """What a weights file says of itself.
+
+    ``stage`` and ``settings`` rebuild the module; ``backbone`` (name, weights, seed, preprocessing)
+    the encoder it starts from; ``encoder`` the digest of the encoder artefact whose features it was
+    trained on ("" for none); ``prepared`` what `Method.prepare` made.
+    """
+
+    method: str
+    stage: str
+    dataset: str
+    method_settings: dict[str, Any]
+    training_settings: dict[str, Any]
+    backbone: dict[str, Any]
+    width: int
+    seed: int
+    encoder: str = ""
+    encoder_file: str = ""
+    recipe: str = ""
+    selection: str = ""
+    updates: int = 0
+    triplets_seen: int = 0
+    prepared: dict[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+
+
+def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader) -> str:
+    """Write weights and header atomically; gives the file's sha256."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(asdict(header))})
+    return file_digest(path)
+
+
+def read_header(path: Path) -> WeightsHeader:
+    """The header of a weights file; raises UserError where it is not one of this program's."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            metadata = stream.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    try:
+        values = json.loads(metadata[_HEADER_KEY])
+    except (KeyError, json.JSONDecodeError):
+        raise UserError(f"{path}: a safetensors file, but not a checkpoint of this program") from None
+    if values.get("format") != FORMAT:
+        raise UserError(f"{path}: written in the format '{values.get('format')}', this version reads '{FORMAT}'")
+    return WeightsHeader(**values)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    state: dict[str, Tensor] = load_file(path)
+    return state
+
+
+def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy weights into a module; raises UserError listing what is missing, extra or misshapen."""
+    own = module.state_dict()
+    problems = [f"missing {name}" for name in own if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in own]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    if problems:
+        listed = "; ".join(problems[:10])
+        raise UserError(
+            f"{source}: does not fit this method: {len(problems)} tensors differ ({listed}); "
+            "likely of another method, or of a backbone of another width"
+        )
+    module.load_state_dict(dict(state))
+
+
+class ResumableState:
+    """The one resumable state of a stage, in its folder."""
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder = folder
+        self._pointer = folder / "resume.json"
+        self._identity = identity
+
+    def exists(self) -> bool:
+        return self._pointer.is_file()
+
+    def save(self, state: Mapping[str, Any], update: int) -> None:
+        """Write a state; the previous one is removed after the pointer names the new one."""
+        path = self._folder / f"resume-{update:08d}.pt"
+        with atomic_path(path) as temporary:
+            torch.save(dict(state), temporary)
+        atomic_write_json(
+            self._pointer, {"file": path.name, "sha256": file_digest(path), "identity": self._identity}
+        )
+        self._remove_states(keep=path.name)
+
+    def load(self) -> dict[str, Any]:
+        """Read the state back; raises UserError where it was made with other settings or is damaged."""
+        pointer = read_json(self._pointer)
+        if pointer.get("identity") != self._identity:
+            raise UserError(
+                f"{self._folder}: its resumable state was made with other settings "
+                f"({pointer.get('identity', '')[:12]} instead of {self._identity[:12]}); "
+                "run with the same settings, or without --resume"
+            )
+        path = self._folder / str(pointer["file"])
+        if not path.is_file() or file_digest(path) != pointer["sha256"]:
+            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def clear(self) -> None:
+        self._pointer.unlink(missing_ok=True)
+        self._remove_states(keep="")
+
+    def _remove_states(self, keep: str) -> None:
+        for path in self._folder.glob("resume-*.pt"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)

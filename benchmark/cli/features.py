@@ -1,0 +1,28 @@
+"""Fill the feature store ahead of time with a backbone's features of a dataset."""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmark.cli.run import add_data_arguments, add_encoder_arguments, common_values
+
+SUMMARY = "compute and store a backbone's features of a dataset"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    parser.add_argument("--views", nargs="+", choices=["whole", "patches"], default=["whole", "patches"])
+    add_data_arguments(parser)
+    add_encoder_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")
+
+
+def run(options: argparse.Namespace) -> int:
+    from benchmark.feature_filling import fill_store
+    from benchmark.options import make_options
+
+    values = common_values(options)
+    chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
+    print(fill_store(chosen, tuple(options.views), options.dry_run))
+    return 0

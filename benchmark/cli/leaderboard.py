@@ -1,0 +1,35 @@
+"""Write the leaderboard tables from records; nothing in them is edited by hand."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "write the leaderboard tables from records"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", default="results", metavar="PATH", help="the folder of results")
+    parser.add_argument("--runs", nargs="*", default=[], metavar="PATH",
+                        help="folders with records of demo runs, for the demo tables")  # fmt: skip
+    parser.add_argument("--add", metavar="RUN", help="copy a run's record into the results first")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if tables are stale")
+
+
+def run(options: argparse.Namespace) -> int:
+    from benchmark import leaderboard
+    from benchmark.registry import discover
+
+    results = Path(options.results)
+    titles = {name: info.title for name, info in discover().datasets().items()}
+    runs = [Path(name) for name in options.runs]
+    if options.add:
+        print(f"added {leaderboard.add(Path(options.add), results)}")
+    if options.check:
+        stale = leaderboard.stale(results, titles, runs)
+        for path in stale:
+            print(f"stale: {path}; write it again with `python -m benchmark leaderboard`")
+        return 1 if stale else 0
+    for path in leaderboard.write_all(results, titles, runs):
+        print(f"wrote {path}")
+    return 0

@@ -1,0 +1,55 @@
+"""List what there is: methods, datasets, backbones, recipes. One line each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "list methods, datasets, backbones and recipes"
+_KINDS = ("methods", "datasets", "backbones", "recipes")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", nargs="?", choices=_KINDS, help="one kind; by default all")
+    parser.add_argument("--json", action="store_true", help="all fields, as JSON")
+    parser.add_argument("--cite", action="store_true", help="BibTeX entries")
+    parser.add_argument("--plugin", action="append", metavar="FILE.py", help="list what a file declares, too")
+
+
+def run(options: argparse.Namespace) -> int:
+    from benchmark.backbone_table import BACKBONES
+    from benchmark.registry import discover
+
+    registry = discover()
+    for plugin in options.plugin or ():
+        registry.add_plugin(Path(plugin))
+    found: dict[str, list[dict[str, Any]]] = {
+        "methods": [asdict(info) for info in registry.methods().values()],
+        "datasets": [asdict(info) for info in registry.datasets().values()],
+        "backbones": [asdict(info) for info in BACKBONES.values()],
+        "recipes": [asdict(recipe) for recipe in registry.recipes()],
+    }
+    chosen = {kind: found[kind] for kind in ([options.kind] if options.kind else _KINDS)}
+    if options.json:
+        print(json.dumps(chosen, indent=1, ensure_ascii=False))
+    elif options.cite:
+        entries = [e["citation"] for entries in chosen.values() for e in entries if e.get("citation")]
+        print("\n\n".join(entries))
+    else:
+        print("\n\n".join(_block(kind, entries) for kind, entries in chosen.items()))
+    return 0
+
+
+def _block(kind: str, entries: list[dict[str, Any]]) -> str:
+    rows = [_row(kind, entry) for entry in entries]
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join([f"{kind}:", *(f"  {name:<{width}}  {text}" for name, text in rows)])
+
+
+def _row(kind: str, entry: dict[str, Any]) -> tuple[str, str]:
+    if kind == "recipes":
+        return f"{entry['stage']} · {entry['dataset']} · {entry['name']}", entry["source"]
+    return entry["name"], entry["summary"]

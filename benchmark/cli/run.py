@@ -1,0 +1,158 @@
+"""Train and evaluate a method on a dataset: features, every missing stage, record, table.
+
+Without --data-root the run uses drawn demo data and says so. Defaults reproduce the method's
+paper on that dataset. Several methods, datasets or seeds run one after the other; one failure
+does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.options import RunOptions
+    from benchmark.registry import Registry
+
+SUMMARY = "train and evaluate a method on a dataset"
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that say where data, weights and caches lie; several commands share them."""
+    parser.add_argument(
+        "--data-root", action="append", metavar="PATH|NAME=PATH",
+        help="folder that holds the dataset's folder, or is it; without it the demo data is used",
+    )
+    parser.add_argument("--demo", action="store_true", help="use the demo data, whatever the environment says")
+    parser.add_argument("--cache", metavar="PATH", help="folder for features, encoders and demo data")
+    parser.add_argument("--assets-root", metavar="PATH", help="folder that holds weights files")
+    parser.add_argument("--limit", type=int, metavar="N", help="N triplets and N queries only, to try things")
+    parser.add_argument("--device", help="cpu, cuda; by default a GPU where torch has one")
+    parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
+                        help="a file that declares a method or a dataset")  # fmt: skip
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backbone", metavar="NAME", help="RN50x4 by default, tiny on the demo data")
+    parser.add_argument("--weights", metavar="TAG|FILE|random", help="the backbone's weights")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", nargs="+", metavar="NAME", help="one or more methods, or all")
+    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="one or more datasets, or all")
+    parser.add_argument("--seed", nargs="+", type=int, metavar="N", help="one or more seeds; 0 by default")
+    add_data_arguments(parser)
+    add_encoder_arguments(parser)
+    parser.add_argument("--protocol", nargs="+", metavar="NAME", help="by default all that fit the text rule")
+    parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
+    parser.add_argument("--selection", choices=["paper", "last", "heldout"], help="which epoch is reported")
+    parser.add_argument("--text-mode", metavar="MODE", help="how captions become strings")
+    parser.add_argument("--epochs", type=int, metavar="N", help="of the method's own stage")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update, over all processes")
+    parser.add_argument("--negative-group", type=int, metavar="N", help="pairs that see each other in the loss")
+    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
+    parser.add_argument(
+        "--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
+        help="any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated",
+    )
+    parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file")
+    parser.add_argument("--output", metavar="PATH", help="the run's folder; by default under ./runs")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
+    parser.add_argument("--skip-bad-images", action="store_true",
+                        help="leave triplets with unreadable pictures out of training")  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="check every input, print the plan, do nothing")
+
+
+def common_values(options: argparse.Namespace) -> dict[str, Any]:
+    """Options that were given, by the names of `RunOptions`; a config file stands below them."""
+    from benchmark.options import RunOptions, parse_assignments, parse_data_roots, read_config
+
+    values: dict[str, Any] = {}
+    if getattr(options, "config", None):
+        values.update(read_config(Path(options.config)))
+    if options.data_root:
+        values["data_root"] = parse_data_roots(options.data_root)
+    if getattr(options, "assignments", None):
+        values["set"] = {**values.get("set", {}), **parse_assignments(options.assignments)}
+    for name in RunOptions.model_fields:
+        given = getattr(options, name, None)
+        if name in ("data_root", "set", "method", "dataset", "seed") or given in (None, False):
+            continue
+        values[name] = tuple(given) if isinstance(given, list) else given
+    return values
+
+
+def run(options: argparse.Namespace) -> int:
+    from benchmark.registry import discover
+
+    values = common_values(options)
+    registry = discover()
+    for plugin in values.get("plugins", ()):
+        registry.add_plugin(Path(plugin))
+    runs = list(_product(options, values, registry))
+    failures = []
+    for number, chosen in enumerate(runs, 1):
+        if len(runs) > 1:
+            _announce(number, len(runs), chosen)
+        try:
+            _one(chosen, registry, options.dry_run)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            failures.append(f"{chosen.method} on {chosen.dataset}, seed {chosen.seed}: {error}")
+    if failures:
+        raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
+    return 0
+
+
+def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
+    from benchmark.options import make_options
+
+    methods = _names("method", options.method or values.pop("method", None), list(registry.methods()))
+    datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
+    seeds = options.seed if options.seed is not None else values.pop("seed", 0)
+    values = {name: value for name, value in values.items() if name not in ("method", "dataset", "seed")}
+    for dataset in datasets:
+        for method in methods:
+            for seed in seeds if isinstance(seeds, list) else [seeds]:
+                yield make_options(method=method, dataset=dataset, seed=seed, **values)
+
+
+def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
+    if not given:
+        raise UserError(f"--{kind} is missing; known: {', '.join(sorted(known))}, or all")
+    names = [given] if isinstance(given, str) else given
+    return known if names == ["all"] else names
+
+
+def _announce(number: int, total: int, chosen: RunOptions) -> None:
+    from benchmark.progress import say
+
+    say(f"[{number}/{total}] {chosen.method} on {chosen.dataset}, seed {chosen.seed}")
+
+
+def _one(chosen: RunOptions, registry: Registry, dry_run: bool) -> None:
+    from benchmark.plan import make_plan
+
+    plan = make_plan(chosen, registry)
+    if dry_run:
+        from benchmark.dry_run import describe
+
+        print(describe(plan))
+        return
+    from benchmark.pipeline import execute
+    from benchmark.progress import say
+    from benchmark.reporting import summary_lines, timing_line
+    from benchmark.trainer import Interrupted
+
+    try:
+        record = execute(plan)
+    except Interrupted as stop:
+        say(f"{stop}; its state is saved: the same command with --resume goes on from there")
+        raise KeyboardInterrupt from None
+    print("\n".join(summary_lines(record, plan.folder)))
+    say(f"time: {timing_line(record.timings)}")

@@ -1,0 +1,223 @@
+"""The dataset contract: pictures, triplets to train on, tasks to evaluate.
+
+Everything is columnar: arrays of picture indices into one table of pictures, and strings only
+where texts are. A dataset class reads annotation files and gives these; it opens no picture.
+
+Notation: P pictures, N triplets, Q queries, G gallery pictures, S members of a subset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.declarations import DatasetInfo as DatasetInfo
+
+IntArray = NDArray[np.int64]
+
+Captions = tuple[str, ...]
+"""The raw modification texts of one triplet or query, in file order; one or more."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All pictures of a dataset, each once: ``names`` are the annotation's ids."""
+
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Training triplets as columns; ``reference`` and ``target`` are picture indices, (N,)."""
+
+    reference: IntArray
+    target: IntArray
+    captions: tuple[Captions, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def take(self, index: IntArray) -> Triplets:
+        return Triplets(self.reference[index], self.target[index], tuple(self.captions[i] for i in index))
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Sets of different sizes as two arrays: set i is ``values[offsets[i]:offsets[i + 1]]``."""
+
+    offsets: IntArray
+    values: IntArray
+
+    @classmethod
+    def of(cls, sets: Sequence[Sequence[int]]) -> Ragged:
+        lengths = np.fromiter((len(s) for s in sets), dtype=np.int64, count=len(sets))
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        values = np.fromiter((v for s in sets for v in s), dtype=np.int64, count=int(offsets[-1]))
+        return cls(offsets, values)
+
+    @classmethod
+    def single(cls, values: IntArray) -> Ragged:
+        """One value per set."""
+        return cls(np.arange(len(values) + 1, dtype=np.int64), np.asarray(values, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: int) -> IntArray:
+        return self.values[self.offsets[i] : self.offsets[i + 1]]
+
+    def sizes(self) -> IntArray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of a task as columns.
+
+    ``picture`` (Q,): the reference's index in the table of pictures, always there.
+    ``reference`` (Q,): its index in the gallery, or -1 where the gallery lacks it.
+    ``texts``: the evaluation string of each query, after the text rule.
+    ``positives``: gallery indices of the right answers; empty sets where labels are hidden.
+    ``subset`` (Q, S) or None: gallery indices of the candidates of the subset ranking.
+    ``group`` (Q,): queries that are not independent share a number (for intervals).
+    ``feature_picture`` (Q,) or None: another picture whose whole-picture view stands in for the
+    reference's (Fashion200k's ``spirit`` protocol looks it up by caption).
+    """
+
+    ids: tuple[str, ...]
+    picture: IntArray
+    reference: IntArray
+    texts: tuple[str, ...]
+    positives: Ragged
+    group: IntArray
+    subset: IntArray | None = None
+    feature_picture: IntArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, index: IntArray) -> Queries:
+        return Queries(
+            ids=tuple(self.ids[i] for i in index),
+            picture=self.picture[index],
+            reference=self.reference[index],
+            texts=tuple(self.texts[i] for i in index),
+            positives=Ragged.of([self.positives[int(i)].tolist() for i in index]),
+            group=self.group[index],
+            subset=None if self.subset is None else self.subset[index],
+            feature_picture=None if self.feature_picture is None else self.feature_picture[index],
+        )
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """What a column of a table is; two numbers that differ in any of these are never compared."""
+
+    dataset: str
+    split: str
+    protocol: str
+    text_mode: str
+    category: str = ""
+
+    def __str__(self) -> str:
+        parts = [self.dataset, self.split, self.protocol, self.text_mode, self.category]
+        return " · ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One ranking problem: queries against a gallery under a named protocol.
+
+    ``gallery`` (G,): picture indices. ``labelled`` is False where the positives are hidden
+    (CIRR test1): such a task can be ranked and submitted, not scored. All pictures of a task are
+    among ``Dataset.split_pictures(key.split)``.
+    """
+
+    key: TaskKey
+    queries: Queries
+    gallery: IntArray
+    exclude_reference: bool
+    cutoffs: tuple[int, ...]
+    subset_cutoffs: tuple[int, ...] = ()
+    labelled: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProtocolInfo:
+    """A named ranking rule of a dataset and the text modes and splits it is defined for."""
+
+    name: str
+    summary: str
+    splits: tuple[str, ...]
+    text_modes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One line of `data verify`: a count of the files beside the published one (None: none known)."""
+
+    split: str
+    what: str
+    found: int
+    expected: int | None
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """What a file of the `datasets/` shelf gives once it has read its annotation files.
+
+    ``label`` is the name in outputs: the dataset's own, or its manifest's for demo data and cuts.
+    ``is_demo`` and ``is_official`` tell drawn pictures, official data and somebody's own apart.
+    ``fingerprint`` is a digest of all annotations read (not of pictures).
+    """
+
+    info: DatasetInfo
+    root: Path
+    label: str
+    is_demo: bool
+    is_official: bool
+    fingerprint: str
+    pictures: Pictures
+    protocols: tuple[ProtocolInfo, ...]
+
+    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+        """The triplets of one epoch; ``drawing`` names the scheme where pairs are drawn anew."""
+        ...
+
+    def split_pictures(self, split: str) -> IntArray:
+        """Indices of every picture that the triplets, queries or galleries of a split may need.
+
+        Their order and number do not depend on which other splits were read: features are
+        computed and kept by these lists.
+        """
+        ...
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        """Raw captions of the whole training split, for vocabularies."""
+        ...
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        """Texts of single pictures (tags, captions) where the dataset has them, by picture name."""
+        ...
+
+    def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
+        """The tasks of a split under a protocol; raises UserError where it cannot be built."""
+        ...
+
+    def counts(self) -> tuple[Counts, ...]:
+        """Counts found beside those published (or those of the manifest)."""
+        ...
+
+    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
+        """Name and value of the dataset's selection criterion from metrics by category."""
+        ...

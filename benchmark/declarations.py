@@ -1,0 +1,62 @@
+"""What a file of a shelf declares of itself, as literals.
+
+The registry reads these with `ast`, without importing the file: `list` and `--help` answer at
+once, since no method's networks are loaded for them. :class:`benchmark.dataset.DatasetInfo` is
+the datasets' counterpart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """One line of `list methods`, the citation, and what the method needs from outside."""
+
+    name: str
+    title: str
+    summary: str
+    paper: str
+    citation: str
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named set of a stage's settings, keyed by stage, dataset and the start of the weights.
+
+    ``dataset`` "*" serves every dataset without a recipe of its own. ``name``: "paper" where the
+    paper has one, "adapted" where none has, "from-scratch" for random weights; others may stand
+    beside them. ``source`` says where the numbers come from. ``method`` holds settings of the
+    method itself.
+    """
+
+    stage: str
+    dataset: str
+    name: str
+    source: str
+    settings: dict[str, Any]
+    method: dict[str, Any] = field(default_factory=dict)
+    start: Literal["pretrained", "random"] = "pretrained"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """One line of `list datasets`, where to get the data, and the defaults of a run on it.
+
+    ``folders``: names that the dataset's folder usually has under a data root. ``text_rule``: how
+    captions become strings where a recipe does not say.
+    """
+
+    name: str
+    title: str
+    summary: str
+    licence: str
+    obtain: str
+    citation: str
+    folders: tuple[str, ...] = ()
+    default_protocol: str = "official"
+    text_rule: str = "as-is"
+    evaluation_split: str = "val"

@@ -1,0 +1,89 @@
+"""`run --dry-run`: every input checked at once, and the plan in words."""
+
+from __future__ import annotations
+
+from benchmark.annotations import picture_problems
+from benchmark.backbone_table import BACKBONES
+from benchmark.batches import epoch_table, update_plan
+from benchmark.errors import UserError
+from benchmark.feature_store import bytes_needed
+from benchmark.method import FeatureInputs
+from benchmark.plan import Plan, PlannedStage
+from benchmark.pretrained import find_weights, is_path
+from benchmark.selection import NOTES
+from benchmark.text_rules import text_rule
+
+_SHOWN = 10
+
+
+def describe(plan: Plan) -> str:
+    """The plan of a run; raises UserError with all missing inputs."""
+    problems = _problems(plan)
+    if problems:
+        raise UserError.collect(problems)
+    dataset, options = plan.dataset, plan.options
+    lines = [
+        f"method     {plan.method.title} ({plan.method.name}), seed {options.seed}",
+        f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
+        f"backbone   {plan.backbone}, weights {plan.weights}",
+        f"selection  {plan.selection}" + (f": {NOTES[plan.selection]}" if plan.selection in NOTES else ""),
+        f"text rule  {plan.rule.name}: {plan.rule.summary}",
+        *_task_lines(plan),
+        *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
+        *_store_lines(plan),
+        f"output     {plan.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _problems(plan: Plan) -> list[str]:
+    dataset = plan.dataset
+    splits = [dataset.info.evaluation_split, *(["train"] if plan.trained else [])]
+    problems: list[str] = []
+    for split in splits:
+        found = picture_problems(dataset.pictures, dataset.split_pictures(split))
+        if found:
+            problems += [f"{split}: {line}" for line in found[:_SHOWN]]
+            problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
+    if plan.weights != "random" and not is_path(plan.weights):
+        try:
+            find_weights(plan.backbone, plan.weights, plan.options.assets)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _task_lines(plan: Plan) -> list[str]:
+    return [
+        f"task       {task.key}: {len(task.queries):,} queries, gallery {len(task.gallery):,}, reference "
+        + ("removed" if task.exclude_reference else "kept")
+        for task in plan.tasks
+    ]
+
+
+def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
+    settings = planned.settings
+    name = f"stage      {planned.stage.name}"
+    if not planned.stage.trains:
+        return [f"{name}: trains nothing"]
+    table = epoch_table(
+        plan.triplets(planned, frozenset())(0), text_rule(settings.text_rule), plan.options.seed, 0
+    )
+    updates = len(update_plan(len(table), settings, plan.options.seed, 0))
+    recipe = planned.recipe
+    return [
+        f"{name}: recipe {recipe.name if recipe else 'none'} ({recipe.source if recipe else ''})",
+        f"           {settings.epochs} epochs of {updates} updates, batch {settings.batch_size} in negative groups "
+        f"of {settings.group}, {settings.optimiser} at {settings.learning_rate:g}, {settings.precision}",
+    ]
+
+
+def _store_lines(plan: Plan) -> list[str]:
+    info = BACKBONES.get(plan.backbone)
+    if info is None:
+        return []
+    pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
+    grids = getattr(plan.method_settings, "grids", None)
+    views = ("whole", "patches") if grids else ("whole",)
+    size = bytes_needed(info.width, pictures=pictures, views=views, grids=grids or FeatureInputs().grids)
+    return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {plan.options.cache_root}"]

@@ -1,0 +1,148 @@
+"""A backbone as the feature store uses it: frozen, in evaluation mode, in passes of one fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from benchmark.errors import UserError
+
+PICTURES_PER_PASS = 32
+TEXTS_PER_PASS = 16
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class StorePreprocessing(Protocol):
+    """What the store asks of a backbone's preprocessing."""
+
+    def key(self) -> dict[str, Any]: ...
+
+    def patch_key(self, grids: tuple[int, ...]) -> dict[str, Any]: ...
+
+    def picture(self, image: Image) -> NDArray[np.uint8]: ...
+
+    def patches(self, image: Image, grids: tuple[int, ...]) -> NDArray[np.uint8]: ...
+
+    def normalise(self, pixels: Tensor) -> Tensor: ...
+
+
+class StoreDescription(Protocol):
+    """What the store asks of a backbone's description."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    @property
+    def activation(self) -> str: ...
+
+
+class StoreBackbone(Protocol):
+    """What the store asks of a backbone, which is an ``nn.Module`` besides."""
+
+    @property
+    def description(self) -> StoreDescription: ...
+
+    @property
+    def preprocessing(self) -> StorePreprocessing: ...
+
+    def encode_image(self, pixels: Tensor) -> Tensor: ...
+
+    def encode_text(self, tokens: Tensor) -> Tensor: ...
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> Any: ...
+
+
+class FrozenEncoder:
+    """Encodes pixels and texts on ``device``, where the backbone must be already.
+
+    Every forward pass has the same number of rows, filled up with blank ones: the last digits of a
+    product change with the number of its rows, and for a few shapes with the place of a row among
+    them, but not with what stands in the other rows.
+    """
+
+    def __init__(self, backbone: StoreBackbone, device: torch.device, precision: Precision) -> None:
+        self.backbone = backbone
+        self.width = backbone.description.width
+        self._device = device
+        self._dtype = _DTYPES[precision]
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Evaluation mode, no gradients, no TF32; everything is put back as it was."""
+        training = [module for module in self.backbone.modules() if module.training]
+        half = self._dtype != torch.float32
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(_without_tf32())
+            dtype = self._dtype if half else None
+            stack.enter_context(torch.autocast(self._device.type, dtype, enabled=half))
+            self.backbone.eval()
+            try:
+                yield
+            finally:
+                for module in training:
+                    module.training = True
+
+    def pictures(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (m, S, S, 3) to raw features (m, d), for any m above 0."""
+        starts = range(0, len(pixels), PICTURES_PER_PASS)
+        with self._frozen():
+            passes = [self._pass(pixels[start : start + PICTURES_PER_PASS]) for start in starts]
+            features: NDArray[np.float32] = torch.cat(passes)[: len(pixels)].cpu().numpy()
+        return features
+
+    def _pass(self, pixels: NDArray[np.uint8]) -> Tensor:
+        if len(pixels) < PICTURES_PER_PASS:
+            blank = np.zeros((PICTURES_PER_PASS - len(pixels), *pixels.shape[1:]), dtype=np.uint8)
+            pixels = np.concatenate([pixels, blank])
+        normalised = self.backbone.preprocessing.normalise(torch.from_numpy(pixels).to(self._device))
+        return self.backbone.encode_image(normalised).float()
+
+    def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
+        """TEXTS_PER_PASS strings to raw features (B, d)."""
+        tokens = self.backbone.tokenize(strings)
+        with self._frozen():
+            encoded = self.backbone.encode_text(tokens.to(self._device))
+        features: NDArray[np.float32] = encoded.float().cpu().numpy()
+        return features
+
+
+def require_finite(features: NDArray[np.float32], sources: Sequence[str]) -> None:
+    """Raises UserError naming the first source (of row i: ``sources[i]``) whose feature is not finite."""
+    finite = np.isfinite(features).reshape(len(sources), -1).all(axis=1)
+    if not finite.all():
+        raise UserError(
+            f"{sources[int(np.argmin(finite))]}: the backbone's feature is not finite; "
+            "check its weights, or use fp32 where the precision is a lower one"
+        )
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = False
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        matmul.allow_tf32 = before

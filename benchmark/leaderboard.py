@@ -1,0 +1,201 @@
+"""Leaderboards: pages of tables made from records, the same from the same records, always.
+
+Measured pages (`results/leaderboard`) come from the committed records in `results/records`; demo
+pages (`results/demo`) from run folders that are named. A page has one block per split, protocol
+and text mode: numbers of two blocks are not to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.files import atomic_write_text
+from benchmark.record import RECORD_NAME, Record, read_record, run_key, write_record
+from benchmark.tables import DRAWN_DEMO, Table, tables
+
+MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
+
+_EMPTY = """There are no measured rows yet: nobody has added a run on the official data.
+
+"""
+
+_HOW_TO_ADD = """## How to add a row
+
+Run a method on the official data, add its record, and write the pages anew:
+
+    python -m benchmark run --method METHOD --dataset {dataset} --data-root DATA
+    python -m benchmark leaderboard --add RUN
+
+RUN is the folder that the first command names at its end. Runs on demo data, on data that is not
+the official one, and runs shortened by `--limit` are refused.
+"""
+
+
+def collect(paths: Iterable[Path]) -> list[Record]:
+    """All records at or below the paths, each file once, sorted by what they are.
+
+    Raises UserError where a path does not exist or a record cannot be read, all problems at once.
+    """
+    files: set[Path] = set()
+    problems: list[str] = []
+    for path in paths:
+        if not path.exists():
+            problems.append(f"{path}: no such file or folder; give a run's folder or one that holds runs")
+        files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
+    records: list[Record] = []
+    for file in sorted(files):
+        try:
+            records.append(read_record(file))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError.collect(problems)
+    return sorted(records, key=_record_order)
+
+
+def render(dataset: str, records: Iterable[Record], demo: bool, title: str = "") -> str:
+    """The page of one dataset, markdown; records of other datasets or of the other sort are left out.
+
+    ``demo`` True takes records of demo data, False those that `add` would take.
+    """
+    mine = [r for r in records if _dataset(r) == dataset and (_is_demo(r) if demo else not refusals(r))]
+    mine.sort(key=_record_order)
+    name = title or dataset
+    heading = f"# {name}: {DRAWN_DEMO}" if demo else f"# {name}: measured results"
+    source = "demo runs" if demo else "the records in `results/records`"
+    parts = [f"{heading}\n\nMade by `python -m benchmark leaderboard` from {source}; not edited by hand.\n\n"]
+    if demo:
+        parts.append(
+            "This program drew the pictures. The tables show that everything works from end to end; they "
+            "say nothing about how good a method is on photographs.\n\n"
+        )
+    parts.append(_blocks(tables(mine, bold=not demo)) if mine else _EMPTY)
+    if mine:
+        parts.append(_how_to_repeat(mine))
+    if not demo:
+        parts.append(_HOW_TO_ADD.format(dataset=dataset))
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def pages(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> dict[Path, str]:
+    """Every page's path and text.
+
+    ``results`` is the book of results, ``datasets`` maps names to titles: each gets a measured
+    page. ``runs``: folders of demo runs; datasets that have some get a demo page.
+    """
+    kept = results / RECORDS_FOLDER
+    measured = collect([kept] if kept.exists() else [])
+    demo = [record for record in collect(runs) if _is_demo(record)]
+    found = {
+        results / MEASURED_FOLDER / f"{name}.md": render(name, measured, demo=False, title=title)
+        for name, title in datasets.items()
+    }
+    for name in sorted({_dataset(record) for record in demo}):
+        page = results / DEMO_FOLDER / f"{name}.md"
+        found[page] = render(name, demo, demo=True, title=datasets.get(name, ""))
+    return found
+
+
+def write_all(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> list[Path]:
+    """Write every page (see `pages`) that is stale; gives those."""
+    changed = _differing(pages(results, datasets, runs))
+    for path, text in changed.items():
+        atomic_write_text(path, text)
+    return list(changed)
+
+
+def stale(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> list[Path]:
+    """Pages that are missing or differ from what the records give."""
+    return list(_differing(pages(results, datasets, runs)))
+
+
+def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+
+
+def add(run_folder: Path, results: Path) -> Path:
+    """Copy a run's record, without pictures and per-query files, into the book of results.
+
+    Raises UserError where the run is none for a leaderboard, or where another record of the same
+    identity and seed is there already.
+    """
+    record = read_record(run_folder)
+    problems = refusals(record)
+    if problems:
+        raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
+    seed = "none" if record.identity.seed is None else record.identity.seed
+    run = Path(_dataset(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
+    folder = results / RECORDS_FOLDER / run
+    kept = record.model_copy(update={"files": {}})
+    if (folder / RECORD_NAME).exists():
+        if read_record(folder) == kept:
+            return folder
+        raise UserError(
+            f"{folder}: holds another record of the same run and seed; remove it first to replace it"
+        )
+    write_record(folder, kept)
+    return folder
+
+
+def refusals(record: Record) -> list[str]:
+    """Why a record is none for a leaderboard of measured results, in words; empty where it is one."""
+    identity = record.identity
+    if identity.data is None or record.kind == "throughput":
+        return ["it holds no retrieval results; give a run's folder"]
+    problems = []
+    if identity.data.is_demo:
+        problems.append(
+            f"it was made on demo data ({identity.data.label}); run it with --data-root on the official data"
+        )
+    elif not identity.data.is_official:
+        problems.append(f"'{identity.data.label}' is not the official {identity.data.name} data")
+    if identity.limit:
+        problems.append(f"it was shortened by --limit {identity.limit}; run it without")
+    if not any(result.metrics for result in record.results):
+        problems.append("it has no scores, since the labels are hidden; add the server's numbers first")
+    return problems
+
+
+def _dataset(record: Record) -> str:
+    return record.identity.data.name if record.identity.data is not None else ""
+
+
+def _is_demo(record: Record) -> bool:
+    return record.identity.data is not None and record.identity.data.is_demo
+
+
+def _record_order(record: Record) -> tuple[str, str, str, int, str]:
+    seed = -1 if record.identity.seed is None else record.identity.seed
+    return _dataset(record), record.method, run_key(record), seed, record.created
+
+
+def _blocks(found: Sequence[Table]) -> str:
+    """Tables under a heading for each split, protocol and text mode, and one for each category."""
+    text: list[str] = []
+    last = ""
+    for table in found:
+        if table.block != last:
+            text.append(f"## {table.block}\n")
+        if table.key.category:
+            text.append(f"### {table.key.category}{f' ({DRAWN_DEMO})' if table.is_demo else ''}\n")
+        text.append(table.content())
+        last = table.block
+    return "\n".join(text)
+
+
+def _how_to_repeat(records: Sequence[Record]) -> str:
+    """The stored command lines, each once, with the version of the code that ran them."""
+    mark = f" ({DRAWN_DEMO})" if any(map(_is_demo, records)) else ""
+    lines: dict[str, None] = {}
+    for record in records:
+        code = record.code
+        commit = f", commit {code.commit[:12]}" if code.commit else ""
+        changes = ", with uncommitted changes" if code.dirty else ""
+        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{record.command}`\n"] = None
+    return f"## How to repeat{mark}\n\n" + "".join(lines)

@@ -1,0 +1,206 @@
+"""The method contract: what a file of the `methods/` shelf gives, and all that the engine asks of it.
+
+A method is a :class:`Method` (three functions: encode a query, encode a target, the loss) and a
+:class:`Specification` (its stages, as data and small factories that the trainer calls). What a
+newcomer writes is one file with
+
+- ``METHODS = [MethodInfo(...)]`` and ``RECIPES = [Recipe(...)]``: literals, read without importing
+  the file, so that `list` needs no torch;
+- ``SPECIFICATIONS = {"name": Specification(...)}``.
+
+Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmark.encoding import Encoding
+from benchmark.settings import MethodSettings, TrainingSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from benchmark.backbones import ClipBackbone
+
+Views = dict[str, Tensor]
+"""What is known of a batch of pictures or texts, by view: "whole" (B, d) and "patches" (B, P, d)
+are stored features, "pixels" (B, 3, S, S) decoded pictures, "text" (B, d) a stored text feature;
+a method's own `tokenize` names the rest."""
+
+
+class Method(nn.Module):
+    """Composes a reference with a modification text. All tensors come on the method's device."""
+
+    def encode_query(self, reference: Views, text: Views) -> Encoding:
+        """Encodings of B queries."""
+        raise TypeError(f"{type(self).__name__} must define encode_query")
+
+    def encode_target(self, target: Views) -> Encoding:
+        """Encodings of B pictures as candidates; the gallery is encoded by it too."""
+        raise TypeError(f"{type(self).__name__} must define encode_target")
+
+    def loss(self, queries: Encoding, targets: Encoding) -> Tensor:
+        """Scalar loss of one negative group; row i of the targets is the right answer of query i.
+
+        It sees encodings only, so that they can be gathered over ranks or kept.
+        """
+        raise TypeError(f"{type(self).__name__} must define loss, or declare that it trains nothing")
+
+    def score(self, queries: Encoding, targets: Encoding) -> Tensor:
+        """Scores of a block of b queries against n targets, (b, n); larger is better."""
+        if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
+            raise TypeError(f"{type(self).__name__} has encodings of several tensors and must define score")
+        return queries @ targets.T
+
+    def tokenize(self, texts: Sequence[str]) -> Views:
+        """Strings to tensors, for stages that read pixels; runs on the host."""
+        raise TypeError(f"{type(self).__name__} reads no strings")
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Called once before training with every training string (a vocabulary, say)."""
+
+    def prepared(self) -> Mapping[str, Any]:
+        """What `prepare` made, JSON-like; saved in the checkpoint and given back to `restore`."""
+        return {}
+
+    def restore(self, prepared: Mapping[str, Any]) -> None:
+        """Take back what `prepared` gave, before weights are loaded."""
+
+    def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
+        """Attention maps or weights that a report can draw, by name; none by default."""
+        return {}
+
+    @property
+    def scores_by_dot_product(self) -> bool:
+        return type(self).score is Method.score
+
+
+class Transform(Protocol):
+    """Turns an opened picture into pixels. A transform without chance is cached by the engine."""
+
+    @property
+    def random(self) -> bool: ...
+
+    def key(self) -> Mapping[str, Any]:
+        """Everything that changes the pixels."""
+        ...
+
+    def picture(self, image: Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """(S, S, 3) of 0…255."""
+        ...
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) of 0…255 to the float (B, 3, S, S) that the network sees."""
+        ...
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """A stage that trains on stored features of a frozen encoder and never opens a picture."""
+
+    reference: tuple[str, ...] = ("whole",)
+    target: tuple[str, ...] = ("whole",)
+    grids: tuple[int, ...] = (2, 3)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.reference + self.target))
+
+
+@dataclass(frozen=True)
+class PixelInputs:
+    """A stage that trains on pictures; texts pass through the method's `tokenize`."""
+
+    train: Transform
+    evaluate: Transform
+
+
+Inputs = FeatureInputs | PixelInputs
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a stage's `build` may use.
+
+    ``backbone`` is a copy that the stage may keep and train, with the weights of the earlier
+    encoder stage if there was one; None for methods that bring their own networks.
+    ``earlier`` holds the methods that earlier stages trained, by stage name.
+    """
+
+    backbone: ClipBackbone | None
+    method_settings: MethodSettings
+    training_settings: TrainingSettings
+    assets_root: str | None = None
+    earlier: Mapping[str, Method] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        if self.backbone is None:
+            raise TypeError("this method has no backbone of the engine's")
+        return self.backbone.description.width
+
+
+ParameterGroups = list[dict[str, Any]]
+
+
+def all_parameters(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    """One group of every parameter that asks for a gradient."""
+    return [{"params": [p for p in method.parameters() if p.requires_grad]}]
+
+
+OptimiserFactory = Callable[[ParameterGroups, TrainingSettings], torch.optim.Optimizer]
+ScheduleFactory = Callable[[TrainingSettings, int], Callable[[int], float]]
+"""(settings, updates per epoch) to the factor of the learning rate at update n (from 0)."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage, declared as data.
+
+    ``product``: "encoder" where what was trained is the frozen backbone of later stages (an
+    artefact shared by all methods with the same stage, configuration and seed), "method" where it
+    is the method itself. ``takes``: what the stage starts from besides the encoder: nothing, the
+    earlier stage's weights, or weights with the optimiser's state and the best score.
+    ``trains`` is False for methods that have nothing to train: they are built and evaluated.
+    """
+
+    name: str
+    build: Callable[[BuildContext], Method]
+    inputs: Callable[[BuildContext], Inputs]
+    settings: type[TrainingSettings] = TrainingSettings
+    parameter_groups: Callable[[Method, TrainingSettings], ParameterGroups] = all_parameters
+    optimiser: OptimiserFactory | None = None
+    schedule: ScheduleFactory | None = None
+    product: Literal["encoder", "method"] = "method"
+    takes: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
+    trains: bool = True
+
+
+@dataclass(frozen=True)
+class Specification:
+    """All stages of a method as its settings ask, earliest first; the last one is evaluated."""
+
+    stages: Callable[[MethodSettings, Literal["pretrained", "random"]], tuple[Stage, ...]]
+    settings: type[MethodSettings] = MethodSettings
+    parity: Callable[[Mapping[str, Any]], ParityModel] | None = None
+
+
+@dataclass(frozen=True)
+class ParityModel:
+    """How a method reads a golden file's ``config``: the module with the released names, its
+    inputs (name to shape, drawn by the golden rule and scaled), and the outputs by name."""
+
+    method: nn.Module
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]]
+    logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
+
+

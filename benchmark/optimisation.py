@@ -1,0 +1,87 @@
+"""Standard optimisers, learning-rate schedules and the moving average of weights.
+
+A stage may bring its own factories; these serve all that ask for nothing special.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.method import ParameterGroups
+from benchmark.settings import TrainingSettings
+
+
+def standard_optimiser(groups: ParameterGroups, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser that the settings name; a group's own keys win over the settings."""
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=settings.momentum, **common)
+    kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
+    return kind(groups, betas=settings.betas, eps=settings.eps, **common)
+
+
+def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float]:
+    """Factor of the learning rate at update n, counted from 0.
+
+    ``cosine-rising`` is ½(1 + cos(πn/T)), T = ``schedule_epochs`` epochs of updates, never
+    clamped: it rises again after T (SPIRIT's released schedule). ``cosine`` reaches zero at the
+    last update. ``step`` multiplies by ``schedule_factor`` every ``schedule_epochs`` epochs.
+    """
+    total = max(settings.epochs * updates_per_epoch, 1)
+    warmup = round(settings.warmup * total)
+    period = max(settings.schedule_epochs * updates_per_epoch, 1)
+
+    def factor(update: int) -> float:
+        if update < warmup:
+            return (update + 1) / warmup
+        if settings.schedule == "cosine-rising":
+            return 0.5 * (1 + math.cos(math.pi * update / period))
+        if settings.schedule == "cosine":
+            share = (update - warmup) / max(total - warmup, 1)
+            return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        if settings.schedule == "step":
+            return settings.schedule_factor ** (update // period)
+        return 1.0
+
+    return factor
+
+
+class MovingAverage:
+    """Exponential moving average of the trained weights, updated before each weight update.
+
+    Buffers (batch-norm statistics) are not averaged. A decay of 0 is refused: use no average.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._decay = decay
+        self.shadow: dict[str, Tensor] = {
+            name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
+        }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        for name, average in self.shadow.items():
+            average.lerp_(parameters[name], 1 - self._decay)
+
+    @contextmanager
+    def in_place_of_weights(self, module: nn.Module) -> Iterator[None]:
+        """Within the context the module computes with the averages."""
+        parameters = {n: p for n, p in module.named_parameters() if n in self.shadow}
+        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        try:
+            _copy_into(parameters, self.shadow)
+            yield
+        finally:
+            _copy_into(parameters, kept)
+
+
+@torch.no_grad()
+def _copy_into(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

@@ -1,0 +1,287 @@
+"""One whole run: features, every missing stage, training, evaluation, record, table.
+
+The steps are the modules beside this one; here they are only put in order.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.annotations import require_pictures
+from benchmark.backbones import ClipBackbone, load_backbone
+from benchmark.batches import all_training_strings
+from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights, save_weights
+from benchmark.distributed import this_process
+from benchmark.environment import check_accelerator
+from benchmark.errors import UserError
+from benchmark.evaluator import encode_tasks
+from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock
+from benchmark.method import BuildContext, Method
+from benchmark.options import make_options
+from benchmark.pixels import bad_pictures
+from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.progress import counting, say
+from benchmark.record import Record
+from benchmark.reporting import StageOutcome, TestedWeights, build_record, describe_task, write_run
+from benchmark.stage_sources import StageSources, usable_cores
+from benchmark.text_rules import text_rule
+from benchmark.trainer import State, Trained, TrainingJob, train
+
+_WORK = "training"
+
+
+def run(method: str, dataset: str, **options: Any) -> Record:
+    """Run one method on one dataset and give its record; options as in `RunOptions`.
+
+    Raises UserError for everything that a user can mend.
+    """
+    return execute(make_plan(make_options(method=method, dataset=dataset, **options)))
+
+
+def execute(plan: Plan) -> Record:
+    """Carry out a plan in its folder, which is held for this run alone."""
+    check_accelerator(plan.options.device)
+    with folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"), ExitStack() as resources:
+        return _Run(plan, resources).run()
+
+
+def backbone_of(plan: Plan) -> ClipBackbone:
+    """The plan's backbone as it starts, on this process's device."""
+    backbone = load_backbone(
+        plan.backbone,
+        plan.weights,
+        preprocessing=plan.backbone_settings.preprocessing,
+        seed=plan.options.seed,
+        assets_root=plan.options.assets,
+    )
+    return backbone.to(this_process(plan.options.device).device)
+
+
+class _Run:
+    def __init__(self, plan: Plan, resources: ExitStack) -> None:
+        self._plan, self._resources = plan, resources
+        self._process = this_process(plan.options.device)
+        self._timings: dict[str, float] = {}
+        self._stages: list[StageOutcome] = []
+        self._earlier: dict[str, Method] = {}
+        self._earlier_trained: Trained | None = None
+        self._encoder_file: Path | None = None
+
+    def run(self) -> Record:
+        self._refuse_unfinished()
+        with self._timed("data"):
+            self._unreadable = self._check_pictures()
+        with self._timed("backbone"):
+            backbone = backbone_of(self._plan)
+            self._start_digest = backbone.description.digest
+            self._sources = self._open_sources(backbone)
+        for planned in self._plan.stages[:-1]:
+            if planned.stage.product == "encoder":
+                self._encoder_stage(planned)
+            else:
+                self._earlier_stage(planned)
+        method, states = self._last_stage(self._plan.last)
+        return self._report(method, states)
+
+    def _refuse_unfinished(self) -> None:
+        """A folder with a state that could be continued is not overwritten by accident."""
+        unfinished = any(self._plan.folder.glob(f"{_WORK}*/resume.json"))
+        if unfinished and not self._plan.options.resume:
+            raise UserError(
+                f"{self._plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
+                "it, or delete the folder to start again"
+            )
+
+    def _check_pictures(self) -> frozenset[int]:
+        """Raise for missing pictures; give unreadable training ones with `--skip-bad-images`.
+
+        Evaluation never skips a picture.
+        """
+        dataset = self._plan.dataset
+        require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
+        if not self._plan.trained:
+            return frozenset()
+        training = dataset.split_pictures("train")
+        if not self._plan.options.skip_bad_images:
+            require_pictures(dataset, training)
+            return frozenset()
+        with counting("checking training pictures", len(training)) as progress:
+            return frozenset(bad_pictures(dataset.pictures, training, usable_cores(), progress))
+
+    def _open_sources(self, backbone: ClipBackbone) -> StageSources:
+        sources = StageSources(self._plan, self._process, backbone, self._unreadable)
+        return self._resources.enter_context(sources)
+
+    def _context(self, planned: PlannedStage) -> BuildContext:
+        return BuildContext(
+            backbone=self._sources.backbone,
+            method_settings=self._plan.method_settings,
+            training_settings=planned.settings,
+            assets_root=self._plan.options.assets_root or None,
+            earlier=self._earlier,
+        )
+
+    def _build(self, planned: PlannedStage) -> Method:
+        """A stage's method on its device, its random start a function of the run's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._plan.options.seed)
+            method = planned.stage.build(self._context(planned))
+            if planned.stage.trains:
+                rule = text_rule(planned.settings.text_rule)
+                method.prepare(all_training_strings(self._plan.dataset.training_texts(), rule))
+        if planned.stage.takes != "nothing" and self._earlier:
+            before = list(self._earlier)[-1]
+            load_into(method, self._earlier[before].state_dict(), f"stage {before}")
+        return method.to(self._process.device).eval()
+
+    def _encoder_stage(self, planned: PlannedStage) -> None:
+        """Train the encoder artefact, or take the one that a run with the same settings left."""
+        plan = self._plan
+        identity = digest_of(plan.encoder_identity(planned))
+        folder = plan.options.cache_root / "encoders" / f"{plan.dataset.label}-{identity[:16]}"
+        file = folder / "weights.safetensors"
+        self._sources = self._open_sources(copy.deepcopy(self._sources.backbone))
+        method = self._build(planned)
+        with _one_at_a_time(folder, planned.stage.name):
+            if file.is_file():
+                say(f"{planned.stage.name}: taking the encoder trained before ({folder.name})")
+                load_into(method, read_weights(file), str(file))
+            else:
+                trained = self._train(planned, method, folder / _WORK)
+                load_into(method, trained.selected, str(file))
+                atomic_write_json(folder / "training-log.json", [vars(entry) for entry in trained.log])
+                save_weights(file, trained.selected, self._header(planned, trained, method))
+                _remove_work(folder / _WORK)
+        self._encoder_file = file
+        self._stages.append(StageOutcome.of_header(planned, read_header(file), file_digest(file)))
+        self._sources.backbone.relabel(f"{plan.weights}+{planned.stage.name}")
+        self._sources = self._open_sources(self._sources.backbone)
+
+    def _earlier_stage(self, planned: PlannedStage) -> None:
+        """A stage whose product is a method that a later stage starts from."""
+        method = self._build(planned)
+        trained = self._train(planned, method, self._plan.folder / f"{_WORK}-{planned.stage.name}")
+        load_into(method, trained.selected, f"stage {planned.stage.name}")
+        self._earlier[planned.stage.name], self._earlier_trained = method, trained
+        self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
+
+    def _last_stage(self, planned: PlannedStage) -> tuple[Method, dict[str, State]]:
+        """The evaluated method, and the weights to evaluate it with, by name."""
+        method = self._build(planned)
+        if not planned.stage.trains:
+            return method, {}
+        trained = self._train(planned, method, self._plan.folder / _WORK)
+        self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
+        header = self._header(planned, trained, method)
+        weights = {"selected": trained.selected, "last": trained.last}
+        for name, state in weights.items():
+            save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
+        atomic_write_json(self._plan.folder / "training-log.json", [vars(entry) for entry in trained.log])
+        return method, weights
+
+    def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
+        plan = self._plan
+        inputs = planned.stage.inputs(self._context(planned))
+        job = TrainingJob(
+            method=method,
+            stage=planned.stage,
+            settings=planned.settings,
+            source=self._sources.training(planned, method, inputs),
+            process=self._process,
+            seed=plan.options.seed,
+            folder=folder,
+            identity=digest_of([plan.encoder_identity(planned), plan.method_settings.model_dump(mode="json")]),
+            validate=self._sources.validation(planned, method, inputs),
+            trainer=plan.trainer,
+            earlier=self._earlier_trained,
+        )
+        recipe = planned.recipe.name if planned.recipe else ""
+        say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")
+        with self._timed(f"{planned.stage.name}: training"):
+            # What an encoder's folder holds was made with the same settings: it can only be continued.
+            return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
+
+    def _header(self, planned: PlannedStage, trained: Trained, method: Method) -> WeightsHeader:
+        plan = self._plan
+        return WeightsHeader(
+            method=plan.method.name if planned.stage.product == "method" else planned.stage.name,
+            stage=planned.stage.name,
+            dataset=plan.dataset.info.name,
+            method_settings=plan.method_settings.model_dump(mode="json"),
+            training_settings=planned.settings.model_dump(mode="json"),
+            backbone={**plan.backbone_identity, "seed": plan.options.seed},
+            width=self._sources.backbone.description.width,
+            seed=plan.options.seed,
+            encoder=file_digest(self._encoder_file) if self._encoder_file else "",
+            encoder_file=str(self._encoder_file or ""),
+            recipe=planned.recipe.name if planned.recipe else "",
+            selection=plan.options.selection,
+            updates=trained.updates,
+            triplets_seen=trained.triplets_seen,
+            prepared=dict(method.prepared()),
+        )
+
+    def _report(self, method: Method, states: dict[str, State]) -> Record:
+        plan = self._plan
+        source = self._sources.evaluation(method, plan.last.stage.inputs(self._context(plan.last)))
+        names = plan.dataset.pictures.names
+        tested = []
+        for name, state in (states or {"none trained": {}}).items():
+            if state:
+                load_into(method, state, f"weights '{name}'")
+            with self._timed("evaluation"):
+                encoded = encode_tasks(method.eval(), plan.tasks, source)
+                tested.append(TestedWeights(name, [describe_task(method, task, names) for task in encoded]))
+        record = build_record(
+            plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable
+        )
+        written = write_run(plan.folder, record, tested, plan.dataset, plan.method.title)
+        for folder in plan.folder.glob(f"{_WORK}*"):
+            if folder.is_dir():
+                _remove_work(folder)
+        return written
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Count a phase's seconds; what the store took inside it counts as "features"."""
+        started = time.monotonic()
+        sources = getattr(self, "_sources", None)
+        before = sources.seconds_on_features if sources else 0.0
+        yield
+        on_features = sources.seconds_on_features - before if sources else 0.0
+        spent = {phase: time.monotonic() - started - on_features, "features": on_features}
+        for name, seconds in spent.items():
+            self._timings[name] = self._timings.get(name, 0.0) + seconds
+
+
+def _remove_work(folder: Path) -> None:
+    """Remove a stage's resumable state once its product stands."""
+    for path in folder.glob("resume*"):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@contextmanager
+def _one_at_a_time(folder: Path, stage: str) -> Iterator[None]:
+    """Wait while another run trains the same artefact, and say so."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"{stage}: another run is training the same encoder; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

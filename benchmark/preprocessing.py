@@ -1,0 +1,153 @@
+"""From a picture to a backbone's input: pad, resize, crop, RGB, normalise.
+
+Source: the released pipelines of CLIP4Cir (target pad, square pad) and OpenAI CLIP (no pad), and
+SPIRIT's two patch grids. Padding, resizing and cropping run in the file's own colour mode and the
+conversion to RGB comes last, as released; ``rgb_first`` converts before anything else.
+
+Notation: S the side of the backbone's input, B batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from benchmark.errors import unknown_name
+
+PADS = ("targetpad", "squarepad", "clip")
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+GRIDS = (2, 3)
+CANVAS = 360
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """One pipeline for training and evaluation, without augmentation.
+
+    ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` (none). ``size``: S in pixels.
+    ``ratio``: the long side over the short side that ``targetpad`` pads towards.
+    """
+
+    name: str
+    size: int
+    ratio: float = 1.25
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    rgb_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name not in PADS:
+            raise unknown_name("preprocessing", self.name, PADS)
+
+    def key(self) -> dict[str, Any]:
+        """Everything that changes a pixel of the whole-picture view, Pillow's version excepted."""
+        return {
+            "pad": self.name,
+            "ratio": self.ratio if self.name == "targetpad" else None,
+            "size": self.size,
+            "resize": "bicubic, short side",
+            "crop": "centre",
+            "rgb_first": self.rgb_first,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    def patch_key(self, grids: tuple[int, ...] = GRIDS) -> dict[str, Any]:
+        """Everything that changes a pixel of the patch view."""
+        return {**self.key(), "grids": list(grids), "canvas": CANVAS, "canvas_resize": "lanczos, both sides"}
+
+    @property
+    def random(self) -> bool:
+        """Nothing is drawn: the same picture always gives the same pixels."""
+        return False
+
+    def picture(self, image: Image.Image, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        """The whole-picture view, (S, S, 3) uint8, before normalisation.
+
+        ``rng`` is not drawn from; augmenting transforms, which this may stand in for, draw from theirs.
+        """
+        if self.rgb_first:
+            image = image.convert("RGB")
+        image = _pad(image, *self._padding(*image.size))
+        image = _resize_short_side(image, self.size)
+        return np.asarray(_centre_crop(image, self.size).convert("RGB"))
+
+    def patch_crops(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> list[Image.Image]:
+        """The crops of every grid, row by row, in the order of ``grids``; 4 + 9 by default.
+
+        The picture is resized to 360×360 (Lanczos, aspect ratio not kept). Each crop is to go
+        through :meth:`picture`. Raises ValueError for a grid that does not divide 360.
+        """
+        if any(CANVAS % grid for grid in grids):
+            raise ValueError(f"every grid must divide {CANVAS}, but the grids are {grids}")
+        if self.rgb_first:
+            image = image.convert("RGB")
+        canvas = image.resize((CANVAS, CANVAS), Image.Resampling.LANCZOS)
+        return [
+            canvas.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+            for grid in grids
+            for side in (CANVAS // grid,)
+            for row in range(grid)
+            for column in range(grid)
+        ]
+
+    def patches(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> NDArray[np.uint8]:
+        """The patch view, (N, S, S, 3) uint8, N = 13 by default, before normalisation."""
+        return np.stack([self.picture(crop) for crop in self.patch_crops(image, grids)])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) or (B, 3, S, S) → float32 (B, 3, S, S), laid out channels-last in memory.
+
+        Scaled to [0, 1], then mean and standard deviation. The layout is the same for both forms,
+        so that a backbone gives the same digits.
+        """
+        if pixels.shape[1] != 3:
+            pixels = pixels.permute(0, 3, 1, 2)
+        scaled = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255)
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
+        return scaled.sub_(mean).div_(std)
+
+    def _padding(self, width: int, height: int) -> tuple[int, int]:
+        """Pixels added at (left and right, top and bottom); halves are cut off, as released."""
+        long = max(width, height)
+        if self.name == "clip":
+            return 0, 0
+        if self.name == "squarepad":
+            return (long - width) // 2, (long - height) // 2
+        if long / min(width, height) < self.ratio:
+            return 0, 0
+        side = long / self.ratio
+        return max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+
+
+def _pad(image: Image.Image, horizontal: int, vertical: int) -> Image.Image:
+    """Surround with the value 0 of the picture's own mode; of a palette picture that is index 0."""
+    if not horizontal and not vertical:
+        return image
+    size = (image.width + 2 * horizontal, image.height + 2 * vertical)
+    padded = Image.new(image.mode, size, (0,) * len(image.getbands()) if len(image.getbands()) > 1 else 0)
+    if image.palette is not None:
+        padded.putpalette(image.palette)
+    padded.paste(image, (horizontal, vertical))
+    return padded
+
+
+def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
+    short, long = sorted(image.size)
+    long = int(size * long / short)
+    shape = (size, long) if image.width <= image.height else (long, size)
+    return image.resize(shape, Image.Resampling.BICUBIC)
+
+
+def _centre_crop(image: Image.Image, size: int) -> Image.Image:
+    left = round((image.width - size) / 2)
+    top = round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))

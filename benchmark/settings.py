@@ -1,0 +1,120 @@
+"""Typed settings of a method and of a training stage, and how recipes and the user fill them.
+
+One model each; recipes, `--set key=value`, a config file and Python all fill the same ones, in
+this order. An unknown key is an error that names the nearest known key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmark.errors import UserError, unknown_name
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MethodSettings(Settings):
+    """Settings of a method itself, `--set method.KEY=VALUE`; a method's file adds its own."""
+
+
+class EncoderChoice(MethodSettings):
+    """Settings of a method that works on the features of one encoder."""
+
+    encoder: Literal["", "untouched", "finetuned"] = Field(
+        "", description="which encoder gives the features; by default the one of the method's paper"
+    )
+
+
+class TrainingSettings(Settings):
+    """Settings of one training stage, `--set STAGE.KEY=VALUE`.
+
+    ``batch_size`` is global, over all processes; ``negative_group`` is the number of pairs that
+    see each other in the loss and in batch norms (0: the whole batch). Both belong to the recipe.
+    """
+
+    epochs: int = Field(1, ge=0, description="passes over the training triplets")
+    batch_size: int = Field(128, ge=1, description="triplets per update, over all processes")
+    negative_group: int = Field(0, ge=0, description="pairs that see each other in the loss; 0: the batch")
+    optimiser: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    momentum: float = Field(0.0, ge=0, description="of SGD")
+    weight_decay: float = Field(0.0, ge=0, description="coupled for adam and sgd, decoupled for adamw")
+    gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: none")
+    schedule: Literal["constant", "cosine", "cosine-rising", "step"] = Field(
+        "constant",
+        description="cosine ends at zero; cosine-rising has its minimum at schedule_epochs and rises again",
+    )
+    schedule_epochs: int = Field(0, ge=0, description="epochs to the cosine's minimum, or between steps")
+    schedule_factor: float = Field(0.1, gt=0, description="factor of each step of the schedule 'step'")
+    warmup: float = Field(0.0, ge=0, le=1, description="share of all updates with a rising rate")
+    average_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
+    batch_norm: Literal["train", "eval"] = Field(
+        "train", description="eval: running statistics are used and kept, scale and shift still train"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    text_rule: str = Field("as-is", description="how captions become strings in training and evaluation")
+    drawing: str = Field("", description="how training pairs are drawn, where a dataset draws them")
+    criterion: Literal["dataset", "arithmetic", "geometric", "harmonic"] = Field(
+        "dataset", description="what picks the best epoch: the dataset's criterion, or a mean of all its recalls"
+    )
+    validate_every: int = Field(1, ge=1, description="epochs between two validations")
+
+    @property
+    def group(self) -> int:
+        """Rows of one negative group."""
+        return self.negative_group or self.batch_size
+
+
+class BackboneSettings(Settings):
+    """Settings of the backbone, `--set backbone.KEY=VALUE`."""
+
+    preprocessing: Literal["targetpad", "squarepad", "clip"] = Field(
+        "targetpad", description="how a picture is padded before it is resized and cropped"
+    )
+
+
+class TrainerSettings(Settings):
+    """Settings of the trainer that change no result, `--set trainer.KEY=VALUE`."""
+
+    checkpoint_seconds: float = Field(60.0, ge=0, description="least time between two resumable states")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def fill(
+    model: type[S], layers: Iterable[tuple[str, Mapping[str, Any]]], namespace: str
+) -> S:
+    """A settings model from layers of (source, values), later ones winning.
+
+    Raises UserError with all problems at once: unknown keys with their nearest, values out of range.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    for source, layer in layers:
+        for key, value in layer.items():
+            if key not in model.model_fields:
+                known = [f"{namespace}.{name}" for name in model.model_fields]
+                problems.append(f"{source}: {unknown_name('setting', f'{namespace}.{key}', known)}")
+                continue
+            values[key], origin[key] = value, source
+    if problems:
+        raise UserError.collect(problems)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError.collect(
+            f"{origin.get(str(e['loc'][0]), 'settings')}: {namespace}.{'.'.join(map(str, e['loc']))}"
+            f" = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}"
+            for e in error.errors()
+        ) from None

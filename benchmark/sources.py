@@ -1,0 +1,204 @@
+"""Where tensors come from: stored features of a frozen encoder, or decoded pictures.
+
+Training sources give batches (`benchmark.batches.TrainingSource`); evaluation sources give views
+of pictures and texts for a task. A method never knows which store or loader is behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.backbones import ClipBackbone
+from benchmark.batches import Batch, EpochTable, epoch_table
+from benchmark.dataset import IntArray, Triplets
+from benchmark.feature_store import FeatureStore, PictureFeatures
+from benchmark.method import FeatureInputs, Method, PixelInputs, Views
+from benchmark.pixels import PixelSource
+from benchmark.text_rules import TextRule
+
+TripletsOfEpoch = Callable[[int], Triplets]
+PicturesOfSplit = Callable[[str], PictureFeatures]
+
+_REFERENCE, _TARGET = 0, 1
+_EVALUATION_KEY = 0
+ENCODING_BLOCK = 64
+
+
+class FeatureTraining:
+    """Batches of stored features; before an epoch, strings without a feature are encoded."""
+
+    def __init__(
+        self,
+        triplets: TripletsOfEpoch,
+        rule: TextRule,
+        inputs: FeatureInputs,
+        pictures: PictureFeatures,
+        store: FeatureStore,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._triplets, self._rule, self._inputs = triplets, rule, inputs
+        self._pictures, self._store = pictures, store
+        self._seed, self._device = seed, device
+
+    def start_epoch(self, epoch: int) -> int:
+        table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
+        texts = self._store.texts(table.texts)
+        self._text_view = texts.view
+        self._texts = texts.rows(table.texts)
+        self._references = self._pictures.rows(table.reference)
+        self._targets = self._pictures.rows(table.target)
+        return len(table)
+
+    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+        for rows in plan:
+            index = torch.from_numpy(rows)
+            yield Batch(
+                reference=self._views(self._inputs.reference, self._references[index]),
+                target=self._views(self._inputs.target, self._targets[index]),
+                text={"text": self._text_view[self._texts[index]].to(self._device, non_blocking=True)},
+            )
+
+    def _views(self, names: tuple[str, ...], rows: Tensor) -> Views:
+        return {name: self._pictures.views[name][rows].to(self._device, non_blocking=True) for name in names}
+
+
+class PixelTraining:
+    """Batches of decoded pictures; a transform's chance depends on (seed, epoch, row, role) only."""
+
+    def __init__(
+        self,
+        triplets: TripletsOfEpoch,
+        rule: TextRule,
+        inputs: PixelInputs,
+        pixels: PixelSource,
+        method: Method,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._triplets, self._rule, self._inputs = triplets, rule, inputs
+        self._pixels, self._method = pixels, method
+        self._seed, self._device = seed, device
+        self._table: EpochTable | None = None
+
+    def start_epoch(self, epoch: int) -> int:
+        self._epoch = epoch
+        self._table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
+        return len(self._table)
+
+    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+        table = self._table
+        assert table is not None, "start_epoch comes before batches"
+        plan = list(plan)
+        wanted = [
+            (np.concatenate([table.reference[rows], table.target[rows]]), self._keys(rows)) for rows in plan
+        ]
+        for rows, pixels in zip(plan, self._pixels.prefetch(wanted), strict=True):
+            views = self._inputs.train.normalise(pixels.to(self._device, non_blocking=True))
+            texts = self._method.tokenize([table.texts[i] for i in rows])
+            yield Batch(
+                reference={"pixels": views[: len(rows)]},
+                target={"pixels": views[len(rows) :]},
+                text={name: tensor.to(self._device) for name, tensor in texts.items()},
+            )
+
+    def _keys(self, rows: IntArray) -> list[tuple[int, ...]]:
+        return [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in rows]
+
+
+class EvaluationSource(Protocol):
+    """Views of a task's pictures and texts. ``split`` names the list that the pictures are of."""
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views: ...
+
+    def target(self, split: str, pictures: IntArray) -> Views: ...
+
+    def texts(self, strings: Sequence[str]) -> Views: ...
+
+
+class FeatureEvaluation:
+    """Looks everything up in the feature store: a reference's features are those of the gallery."""
+
+    def __init__(
+        self, inputs: FeatureInputs, pictures: PicturesOfSplit, store: FeatureStore, device: torch.device
+    ) -> None:
+        self._inputs, self._pictures, self._store, self._device = inputs, pictures, store, device
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
+        views = self._views(split, self._inputs.reference, pictures)
+        if feature_pictures is not None and "whole" in views:
+            views["whole"] = self._views(split, ("whole",), feature_pictures)["whole"]
+        return views
+
+    def target(self, split: str, pictures: IntArray) -> Views:
+        return self._views(split, self._inputs.target, pictures)
+
+    def texts(self, strings: Sequence[str]) -> Views:
+        features = self._store.texts(strings)
+        return {"text": features.view[features.rows(strings)].to(self._device)}
+
+    def _views(self, split: str, names: tuple[str, ...], pictures: IntArray) -> Views:
+        features = self._pictures(split)
+        rows = features.rows(pictures)
+        return {name: features.views[name][rows].to(self._device) for name in names}
+
+
+class PixelEvaluation:
+    """Decodes pictures with the evaluation transform and lets the method read strings itself."""
+
+    def __init__(self, inputs: PixelInputs, pixels: PixelSource, method: Method, device: torch.device) -> None:
+        self._inputs, self._pixels, self._method, self._device = inputs, pixels, method, device
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
+        return self.target(split, pictures if feature_pictures is None else feature_pictures)
+
+    def target(self, split: str, pictures: IntArray) -> Views:
+        keys = [(_EVALUATION_KEY,)] * len(pictures)
+        pixels = self._pixels.batch(pictures, keys).to(self._device)
+        return {"pixels": self._inputs.evaluate.normalise(pixels)}
+
+    def texts(self, strings: Sequence[str]) -> Views:
+        return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
+
+
+class LiveFeatures:
+    """Whole-picture features of an encoder that is being trained, computed once per validation.
+
+    The reference's feature is looked up among the pictures', not computed again.
+    """
+
+    def __init__(self, backbone: ClipBackbone, inputs: PixelInputs, pixels: PixelSource, device: torch.device):
+        self._backbone, self._inputs, self._pixels, self._device = backbone, inputs, pixels, device
+        self._known: dict[int, int] = {}
+        self._features = torch.empty(0)
+
+    @torch.no_grad()
+    def compute(self, pictures: IntArray) -> None:
+        """Encode these pictures, in fixed blocks."""
+        parts = []
+        for start in range(0, len(pictures), ENCODING_BLOCK):
+            block = pictures[start : start + ENCODING_BLOCK]
+            pixels = self._pixels.batch(block, [(_EVALUATION_KEY,)] * len(block)).to(self._device)
+            parts.append(self._backbone.encode_image(self._inputs.evaluate.normalise(pixels)).float())
+        self._features = torch.cat(parts)
+        self._known = {int(picture): row for row, picture in enumerate(pictures)}
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
+        return self.target(split, pictures if feature_pictures is None else feature_pictures)
+
+    def target(self, split: str, pictures: IntArray) -> Views:
+        rows = torch.as_tensor([self._known[int(picture)] for picture in pictures], device=self._device)
+        return {"whole": self._features[rows]}
+
+    @torch.no_grad()
+    def texts(self, strings: Sequence[str]) -> Views:
+        parts = []
+        for start in range(0, len(strings), ENCODING_BLOCK):
+            tokens = self._backbone.tokenize(strings[start : start + ENCODING_BLOCK]).to(self._device)
+            parts.append(self._backbone.encode_text(tokens).float())
+        return {"text": torch.cat(parts)}

@@ -1,0 +1,149 @@
+"""What the stages of one run read: the feature store of its encoder, and loaders of its pictures.
+
+One object serves one encoder: after a stage has trained the encoder, a new one is made with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+
+from benchmark.backbones import ClipBackbone
+from benchmark.batches import TrainingSource
+from benchmark.dataset import IntArray, Task
+from benchmark.distributed import Process
+from benchmark.evaluator import evaluate
+from benchmark.feature_store import FeatureStore, PictureFeatures
+from benchmark.files import digest_of
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Transform
+from benchmark.pixels import PixelSource
+from benchmark.plan import Plan, PlannedStage
+from benchmark.progress import counting
+from benchmark.selection import Score, criterion_score, heldout_score
+from benchmark.sources import (
+    EvaluationSource,
+    FeatureEvaluation,
+    FeatureTraining,
+    LiveFeatures,
+    PixelEvaluation,
+    PixelTraining,
+)
+from benchmark.text_rules import text_rule
+
+_PIXEL_BUDGET = 2 * 2**30
+
+
+class StageSources:
+    """Sources for training, validation and evaluation on one encoder; leaving the context frees them.
+
+    ``unreadable``: training pictures to leave out. ``seconds_on_features`` counts what was spent
+    on filling the store.
+    """
+
+    def __init__(
+        self, plan: Plan, process: Process, backbone: ClipBackbone, unreadable: frozenset[int] = frozenset()
+    ) -> None:
+        self.backbone = backbone
+        self.seconds_on_features = 0.0
+        self._plan, self._process, self._unreadable = plan, process, unreadable
+        self._store = FeatureStore(
+            plan.options.cache_root / "features",
+            backbone,
+            encoder_digest=backbone.description.digest,
+            device=process.device,
+        )
+        self._open = ExitStack()
+        self._loaders: dict[str, PixelSource] = {}
+        self._features: dict[tuple[str, tuple[str, ...], tuple[int, ...]], PictureFeatures] = {}
+
+    def __enter__(self) -> StageSources:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def training(self, planned: PlannedStage, method: Method, inputs: Inputs) -> TrainingSource:
+        """The batches that a stage trains on."""
+        triplets = self._plan.triplets(planned, self._unreadable)
+        rule, seed, device = text_rule(planned.settings.text_rule), self._plan.options.seed, self._process.device
+        if isinstance(inputs, FeatureInputs):
+            pictures = self.features("train", inputs)
+            return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)
+        return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, device)
+
+    def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
+        """What tasks are evaluated on."""
+        device = self._process.device
+        if isinstance(inputs, FeatureInputs):
+            return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, device)
+        return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device)
+
+    def validation(
+        self, planned: PlannedStage, method: Method, inputs: Inputs
+    ) -> Callable[[Method], Score] | None:
+        """The selection criterion as a function of the method as it stands; None selects nothing."""
+        plan = self._plan
+        if plan.options.selection == "last":
+            return None
+        tasks = plan.selection_tasks
+        live: LiveFeatures | None = None
+        if planned.stage.product == "encoder" and isinstance(inputs, PixelInputs):
+            live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._process.device)
+        source = live or self.evaluation(method, inputs)
+
+        def validate(current: Method) -> Score:
+            if live is not None:
+                live.compute(_pictures_of(tasks))
+            scores = evaluate(current, tasks, source)
+            metrics = {score.task.key.category: score.metrics for score in scores}
+            if plan.options.selection == "heldout":
+                return heldout_score(next(iter(metrics.values())))
+            return criterion_score(plan.dataset, metrics, planned.settings.criterion)
+
+        return validate
+
+    def features(self, split: str, inputs: FeatureInputs) -> PictureFeatures:
+        """Features of a split's pictures, computed where they are not in the store yet."""
+        key = (split, inputs.views, inputs.grids)
+        if key not in self._features:
+            dataset, started = self._plan.dataset, time.monotonic()
+            indices = dataset.split_pictures(split)
+            if split == "train" and self._unreadable:
+                indices = indices[~np.isin(indices, list(self._unreadable))]
+            with counting(f"features of {split}", len(indices)) as progress:
+                self._features[key] = self._store.pictures(
+                    dataset.label, split, dataset.pictures, indices, inputs.views, inputs.grids, progress
+                )
+            self.seconds_on_features += time.monotonic() - started
+        return self._features[key]
+
+    def fill_texts(self, strings: list[str]) -> None:
+        with counting("features of texts", len(strings)) as progress:
+            self._store.texts(strings, progress)
+
+    def _pixels(self, transform: Transform) -> PixelSource:
+        """A loader of this run's pictures; loaders of the same pixels share what they keep in memory."""
+        key = digest_of(dict(transform.key()))
+        if transform.random or key not in self._loaders:
+            loader = PixelSource(
+                self._plan.dataset.pictures, transform, workers=usable_cores(), budget_bytes=_PIXEL_BUDGET
+            )
+            self._loaders[key] = self._open.enter_context(loader)
+        return self._loaders[key]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _pictures_of(tasks: tuple[Task, ...]) -> IntArray:
+    """Every picture that these tasks show, each once."""
+    return np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.picture)]))

@@ -1,0 +1,136 @@
+"""Text rules: how raw captions become the strings that a text encoder sees.
+
+A rule says three things: how a triplet's captions become training entries, what string an entry
+shows in an epoch (it may draw), and which strings a query is asked with in evaluation. Its *mode*
+is part of a table's column, since it changes what is measured (`joined`, `per-caption`,
+`both-orders`, `single`, `template`).
+
+Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
+`per-caption` and the punctuation words, ARTEMIS' for `both-orders`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmark.errors import unknown_name
+
+Captions = tuple[str, ...]
+_EDGES = ".?, "
+_PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"), ("*", "starmark"))
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings."""
+
+    name: str
+    mode: str
+    summary: str
+    entries: Callable[[Captions], tuple[Captions, ...]]
+    draw: Callable[[Captions, np.random.Generator], str]
+    queries: Callable[[Captions], tuple[str, ...]]
+
+
+def trim(caption: str) -> str:
+    """Remove the characters `.?, ` at both ends (CLIP4Cir's cleaning)."""
+    return caption.strip(_EDGES)
+
+
+def punctuation_words(caption: str) -> str:
+    """Strip blanks and spell out `.`, `?`, `&`, `*` in place (TIRG's and VAL's cleaning)."""
+    caption = caption.strip()
+    for sign, word in _PUNCTUATION_WORDS:
+        caption = caption.replace(sign, word)
+    return caption
+
+
+def joined(first: str, second: str) -> str:
+    """"A and b": both trimmed, the first one capitalised in Python's sense (the rest is lowered)."""
+    return f"{trim(first).capitalize()} and {trim(second)}"
+
+
+def _whole(captions: Captions) -> tuple[Captions, ...]:
+    return (captions,)
+
+
+def _each(captions: Captions) -> tuple[Captions, ...]:
+    return tuple((punctuation_words(c.split(";")[0]),) for c in captions if c.strip())
+
+
+def _both_orders(captions: Captions) -> tuple[Captions, ...]:
+    return (captions, captions[::-1]) if len(captions) == 2 else (captions,)
+
+
+def _first(captions: Captions, _: np.random.Generator) -> str:
+    return captions[0]
+
+
+def _draw_joined(captions: Captions, rng: np.random.Generator) -> str:
+    """One of "A and b", "B and a", "A", "B" with equal chance."""
+    if len(captions) == 1:
+        return trim(captions[0]).capitalize()
+    a, b = captions[:2]
+    forms = (joined(a, b), joined(b, a), trim(a).capitalize(), trim(b).capitalize())
+    return forms[int(rng.integers(4))]
+
+
+def _joined_queries(captions: Captions) -> tuple[str, ...]:
+    if len(captions) == 1:
+        return (trim(captions[0]).capitalize(),)
+    return (joined(captions[0], captions[1]),)
+
+
+def _ordered_pair(captions: Captions) -> str:
+    return " <and> ".join(captions)
+
+
+TEXT_RULES: dict[str, TextRule] = {
+    rule.name: rule
+    for rule in (
+        TextRule(
+            "as-is", "single", "the caption as it stands",
+            _whole, _first, lambda captions: (captions[0],),
+        ),
+        TextRule(
+            "capitalised", "single", "trimmed of `.?, ` and capitalised",
+            _whole,
+            lambda captions, _: trim(captions[0]).capitalize(),
+            lambda captions: (trim(captions[0]).capitalize(),),
+        ),
+        TextRule(
+            "punctuation-words", "single", "the caption with `.?&*` spelt out as words",
+            _whole,
+            lambda captions, _: punctuation_words(captions[0]),
+            lambda captions: (punctuation_words(captions[0]),),
+        ),
+        TextRule(
+            "template", "template", "'replace a with b' as it stands",
+            _whole, _first, lambda captions: (captions[0],),
+        ),
+        TextRule(
+            "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
+            _whole, _draw_joined, _joined_queries,
+        ),
+        TextRule(
+            "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
+            _each, _first, lambda captions: tuple(entry[0] for entry in _each(captions)),
+        ),
+        TextRule(
+            "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",
+            _both_orders,
+            lambda captions, _: _ordered_pair(captions),
+            lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
+        ),
+    )
+}
+
+
+def text_rule(name: str) -> TextRule:
+    """The rule of that name; raises UserError naming the nearest."""
+    if name not in TEXT_RULES:
+        raise unknown_name("text rule", name, TEXT_RULES)
+    return TEXT_RULES[name]

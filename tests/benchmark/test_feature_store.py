@@ -1,0 +1,571 @@
+"""The feature store: right features, whoever computed them and whatever happened meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from store_backbone import SIDE, WIDTH, SmallBackbone, draw_pictures, small_store
+
+import benchmark.feature_store
+import benchmark.picture_filling
+from benchmark.backbones import load_backbone
+from benchmark.dataset import Pictures
+from benchmark.errors import UserError
+from benchmark.feature_store import FeatureStore, PictureFeatures, bytes_needed
+
+HERE = Path(__file__).parent
+BOTH = ("whole", "patches")
+COUNT, BLOCK = 10, 4
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark.feature_store, "PICTURES_PER_BLOCK", BLOCK)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    return draw_pictures(tmp_path_factory.mktemp("pictures"), COUNT)
+
+
+@pytest.fixture
+def backbone() -> SmallBackbone:
+    return SmallBackbone()
+
+
+def ask(
+    store: FeatureStore, pictures: Pictures, views: tuple[str, ...] = BOTH, **other: Any
+) -> PictureFeatures:
+    return store.pictures("toy", "all", pictures, np.arange(len(pictures)), views, **other)
+
+
+def same(one: PictureFeatures, other: PictureFeatures) -> bool:
+    return all(torch.equal(one.views[view], other.views[view]) for view in one.views)
+
+
+@torch.no_grad()
+def plain_features(pictures: Pictures) -> dict[str, torch.Tensor]:
+    """Each picture and crop on its own, straight through the backbone."""
+    backbone = SmallBackbone().eval()
+    prepare = backbone.preprocessing
+    whole, patches = [], []
+    for path in pictures.paths:
+        with Image.open(path) as image:
+            crops = [image, *prepare.patch_crops(image)]
+            pixels = [torch.tensor(prepare.picture(crop)[None]) for crop in crops]
+        rows = [backbone.encode_image(prepare.normalise(crop))[0] for crop in pixels]
+        whole.append(rows[0])
+        patches.append(torch.stack(rows[1:]))
+    return {"whole": torch.stack(whole), "patches": torch.stack(patches)}
+
+
+def test_features_are_those_of_the_backbone(
+    tmp_path: Path, pictures: Pictures, backbone: SmallBackbone
+) -> None:
+    features = ask(small_store(tmp_path, backbone), pictures)
+    expected = plain_features(pictures)
+    for view in BOTH:
+        torch.testing.assert_close(features.views[view], expected[view], rtol=1e-5, atol=1e-4)
+    assert features.views["patches"].shape == (COUNT, 13, WIDTH)
+    assert set(backbone.image_passes) == {32}, "every forward pass has the same shape"
+
+
+def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path, pictures: Pictures) -> None:
+    backbone = SmallBackbone().train()
+    store = small_store(tmp_path, backbone)
+    ask(store, pictures, ("whole",))
+    store.texts(["red"])
+    assert backbone.training and backbone.norm.training
+    assert torch.is_grad_enabled() and backbone.image.requires_grad
+    assert backbone.norm.num_batches_tracked == 0
+
+
+def test_a_second_run_computes_nothing_and_needs_no_lock(tmp_path: Path, pictures: Pictures) -> None:
+    first = ask(small_store(tmp_path), pictures)
+    for path in tmp_path.rglob("*.lock"):
+        path.unlink()
+    again = SmallBackbone()
+    assert same(first, ask(small_store(tmp_path, again), pictures))
+    assert again.image_passes == [] and not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_picture_is_opened_once_for_its_fourteen_views(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    original = benchmark.picture_filling.open_picture
+
+    def counted(path: Path) -> Image.Image:
+        opened.append(path)
+        return original(path)
+
+    monkeypatch.setattr(benchmark.picture_filling, "open_picture", counted)
+    ask(small_store(tmp_path), pictures)
+    assert sorted(opened) == sorted(pictures.paths)
+
+
+def test_patches_after_whole_keep_whole(tmp_path: Path, pictures: Pictures, backbone: SmallBackbone) -> None:
+    store = small_store(tmp_path / "apart", backbone)
+    ask(store, pictures, ("whole",))
+    whole_passes = len(backbone.image_passes)
+    later = ask(store, pictures)
+    together = SmallBackbone()
+    assert same(later, ask(small_store(tmp_path / "together", together), pictures))
+    assert len(backbone.image_passes) == len(together.image_passes) > whole_passes
+
+
+def test_other_grids_are_another_view(tmp_path: Path, pictures: Pictures) -> None:
+    store = small_store(tmp_path)
+    usual = ask(store, pictures, ("patches",)).views["patches"]
+    ones = ask(store, pictures, ("patches",), grids=(1,)).views["patches"]
+    assert ones.shape == (COUNT, 1, WIDTH)
+    assert torch.equal(usual, ask(store, pictures, ("patches",)).views["patches"])
+
+
+def test_two_lists_stand_side_by_side(tmp_path: Path, pictures: Pictures) -> None:
+    store = small_store(tmp_path)
+    everything = ask(store, pictures)
+    some = np.array([6, 3, 8, 0, 1])
+    few = store.pictures("toy", "few", pictures, some, BOTH)
+    assert few.rows(np.array([8, 6])).tolist() == [2, 0]
+    for view in BOTH:
+        torch.testing.assert_close(few.views[view], everything.views[view][everything.rows(some)])
+
+
+def test_rows_refuses_what_is_not_in_the_list() -> None:
+    features = PictureFeatures({}, np.array([4, 2]))
+    assert features.rows(np.array([[2], [4]])).tolist() == [[1], [0]]
+    for wrong in (3, 5, -1, 99, -99):
+        with pytest.raises(ValueError, match=f"picture {wrong} "):
+            features.rows(np.array([2, wrong]))
+    assert PictureFeatures({}, np.array([], dtype=np.int64)).rows(np.array([], dtype=np.int64)).shape == (0,)
+
+
+def test_an_empty_list_and_a_list_that_names_a_picture_twice(tmp_path: Path, pictures: Pictures) -> None:
+    store = small_store(tmp_path)
+    none = store.pictures("toy", "none", pictures, np.array([], dtype=np.int64), BOTH)
+    assert none.views["patches"].shape == (0, 13, WIDTH)
+    with pytest.raises(ValueError, match="twice"):
+        store.pictures("toy", "two", pictures, np.array([1, 1]), ("whole",))
+    with pytest.raises(UserError, match="patches"):
+        store.pictures("toy", "two", pictures, np.array([1]), ("patch",))
+
+
+def test_a_replaced_picture_is_not_served_stale(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", 5)
+    before = ask(small_store(tmp_path / "cache"), pictures).views["whole"].clone()
+    kept = pictures.paths[2].stat()
+    Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(pictures.paths[2])
+    os.utime(pictures.paths[2], ns=(kept.st_atime_ns, kept.st_mtime_ns + 1))
+    after = ask(small_store(tmp_path / "cache"), pictures)
+    torch.testing.assert_close(after.views["whole"], plain_features(pictures)["whole"], rtol=1e-5, atol=1e-4)
+    assert [torch.equal(a, b) for a, b in zip(before, after.views["whole"], strict=True)].count(False) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"encoder_digest": "others"}, {"precision": "bf16"}, {"activation": "quickgelu"}, {"name": "other"}],
+)
+def test_whatever_changes_a_feature_has_its_own_place(tmp_path: Path, change: dict[str, str]) -> None:
+    from dataclasses import replace
+
+    backbone = SmallBackbone()
+    backbone.description = replace(
+        backbone.description, **{k: v for k, v in change.items() if k in ("activation", "name")}
+    )
+    own = {"encoder_digest": "weights", "precision": "fp32"}
+    own |= {k: v for k, v in change.items() if k in own}
+    other = FeatureStore(tmp_path, backbone, device=torch.device("cpu"), **own)  # type: ignore[arg-type]
+    assert other.folder != small_store(tmp_path).folder
+
+
+def test_preprocessing_is_part_of_the_key(tmp_path: Path, pictures: Pictures) -> None:
+    from benchmark.preprocessing import Preprocessing
+
+    ask(small_store(tmp_path), pictures, ("whole",))
+    squared = SmallBackbone()
+    squared.preprocessing = Preprocessing("squarepad", SIDE)
+    ask(small_store(tmp_path, squared), pictures, ("whole",))
+    assert len(squared.image_passes) == 3
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut", "longer", "flipped", "gone", "no manifest", "bad manifest", "no log"]
+)
+def test_a_damaged_store_is_put_right(tmp_path: Path, pictures: Pictures, damage: str) -> None:
+    first = {view: rows.clone() for view, rows in ask(small_store(tmp_path), pictures).views.items()}
+    (rows,) = tmp_path.rglob("patches*.f32")
+    if damage == "cut":
+        os.truncate(rows, rows.stat().st_size - 100)
+    elif damage == "longer":
+        rows.write_bytes(rows.read_bytes() + b"x" * 77)
+    elif damage == "flipped":
+        content = bytearray(rows.read_bytes())
+        content[1000] ^= 1
+        rows.write_bytes(content)
+    elif damage == "gone":
+        rows.unlink()
+    elif damage == "no manifest":
+        rows.with_suffix(".json").unlink()
+    elif damage == "bad manifest":
+        rows.with_suffix(".json").write_text('{"format"')
+    else:
+        rows.with_suffix(".log").unlink()
+    backbone, notes = SmallBackbone(), []
+    store = small_store(tmp_path, backbone)
+    again = ask(store, pictures, progress=lambda done, total, note: notes.append(note))
+    assert all(torch.equal(again.views[view], first[view]) for view in BOTH)
+    assert rows.stat().st_size == COUNT * 13 * WIDTH * 4
+    passes = {"cut": 1, "flipped": 2, "gone": 5, "no log": 5}
+    assert len(backbone.image_passes) == passes.get(damage, 0), "only damaged blocks are computed"
+    assert any("damaged" in note for note in notes) == (damage in ("cut", "flipped", "gone"))
+
+
+def test_a_log_cut_short_anywhere_is_no_claim(tmp_path: Path, pictures: Pictures) -> None:
+    first = ask(small_store(tmp_path / "whole"), pictures, ("whole",)).views["whole"].clone()
+    (log,) = (tmp_path / "whole").rglob("whole*.log")
+    size = log.stat().st_size
+    for length in range(0, size, 5):
+        cut = tmp_path / f"cut-{length}"
+        shutil.copytree(tmp_path / "whole", cut)
+        (cut / log.relative_to(tmp_path / "whole")).write_bytes(log.read_bytes()[:length])
+        for _ in range(2):
+            assert torch.equal(ask(small_store(cut), pictures, ("whole",)).views["whole"], first)
+
+
+@pytest.mark.parametrize("what", ["pictures", "texts"])
+def test_killed_in_any_write_and_resumed_the_bits_are_the_same(tmp_path: Path, what: str) -> None:
+    kills = subprocess.run(
+        [sys.executable, str(HERE / "store_killed.py"), str(tmp_path), what],
+        capture_output=True,
+        text=True,
+        env=_environment(),
+        check=False,
+    )
+    assert kills.returncode == 0, kills.stderr
+    assert int(kills.stdout) > 20
+
+
+_SLOW = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+import benchmark.feature_store, benchmark.picture_filling
+from benchmark.dataset import Pictures
+from store_backbone import SmallBackbone, small_store
+
+class Slow(SmallBackbone):
+    def encode_image(self, pixels):
+        time.sleep(0.02)
+        return super().encode_image(pixels)
+
+benchmark.feature_store.PICTURES_PER_BLOCK = int(sys.argv[4])
+benchmark.picture_filling._COMMIT_SECONDS = 0.0
+torch.set_num_threads(1)
+paths = sorted(Path(sys.argv[1]).glob("*.png"))
+pictures = Pictures(tuple(p.stem for p in paths), tuple(paths))
+backbone = Slow()
+print("ready", flush=True)
+if sys.argv[3] == "wait":
+    sys.stdin.readline()
+small_store(Path(sys.argv[2]), backbone).pictures(
+    "toy", "all", pictures, np.arange(len(paths)), ("whole", "patches"),
+    progress=lambda done, total, note: print(note, file=sys.stderr) if note else None)
+print(len(backbone.image_passes))
+"""
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def _start(pictures: Pictures, cache: Path, mode: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW, str(pictures.paths[0].parent), str(cache), mode, str(BLOCK)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_killed_from_outside_at_random_moments(tmp_path: Path, pictures: Pictures) -> None:
+    undisturbed = ask(small_store(tmp_path / "undisturbed"), pictures)
+    draw = random.Random(3)
+    for _ in range(2):
+        process = _start(pictures, tmp_path / "killed", "go")
+        time.sleep(draw.uniform(0.02, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert same(ask(small_store(tmp_path / "killed"), pictures), undisturbed)
+
+
+def test_two_processes_share_one_list(tmp_path: Path, pictures: Pictures) -> None:
+    alone = SmallBackbone()
+    undisturbed = ask(small_store(tmp_path / "alone", alone), pictures)
+    both = [_start(pictures, tmp_path / "shared", "wait") for _ in range(2)]
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    told = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sum(int(out) for out, _ in told) == len(alone.image_passes), "no block was computed twice"
+    assert same(ask(small_store(tmp_path / "shared"), pictures), undisturbed)
+
+
+def test_a_process_waits_for_what_another_holds_and_says_so(tmp_path: Path, pictures: Pictures) -> None:
+    (cache := tmp_path / "cache").mkdir()
+    ask(small_store(cache), pictures, ("whole",))
+    (folder,) = (path.parent for path in cache.rglob("blocks.lock"))
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX, 1, 1);"
+            "print('held', flush=True); sys.stdin.readline()",
+            str(folder / "blocks.lock"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    notes: list[str] = []
+
+    def listen(done: int, total: int, note: str) -> None:
+        if note:
+            notes.append(note)
+            assert done == COUNT - BLOCK and total == COUNT
+            holder.kill()
+
+    features = ask(small_store(cache), pictures, progress=listen)
+    holder.communicate()
+    assert len(notes) == 1 and "waiting" in notes[0]
+    assert same(features, ask(small_store(tmp_path / "other"), pictures))
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (1, 2), (6, 7)])
+def test_the_split_over_processes_changes_no_bit(
+    tmp_path: Path, pictures: Pictures, shard: tuple[int, int]
+) -> None:
+    expected = ask(small_store(tmp_path / "one"), pictures)
+    assert same(ask(small_store(tmp_path / "shard"), pictures, shard=shard), expected)
+
+
+def test_an_unreadable_picture_is_named_and_what_was_done_is_kept(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", COUNT)
+    good = pictures.paths[9].read_bytes()
+    status = pictures.paths[9].stat()
+    pictures.paths[9].write_bytes(b"\0" * len(good))
+    os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(UserError, match=r"009\.png") as told:
+        ask(small_store(tmp_path / "cache"), pictures, ("whole",))
+    assert "\n" not in str(told.value)
+    pictures.paths[9].write_bytes(good)
+    os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
+    backbone = SmallBackbone()
+    ask(small_store(tmp_path / "cache", backbone), pictures, ("whole",))
+    assert len(backbone.image_passes) == 1
+
+
+def test_missing_pictures_are_all_named_before_the_work(tmp_path: Path) -> None:
+    pictures = draw_pictures(tmp_path / "pictures", 40)
+    for path in pictures.paths[3:33]:
+        path.unlink()
+    backbone = SmallBackbone()
+    with pytest.raises(UserError) as told:
+        ask(small_store(tmp_path / "cache", backbone), pictures)
+    assert "003.png: no such picture" in str(told.value) and "and 10 more" in str(told.value)
+    assert backbone.image_passes == [] and not (tmp_path / "cache").exists()
+
+
+def test_a_full_disk_is_told_and_resumed(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = os.pwrite, 0
+
+    def full(descriptor: int, content: bytes, offset: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(descriptor, content, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(UserError, match="disk is full"):
+            ask(small_store(tmp_path), pictures)
+        with pytest.raises(UserError, match="disk is full"):
+            small_store(tmp_path).texts(["red"])
+    backbone = SmallBackbone()
+    again = ask(small_store(tmp_path, backbone), pictures)
+    assert same(again, ask(small_store(tmp_path / "other"), pictures))
+    assert len(backbone.image_passes) < 8
+
+
+def test_too_little_room_is_told_before_the_work(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(100, 99, 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    backbone = SmallBackbone()
+    with pytest.raises(UserError, match="--cache"):
+        ask(small_store(tmp_path, backbone), pictures)
+    assert backbone.image_passes == []
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path: Path, pictures: Pictures) -> None:
+    backbone = SmallBackbone()
+    with torch.no_grad():
+        backbone.image[0, 0] = backbone.text[0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"000\.png.*not finite"):
+        ask(small_store(tmp_path, backbone), pictures)
+    with pytest.raises(UserError, match="red.*not finite"):
+        small_store(tmp_path, backbone).texts(["red"])
+
+
+def test_writing_to_a_view_never_reaches_the_file(tmp_path: Path, pictures: Pictures) -> None:
+    store = small_store(tmp_path)
+    ask(store, pictures, ("whole",)).views["whole"].zero_()
+    assert ask(store, pictures, ("whole",)).views["whole"].any()
+
+
+def test_texts_grow_and_are_computed_once(tmp_path: Path, backbone: SmallBackbone) -> None:
+    store = small_store(tmp_path, backbone)
+    first = store.texts(["red", "longer", "red"])
+    rows = first.view[first.rows(["longer", "red", "red"])].clone()
+    second = store.texts(["blue", "red"])
+    assert torch.equal(second.view[second.rows(["longer", "red", "red"])], rows)
+    assert backbone.text_passes == [16, 16] and len(second.view) == 3 and len(first.view) == 2
+    fresh = SmallBackbone()
+    third = small_store(tmp_path, fresh).texts(["blue", "red", "longer"])
+    assert fresh.text_passes == [] and torch.equal(third.view, second.view)
+    for texts in (first, third):
+        with pytest.raises(ValueError):
+            texts.rows(["green"])
+    store.texts(["green"])
+    with pytest.raises(ValueError, match="later"):
+        first.rows(["green"])
+
+
+def test_texts_are_told_apart_exactly(tmp_path: Path) -> None:
+    strings = ["red", "Red", "red ", "", "ré\ud800d", "re\nd", '"red"', "日本"]
+    store = small_store(tmp_path)
+    store.texts(strings)
+    again = small_store(tmp_path).texts(strings)
+    assert sorted(again.rows(strings).tolist()) == list(range(len(strings)))
+    assert small_store(tmp_path / "none").texts([]).view.shape == (0, WIDTH)
+
+
+def test_damaged_texts_are_computed_again(tmp_path: Path) -> None:
+    strings = [f"text {n}" for n in range(40)]
+    first = small_store(tmp_path).texts(strings)
+    expected = first.view[first.rows(strings)].clone()
+    (rows,) = tmp_path.rglob("texts.f32")
+    content = bytearray(rows.read_bytes())
+    content[5] ^= 1
+    rows.write_bytes(content[:-10])
+    for passes in ([16], []):
+        backbone = SmallBackbone()
+        again = small_store(tmp_path, backbone).texts(strings)
+        assert torch.equal(again.view[again.rows(strings)], expected)
+        assert backbone.text_passes == passes
+    rows.unlink()
+    again = small_store(tmp_path).texts(strings)
+    assert torch.equal(again.view[again.rows(strings)], expected)
+
+
+def test_two_stores_of_one_folder_append_without_harm(tmp_path: Path) -> None:
+    one, two = small_store(tmp_path), small_store(tmp_path)
+    one.texts(["a", "b"])
+    two.texts(["b", "c"])
+    one.texts(["d"])
+    strings = ["a", "b", "c", "d"]
+    expected = small_store(tmp_path / "other").texts(strings)
+    for store in (one, two):
+        features = store.texts(strings)
+        assert torch.equal(features.view[features.rows(strings)], expected.view[expected.rows(strings)])
+        assert len(features.view) == 4
+
+
+def test_a_text_is_the_same_in_any_company(tmp_path: Path) -> None:
+    """The last digits of this backbone's narrow product depend on the place of a row."""
+    strings = [f"{n} stripes" for n in range(50)]
+    alone = torch.cat([small_store(tmp_path / text).texts([text]).view for text in strings[:9]])
+    for name, order in (("up", strings), ("down", strings[::-1]), ("few", strings[4:9] + strings[:4])):
+        for shard in ((0, 1), (2, 3)):
+            together = small_store(tmp_path / f"{name}-{shard[0]}").texts(order, shard=shard)
+            assert torch.equal(together.view[together.rows(strings[:9])], alone)
+
+
+def test_the_tiny_backbone_says_the_same_in_any_company(tmp_path: Path, pictures: Pictures) -> None:
+    """Order, companions, threads and lists leave every bit of a feature as it is."""
+    backbone = load_backbone("tiny", seed=1)
+    device, digest = torch.device("cpu"), backbone.description.digest
+    strings = [f"is {colour} with {n} stripes" for n in range(20) for colour in ("red", "blue")]
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for number, (order, count) in enumerate([(range(10), 1), (range(9, -1, -1), 2), ([7, 3, 8], 1)]):
+            torch.set_num_threads(count)
+            store = FeatureStore(tmp_path / str(number), backbone, encoder_digest=digest, device=device)
+            chosen = np.array(list(order))
+            features = store.pictures("toy", "any", pictures, chosen, BOTH)
+            texts = store.texts([strings[i] for i in chosen])
+            rows = features.rows(np.array([3, 7, 8]))
+            found.append(
+                [features.views[view][rows] for view in BOTH]
+                + [texts.view[texts.rows([strings[i] for i in (3, 7, 8)])]]
+            )
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert [torch.equal(a, b) for a, b in zip(found[0], other, strict=True)] == [True] * 3
+
+
+def test_half_precision_is_stored_as_float32(tmp_path: Path, pictures: Pictures) -> None:
+    backbone = load_backbone("tiny", seed=1)
+    few = np.arange(3)
+    stored = {}
+    for precision in ("fp32", "bf16"):
+        device = torch.device("cpu")
+        store = FeatureStore(tmp_path, backbone, encoder_digest="tiny", device=device, precision=precision)
+        stored[precision] = store.pictures("toy", "few", pictures, few, ("whole",)).views["whole"]
+    assert stored["bf16"].dtype == torch.float32
+    difference = (stored["bf16"] - stored["fp32"]).norm() / stored["fp32"].norm()
+    assert 0 < difference < 0.05
+
+
+def test_bytes_needed_are_those_on_disk(tmp_path: Path, pictures: Pictures) -> None:
+    store = small_store(tmp_path)
+    ask(store, pictures)
+    store.texts(["red", "blue"])
+    on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*.f32"))
+    assert bytes_needed(WIDTH, pictures=COUNT, texts=2, views=BOTH) == on_disk
+
+
+def test_the_manifest_says_what_the_rows_are(tmp_path: Path, pictures: Pictures) -> None:
+    ask(small_store(tmp_path), pictures)
+    (path,) = tmp_path.rglob("patches*.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["shape"] == [COUNT, 13, WIDTH] and manifest["dtype"] == "<f4"
+    assert manifest["key"]["weights"] == "weights" and manifest["key"]["preprocessing"]["grids"] == [2, 3]
