@@ -117,8 +117,16 @@ class ClipBackbone(torch.nn.Module):
         return encoded
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) int64 → (B, d), not normalised."""
-        encoded: Tensor = self.clip.encode_text(tokens)
+        """(B, L) int64 → (B, d), not normalised; L may be shorter than the context.
+
+        A position sees only those before it and the end token's is read: padding behind the
+        longest text changes nothing, so that it need not be computed.
+        """
+        clip, length = self.clip, tokens.shape[1]
+        states = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        states = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
+        ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        encoded: Tensor = ends @ clip.text_projection
         return encoded
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:

@@ -227,7 +227,7 @@ class BlockFile:
         free = shutil.disk_usage(self.path.parent).free
         if missing > free:
             raise UserError(
-                f"{self.path}: {missing / 1e9:.1f} GB are to be stored and {free / 1e9:.1f} GB are free; "
+                f"{self.path}: {missing / 1e6:,.1f} MB are to be stored and {free / 1e6:,.1f} MB are free; "
                 "free some space or move the cache with --cache"
             )
 

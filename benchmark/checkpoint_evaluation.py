@@ -36,7 +36,9 @@ def evaluate_checkpoint(
     file = weights_file(checkpoint)
     header = read_header(file)
     if header.method != method:
-        raise UserError(f"{file}: a checkpoint of method '{header.method}', not of '{method}'; give --method {header.method}")
+        raise UserError(
+            f"{file}: a checkpoint of method '{header.method}', not of '{method}'; give --method {header.method}"
+        )
     plan = _plan_of(header, dataset or header.dataset, values)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     backbone, process = backbone_of(plan), this_process(plan.options.device)

@@ -86,4 +86,5 @@ def _store_lines(plan: Plan) -> list[str]:
     grids = getattr(plan.method_settings, "grids", None)
     views = ("whole", "patches") if grids else ("whole",)
     size = bytes_needed(info.width, pictures=pictures, views=views, grids=grids or FeatureInputs().grids)
-    return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {plan.options.cache_root}"]
+    place = plan.options.cache_root / "features"
+    return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {place}"]

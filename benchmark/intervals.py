@@ -20,9 +20,7 @@ REPLICATES = 2000
 _CELLS = 2**22
 
 
-def interval(
-    hits: ArrayLike, group: IntArray, seed: int = 0, replicates: int = REPLICATES
-) -> tuple[float, float]:
+def interval(hits: ArrayLike, group: IntArray, seed: int = 0, replicates: int = REPLICATES) -> tuple[float, float]:
     """Low and high end, in percent, of the 95 % interval of the mean of ``hits``.
 
     ``hits`` (Q,): hit or miss, or any value of a query between 0 and 1. ``group`` (Q,): queries of
@@ -35,7 +33,7 @@ def interval(
     Raises ValueError without queries, or for values outside of 0 to 1.
     """
     values = np.asarray(hits, dtype=np.float64)
-    if not len(values) or values.shape != np.shape(group) or values.min() < 0 or values.max() > 1:
+    if not len(values) or values.shape != np.shape(group) or not ((values >= 0) & (values <= 1)).all():
         raise ValueError("an interval needs one value between 0 and 1 and one group per query")
     _, member = np.unique(group, return_inverse=True)
     sizes = np.bincount(member)
@@ -58,9 +56,7 @@ def task_intervals(
     return {name: interval(value, group, seed, replicates) for name, value in values.items()}
 
 
-def _replicates(
-    sums: NDArray[np.float64], sizes: IntArray, seed: int, replicates: int
-) -> NDArray[np.float64]:
+def _replicates(sums: NDArray[np.float64], sizes: IntArray, seed: int, replicates: int) -> NDArray[np.float64]:
     """Means of resampled groups, (replicates,).
 
     Groups of equal sum and size are exchangeable, so that only how often each kind is drawn

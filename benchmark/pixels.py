@@ -81,7 +81,9 @@ class PixelSource:
         """Batches in the order of the requests, of which ``ahead`` (1 or more) are made in advance."""
         remaining = iter(requests)
         with ThreadPoolExecutor(1, thread_name_prefix="batches") as assembler:
-            batches = deque(assembler.submit(self.batch, *request) for request in islice(remaining, max(ahead, 1)))
+            batches = deque(
+                assembler.submit(self.batch, *request) for request in islice(remaining, max(ahead, 1))
+            )
             try:
                 while batches:
                     pixels = batches.popleft().result()
@@ -129,8 +131,8 @@ def _results(pending: Sequence[Future[NDArray[np.uint8]]]) -> list[NDArray[np.ui
 def bad_pictures(
     pictures: Pictures,
     indices: IntArray,
-    progress: Callable[[int, int], None] | None = None,
     workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[int, str]:
     """Decode each of the pictures; what is wrong with those that cannot be read, by picture index."""
     problems: dict[int, str] = {}

@@ -390,10 +390,8 @@ def _beaten(
     """For the first m rows of a block: how many cells beat the exact score (m,), and how many equal it."""
     block, (low, high) = block[: len(exact)], bounds
     above = block > high[:, None]
-    better: IntArray = above.view(torch.uint8).sum(dim=1, dtype=torch.int64).cpu().numpy()
+    better: IntArray = above.view(torch.uint8).sum(dim=1, dtype=torch.int32).long().cpu().numpy()
     near = (block >= low[:, None]).logical_xor_(above)
-    if not bool(near.any()):
-        return better, np.zeros_like(better)
     row, column = near.nonzero(as_tuple=True)
     score = scorer.settle(block, query, row, column, start)
     owner = row.cpu().numpy()
@@ -605,13 +603,9 @@ def _full_precision() -> Iterator[None]:
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
-        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
-            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
-            torch.set_float32_matmul_precision("highest")
-        else:
-            # The older functions refuse to answer where somebody has used these attributes.
-            for backend in (torch.backends.cuda, torch.backends.mkldnn):
-                products = getattr(backend, "matmul")  # noqa: B009 - typed for one of them only
-                stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
-                products.fp32_precision = "ieee"
+        # Older functions for the same settings refuse to answer where somebody has used these.
+        for backend in (torch.backends.cuda, torch.backends.mkldnn):
+            products = getattr(backend, "matmul")  # noqa: B009 - typed for one of them only
+            stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
+            products.fp32_precision = "ieee"
         yield

@@ -255,7 +255,7 @@ def _soft(layer: Image.Image, radius: float) -> NDArray[np.float32]:
 
 def _bevel(soft: NDArray[np.float32], reach: int, side: float) -> NDArray[np.float32]:
     """Bright where a layer's edge faces the lamp (above, to one side), dark where it turns away."""
-    difference: NDArray[np.float32] = soft - np.roll(soft, (reach, round(side * reach)), (0, 1))
+    difference: NDArray[np.float32] = soft - _shifted(soft, reach, round(side * reach))
     return difference
 
 
@@ -268,9 +268,17 @@ def _wall(stage: Stage, covered: NDArray[np.float32]) -> NDArray[np.float32]:
     floor = 0.07 / (1 + np.exp((n.horizon - y) * 60))
     glow = (1.06 - 0.1 * y - floor) - (0.04 * n.side * x + 0.05 * x**2)
     shadow = _soft(Image.fromarray((covered * 255).astype(np.uint8)), 5.0)
-    glow *= n.light * (1 - 0.34 * np.roll(shadow, (4, round(4 * n.side)), (0, 1)))
+    glow *= n.light * (1 - 0.34 * _shifted(shadow, 4, round(4 * n.side)))
     lit: NDArray[np.float32] = glow[..., None] * np.asarray(_WALLS[n.wall], dtype=np.float32)
     return lit
+
+
+def _shifted(layer: NDArray[np.float32], down: int, right: int) -> NDArray[np.float32]:
+    """The layer moved, zeros where nothing moved in."""
+    moved = np.roll(layer, (down, right), (0, 1))
+    moved[:down] = 0
+    moved[:, slice(0, right) if right > 0 else slice(right, None)] = 0
+    return moved
 
 
 def _floats(layer: Image.Image) -> NDArray[np.float32]:

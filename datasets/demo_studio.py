@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,8 +98,9 @@ def _start(shots: Sequence[Shot], root: Path) -> subprocess.Popen[str]:
         "shots": [(shot.path, asdict(shot.garment), shot.seed) for shot in shots],
     }
     assert assistant.stdin is not None
-    json.dump(job, assistant.stdin)
-    assistant.stdin.close()
+    # One that has died already cannot listen; `_finish` reads from it why.
+    with suppress(BrokenPipeError), assistant.stdin as order:
+        json.dump(job, order)
     return assistant
 
 

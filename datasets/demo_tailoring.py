@@ -43,8 +43,8 @@ def _dress(stage: Stage, garment: Garment, second: Colour) -> None:
     if garment.belt:
         _belt(stage, -3, 17.5)
     if garment.print:
-        place = (0.0, -19.0) if garment.place == "top" else (0.0, 19.0 if garment.length == "short" else 30.0)
-        _print(stage, garment.print, place, 11 if garment.place == "top" else 13, second)
+        place = (0.0, -20.5) if garment.place == "top" else (0.0, 19.0 if garment.length == "short" else 30.0)
+        _print(stage, garment.print, place, 10.5 if garment.place == "top" else 13, second)
 
 
 def _tshirt(stage: Stage, garment: Garment, second: Colour) -> None:

@@ -113,7 +113,9 @@ class ClipSum(Method):
         return contrastive_loss(self.log_scale.exp().clamp(max=100.0) * queries, targets, 1.0)
 
     def tokenize(self, texts: Sequence[str]) -> Views:
-        return {"tokens": self.backbone.tokenize(texts)}
+        """Tokens up to the batch's longest text, (B, L)."""
+        tokens = self.backbone.tokenize(texts)
+        return {"tokens": tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]}
 
     def _image(self, views: Views) -> Tensor:
         return views["whole"] if "whole" in views else self.backbone.encode_image(views["pixels"])

@@ -20,6 +20,8 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status."""
+    # Waiting threads that spin take the cores from the thread that works; it must be set before torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.local_rank is not None:

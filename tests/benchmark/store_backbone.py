@@ -41,7 +41,8 @@ class SmallBackbone(nn.Module):
         self.text_passes: list[int] = []
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        assert not self.norm.training and not torch.is_grad_enabled()
+        assert not self.norm.training
+        assert not torch.is_grad_enabled()
         self.image_passes.append(len(pixels))
         return self.norm(pixels.flatten(1) @ self.image)
 

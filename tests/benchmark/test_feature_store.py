@@ -89,8 +89,10 @@ def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path, pictu
     store = small_store(tmp_path, backbone)
     ask(store, pictures, ("whole",))
     store.texts(["red"])
-    assert backbone.training and backbone.norm.training
-    assert torch.is_grad_enabled() and backbone.image.requires_grad
+    assert backbone.training
+    assert backbone.norm.training
+    assert torch.is_grad_enabled()
+    assert backbone.image.requires_grad
     assert backbone.norm.num_batches_tracked == 0
 
 
@@ -100,7 +102,8 @@ def test_a_second_run_computes_nothing_and_needs_no_lock(tmp_path: Path, picture
         path.unlink()
     again = SmallBackbone()
     assert same(first, ask(small_store(tmp_path, again), pictures))
-    assert again.image_passes == [] and not list(tmp_path.rglob("*.lock"))
+    assert again.image_passes == []
+    assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_a_picture_is_opened_once_for_its_fourteen_views(
@@ -303,7 +306,8 @@ def _start(pictures: Pictures, cache: Path, mode: str) -> subprocess.Popen[str]:
         text=True,
         env=_environment(),
     )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
     return process
 
 
@@ -348,18 +352,21 @@ def test_a_process_waits_for_what_another_holds_and_says_so(tmp_path: Path, pict
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
     notes: list[str] = []
 
     def listen(done: int, total: int, note: str) -> None:
         if note:
             notes.append(note)
-            assert done == COUNT - BLOCK and total == COUNT
+            assert done == COUNT - BLOCK
+            assert total == COUNT
             holder.kill()
 
     features = ask(small_store(cache), pictures, progress=listen)
     holder.communicate()
-    assert len(notes) == 1 and "waiting" in notes[0]
+    assert len(notes) == 1
+    assert "waiting" in notes[0]
     assert same(features, ask(small_store(tmp_path / "other"), pictures))
 
 
@@ -394,8 +401,10 @@ def test_missing_pictures_are_all_named_before_the_work(tmp_path: Path) -> None:
     backbone = SmallBackbone()
     with pytest.raises(UserError) as told:
         ask(small_store(tmp_path / "cache", backbone), pictures)
-    assert "003.png: no such picture" in str(told.value) and "and 10 more" in str(told.value)
-    assert backbone.image_passes == [] and not (tmp_path / "cache").exists()
+    assert "003.png: no such picture" in str(told.value)
+    assert "and 10 more" in str(told.value)
+    assert backbone.image_passes == []
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_full_disk_is_told_and_resumed(
@@ -455,10 +464,13 @@ def test_texts_grow_and_are_computed_once(tmp_path: Path, backbone: SmallBackbon
     rows = first.view[first.rows(["longer", "red", "red"])].clone()
     second = store.texts(["blue", "red"])
     assert torch.equal(second.view[second.rows(["longer", "red", "red"])], rows)
-    assert backbone.text_passes == [16, 16] and len(second.view) == 3 and len(first.view) == 2
+    assert backbone.text_passes == [16, 16]
+    assert len(second.view) == 3
+    assert len(first.view) == 2
     fresh = SmallBackbone()
     third = small_store(tmp_path, fresh).texts(["blue", "red", "longer"])
-    assert fresh.text_passes == [] and torch.equal(third.view, second.view)
+    assert fresh.text_passes == []
+    assert torch.equal(third.view, second.view)
     for texts in (first, third):
         with pytest.raises(ValueError):
             texts.rows(["green"])
@@ -567,5 +579,7 @@ def test_the_manifest_says_what_the_rows_are(tmp_path: Path, pictures: Pictures)
     ask(small_store(tmp_path), pictures)
     (path,) = tmp_path.rglob("patches*.json")
     manifest = json.loads(path.read_text())
-    assert manifest["shape"] == [COUNT, 13, WIDTH] and manifest["dtype"] == "<f4"
-    assert manifest["key"]["weights"] == "weights" and manifest["key"]["preprocessing"]["grids"] == [2, 3]
+    assert manifest["shape"] == [COUNT, 13, WIDTH]
+    assert manifest["dtype"] == "<f4"
+    assert manifest["key"]["weights"] == "weights"
+    assert manifest["key"]["preprocessing"]["grids"] == [2, 3]

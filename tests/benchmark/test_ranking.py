@@ -114,7 +114,7 @@ def check_everywhere(queries, gallery, task, plain=None, **options):
 
 
 def random_task(generator, count, size, exclude, several=False, members=5):
-    """References in and out of the gallery, some their own target; subsets with padding; some labels hidden."""
+    """References in and out of the gallery, some their own target; subsets padded; some labels hidden."""
     positives = []
     for _ in range(count):
         many = int(generator.integers(0, 5)) if several else 1
@@ -262,15 +262,15 @@ def test_encodings_of_other_types_are_ranked_as_they_are(dtype):
     check_everywhere(queries, gallery, task)
 
 
-@pytest.mark.parametrize("width", [3, 1280])
+@pytest.mark.parametrize("width", [3, 640])
 def test_ranks_do_not_depend_on_threads_or_chunks(width):
     """Duplicated columns, where computed products differ with the shape of the block."""
     generator = np.random.default_rng(5)
-    queries, gallery = unit(generator, 70, width).float(), unit(generator, 330, width).float()
-    gallery[generator.choice(330, 33)] = gallery[7].clone()
-    targets = generator.integers(0, 330, 70)
+    queries, gallery = unit(generator, 30, width).float(), unit(generator, 150, width).float()
+    gallery[generator.choice(150, 15)] = gallery[7].clone()
+    targets = generator.integers(0, 150, 30)
     targets[::3] = 7
-    task = make_task(330, targets[:, None].tolist(), generator.integers(0, 330, 70), True)
+    task = make_task(150, targets[:, None].tolist(), generator.integers(0, 150, 30), True)
     before = torch.get_num_threads()
     seen = []
     try:
@@ -288,8 +288,8 @@ def test_ranks_do_not_depend_on_threads_or_chunks(width):
             assert np.array_equal(mine, theirs)
     scores = [[exact(q, g) for g in gallery.tolist()] for q in queries.tolist()]
     plain = Plain(scores, task)
-    assert seen[0][0].tolist() == [plain.rank(q) for q in range(70)]
-    assert seen[0][1].max() >= 30
+    assert seen[0][0].tolist() == [plain.rank(q) for q in range(30)]
+    assert seen[0][1].max() >= 13
 
 
 @pytest.mark.parametrize("width", [5, 65, 1280, 4096])
@@ -323,10 +323,7 @@ def test_a_score_of_the_methods_own(exclude):
     for q in range(30):
         text, gate = queries["text"][q].tolist(), queries["gate"][q].tolist()
         scores.append(
-            [
-                exact(text, p) / math.sqrt(0.1 + exact(gate, [x * x for x in p]))
-                for p in gallery["picture"].tolist()
-            ]
+            [exact(text, p) / math.sqrt(0.1 + exact(gate, [x * x for x in p])) for p in gallery["picture"].tolist()]
         )
     check_everywhere(queries, gallery, task, Plain(scores, task), score=ratio_score)
 
