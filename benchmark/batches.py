@@ -84,13 +84,19 @@ class GroupLayout:
         )
 
 
+def require_one_batch(entries: int, settings: TrainingSettings) -> None:
+    """Raises UserError where an epoch has no whole batch."""
+    if entries < settings.batch_size:
+        raise UserError(
+            f"{entries} training entries are fewer than one batch of {settings.batch_size}; "
+            "choose a smaller --batch-size (of an earlier stage: --set STAGE.batch_size=…)"
+        )
+
+
 def update_plan(entries: int, settings: TrainingSettings, seed: int, epoch: int) -> list[IntArray]:
     """Rows of the epoch table for each update of an epoch, shuffled, the last partial batch dropped."""
     batch = settings.batch_size
-    if entries < batch:
-        raise UserError(
-            f"{entries} training entries are fewer than one batch of {batch}; choose a smaller --batch-size"
-        )
+    require_one_batch(entries, settings)
     order = np.random.default_rng([seed, epoch, _ORDER]).permutation(entries).astype(np.int64)
     return [order[start : start + batch] for start in range(0, entries - batch + 1, batch)]
 

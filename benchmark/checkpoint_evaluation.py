@@ -7,22 +7,44 @@ from; both are checked before anything is computed.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmark.backbones import ClipBackbone
 from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights
-from benchmark.distributed import this_process
+from benchmark.dataset import Task
+from benchmark.distributed import Process, this_process
 from benchmark.errors import UserError
-from benchmark.evaluator import encode_tasks
+from benchmark.evaluator import EncodedTask, encode_tasks
 from benchmark.files import file_digest, folder_lock
-from benchmark.method import BuildContext
+from benchmark.method import BuildContext, Inputs, Method
 from benchmark.options import make_options
 from benchmark.pipeline import backbone_of
 from benchmark.plan import Plan, PlannedStage, make_plan
 from benchmark.record import Record
 from benchmark.reporting import StageOutcome, TestedWeights, WeightsFrom, build_record, describe_task, write_run
-from benchmark.stage_sources import StageSources
+from benchmark.stage_sources import StageSources, apart_from
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A method with the weights of a file, ready to encode, and what a record says of them."""
+
+    plan: Plan
+    method: Method
+    backbone: ClipBackbone | None
+    inputs: Inputs
+    process: Process
+    stages: list[StageOutcome]
+    start_digest: str
+    weights_from: WeightsFrom
+
+    def encode(self, tasks: Sequence[Task]) -> list[EncodedTask]:
+        """Encodings of tasks of the plan's dataset."""
+        with StageSources(self.plan, self.process, self.backbone) as sources:
+            return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs))
 
 
 def evaluate_checkpoint(
@@ -36,36 +58,63 @@ def evaluate_checkpoint(
     file = weights_file(checkpoint)
     header = read_header(file)
     if header.method != method:
-        raise UserError(
-            f"{file}: a checkpoint of method '{header.method}', not of '{method}'; give --method {header.method}"
-        )
-    plan = _plan_of(header, dataset or header.dataset, values)
+        raise UserError(f"{file}: weights of '{header.method}', not of method '{method}'; give its own --method")
+    plan = plan_of(header, dataset or header.dataset, values)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
-    backbone, process = backbone_of(plan), this_process(plan.options.device)
-    start_digest = backbone.description.digest
-    if backbone.description.width != header.width:
-        raise UserError(
-            f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.description.width}"
-        )
-    stages = [_load_encoder(plan, planned, backbone, header, file, encoder) for planned in plan.stages[:-1]]
-    context = _context(plan, plan.last, backbone)
-    built = plan.last.stage.build(context).to(process.device).eval()
-    built.restore(header.prepared)
-    load_into(built, read_weights(file), str(file))
-    stages.append(StageOutcome.of_header(plan.last, header, None))
-    weights_from: WeightsFrom = "last" if file.stem == "last" else "selected"
-    with folder_lock(folder, "evaluation"), StageSources(plan, process, backbone) as sources:
-        source = sources.evaluation(built, plan.last.stage.inputs(context))
-        encoded = encode_tasks(built, plan.tasks, source)
+    loaded = load_checkpoint(file, header, plan, encoder)
+    with folder_lock(folder, "evaluation"):
         names = plan.dataset.pictures.names
-        tested = [TestedWeights(weights_from, [describe_task(built, task, names) for task in encoded])]
+        described = [describe_task(loaded.method, task, names) for task in loaded.encode(plan.tasks)]
+        tested = [TestedWeights(loaded.weights_from, described)]
         timings = {"evaluation": time.monotonic() - started}
-        record = build_record(plan, tested, stages, start_digest, timings, process, frozenset())
+        stages, start = loaded.stages, loaded.start_digest
+        record = build_record(plan, tested, stages, start, timings, loaded.process, frozenset())
         return write_run(folder, record, tested, plan.dataset, plan.method.title), folder
 
 
-def _context(plan: Plan, planned: PlannedStage, backbone: ClipBackbone) -> BuildContext:
-    return BuildContext(backbone, plan.method_settings, planned.settings, plan.options.assets_root or None)
+def load_checkpoint(file: Path, header: WeightsHeader, plan: Plan, encoder: str) -> LoadedCheckpoint:
+    """Build a weights file's method; ``encoder`` names the encoder artefact where it was moved, or "".
+
+    Raises UserError where the width differs, or the encoder is gone or another one.
+    """
+    backbone, process = backbone_of(plan), this_process(plan.options.device)
+    start_digest = backbone.description.digest if backbone else ""
+    if backbone is not None and backbone.width != header.width:
+        raise UserError(
+            f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.width}"
+        )
+    stages: list[StageOutcome] = []
+    before: dict[str, Method] = {}
+    for planned, told in zip(plan.stages[:-1], header.earlier, strict=True):
+        if planned.stage.product == "encoder" and backbone is not None:
+            stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
+            continue
+        before[told.name] = planned.stage.build(_context(plan, planned, backbone, before))
+        before[told.name].restore(told.prepared)
+        stages.append(StageOutcome(planned, told.updates, told.triplets_seen, header.seed, None))
+    context = _context(plan, plan.last, backbone, before)
+    built = plan.last.stage.build(context)
+    built.restore(header.prepared)
+    stored = apart_from(built, backbone)
+    load_into(built, read_weights(file), str(file))
+    stages.append(StageOutcome.of_header(plan.last, header, None))
+    return LoadedCheckpoint(
+        plan=plan,
+        method=built.to(process.device).eval(),
+        backbone=stored,
+        inputs=plan.last.stage.inputs(context),
+        process=process,
+        stages=stages,
+        start_digest=start_digest,
+        weights_from="last" if file.stem == "last" else "selected",
+    )
+
+
+def _context(
+    plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method]
+) -> BuildContext:
+    assets = plan.options.assets_root or None
+    return BuildContext(backbone, plan.method_settings, planned.settings, assets, earlier)
 
 
 def _load_encoder(
@@ -73,7 +122,7 @@ def _load_encoder(
 ) -> StageOutcome:
     """Put the encoder that a checkpoint was trained on into the backbone."""
     path = _encoder_file(header, file, named)
-    load_into(planned.stage.build(_context(plan, planned, backbone)), read_weights(path), str(path))
+    load_into(planned.stage.build(_context(plan, planned, backbone, {})), read_weights(path), str(path))
     backbone.relabel(f"{plan.weights}+{planned.stage.name}")
     return StageOutcome.of_header(planned, read_header(path), file_digest(path))
 
@@ -88,16 +137,18 @@ def weights_file(checkpoint: Path) -> Path:
     raise UserError(f"{checkpoint}: holds no weights/selected.safetensors; give a run's folder or a weights file")
 
 
-def _plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
+def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
     """The plan of the run that wrote the header, on the data that is asked for."""
     settings = {f"{header.stage}.{k}": v for k, v in header.training_settings.items()}
+    settings |= {f"{stage.name}.{k}": v for stage in header.earlier for k, v in stage.settings.items()}
     settings |= {f"method.{k}": v for k, v in header.method_settings.items()}
-    settings |= {f"backbone.{k}": v for k, v in header.backbone["settings"].items()}
+    settings |= {f"backbone.{k}": v for k, v in header.backbone.get("settings", {}).items()}
     chosen = {
         **values,
-        "backbone": header.backbone["name"],
-        "weights": header.backbone["weights"],
-        "seed": header.backbone["seed"],
+        "backbone": header.backbone.get("name", ""),
+        "weights": header.backbone.get("weights", ""),
+        "recipe": header.recipe if dataset == header.dataset else "",
+        "seed": header.seed,
         "set": settings,
         "selection": header.selection or "paper",
     }

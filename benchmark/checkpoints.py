@@ -25,6 +25,17 @@ _HEADER_KEY = "benchmark"
 
 
 @dataclass(frozen=True)
+class EarlierStage:
+    """What a weights file says of a stage before its own."""
+
+    name: str
+    settings: dict[str, Any]
+    updates: int
+    triplets_seen: int
+    prepared: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class WeightsHeader:
     """What a weights file says of itself.
 
@@ -48,7 +59,13 @@ class WeightsHeader:
     updates: int = 0
     triplets_seen: int = 0
     prepared: dict[str, Any] = field(default_factory=dict)
+    earlier: list[EarlierStage] = field(default_factory=list)
     format: str = FORMAT
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> WeightsHeader:
+        """Raises TypeError or KeyError where keys are missing or unknown."""
+        return cls(**{**values, "earlier": [EarlierStage(**stage) for stage in values["earlier"]]})
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader) -> str:
@@ -74,11 +91,17 @@ def read_header(path: Path) -> WeightsHeader:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     try:
         values = json.loads(metadata[_HEADER_KEY])
-    except (KeyError, json.JSONDecodeError):
+        found = values["format"]
+    except (KeyError, TypeError, json.JSONDecodeError):
         raise UserError(f"{path}: a safetensors file, but not a checkpoint of this program") from None
-    if values.get("format") != FORMAT:
-        raise UserError(f"{path}: written in the format '{values.get('format')}', this version reads '{FORMAT}'")
-    return WeightsHeader(**values)
+    if found != FORMAT:
+        raise UserError(
+            f"{path}: written in the format '{found}', this version reads '{FORMAT}'; update it with pip install -U"
+        )
+    try:
+        return WeightsHeader.of_json(values)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: its header is damaged ({error}); write the checkpoint again") from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -122,7 +145,8 @@ class ResumableState:
         """Write a state; the previous one is removed after the pointer names the new one."""
         path = self._folder / f"resume-{update:08d}.pt"
         with atomic_path(path) as temporary:
-            torch.save(dict(state), temporary)
+            with temporary.open("wb") as stream:
+                torch.save(dict(state), stream)
         atomic_write_json(
             self._pointer, {"file": path.name, "sha256": file_digest(path), "identity": self._identity}
         )
@@ -131,10 +155,12 @@ class ResumableState:
     def load(self) -> dict[str, Any]:
         """Read the state back; raises UserError where it was made with other settings or is damaged."""
         pointer = read_json(self._pointer)
-        if pointer.get("identity") != self._identity:
+        if not isinstance(pointer, dict) or not pointer.keys() >= {"file", "sha256", "identity"}:
+            raise UserError(f"{self._pointer}: damaged; delete {self._folder} and run again")
+        if pointer["identity"] != self._identity:
             raise UserError(
                 f"{self._folder}: its resumable state was made with other settings "
-                f"({pointer.get('identity', '')[:12]} instead of {self._identity[:12]}); "
+                f"({str(pointer['identity'])[:12]} instead of {self._identity[:12]}); "
                 "run with the same settings, or without --resume"
             )
         path = self._folder / str(pointer["file"])

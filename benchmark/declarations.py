@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+Start = Literal["pretrained", "random"]
+"""Where a method's networks start: weights trained before, or a draw by the run's seed."""
+
 
 @dataclass(frozen=True)
 class MethodInfo:
@@ -39,7 +42,7 @@ class Recipe:
     source: str
     settings: dict[str, Any]
     method: dict[str, Any] = field(default_factory=dict)
-    start: Literal["pretrained", "random"] = "pretrained"
+    start: Start = "pretrained"
 
 
 @dataclass(frozen=True)

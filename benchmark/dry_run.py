@@ -5,10 +5,10 @@ from __future__ import annotations
 from benchmark.annotations import picture_problems
 from benchmark.backbone_table import BACKBONES
 from benchmark.batches import epoch_table, update_plan
-from benchmark.errors import UserError
+from benchmark.errors import UserError, gathered
 from benchmark.feature_store import bytes_needed
 from benchmark.method import FeatureInputs
-from benchmark.plan import Plan, PlannedStage
+from benchmark.plan import Plan, PlannedStage, require_trainable
 from benchmark.pretrained import find_weights, is_path
 from benchmark.selection import NOTES
 from benchmark.text_rules import text_rule
@@ -25,7 +25,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"method     {plan.method.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
-        f"backbone   {plan.backbone}, weights {plan.weights}",
+        f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {NOTES[plan.selection]}" if plan.selection in NOTES else ""),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
         *_task_lines(plan),
@@ -40,16 +40,16 @@ def _problems(plan: Plan) -> list[str]:
     dataset = plan.dataset
     splits = [dataset.info.evaluation_split, *(["train"] if plan.trained else [])]
     problems: list[str] = []
+    with gathered(problems):
+        require_trainable(plan)
     for split in splits:
         found = picture_problems(dataset.pictures, dataset.split_pictures(split))
         if found:
             problems += [f"{split}: {line}" for line in found[:_SHOWN]]
             problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
-    if plan.weights != "random" and not is_path(plan.weights):
-        try:
+    if plan.backbone and plan.weights != "random" and not is_path(plan.weights):
+        with gathered(problems):
             find_weights(plan.backbone, plan.weights, plan.options.assets)
-        except UserError as error:
-            problems.append(str(error))
     return problems
 
 

@@ -17,7 +17,7 @@ from benchmark.encoding import Encoding, concatenate, map_tensors, take
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.metrics import task_metrics
-from benchmark.ranking import Ranks, dot_product, rank_queries, top_ranked
+from benchmark.ranking import Ranks, ScoreFunction, dot_product, rank_queries, top_ranked
 from benchmark.sources import EvaluationSource
 
 _BLOCK = 256
@@ -84,18 +84,21 @@ def _kept(encoding: Encoding) -> Encoding:
     return map_tensors(lambda tensor: tensor.detach().float().cpu(), encoding)
 
 
+def score_function(method: Method | None) -> ScoreFunction:
+    """A method's own score, or the dot product; None stands for encodings without a method."""
+    return dot_product if method is None or method.scores_by_dot_product else method.score
+
+
 def score_task(method: Method | None, encoded: EncodedTask) -> TaskScores:
     """Rank a task; ``method`` gives the score, None ranks by dot product."""
-    score = dot_product if method is None or method.scores_by_dot_product else method.score
-    ranks = rank_queries(encoded.queries, encoded.gallery, encoded.task, score)
+    ranks = rank_queries(encoded.queries, encoded.gallery, encoded.task, score_function(method))
     metrics = task_metrics(ranks, encoded.task) if encoded.task.labelled else {}
     return TaskScores(encoded.task, ranks, metrics)
 
 
 def top_of_task(method: Method | None, encoded: EncodedTask, k: int) -> IntArray:
     """Gallery indices of the best k pictures of each query, (Q, k), best first."""
-    score = dot_product if method is None or method.scores_by_dot_product else method.score
-    top, _ = top_ranked(encoded.queries, encoded.gallery, encoded.task, k, score)
+    top, _ = top_ranked(encoded.queries, encoded.gallery, encoded.task, k, score_function(method))
     return top
 
 

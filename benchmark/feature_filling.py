@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.distributed import this_process
+from benchmark.errors import UserError
 from benchmark.feature_store import bytes_needed
 from benchmark.method import FeatureInputs
 from benchmark.options import RunOptions
@@ -17,7 +18,9 @@ def fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool) -> st
     dataset, backbone = plan.dataset, backbone_of(plan)
     splits = ("train", dataset.info.evaluation_split)
     pictures = sum(len(dataset.split_pictures(split)) for split in splits)
-    width = backbone.description.width
+    if backbone is None:
+        raise UserError(f"method {options.method} brings its own networks; there are no features of a backbone")
+    width = backbone.width
     size = bytes_needed(width, pictures=pictures, views=views) / 2**20
     told = f"{pictures:,} pictures of {dataset.label}, {' and '.join(views)}, width {width}: {size:,.1f} MiB"
     place = options.cache_root / "features"

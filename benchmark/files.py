@@ -28,14 +28,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if is_disk_full(error):
             raise UserError(
                 f"{path}: the disk is full; free some space or choose another folder, then run again"
             ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no space left.
+
+    safetensors tells it by an error of its own, in words only; torch raises another one over it.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    return error.__context__ is not None and is_disk_full(error.__context__)
 
 
 def flush_to_disk(path: Path) -> None:

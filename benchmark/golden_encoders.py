@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from benchmark.backbones import ClipBackbone, build_clip, openai_architecture
+from benchmark.batches import Batch
 from benchmark.golden_comparison import (
     Deviation,
     Difference,
@@ -23,18 +25,22 @@ from benchmark.golden_comparison import (
     worst,
 )
 from benchmark.golden_files import Form, GoldenFile
-from benchmark.golden_models import draw_weights, padded_tokens, shapes_of
+from benchmark.golden_models import draw_weights, padded_tokens, shapes_of, without_dropout
 from benchmark.golden_rules import clip_images, clip_weight, names_sha256
-from benchmark.method import Method
+from benchmark.golden_training import BATCHES, Recipe, RecipeConfig, TrainingCase
+from benchmark.method import Method, Stage
 from benchmark.preprocessing import Preprocessing
 from benchmark.pretrained import Activation
 from benchmark.progress import say
+from benchmark.settings import TrainingSettings
 
 TOLERANCE = 1e-5
-GRADIENTS = GradientTolerance(2e-5, is_noise=lambda name: name.endswith("k_proj.bias"))
+GRADIENTS = GradientTolerance(2e-5, is_noise=lambda name: name.endswith("k_proj.bias"), noise_share=1e-6)
 """A key's bias shifts a softmax's row: its gradient is rounding noise."""
 LOSS_FLOOR = 5e-6
 SCALE = 100.0
+FINE_TUNING_CHANGES = 1e-3
+"""Relative tolerance of a parameter's change after ten steps of stage 1."""
 
 
 class EncoderSizes(Form):
@@ -52,6 +58,36 @@ class EncoderSizes(Form):
     transformer_heads: PositiveInt
     transformer_layers: PositiveInt
     batch: PositiveInt
+    coarse: PositiveInt
+
+    @model_validator(mode="after")
+    def _blotches_fit(self) -> EncoderSizes:
+        if self.image_resolution % self.coarse:
+            raise ValueError(f"coarse {self.coarse} must divide the side {self.image_resolution}")
+        return self
+
+
+SMALL: Mapping[str, Any] = {
+    "embed_dim": 64,
+    "image_resolution": 64,
+    "vision_layers": [1, 1, 1, 1],
+    "vision_width": 16,
+    "vision_patch_size": None,
+    "vision_heads": 8,
+    "context_length": 77,
+    "vocab_size": 49408,
+    "transformer_width": 128,
+    "transformer_heads": 2,
+    "transformer_layers": 2,
+}
+"""The model "small", which training files name without its sizes."""
+
+
+class FineTuningConfig(RecipeConfig):
+    """What the recipe of stage 1 says beyond its optimiser."""
+
+    model: Literal["small of clip_encoder.json"]
+    scale: PositiveFloat
     coarse: PositiveInt
 
 
@@ -114,6 +150,40 @@ def golden_pixels(prefix: str, name: str, sizes: EncoderSizes) -> Tensor:
     return torch.from_numpy(clip_images(name, sizes.batch, sizes.image_resolution, sizes.coarse, prefix))
 
 
+def fine_tuning_case(
+    file: GoldenFile,
+    name: str,
+    recipe: Recipe,
+    stage: Stage,
+    build: Callable[[ClipBackbone, FineTuningConfig], tuple[Method, TrainingSettings]],
+) -> TrainingCase:
+    """Stage 1's recipe of a training file; ``build`` makes the method and its settings."""
+    config = file.parse(FineTuningConfig, recipe.config, f"recipes.{name}.config")
+    sizes = file.parse(EncoderSizes, {**SMALL, "batch": config.batch, "coarse": config.coarse})
+    if [len(rows) for rows in recipe.token_ids] != [config.batch] * BATCHES:
+        raise file.error(f"entry 'recipes.{name}.token_ids': {BATCHES} lists of {config.batch} texts are expected")
+    backbone = golden_backbone("small", sizes, file.prefix, "quickgelu")
+    tokens = [golden_tokens(file, rows, sizes) for rows in recipe.token_ids]
+    method, settings = build(backbone, config)
+    without_dropout(method)
+    return TrainingCase(
+        method=method,
+        released=backbone.clip,
+        stage=stage,
+        settings=settings,
+        batches=(_pixel_batch(file, sizes, 0, tokens[0]), _pixel_batch(file, sizes, 1, tokens[1])),
+        changes=FINE_TUNING_CHANGES,
+        used_tokens=torch.unique(torch.cat(tokens)),
+    )
+
+
+def _pixel_batch(file: GoldenFile, sizes: EncoderSizes, number: int, tokens: Tensor) -> Batch:
+    reference, target = (
+        golden_pixels(file.prefix, f"stage1.batch{number}.{side}", sizes) for side in ("reference", "target")
+    )
+    return Batch(reference={"pixels": reference}, target={"pixels": target}, text={"tokens": tokens})
+
+
 def _check_model(file: GoldenFile, name: str, model: _Model, fine_tuned: FineTuned) -> Iterator[Deviation]:
     backbone = golden_backbone(name, model.config, file.prefix, "quickgelu")
     yield from _check_names(name, backbone, model)
@@ -132,7 +202,8 @@ def _check_model(file: GoldenFile, name: str, model: _Model, fine_tuned: FineTun
         yield compare_output(f"{name} {output}, exact GELU", other[output], not_openai, TOLERANCE)
     if model.stage1_loss is not None:
         target = golden_pixels(file.prefix, f"{name}.input.target", model.config)
-        yield from _check_stage1(name, fine_tuned(backbone), model.stage1_loss, (pixels, tokens, target))
+        inputs = (pixels, tokens, target)
+        yield from _check_stage1(name, backbone, fine_tuned(backbone), model.stage1_loss, inputs)
 
 
 def _check_names(name: str, backbone: ClipBackbone, model: _Model) -> Iterator[Deviation]:
@@ -166,7 +237,7 @@ def _tell_gelu_apart(deviation: Deviation, found: Tensor, not_openai: Rows | Non
 
 
 def _check_stage1(
-    name: str, method: Method, expected: _Stage1, inputs: tuple[Tensor, Tensor, Tensor]
+    name: str, backbone: ClipBackbone, method: Method, expected: _Stage1, inputs: tuple[Tensor, Tensor, Tensor]
 ) -> Iterator[Deviation]:
     """The loss of the fine-tuning on (reference, text, target), batch norms in evaluation mode."""
 
@@ -176,11 +247,10 @@ def _check_stage1(
         queries = method.encode_query({"pixels": pixels}, {"tokens": tokens})
         targets = method.encode_target({"pixels": target})
         loss = method.loss(queries, targets)
-        loss.backward()
+        torch.autograd.backward(loss)
         if dtype == torch.float32:
             found.update(logits=SCALE * method.score(queries, targets), loss=loss)
-        parameters = method.get_submodule("backbone.clip").named_parameters()
-        return {n: None if p.grad is None else p.grad.clone() for n, p in parameters}
+        return {n: None if p.grad is None else p.grad.clone() for n, p in backbone.clip.named_parameters()}
 
     found: dict[str, Tensor] = {}
     method.eval()
@@ -189,4 +259,4 @@ def _check_stage1(
     yield compare_output(f"{name} stage 1 logits", found["logits"], expected.logits, TOLERANCE)
     loss = Difference("", found["loss"].item(), expected.loss, TOLERANCE, LOSS_FLOOR)
     yield worst(f"{name} stage 1 loss", [loss])
-    yield compared
+    yield from compared

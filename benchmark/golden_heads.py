@@ -30,7 +30,8 @@ from benchmark.golden_comparison import (
 from benchmark.golden_files import Form, GoldenFile
 from benchmark.golden_models import draw_input, draw_weights, shapes_of, without_dropout
 from benchmark.golden_rules import head_weight
-from benchmark.method import Method, Views
+from benchmark.golden_training import Recipe, RecipeConfig, TrainingCase, recipe_settings
+from benchmark.method import Method, Stage, Views
 
 TOLERANCE = 2e-5
 LOSS_FLOOR = 5e-6
@@ -94,6 +95,22 @@ class Head:
             yield compare_output(f"eval {name}", found[name], expected, TOLERANCE)
         yield from self._check_training(method, batch, form.train_dropout_off)
 
+    def training_case(self, file: GoldenFile, name: str, recipe: Recipe, stage: Stage) -> TrainingCase:
+        """A recipe of a training file that trains this head as ``stage`` does."""
+        at = f"recipes.{name}.config"
+        sizes = file.parse(HeadSizes, recipe.config, at)
+        method = self.golden_method(sizes, file.prefix)
+        return TrainingCase(
+            method=method,
+            released=self.released(method),
+            stage=stage,
+            settings=recipe_settings(file.parse(RecipeConfig, recipe.config, at), stage.settings),
+            batches=(
+                head_batch(sizes, file.prefix, "input.batch0"),
+                head_batch(sizes, file.prefix, "input.batch1"),
+            ),
+        )
+
     def golden_method(self, sizes: HeadSizes, prefix: str) -> Method:
         """The method with weights by the rule and without dropout."""
         method = self.build(sizes)
@@ -107,7 +124,7 @@ class Head:
             trained = copy.deepcopy(method).to(dtype).train()
             outputs = self.outputs(trained, _cast(batch, dtype))
             loss = trained.loss(outputs["query"], outputs["target"])
-            loss.backward()
+            torch.autograd.backward(loss)
             if dtype == torch.float32:
                 found.update(outputs, loss=loss)
             return {name: p.grad for name, p in self.released(trained).named_parameters()}
@@ -118,7 +135,7 @@ class Head:
         if expected.logits is not None:
             yield compare_output("train logits", found["logits"], expected.logits, TOLERANCE)
         yield worst("train loss", [Difference("", found["loss"].item(), expected.loss, TOLERANCE, LOSS_FLOOR)])
-        yield compared
+        yield from compared
 
 
 def head_batch(sizes: HeadSizes, prefix: str, name: str) -> Batch:

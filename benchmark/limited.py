@@ -65,11 +65,18 @@ class LimitedDataset:
         return self._dataset.protocols
 
     def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        triplets = self._dataset.train_triplets(epoch, seed, drawing)
+        # One draw for all epochs, so that no epoch shows a picture that was not encoded before.
+        triplets = self._dataset.train_triplets(0, 0, drawing)
         return triplets.take(np.arange(min(self._limit, len(triplets)), dtype=np.int64))
 
     def split_pictures(self, split: str) -> IntArray:
-        named = [t.gallery for t in self._evaluated if t.key.split == split]
+        named = [
+            pictures
+            for task in self._evaluated
+            if task.key.split == split
+            for pictures in (task.gallery, task.queries.picture, task.queries.feature_picture)
+            if pictures is not None
+        ]
         if split == "train":
             triplets = self.train_triplets(0, 0)
             named += [triplets.reference, triplets.target]

@@ -13,7 +13,7 @@ Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmark.declarations import Start
 from benchmark.encoding import Encoding
 from benchmark.settings import MethodSettings, TrainingSettings
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from benchmark.backbones import ClipBackbone
+    from benchmark.golden_comparison import Deviation
+    from benchmark.golden_files import GoldenFile
+    from benchmark.golden_training import CaseReader
 
 Views = dict[str, Tensor]
 """What is known of a batch of pictures or texts, by view: "whole" (B, d) and "patches" (B, P, d)
@@ -130,9 +134,10 @@ Inputs = FeatureInputs | PixelInputs
 class BuildContext:
     """What a stage's `build` may use.
 
-    ``backbone`` is a copy that the stage may keep and train, with the weights of the earlier
-    encoder stage if there was one; None for methods that bring their own networks.
-    ``earlier`` holds the methods that earlier stages trained, by stage name.
+    ``backbone`` may be kept and trained (the feature store has its own then), with the weights of
+    the earlier encoder stage if there was one; None for methods that bring their own networks.
+    ``earlier`` holds the methods of earlier stages by stage name: trained in a run; only built,
+    with what they prepared, where a checkpoint's weights are loaded next.
     """
 
     backbone: ClipBackbone | None
@@ -167,8 +172,11 @@ class Stage:
 
     ``product``: "encoder" where what was trained is the frozen backbone of later stages (an
     artefact shared by all methods with the same stage, configuration and seed), "method" where it
-    is the method itself. ``takes``: what the stage starts from besides the encoder: nothing, the
-    earlier stage's weights, or weights with the optimiser's state and the best score.
+    is the method itself. ``takes``: what the stage starts from besides the encoder: nothing; the
+    weights that the earlier stage selected, of all tensors that bear the same name in both (and
+    what it prepared: a vocabulary is not made anew); or these with the moments of the optimiser,
+    parameter by parameter, and the best score, which the stage then has to beat. The rate is always
+    the stage's own.
     ``trains`` is False for methods that have nothing to train: they are built and evaluated.
     """
 
@@ -184,23 +192,33 @@ class Stage:
     trains: bool = True
 
 
+FormReader = Callable[["GoldenFile"], Iterable["Deviation"]]
+"""A golden file to a deviation for each of its outputs; raises UserError where it is of another form."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a method's implementation is held against golden numbers.
+
+    ``forms``: what a file calls its ``method``, and the reader of such files. A reader builds the
+    method with weights by the file's rule (`golden_models`) and compares (`golden_comparison`), each
+    output with its own tolerance; `golden_heads.Head` is the one for heads on stored features.
+    ``recipes``: the beginning of a recipe's name in a training file, and what it trains.
+    """
+
+    forms: Mapping[str, FormReader]
+    recipes: Mapping[str, CaseReader] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Specification:
-    """All stages of a method as its settings ask, earliest first; the last one is evaluated."""
+    """All stages of a method as its settings ask, earliest first; the last one is evaluated.
 
-    stages: Callable[[MethodSettings, Literal["pretrained", "random"]], tuple[Stage, ...]]
+    ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
+    networks tells by it, from its settings, whether they start from pretrained weights.
+    """
+
+    stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
     settings: type[MethodSettings] = MethodSettings
-    parity: Callable[[Mapping[str, Any]], ParityModel] | None = None
-
-
-@dataclass(frozen=True)
-class ParityModel:
-    """How a method reads a golden file's ``config``: the module with the released names, its
-    inputs (name to shape, drawn by the golden rule and scaled), and the outputs by name."""
-
-    method: nn.Module
-    inputs: Mapping[str, tuple[int, ...]]
-    outputs: Callable[[nn.Module, Mapping[str, Tensor]], Mapping[str, Tensor]]
-    logits: Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
-
-
+    own_networks: Callable[[MethodSettings], Start] | None = None
+    parity: Parity | None = None

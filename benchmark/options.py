@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.settings import Settings
@@ -44,6 +44,21 @@ class RunOptions(Settings):
     precision: Literal["", "fp32", "bf16", "fp16"] = ""
     skip_bad_images: bool = False
     plugins: tuple[str, ...] = ()
+
+    @field_validator("data_root", mode="before")
+    @classmethod
+    def _one_root_for_all(cls, value: Any) -> Any:
+        return {"*": str(value)} if isinstance(value, str | Path) else value
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _one_protocol(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("set", mode="before")
+    @classmethod
+    def _flat_settings(cls, value: Any) -> Any:
+        return _flattened(value) if isinstance(value, dict) else value
 
     def data_root_of(self, dataset: str) -> Path | None:
         """The data root named for a dataset, or for all, or by the environment; None for the demo."""
@@ -111,10 +126,6 @@ def read_config(path: Path) -> dict[str, Any]:
         if key.replace("_", "-") not in known:
             raise UserError(f"--config {path}: {unknown_name('option', key, known)}")
     values = {key.replace("-", "_"): value for key, value in values.items()}
-    if isinstance(values.get("data_root"), str):
-        values["data_root"] = parse_data_roots([values["data_root"]])
-    if isinstance(values.get("protocol"), str):
-        values["protocol"] = (values["protocol"],)
     if "set" in values:
         values["set"] = _flattened(values["set"])
     return values

@@ -17,7 +17,7 @@ import torch
 from benchmark.annotations import require_pictures
 from benchmark.backbones import ClipBackbone, load_backbone
 from benchmark.batches import all_training_strings
-from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights, save_weights
+from benchmark.checkpoints import EarlierStage, WeightsHeader, load_into, read_header, read_weights, save_weights
 from benchmark.distributed import this_process
 from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
@@ -26,11 +26,11 @@ from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lo
 from benchmark.method import BuildContext, Method
 from benchmark.options import make_options
 from benchmark.pixels import bad_pictures
-from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
 from benchmark.progress import counting, say
 from benchmark.record import Record
 from benchmark.reporting import StageOutcome, TestedWeights, build_record, describe_task, write_run
-from benchmark.stage_sources import StageSources, usable_cores
+from benchmark.stage_sources import StageSources, apart_from, usable_cores
 from benchmark.text_rules import text_rule
 from benchmark.trainer import State, Trained, TrainingJob, train
 
@@ -48,12 +48,15 @@ def run(method: str, dataset: str, **options: Any) -> Record:
 def execute(plan: Plan) -> Record:
     """Carry out a plan in its folder, which is held for this run alone."""
     check_accelerator(plan.options.device)
+    require_trainable(plan)
     with folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"), ExitStack() as resources:
         return _Run(plan, resources).run()
 
 
-def backbone_of(plan: Plan) -> ClipBackbone:
-    """The plan's backbone as it starts, on this process's device."""
+def backbone_of(plan: Plan) -> ClipBackbone | None:
+    """The plan's backbone as it starts, on this process's device; None for methods without one."""
+    if not plan.backbone:
+        return None
     backbone = load_backbone(
         plan.backbone,
         plan.weights,
@@ -80,7 +83,7 @@ class _Run:
             self._unreadable = self._check_pictures()
         with self._timed("backbone"):
             backbone = backbone_of(self._plan)
-            self._start_digest = backbone.description.digest
+            self._start_digest = backbone.description.digest if backbone else ""
             self._sources = self._open_sources(backbone)
         for planned in self._plan.stages[:-1]:
             if planned.stage.product == "encoder":
@@ -115,7 +118,7 @@ class _Run:
         with counting("checking training pictures", len(training)) as progress:
             return frozenset(bad_pictures(dataset.pictures, training, usable_cores(), progress))
 
-    def _open_sources(self, backbone: ClipBackbone) -> StageSources:
+    def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
         sources = StageSources(self._plan, self._process, backbone, self._unreadable)
         return self._resources.enter_context(sources)
 
@@ -133,12 +136,15 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._plan.options.seed)
             method = planned.stage.build(self._context(planned))
-            if planned.stage.trains:
+            if planned.stage.takes != "nothing" and self._earlier:
+                _take_weights(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
+            elif planned.stage.trains:
                 rule = text_rule(planned.settings.text_rule)
                 method.prepare(all_training_strings(self._plan.dataset.training_texts(), rule))
-        if planned.stage.takes != "nothing" and self._earlier:
-            before = list(self._earlier)[-1]
-            load_into(method, self._earlier[before].state_dict(), f"stage {before}")
+        if planned.stage.product != "encoder":
+            stored = apart_from(method, self._sources.backbone)
+            if stored is not self._sources.backbone:
+                self._sources = self._open_sources(stored)
         return method.to(self._process.device).eval()
 
     def _encoder_stage(self, planned: PlannedStage) -> None:
@@ -147,7 +153,10 @@ class _Run:
         identity = digest_of(plan.encoder_identity(planned))
         folder = plan.options.cache_root / "encoders" / f"{plan.dataset.label}-{identity[:16]}"
         file = folder / "weights.safetensors"
-        self._sources = self._open_sources(copy.deepcopy(self._sources.backbone))
+        if self._sources.backbone is None:
+            raise ValueError(f"stage {planned.stage.name}: only the engine's backbone can be an encoder")
+        encoder = copy.deepcopy(self._sources.backbone)
+        self._sources = self._open_sources(encoder)
         method = self._build(planned)
         with _one_at_a_time(folder, planned.stage.name):
             if file.is_file():
@@ -158,11 +167,11 @@ class _Run:
                 load_into(method, trained.selected, str(file))
                 atomic_write_json(folder / "training-log.json", [vars(entry) for entry in trained.log])
                 save_weights(file, trained.selected, self._header(planned, trained, method))
-                _remove_work(folder / _WORK)
+            _remove_work(folder / _WORK)
         self._encoder_file = file
         self._stages.append(StageOutcome.of_header(planned, read_header(file), file_digest(file)))
-        self._sources.backbone.relabel(f"{plan.weights}+{planned.stage.name}")
-        self._sources = self._open_sources(self._sources.backbone)
+        encoder.relabel(f"{plan.weights}+{planned.stage.name}")
+        self._sources = self._open_sources(encoder)
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
@@ -189,15 +198,17 @@ class _Run:
     def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
         plan = self._plan
         inputs = planned.stage.inputs(self._context(planned))
+        with self._timed("features"):
+            source = self._sources.training(planned, method, inputs)
         job = TrainingJob(
             method=method,
             stage=planned.stage,
             settings=planned.settings,
-            source=self._sources.training(planned, method, inputs),
+            source=source,
             process=self._process,
             seed=plan.options.seed,
             folder=folder,
-            identity=digest_of([plan.encoder_identity(planned), plan.method_settings.model_dump(mode="json")]),
+            identity=digest_of(plan.training_identity(planned)),
             validate=self._sources.validation(planned, method, inputs),
             trainer=plan.trainer,
             earlier=self._earlier_trained,
@@ -217,7 +228,7 @@ class _Run:
             method_settings=plan.method_settings.model_dump(mode="json"),
             training_settings=planned.settings.model_dump(mode="json"),
             backbone={**plan.backbone_identity, "seed": plan.options.seed},
-            width=self._sources.backbone.description.width,
+            width=self._sources.backbone.width if self._sources.backbone else 0,
             seed=plan.options.seed,
             encoder=file_digest(self._encoder_file) if self._encoder_file else "",
             encoder_file=str(self._encoder_file or ""),
@@ -226,6 +237,18 @@ class _Run:
             updates=trained.updates,
             triplets_seen=trained.triplets_seen,
             prepared=dict(method.prepared()),
+            earlier=[self._told(outcome) for outcome in self._stages if outcome.planned is not planned],
+        )
+
+    def _told(self, outcome: StageOutcome) -> EarlierStage:
+        """An earlier stage as the header of a later one's weights tells it."""
+        name = outcome.planned.stage.name
+        return EarlierStage(
+            name=name,
+            settings=outcome.planned.settings.model_dump(mode="json"),
+            updates=outcome.updates,
+            triplets_seen=outcome.triplets_seen,
+            prepared=dict(self._earlier[name].prepared()) if name in self._earlier else {},
         )
 
     def _report(self, method: Method, states: dict[str, State]) -> Record:
@@ -256,9 +279,18 @@ class _Run:
         before = sources.seconds_on_features if sources else 0.0
         yield
         on_features = sources.seconds_on_features - before if sources else 0.0
-        spent = {phase: time.monotonic() - started - on_features, "features": on_features}
-        for name, seconds in spent.items():
+        for name, seconds in ((phase, time.monotonic() - started - on_features), ("features", on_features)):
             self._timings[name] = self._timings.get(name, 0.0) + seconds
+
+
+def _take_weights(method: Method, earlier: Method, source: str) -> None:
+    """What both have under one name; the later stage goes on with what the earlier one prepared."""
+    method.restore(earlier.prepared())
+    own = method.state_dict()
+    shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
+    if not shared:
+        raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
+    load_into(method, {**own, **shared}, source)
 
 
 def _remove_work(folder: Path) -> None:

@@ -6,32 +6,38 @@ Recipe, settings, backbone, data and protocols come together here; the same plan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from benchmark.annotations import require_counts
 from benchmark.backbone_table import BACKBONES
+from benchmark.batches import GroupLayout, require_one_batch
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
-from benchmark.declarations import MethodInfo, Recipe
-from benchmark.errors import UserError, unknown_name
+from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.files import digest_of, file_digest
 from benchmark.limited import LimitedDataset
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
 from benchmark.progress import say
 from benchmark.registry import Registry, discover
-from benchmark.selection import heldout_task, split_heldout
+from benchmark.selection import Heldout, heldout_task
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainerSettings, TrainingSettings, fill
-from benchmark.text_rules import TEXT_RULES, TextRule, text_rule
+from benchmark.task_choice import chosen_tasks
+from benchmark.text_rules import TEXT_RULES, TextRule, rule_of, text_rule
 
 _REAL_BACKBONE = "RN50x4"
 _DEMO_BACKBONE = "tiny"
 _NAMESPACES = ("method", "backbone", "trainer")
+
+S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,18 @@ class PlannedStage:
     settings: TrainingSettings
     recipe: Recipe | None
 
+    @property
+    def file_name(self) -> str:
+        """Name of the file that declares the stage."""
+        return Path(getattr(sys.modules.get(self.stage.build.__module__), "__file__", None) or "").name
+
     def identity(self) -> dict[str, Any]:
         return {"stage": self.stage.name, "settings": self.settings.model_dump(mode="json")}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can start."""
+    """A run that can start. ``backbone`` is "" for a method that brings its own networks."""
 
     options: RunOptions
     method: MethodInfo
@@ -57,15 +68,12 @@ class Plan:
     backbone: str
     weights: str
     weights_digest: str
+    start: Start
     method_settings: MethodSettings
     backbone_settings: BackboneSettings
     trainer: TrainerSettings
     stages: tuple[PlannedStage, ...]
     plugins: Mapping[str, str]
-
-    @property
-    def start(self) -> Literal["pretrained", "random"]:
-        return "random" if self.weights == "random" else "pretrained"
 
     @property
     def last(self) -> PlannedStage:
@@ -84,18 +92,39 @@ class Plan:
         return self.options.selection if self.trained else "none"
 
     def encoder_identity(self, planned: PlannedStage) -> dict[str, Any]:
-        """What makes two encoder artefacts the same."""
+        """What makes two encoder artefacts the same; a stage of a plug-in changes with its file."""
+        selects = self.options.selection != "last"
+        before = self.stages[: self.stages.index(planned)]
         return {
+            "after": [stage.identity() for stage in before if stage.stage.product == "encoder"],
             **planned.identity(),
             "backbone": self.backbone_identity,
             "data": [self.dataset.label, self.dataset.fingerprint],
             "selection": self.options.selection,
+            "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
+            "plugin": self.plugins.get(planned.file_name, ""),
             "seed": self.options.seed,
             "skip": self.options.skip_bad_images,
         }
 
+    def training_identity(self, planned: PlannedStage) -> dict[str, Any]:
+        """What makes a resumable state of a stage one of this run: all stages up to it.
+
+        An encoder's can be continued by any method that asks for the same encoder.
+        """
+        if planned.stage.product == "encoder":
+            return self.encoder_identity(planned)
+        upto = self.stages[: self.stages.index(planned) + 1]
+        return {
+            "stages": [self.encoder_identity(stage) for stage in upto],
+            "method": [self.method.name, self.method_settings.model_dump(mode="json")],
+            "plugins": dict(self.plugins),
+        }
+
     @property
     def backbone_identity(self) -> dict[str, Any]:
+        if not self.backbone:
+            return {}
         return {
             "name": self.backbone,
             "weights": self.weights,
@@ -130,40 +159,31 @@ class Plan:
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Every task that is reported: the protocols asked for, or all that the text rule fits."""
-        split = self.dataset.info.evaluation_split
-        names = self.options.protocol or tuple(
-            p.name for p in self.dataset.protocols if split in p.splits and self.rule.mode in p.text_modes
-        )
-        if not names:
-            raise UserError(f"no protocol of {self.dataset.label} has the text mode '{self.rule.mode}'")
-        known = [p.name for p in self.dataset.protocols]
-        for name in names:
-            if name not in known:
-                raise unknown_name(f"protocol of {self.dataset.label}", name, known)
-        return tuple(task for name in names for task in self.dataset.tasks(split, name, self.rule.name))
+        return chosen_tasks(self.dataset, self.dataset.info.evaluation_split, self.options.protocol, self.rule)
 
     @cached_property
     def selection_tasks(self) -> tuple[Task, ...]:
         """The tasks that pick an epoch: the default protocol's, or the held-out triplets."""
         if self.options.selection == "heldout":
-            triplets = self.dataset.train_triplets(0, self.options.seed, self.last.settings.drawing)
-            _, heldout = split_heldout(triplets, self.dataset.pictures.names)
-            if not len(heldout):
-                raise UserError("--selection heldout: too few training triplets to hold any out")
-            return (heldout_task(self.dataset, triplets.take(heldout), self.rule),)
+            return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
         default = self.dataset.info.default_protocol
         chosen = [task for task in self.tasks if task.key.protocol == default]
         first = self.tasks[0].key.protocol
         return tuple(chosen or [task for task in self.tasks if task.key.protocol == first])
 
+    def _heldout(self, planned: PlannedStage) -> Heldout:
+        first = self.dataset.train_triplets(0, self.options.seed, planned.settings.drawing)
+        return Heldout.of(first, self.dataset.pictures.names)
+
     def triplets(self, planned: PlannedStage, unreadable: frozenset[int]) -> Callable[[int], Triplets]:
         """The training triplets of each epoch, without held-out ones and unreadable pictures."""
+        heldout = self._heldout(planned) if self.options.selection == "heldout" else None
 
         def of_epoch(epoch: int) -> Triplets:
             seed, drawing = self.options.seed, planned.settings.drawing
             triplets = self.dataset.train_triplets(epoch, seed, drawing)
-            if self.options.selection == "heldout":
-                triplets = triplets.take(split_heldout(triplets, self.dataset.pictures.names)[0])
+            if heldout is not None:
+                triplets = triplets.take(heldout.trained(triplets))
             return triplets.take(readable(triplets, unreadable)) if unreadable else triplets
 
         return of_epoch
@@ -176,7 +196,7 @@ def readable(triplets: Triplets, unreadable: frozenset[int]) -> IntArray:
 
 
 def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
-    """Resolve a run's options; raises UserError with every problem found, before any work."""
+    """Resolve a run's options; raises UserError with every problem of the settings, before any work."""
     registry = registry or discover()
     plugins = {
         Path(name).name: file_digest(registry.add_plugin(Path(name)).path) for name in options.plugins
@@ -186,13 +206,29 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         raise unknown_name("method", options.method, methods)
     specification = registry.specification(options.method)
     dataset = open_dataset(registry, options, ("train",))
-    settings = _by_namespace(options.set)
-    backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
-    weights = options.weights or _default_weights(backbone)
-    start: Literal["pretrained", "random"] = "random" if weights == "random" else "pretrained"
-    method_settings = fill(specification.settings, [("--set", settings.pop("method", {}))], "method")
-    stages = specification.stages(method_settings, start)
-    plan = Plan(
+    problems: list[str] = []
+    chosen = _by_namespace(options.set)
+    filler = _Filler(registry, options, dataset, chosen, problems)
+    method_settings = filler.fill(specification.settings, [], "method")
+    if specification.own_networks is None:
+        backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
+        weights = options.weights or _default_weights(backbone)
+        start: Start = "random" if weights == "random" else "pretrained"
+    else:
+        problems += _refused_backbone(options)
+        backbone, weights, start = "", "", specification.own_networks(method_settings)
+    planned = filler.stages(specification.stages(method_settings, start), start)
+    own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
+    if own is not None and own.method:
+        method_settings = filler.fill(specification.settings, [(f"recipe {own.name}", own.method)], "method")
+        planned = filler.stages(specification.stages(method_settings, start), start)
+    backbone_settings = filler.fill(BackboneSettings, [], "backbone")
+    trainer = filler.fill(TrainerSettings, [], "trainer")
+    known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
+    problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
+    if problems:
+        raise UserError.collect(dict.fromkeys(problems))
+    return Plan(
         options=options,
         method=methods[options.method],
         specification=specification,
@@ -200,19 +236,38 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         backbone=backbone,
         weights=weights,
         weights_digest=file_digest(Path(weights)) if Path(weights).is_file() else "",
+        start=start,
         method_settings=method_settings,
-        backbone_settings=fill(BackboneSettings, [("--set", settings.pop("backbone", {}))], "backbone"),
-        trainer=fill(TrainerSettings, [("--set", settings.pop("trainer", {}))], "trainer"),
-        stages=tuple(
-            _planned(stage, registry, options, dataset, start, settings.pop(stage.name, {}), stage is stages[-1])
-            for stage in stages
-        ),
+        backbone_settings=backbone_settings,
+        trainer=trainer,
+        stages=planned,
         plugins=plugins,
     )
-    if settings:
-        known = [*_NAMESPACES, *(stage.name for stage in stages)]
-        raise unknown_name("--set group", next(iter(settings)), known)
-    return plan
+
+
+def require_trainable(plan: Plan) -> None:
+    """Raise UserError with all that would stop the run's training or evaluation later on."""
+    problems: list[str] = []
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    with gathered(problems):
+        _ = plan.tasks, plan.selection_tasks if plan.selection == "heldout" else ()
+    for planned in plan.trained:
+        with gathered(problems):
+            GroupLayout.of(planned.settings, world_size)
+        with gathered(problems):
+            rule = text_rule(planned.settings.text_rule)
+            captions = plan.triplets(planned, frozenset())(0).captions
+            require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
+    if problems:
+        raise UserError.collect(dict.fromkeys(problems))
+
+
+def _refused_backbone(options: RunOptions) -> list[str]:
+    return [
+        f"--{name} {value}: {options.method} brings its own networks; leave it out"
+        for name, value in (("backbone", options.backbone), ("weights", options.weights))
+        if value
+    ]
 
 
 def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[str, ...]) -> Dataset:
@@ -224,6 +279,10 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
     if info is None:
         raise unknown_name("dataset", options.dataset, registry.datasets())
     root = options.data_root_of(options.dataset)
+    if root is not None and options.demo:
+        raise UserError(f"--demo asks for the demo data and --data-root for {root}; leave one of them out")
+    if root is None and not options.demo and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("no --data-root; in a job of several processes the demo data must be asked for with --demo")
     if root is None:
         folder = registry.demo_folder(options.dataset, options.cache_root)
         say(f"No --data-root: drawn demo pictures in {info.title}'s layout. Numbers say nothing about {info.title}.")
@@ -260,51 +319,69 @@ def _by_namespace(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return groups
 
 
-def _planned(
-    stage: Stage,
-    registry: Registry,
-    options: RunOptions,
-    dataset: Dataset,
-    start: Literal["pretrained", "random"],
-    chosen: Mapping[str, Any],
-    is_last: bool,
-) -> PlannedStage:
-    layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": dataset.info.text_rule})]
-    recipe = None
-    if stage.trains:
-        name = options.recipe if is_last or options.recipe in ("", "from-scratch") else ""
-        recipe = registry.recipe(stage.name, dataset.info.name, name, start)
-        layers.append((f"recipe {recipe.name}", recipe.settings))
-    layers.append(("options", _shortcuts(options, is_last)))
-    layers.append(("--set", chosen))
-    settings = fill(stage.settings, layers, stage.name)
-    if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
-        # Half precision with loss scaling is the recipe's for GPUs; a CPU gains nothing from it.
-        settings = fill(stage.settings, [*layers, ("device", {"precision": "fp32"})], stage.name)
-    return PlannedStage(stage, settings, recipe)
+@dataclass(frozen=True)
+class _Filler:
+    """Fills settings from recipe, options and `--set`, and gathers what is wrong with them."""
+
+    registry: Registry
+    options: RunOptions
+    dataset: Dataset
+    chosen: Mapping[str, Mapping[str, Any]]
+    problems: list[str]
+
+    def fill(self, model: type[S], layers: Sequence[tuple[str, Mapping[str, Any]]], namespace: str) -> S:
+        """Settings from the layers and `--set`; where these are wrong, from the layers alone."""
+        with gathered(self.problems):
+            return fill(model, [*layers, ("--set", self.chosen.get(namespace, {}))], namespace)
+        return fill(model, layers, namespace)
+
+    def stages(self, stages: Sequence[Stage], start: Start) -> tuple[PlannedStage, ...]:
+        """`--recipe` names the one of the last stage that trains; `--epochs` and its like set the last stage."""
+        trained = [stage for stage in stages if stage.trains]
+        return tuple(
+            self._stage(stage, start, is_last=stage is stages[-1], has_named=stage in trained[-1:])
+            for stage in stages
+        )
+
+    def _stage(self, stage: Stage, start: Start, is_last: bool, has_named: bool) -> PlannedStage:
+        options = self.options
+        layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": self.dataset.info.text_rule})]
+        recipe = None
+        if stage.trains:
+            name = options.recipe if has_named or options.recipe == "from-scratch" else ""
+            with gathered(self.problems):
+                recipe = self.registry.recipe(stage.name, self.dataset.info.name, name, start)
+                layers.append((f"recipe {recipe.name}", recipe.settings))
+        with gathered(self.problems):
+            layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
+            layers.append(("options", _shortcuts(options, is_last)))
+        settings = self.fill(stage.settings, layers, stage.name)
+        if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
+            # Half precision with loss scaling is the recipe's for GPUs; a CPU gains nothing from it.
+            settings = settings.model_copy(update={"precision": "fp32"})
+        return PlannedStage(stage, settings, recipe)
+
+    def _limited(self, settings: TrainingSettings) -> dict[str, int]:
+        """`--limit` leaves fewer triplets than a recipe's batch has: half of them become the batch."""
+        if self.options.limit is None:
+            return {}
+        triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.drawing))
+        batch = min(settings.batch_size, max(triplets // 2, 2))
+        return {"batch_size": batch, "negative_group": 0 if batch < settings.batch_size else settings.negative_group}
 
 
-def _shortcuts(options: RunOptions, is_last: bool) -> dict[str, Settings | Any]:
+def _shortcuts(options: RunOptions, is_last: bool) -> dict[str, Any]:
     """`--epochs` and its like set the stage that is evaluated; precision and text rule set all."""
     values: dict[str, Any] = {}
     if options.precision:
         values["precision"] = options.precision
     if options.text_mode:
-        values["text_rule"] = _rule_of_mode(options.text_mode)
+        values["text_rule"] = rule_of(options.text_mode).name
     if is_last:
         for name in ("epochs", "batch_size", "negative_group"):
             if getattr(options, name) is not None:
                 values[name] = getattr(options, name)
     return values
-
-
-def _rule_of_mode(name: str) -> str:
-    if name in TEXT_RULES:
-        return name
-    for rule in TEXT_RULES.values():
-        if rule.mode == name:
-            return rule.name
-    raise unknown_name("text mode", name, {*TEXT_RULES, *(r.mode for r in TEXT_RULES.values())})
 
 
 def _computes_on_cpu(device: str) -> bool:

@@ -75,8 +75,8 @@ class Preprocessing:
         """
         if self.rgb_first:
             image = image.convert("RGB")
-        image = _pad(image, *self._padding(*image.size))
-        image = _resize_short_side(image, self.size)
+        padded, resized = self.sizes(*image.size)
+        image = _pad(image, padded).resize(resized, Image.Resampling.BICUBIC)
         return np.asarray(_centre_crop(image, self.size).convert("RGB"))
 
     def patch_crops(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> list[Image.Image]:
@@ -115,6 +115,14 @@ class Preprocessing:
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
         return scaled.sub_(mean).div_(std)
 
+    def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(width, height) of a picture after padding and after resizing its short side to S."""
+        horizontal, vertical = self._padding(width, height)
+        padded = (width + 2 * horizontal, height + 2 * vertical)
+        short, long = sorted(padded)
+        long = int(self.size * long / short)
+        return padded, ((self.size, long) if padded[0] <= padded[1] else (long, self.size))
+
     def _padding(self, width: int, height: int) -> tuple[int, int]:
         """Pixels added at (left and right, top and bottom); halves are cut off, as released."""
         long = max(width, height)
@@ -128,23 +136,15 @@ class Preprocessing:
         return max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
 
 
-def _pad(image: Image.Image, horizontal: int, vertical: int) -> Image.Image:
+def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Surround with the value 0 of the picture's own mode; of a palette picture that is index 0."""
-    if not horizontal and not vertical:
+    if size == image.size:
         return image
-    size = (image.width + 2 * horizontal, image.height + 2 * vertical)
     padded = Image.new(image.mode, size, (0,) * len(image.getbands()) if len(image.getbands()) > 1 else 0)
     if image.palette is not None:
         padded.putpalette(image.palette)
-    padded.paste(image, (horizontal, vertical))
+    padded.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
     return padded
-
-
-def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
-    short, long = sorted(image.size)
-    long = int(size * long / short)
-    shape = (size, long) if image.width <= image.height else (long, size)
-    return image.resize(shape, Image.Resampling.BICUBIC)
 
 
 def _centre_crop(image: Image.Image, size: int) -> Image.Image:

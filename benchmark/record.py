@@ -292,6 +292,16 @@ def write_record(folder: Path, record: Record, per_query: Mapping[int, PerQuery]
     return written
 
 
+def replace_record(folder: Path, record: Record) -> Record:
+    """Write a record in the place of the one that it was made from; the files beside it stay.
+
+    Results may only have been added at the end, since per-query results are kept by their number.
+    """
+    checked = Record.model_validate(dict(record))
+    atomic_write_json(folder / RECORD_NAME, checked.model_dump(mode="json"))
+    return checked
+
+
 def read_record(path: Path) -> Record:
     """Read a record from its file or its folder, whatever its version.
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmark.declarations import DatasetInfo, MethodInfo, Recipe
 from benchmark.errors import UserError, unknown_name
+from benchmark.files import digest_of
 
 if TYPE_CHECKING:
     from benchmark.dataset import Dataset
@@ -111,13 +112,24 @@ class Registry:
                 return known
         if not path.is_file():
             raise UserError(f"--plugin {path}: no such file")
-        plugin = ShelfFile(f"benchmark_plugin_{path.stem}", path, is_plugin=True)
+        plugin = ShelfFile(f"benchmark_plugin_{path.stem}_{digest_of(str(path))[:8]}", path, is_plugin=True)
         if not plugin.declared:
             raise UserError(
                 f"--plugin {path}: declares neither METHODS = [MethodInfo(...)] nor INFO = DatasetInfo(...)"
             )
-        self.files.append(plugin)
+        self.add(plugin)
         return plugin
+
+    def add(self, file: ShelfFile) -> None:
+        """Raises UserError where the file declares a name that is taken."""
+        owners = {(type(d), d.name): known.path for known, d in self._all() if not isinstance(d, Recipe)}
+        for declared in file.declared:
+            owner = owners.get((type(declared), declared.name))
+            if owner is not None and not isinstance(declared, Recipe):
+                raise UserError(
+                    f"{file.path}: declares '{declared.name}', and so does {owner}; give one of them another name"
+                )
+        self.files.append(file)
 
     def methods(self) -> dict[str, MethodInfo]:
         return {d.name: d for _, d in self._all() if isinstance(d, MethodInfo)}
@@ -185,10 +197,9 @@ class Registry:
                 )
             return named[0]
         fitting = [r for r in mine if r.start == start]
-        for wanted in ("paper", "adapted", "from-scratch"):
-            for recipe in fitting:
-                if recipe.name == wanted:
-                    return recipe
+        for recipe in sorted(fitting, key=lambda r: r.dataset == "*"):
+            if recipe.name in ("paper", "adapted", "from-scratch"):
+                return recipe
         known = ", ".join(sorted({f"{r.name} ({r.dataset})" for r in mine})) or "none"
         raise UserError(f"no recipe of stage {stage} on {dataset} for {start} weights; known: {known}")
 
@@ -218,11 +229,21 @@ def _entry_point_files() -> Iterator[ShelfFile]:
 
     for group in _ENTRY_POINT_GROUPS:
         for entry in entry_points(group=group):
-            spec = importlib.util.find_spec(entry.module)
-            if spec is not None and spec.origin is not None:
-                yield ShelfFile(entry.module, Path(spec.origin))
+            try:
+                spec = importlib.util.find_spec(entry.module)
+            except ImportError:
+                spec = None
+            if spec is None or spec.origin is None:
+                raise UserError(
+                    f"entry point {entry.name} of {group}: there is no module {entry.module}; "
+                    "install its distribution again, or uninstall it"
+                )
+            yield ShelfFile(entry.module, Path(spec.origin))
 
 
 def discover() -> Registry:
     """A registry of the shelves and of installed entry points."""
-    return Registry([*_shelf_files(), *_entry_point_files()])
+    registry = Registry(list(_shelf_files()))
+    for file in dict.fromkeys(_entry_point_files()):
+        registry.add(file)
+    return registry

@@ -185,7 +185,9 @@ def build_record(
             digest=start_digest,
             start=plan.start,
             state="finetuned" if finetuned else "untouched",
-        ),
+        )
+        if plan.backbone
+        else None,
         recipe=recipe.name if recipe else "",
         recipe_source=recipe.source if recipe else "",
         method_settings=plan.method_settings.model_dump(mode="json"),
@@ -242,13 +244,24 @@ def write_run(
 ) -> Record:
     """Write the run's folder; the record comes last, so that its presence means a whole run."""
     atomic_write_text(folder / TABLE, run_table(record) + "\n")
-    first = tested[0].tasks[0]
-    if first.task.labelled:
-        drawn = f" - {DRAWN_DEMO}" if dataset.is_demo else ""
-        heading = f"{title} on {dataset.label}, {first.task.key.split}{drawn}"
-        draw_examples(folder / EXAMPLES, _example_rows(first, dataset), heading)
+    _draw_first_task(folder / EXAMPLES, tested[0].tasks[0], dataset, title)
     _, per_query = results_of(tested)
     return write_record(folder, record, per_query)
+
+
+def _draw_first_task(path: Path, first: TestedTask, dataset: Dataset, title: str) -> None:
+    """The example picture; none where labels are hidden, or where files from outside are scored
+    beside annotations alone."""
+    rows = _example_rows(first, dataset) if first.task.labelled else []
+    if not rows or not all(picture.is_file() for row in rows for picture in _pictures_shown(row)):
+        path.unlink(missing_ok=True)
+        return
+    drawn = f" - {DRAWN_DEMO}" if dataset.is_demo else ""
+    draw_examples(path, rows, f"{title} on {dataset.label}, {first.task.key.split}{drawn}")
+
+
+def _pictures_shown(row: ExampleRow) -> list[Path]:
+    return [row.reference, row.target, *(picture for picture, _ in row.ranked)]
 
 
 def _example_rows(tested: TestedTask, dataset: Dataset) -> list[ExampleRow]:
@@ -274,13 +287,8 @@ def _example_rows(tested: TestedTask, dataset: Dataset) -> list[ExampleRow]:
 
 def summary_lines(record: Record, folder: Path) -> list[str]:
     """The lines that end a run: where everything lies."""
-    return [
-        "",
-        run_table(record),
-        "",
-        f"record:   {folder / 'record.json'}",
-        f"examples: {folder / EXAMPLES}",
-    ]
+    lines = ["", run_table(record), "", f"record:   {folder / 'record.json'}"]
+    return [*lines, f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else lines
 
 
 def timing_line(timings: Mapping[str, Any]) -> str:

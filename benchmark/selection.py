@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmark.dataset import Dataset, IntArray, Queries, Ragged, Task, TaskKey, Triplets
+from benchmark.errors import UserError
 from benchmark.text_rules import TextRule
 
 Selection = Literal["paper", "last", "heldout"]
@@ -42,20 +44,36 @@ def is_heldout_reference(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % _HELDOUT_SHARE == 0
 
 
-def split_heldout(triplets: Triplets, names: tuple[str, ...]) -> tuple[IntArray, IntArray]:
-    """Indices of the triplets to train on and of those held out.
+@dataclass(frozen=True)
+class Heldout:
+    """The triplets of a twentieth of the references, and which pictures these show, (P,) bool.
 
-    Held out are the triplets of a twentieth of the references; every other triplet that shares a
-    picture with one of them is left out of training as well.
+    Where pairs are drawn anew every epoch, the first epoch's are held out, and their pictures are
+    kept from every epoch's training.
     """
-    heldout = np.fromiter(
-        (is_heldout_reference(names[r]) for r in triplets.reference), dtype=bool, count=len(triplets)
-    )
-    seen = np.zeros(len(names), dtype=bool)
-    seen[triplets.reference[heldout]] = True
-    seen[triplets.target[heldout]] = True
-    touched = seen[triplets.reference] | seen[triplets.target]
-    return np.flatnonzero(~touched), np.flatnonzero(heldout)
+
+    triplets: Triplets
+    pictures: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, triplets: Triplets, names: tuple[str, ...]) -> Heldout:
+        """Raises UserError where there is nothing to hold out or nothing left to train on."""
+        chosen = np.asarray([is_heldout_reference(names[r]) for r in triplets.reference], dtype=bool)
+        heldout = triplets.take(np.flatnonzero(chosen))
+        pictures = np.zeros(len(names), dtype=bool)
+        pictures[heldout.reference] = True
+        pictures[heldout.target] = True
+        found = cls(heldout, pictures)
+        if not len(heldout) or not len(found.trained(triplets)):
+            raise UserError(
+                f"--selection heldout: {len(triplets)} training triplets are too few to hold some out; "
+                "use --selection last"
+            )
+        return found
+
+    def trained(self, triplets: Triplets) -> IntArray:
+        """Indices of the triplets that share no picture with those held out."""
+        return np.flatnonzero(~(self.pictures[triplets.reference] | self.pictures[triplets.target]))
 
 
 def heldout_task(dataset: Dataset, triplets: Triplets, rule: TextRule) -> Task:

@@ -5,6 +5,7 @@ One object serves one encoder: after a stage has trained the encoder, a new one 
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -46,17 +47,12 @@ class StageSources:
     """
 
     def __init__(
-        self, plan: Plan, process: Process, backbone: ClipBackbone, unreadable: frozenset[int] = frozenset()
+        self, plan: Plan, process: Process, backbone: ClipBackbone | None, unreadable: frozenset[int] = frozenset()
     ) -> None:
         self.backbone = backbone
         self.seconds_on_features = 0.0
         self._plan, self._process, self._unreadable = plan, process, unreadable
-        self._store = FeatureStore(
-            plan.options.cache_root / "features",
-            backbone,
-            encoder_digest=backbone.description.digest,
-            device=process.device,
-        )
+        self._stored = None if backbone is None else _store_of(plan, backbone, process)
         self._open = ExitStack()
         self._loaders: dict[str, PixelSource] = {}
         self._features: dict[tuple[str, tuple[str, ...], tuple[int, ...]], PictureFeatures] = {}
@@ -95,6 +91,7 @@ class StageSources:
         tasks = plan.selection_tasks
         live: LiveFeatures | None = None
         if planned.stage.product == "encoder" and isinstance(inputs, PixelInputs):
+            assert self.backbone is not None
             live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._process.device)
         source = live or self.evaluation(method, inputs)
 
@@ -124,6 +121,12 @@ class StageSources:
             self.seconds_on_features += time.monotonic() - started
         return self._features[key]
 
+    @property
+    def _store(self) -> FeatureStore:
+        if self._stored is None:
+            raise TypeError(f"{self._plan.method.name}: reads stored features, but brings its own networks")
+        return self._stored
+
     def fill_texts(self, strings: list[str]) -> None:
         with counting("features of texts", len(strings)) as progress:
             self._store.texts(strings, progress)
@@ -137,6 +140,24 @@ class StageSources:
             )
             self._loaders[key] = self._open.enter_context(loader)
         return self._loaders[key]
+
+
+def _store_of(plan: Plan, backbone: ClipBackbone, process: Process) -> FeatureStore:
+    return FeatureStore(
+        plan.options.cache_root / "features",
+        backbone,
+        encoder_digest=backbone.description.digest,
+        device=process.device,
+    )
+
+
+def apart_from(method: Method, backbone: ClipBackbone | None) -> ClipBackbone | None:
+    """The backbone, or a copy of it where the method trains it: stored features are of fixed weights."""
+    if backbone is None:
+        return None
+    kept = set(backbone.parameters())
+    shared = any(parameter in kept for parameter in method.parameters() if parameter.requires_grad)
+    return copy.deepcopy(backbone) if shared else backbone
 
 
 def usable_cores() -> int:

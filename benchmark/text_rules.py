@@ -58,7 +58,9 @@ def _whole(captions: Captions) -> tuple[Captions, ...]:
 
 
 def _each(captions: Captions) -> tuple[Captions, ...]:
-    return tuple((punctuation_words(c.split(";")[0]),) for c in captions if c.strip())
+    """Each caption up to its first `;`, spelt out; what is empty then is left out."""
+    cut = (punctuation_words(caption.split(";")[0]) for caption in captions)
+    return tuple((caption,) for caption in cut if caption)
 
 
 def _both_orders(captions: Captions) -> tuple[Captions, ...]:
@@ -134,3 +136,11 @@ def text_rule(name: str) -> TextRule:
     if name not in TEXT_RULES:
         raise unknown_name("text rule", name, TEXT_RULES)
     return TEXT_RULES[name]
+
+
+def rule_of(name: str) -> TextRule:
+    """The rule of that name, or the first one of that mode; raises UserError naming the nearest."""
+    by_mode = {rule.mode: rule for rule in reversed(TEXT_RULES.values())}
+    if name not in TEXT_RULES and name not in by_mode:
+        raise unknown_name("text mode", name, {*TEXT_RULES, *by_mode})
+    return TEXT_RULES.get(name) or by_mode[name]

@@ -33,6 +33,8 @@ from benchmark.settings import TrainerSettings, TrainingSettings
 _LOSS_CHECK_INTERVAL = 50
 
 State = dict[str, Tensor]
+Moments = dict[str, dict[str, Any]]
+"""What an optimiser keeps of a parameter, by the parameter's name."""
 
 
 class Interrupted(Exception):
@@ -64,7 +66,7 @@ class Trained:
     triplets_seen: int
     log: list[EpochLog] = field(default_factory=list)
     seconds: float = 0.0
-    optimiser: dict[str, Any] = field(default_factory=dict)
+    moments: Moments = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class TrainingJob:
     """Everything that one stage's training needs, already built.
 
     ``validate`` gives the criterion's value of the method as it stands; None validates nothing and
-    selects the last weights. ``earlier`` is the stage before where this one takes its optimiser.
+    selects the last weights. ``earlier`` is the stage before, whose selected weights the method holds
+    already, where this one takes its optimiser's moments and best score.
     """
 
     method: Method
@@ -94,7 +97,11 @@ def train(job: TrainingJob, resume: bool) -> Trained:
     Raises Interrupted after saving when SIGINT or SIGTERM arrives, UserError on a loss that is not
     finite.
     """
-    return _Training(job).run(resume)
+    training = _Training(job)
+    try:
+        return training.run(resume)
+    finally:
+        training.engine.close()
 
 
 class _Training:
@@ -108,8 +115,12 @@ class _Training:
         groups = job.stage.parameter_groups(job.method, self.settings)
         optimiser = (job.stage.optimiser or standard_optimiser)(groups, self.settings)
         schedule = (job.stage.schedule or standard_schedule)(self.settings, per_epoch)
+        self.result = Trained({}, {}, -1, "", None, 0, 0)
         if job.earlier is not None and job.stage.takes == "weights and optimiser":
-            optimiser.load_state_dict(job.earlier.optimiser)
+            _give_moments(optimiser, job.method, job.earlier.moments)
+            if job.earlier.best is not None:
+                self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
+                self.result.selected, self.result.selected_epoch = _clone(job.method), 0
         self.engine = StageEngine(job.method, optimiser, schedule, self.settings, self.layout, job.process)
         decay = self.settings.average_decay
         self.average = MovingAverage(job.method, decay) if decay else None
@@ -119,8 +130,6 @@ class _Training:
         self.update = 0
         self.losses: list[float] = []
         self.unread: list[Tensor] = []
-        carried = job.earlier.best if job.earlier and job.stage.takes == "weights and optimiser" else None
-        self.result = Trained({}, {}, -1, "", carried, 0, 0)
         self.total_updates = per_epoch * self.settings.epochs
 
     def run(self, resume: bool) -> Trained:
@@ -132,15 +141,20 @@ class _Training:
                 started = time.monotonic()
                 for _ in self._updates_of_epoch():
                     progress.advance(loss=self.losses[-1] if self.losses else math.nan)
-                    if stop.requested:
-                        self._save()
-                        raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
+                    self._stop_if(stop.requested)
                     if time.monotonic() - last_saved > self.job.trainer.checkpoint_seconds:
                         self._save()
                         last_saved = time.monotonic()
                 self._end_epoch(time.monotonic() - started, progress)
-        self.engine.close()
+                self._stop_if(stop.requested)
+            # What follows may be stopped as well: the stage is not trained again then.
+            self._save()
         return self._finish()
+
+    def _stop_if(self, requested: bool) -> None:
+        if requested:
+            self._save()
+            raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
 
     def _label(self) -> str:
         return f"{self.job.stage.name}: training"
@@ -228,7 +242,7 @@ class _Training:
             self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
         self.result.updates = self.update
         self.result.seconds += sum(entry.seconds for entry in self.result.log)
-        self.result.optimiser = self.engine.optimiser.state_dict()
+        self.result.moments = _moments_of(self.engine.optimiser, self.job.method)
         self.job.method.eval()
         return self.result
 
@@ -266,6 +280,24 @@ class _Training:
 
 def _clone(method: Method) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
+
+
+def _moments_of(optimiser: torch.optim.Optimizer, method: Method) -> Moments:
+    names = {parameter: name for name, parameter in method.named_parameters()}
+    return {names[p]: {k: _copied(v) for k, v in kept.items()} for p, kept in optimiser.state.items()}
+
+
+def _give_moments(optimiser: torch.optim.Optimizer, method: Method, moments: Moments) -> None:
+    """Parameters that the earlier stage did not train start afresh."""
+    parameters = dict(method.named_parameters())
+    trained = {p for group in optimiser.param_groups for p in group["params"]}
+    for name, kept in moments.items():
+        if name in parameters and parameters[name] in trained:
+            optimiser.state[parameters[name]] = {k: _copied(v) for k, v in kept.items()}
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _log_line(log: EpochLog, epochs: int, criterion: str) -> str:

@@ -14,8 +14,7 @@ released codes, whose published counts are of lines.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +82,7 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 
 _QUERIES = "test_queries.txt"
 _LABEL_FORM = "must be a path, a detection score and a description, separated by tabs"
-_NO_PICTURES: IntArray = np.empty(0, dtype=np.int64)
+_NONE: IntArray = np.empty(0, dtype=np.int64)
 
 LAYOUTS = Layouts(
     marks=tuple(f"labels/{category}_{split}_detect_all.txt" for split in SPLITS for category in CATEGORIES),
@@ -131,19 +130,271 @@ class _Split:
     names: tuple[str, ...]
     captions: tuple[str, ...]
     caption: IntArray
-    reference: IntArray = _NO_PICTURES
-    target: IntArray = _NO_PICTURES
+    reference: IntArray
+    target: IntArray
 
-    @cache  # noqa: B019 - a dataset lives as long as its splits
-    def pairs(self, blanks: int) -> PairSource:
-        """What training pairs are drawn from; ``blanks`` as in :class:`Drawing`."""
-        return PairSource.of(self.captions, self.caption, blanks)
 
-    def count(self) -> dict[str, int]:
-        if self.name == "test":
-            return {"queries": len(self.reference), "gallery": len(self.names)}
-        return {
-            "pictures": len(self.names),
-            "captions": len(self.captions),
-            "modifiable": len(self.pairs(2).modifiable),
+def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
+    """Lines of a file with their numbers from 1; a file without any is told."""
+    before = len(problems)
+    lines = read_names(path, problems)
+    if not lines and len(problems) == before:
+        problems.add(path, "has no lines")
+    return enumerate(lines, start=1)
+
+
+def _read_labels(paths: list[Path], split: str, problems: Problems) -> _Split:
+    """The label lines of a split; faulty ones are told and left out."""
+    names: list[str] = []
+    numbers: dict[str, int] = {}
+    caption: list[int] = []
+    for path in paths:
+        for line, text in _lines(path, problems):
+            try:
+                name, score, description = text.split("\t")
+                float(score)
+                names.append(safe_relative(name))
+            except ValueError:
+                problems.add(path, f"line {line}: {_LABEL_FORM}")
+            except UserError as error:
+                problems.add(path, f"line {line}: {error}")
+            else:
+                caption.append(numbers.setdefault(punctuation_words(description), len(numbers)))
+    return _Split(split, tuple(names), tuple(numbers), np.asarray(caption, dtype=np.int64), _NONE, _NONE)
+
+
+def _read_queries(path: Path, labels: _Split, problems: Problems) -> _Split:
+    """The queries of a split beside its labels; ``labels`` without lines are not compared with."""
+    # Of a picture that is labelled twice the later line counts, as in TIRG's release.
+    known = {name: line for line, name in enumerate(labels.names)}
+    pairs: list[tuple[int, int]] = []
+    for line, text in _lines(path, problems):
+        faults = list(_query_faults(text.split(), labels, known))
+        for fault in faults:
+            problems.add(path, f"line {line}: {fault}")
+        if not faults and known:
+            reference, target = (known[_plain(name, known)] for name in text.split())
+            pairs.append((reference, target))
+    columns = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    return replace(labels, reference=columns[:, 0], target=columns[:, 1])
+
+
+def _query_faults(names: list[str], labels: _Split, known: Mapping[str, int]) -> Iterator[str]:
+    if len(names) != 2:
+        yield f"has {len(names)} parts; the paths of a reference and of a target are expected, a blank between"
+        return
+    lines = []
+    for role, name in zip(("reference", "target"), names, strict=True):
+        try:
+            line = known.get(_plain(name, known))
+        except UserError as error:
+            yield str(error)
+            continue
+        if line is not None:
+            lines.append(line)
+        elif known:
+            yield f"{role} '{name}' is not in the test labels"
+    if len(lines) == 2 and labels.caption[lines[0]] == labels.caption[lines[1]]:
+        yield f"reference and target have the same description, '{labels.captions[labels.caption[lines[0]]]}'"
+
+
+def _plain(name: str, known: Mapping[str, int]) -> str:
+    return name if name in known else safe_relative(name)
+
+
+class Fashion200k:
+    """Fashion200k, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
+
+    info = INFO
+    protocols = (
+        ProtocolInfo("tirg", "all pictures of the split but the reference", ("test",), ("template",)),
+        ProtocolInfo(
+            "spirit",
+            "all pictures of the split; the reference's whole-picture feature is looked up by its caption",
+            ("test",),
+            ("template",),
+        ),
+    )
+
+    def __init__(self, files: _Files, splits: Mapping[str, _Split], manifest: Manifest | None) -> None:
+        self.root = files.root
+        self.label = INFO.name if manifest is None else manifest.name
+        self.is_demo = manifest is not None and manifest.drawn
+        self.is_official = manifest is None
+        self._files, self._splits, self._manifest = files, splits, manifest
+        read = [file.path for split in splits for file in files.of(split)]
+        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
+        self.pictures = Pictures(names, tuple(self.root / name for name in names))
+        position = {name: i for i, name in enumerate(names)}
+        self._position = {
+            split.name: np.fromiter((position[n] for n in split.names), np.int64, len(split.names))
+            for split in splits.values()
         }
+        self._sources: dict[int, PairSource] = {}
+
+    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+        """Pairs drawn by the scheme of that name, see `DRAWINGS`; "" is TIRG's.
+
+        The same for the same arguments; raises UserError where no picture can be changed.
+        """
+        train, position, scheme = self._split("train"), self._position["train"], drawing_named(drawing)
+        reference, target = self._source(scheme.blanks).draw(scheme, seed, epoch)
+        texts = modification_texts(train.captions, train.caption[reference], train.caption[target])
+        return Triplets(position[reference], position[target], tuple((text,) for text in texts))
+
+    def split_pictures(self, split: str) -> IntArray:
+        """Indices of the split's pictures in order of the label lines; in training, those that any
+        drawing can draw. A picture that is labelled twice stands here once."""
+        rows: IntArray = np.arange(len(self._split(split).names))
+        if split == "train":
+            # Few captions are siblings by four blanks only, and those are drawn as well.
+            rows = np.union1d(self._source(2).modifiable, self._source(4).modifiable)
+        pictures = self._position[split][rows]
+        return pictures[np.sort(np.unique(pictures, return_index=True)[1])]
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        """The two words of the template, then the description of every training picture."""
+        train = self._split("train")
+        descriptions = tuple((caption,) for caption in train.captions)
+        return (("replace with",), *(descriptions[c] for c in train.caption.tolist()))
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        """The cleaned description of every training picture."""
+        train = self._split("train")
+        captions = (train.captions[c] for c in train.caption.tolist())
+        return {name: (caption,) for name, caption in zip(train.names, captions, strict=True)}
+
+    def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
+        """The one task of the test split; raises UserError for unknown names and other text modes."""
+        rule = _fitting_rule(split, protocol, text_rule)
+        test, gallery = self._split(split), self._position[split]
+        repeated = len(test.names) - len(set(test.names))
+        notes = [f"{repeated} gallery entries repeat a picture that is labelled before"] if repeated else []
+        queries = _queries(test, gallery, rule)
+        if protocol == "spirit":
+            last = np.zeros(len(test.captions), dtype=np.int64)
+            np.maximum.at(last, test.caption, np.arange(len(test.names)))
+            queries = replace(queries, feature_picture=gallery[last[test.caption[test.reference]]])
+            notes.append("the reference's whole-picture feature is that of the last picture with its caption")
+        return (
+            Task(
+                key=TaskKey(self.label, split, protocol, rule.mode),
+                queries=queries,
+                gallery=gallery,
+                exclude_reference=protocol == "tirg",
+                cutoffs=(1, 10, 50) if protocol == "tirg" else (10, 50),
+                notes=tuple(notes),
+            ),
+        )
+
+    def counts(self) -> tuple[Counts, ...]:
+        return tuple(
+            count
+            for name in self._splits
+            for count in compare_counts(name, self._count(name), PUBLISHED[name], self._manifest)
+        )
+
+    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
+        """(R@10 + R@50)/2, in percent; no paper selects on this dataset."""
+        (values,) = metrics.values()
+        return "(R@10 + R@50)/2", (values["R@10"] + values["R@50"]) / 2
+
+    def annotation_files(self) -> tuple[AnnotationFile, ...]:
+        """The files of every split, read or not, there or not."""
+        return tuple(file for split in SPLITS for file in self._files.of(split))
+
+    def _count(self, name: str) -> dict[str, int]:
+        split = self._splits[name]
+        if name == "test":
+            return {"queries": len(split.reference), "gallery": len(split.names)}
+        modifiable = len(self._source(2).modifiable)
+        return {"pictures": len(split.names), "captions": len(split.captions), "modifiable": modifiable}
+
+    def _source(self, blanks: int) -> PairSource:
+        train = self._split("train")
+        if blanks not in self._sources:
+            self._sources[blanks] = PairSource.of(train.captions, train.caption, blanks)
+        return self._sources[blanks]
+
+    def _split(self, name: str) -> _Split:
+        if name not in self._splits:
+            if name not in SPLITS:
+                raise unknown_name("split of fashion200k", name, SPLITS)
+            read = ", ".join(self._splits)
+            raise UserError(f"{self.root}: split {name} of fashion200k was not read; read: {read}")
+        return self._splits[name]
+
+
+def _queries(test: _Split, gallery: IntArray, rule: TextRule) -> Queries:
+    """Query ids are line numbers from 0; queries of one reference product share a group."""
+    own, wanted = test.caption[test.reference], test.caption[test.target]
+    products = [test.names[line].rpartition("/")[0] for line in test.reference.tolist()]
+    return Queries(
+        ids=tuple(map(str, range(len(own)))),
+        picture=gallery[test.reference],
+        reference=test.reference,
+        texts=tuple(rule.queries((text,))[0] for text in modification_texts(test.captions, own, wanted)),
+        positives=_sets(grouped(test.caption, np.arange(len(test.names)), len(test.captions)), wanted),
+        group=np.unique(np.asarray(products, dtype=str), return_inverse=True)[1].astype(np.int64),
+    )
+
+
+def _sets(sets: Ragged, index: IntArray) -> Ragged:
+    """The sets of these numbers, in this order, as sets of their own."""
+    sizes = sets.sizes()[index]
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    rows = np.arange(offsets[-1]) + np.repeat(sets.offsets[index] - offsets[:-1], sizes)
+    return Ragged(offsets, sets.values[rows])
+
+
+def _fitting_rule(split: str, protocol: str, name: str) -> TextRule:
+    known = [p.name for p in Fashion200k.protocols]
+    if protocol not in known:
+        raise unknown_name("protocol of fashion200k", protocol, known)
+    if split == "train":
+        raise UserError(f"fashion200k: protocol {protocol} is defined for test, not for {split}")
+    rule = text_rule(name)
+    if rule.mode != "template":
+        raise UserError(
+            f"fashion200k: text rule '{name}' gives mode {rule.mode}, and the texts are made by a template; "
+            "use the rule template"
+        )
+    return rule
+
+
+def present_splits(root: Path) -> tuple[str, ...]:
+    """The splits whose files are all there."""
+    files = _Files.find(root)
+    return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
+
+
+def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
+    """Read the splits asked for, training first; ``root`` is what `locate_root` found.
+
+    Raises UserError with all problems of all their files. Counts are compared by
+    `annotations.require_counts`, the pictures' existence by `annotations.require_pictures`.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown_name("split of fashion200k", split, SPLITS)
+    files = _Files.find(root)
+    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
+    manifest = read_manifest((root,), INFO.name, countable)
+    problems = Problems(INFO.obtain)
+    read = {split: _read_split(files, split, problems) for split in SPLITS if split in splits}
+    problems.raise_all()
+    return Fashion200k(files, read, manifest)
+
+
+def _read_split(files: _Files, split: str, problems: Problems) -> _Split:
+    before = len(problems)
+    for file in files.of(split):
+        if not file.found:
+            problems.add(file.path, f"no such file; split {split} is read from it")
+    labels = _read_labels([path for path in files.labels(split) if path.is_file()], split, problems)
+    if split == "train" or not files.queries.is_file():
+        return labels
+    # With labels missing or left out, most queries would name unknown pictures.
+    whole = labels if len(problems) == before else _Split(split, (), (), _NONE, _NONE, _NONE)
+    return _read_queries(files.queries, whole, problems)

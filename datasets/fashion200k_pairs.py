@@ -63,7 +63,7 @@ def grouped(keys: IntArray, values: IntArray, count: int) -> Ragged:
 
 
 def modification_texts(captions: Sequence[str], reference: IntArray, target: IntArray) -> tuple[str, ...]:
-    """ "replace a with b" for pairs of captions, given as indices (T,).
+    """The texts "replace a with b" for pairs of captions, given as indices (T,).
 
     a is the first word of the reference's caption that the target's lacks, b the reverse. Where
     no word is lacking, it is the last one, as in TIRG's release: "red dress" and "red long dress"
@@ -155,7 +155,7 @@ class PairSource:
         target = self._targets(reference, rng)
         if drawing.every_picture:
             return reference, target
-        kept = self._new(reference, target)
+        kept = new_pairs(reference, target, word_sets(self.captions)[self.caption])
         return reference[kept], target[kept]
 
     def _references(self, drawing: Drawing, rng: np.random.Generator) -> IntArray:
@@ -176,20 +176,24 @@ class PairSource:
             open_ = open_[found[open_] == own[open_]]
         return _one_of(self._pictures, found, rng)
 
-    def _new(self, reference: IntArray, target: IntArray) -> IntArray:
-        """Indices of the pairs whose captions have different words and that no earlier pair is."""
-        words = self._word_sets
-        differ = np.flatnonzero(words[self.caption[reference]] != words[self.caption[target]])
-        ends = np.stack([reference[differ], target[differ]])
-        pair = ends.min(axis=0) * len(self.caption) + ends.max(axis=0)
-        return differ[np.sort(np.unique(pair, return_index=True)[1])]
 
-    @cached_property
-    def _word_sets(self) -> IntArray:
-        """A number for each caption (C,), the same for captions of the same set of words."""
-        numbers: dict[frozenset[str], int] = {}
-        sets = (frozenset(caption.split()) for caption in self.captions)
-        return np.fromiter((numbers.setdefault(s, len(numbers)) for s in sets), np.int64, len(self.captions))
+def word_sets(captions: Sequence[str]) -> IntArray:
+    """A number for each caption (C,), the same for captions of the same set of words."""
+    numbers: dict[frozenset[str], int] = {}
+    sets = (frozenset(caption.split()) for caption in captions)
+    return np.fromiter((numbers.setdefault(words, len(numbers)) for words in sets), np.int64, len(captions))
+
+
+def new_pairs(reference: IntArray, target: IntArray, words: IntArray) -> IntArray:
+    """Indices, in order, of the pairs of different word sets that no earlier pair is, either way round.
+
+    ``reference`` and ``target`` are pictures (T,); ``words`` (N,) numbers each picture's word set.
+    """
+    differ = np.flatnonzero(words[reference] != words[target])
+    ends = np.stack([reference[differ], target[differ]])
+    pair = ends.min(axis=0) * len(words) + ends.max(axis=0)
+    kept: IntArray = differ[np.sort(np.unique(pair, return_index=True)[1])]
+    return kept
 
 
 def _one_of(sets: Ragged, index: IntArray, rng: np.random.Generator) -> IntArray:

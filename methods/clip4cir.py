@@ -13,11 +13,13 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
+from benchmark.golden_heads import Head, HeadSizes
+from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
-from .clip_finetuning import encoder_stages
+from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
 from .layers import Combiner, contrastive_loss, normalise
 
 METHODS = [
@@ -121,4 +123,30 @@ def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) ->
     return (*encoder_stages(settings, start, default="finetuned"), COMBINER)
 
 
-SPECIFICATIONS = {"clip4cir": Specification(stages=_stages, settings=CombinerSettings)}
+def _golden_build(sizes: HeadSizes) -> Method:
+    return Clip4Cir(
+        sizes.clip_dim, CombinerSettings(projection=sizes.projection_dim, hidden=sizes.hidden_dim)
+    )
+
+
+def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
+    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
+    assert isinstance(query, Tensor) and isinstance(target, Tensor)
+    return {"query": query, "target": target, "logits": 100 * query @ target.T}
+
+
+_GOLDEN = Head(_golden_build, lambda method: method.get_submodule("combiner"), _golden_outputs)
+
+SPECIFICATIONS = {
+    "clip4cir": Specification(
+        stages=_stages,
+        settings=CombinerSettings,
+        parity=Parity(
+            forms={"clip4cir": _GOLDEN.check, "clip": check_finetuning},
+            recipes={
+                "clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, COMBINER),
+                "clip4cir_stage1": finetuning_case,
+            },
+        ),
+    )
+}

@@ -13,7 +13,7 @@ seed and reused by all methods.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.declarations import Recipe
+from benchmark.golden_training import recipe_settings
 from benchmark.method import BuildContext, Method, ParameterGroups, PixelInputs, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
@@ -28,6 +29,10 @@ from .layers import contrastive_loss, normalise
 
 if TYPE_CHECKING:
     from benchmark.backbones import ClipBackbone
+    from benchmark.golden_comparison import Deviation
+    from benchmark.golden_files import GoldenFile
+    from benchmark.golden_training import Recipe as GoldenRecipe
+    from benchmark.golden_training import TrainingCase
 
 RECIPES = [
     Recipe(
@@ -169,3 +174,25 @@ def encoder_stages(
     assert isinstance(settings, EncoderChoice)
     chosen = settings.encoder or ("finetuned" if start == "random" else default)
     return (FINETUNING,) if chosen == "finetuned" else ()
+
+
+def _golden_method(backbone: ClipBackbone) -> Method:
+    return ClipSum(backbone, FinetuningSettings())
+
+
+def check_finetuning(file: GoldenFile) -> Iterable[Deviation]:
+    """CLIP's encoders and this stage's loss and gradients against golden numbers."""
+    from benchmark.golden_encoders import check_encoders
+
+    return check_encoders(file, _golden_method)
+
+
+def finetuning_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> TrainingCase:
+    """The recipe of a golden training file that trains as this stage does."""
+    from benchmark.golden_encoders import FineTuningConfig, fine_tuning_case
+
+    def build(backbone: ClipBackbone, config: FineTuningConfig) -> tuple[Method, TrainingSettings]:
+        settings = recipe_settings(config, FinetuningSettings, scale=config.scale)
+        return ClipSum(backbone, settings), settings
+
+    return fine_tuning_case(file, name, recipe, FINETUNING, build)

@@ -17,8 +17,10 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor
 
+from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
+from benchmark.golden_heads import Head, HeadSizes
+from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
@@ -231,4 +233,35 @@ def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) ->
     return (*encoder_stages(settings, start, default="finetuned"), HEAD)
 
 
-SPECIFICATIONS = {"spirit": Specification(stages=_stages, settings=SpiritSettings)}
+def _golden_build(sizes: HeadSizes) -> Method:
+    # Only the number of patches counts here, not the grids that they are cut by.
+    grids = (1,) * (sizes.patches or 0)
+    return Spirit(
+        sizes.clip_dim, SpiritSettings(grids=grids, projection=sizes.projection_dim, hidden=sizes.hidden_dim)
+    )
+
+
+def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
+    assert isinstance(method, Spirit)
+    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
+    styles = method.network.local(batch.target["patches"])
+    return {
+        "query": query,
+        "target": target,
+        "logits": 100 * query @ target.T,
+        **{f"target_{name}": style for name, style in styles.items()},
+    }
+
+
+_GOLDEN = Head(_golden_build, lambda method: method.get_submodule("network"), _golden_outputs)
+
+SPECIFICATIONS = {
+    "spirit": Specification(
+        stages=_stages,
+        settings=SpiritSettings,
+        parity=Parity(
+            forms={"spirit": _GOLDEN.check},
+            recipes={"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)},
+        ),
+    )
+}

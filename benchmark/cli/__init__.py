@@ -14,6 +14,7 @@ from types import ModuleType
 
 from benchmark import __version__
 from benchmark.errors import UserError
+from benchmark.files import is_disk_full
 
 _INTERRUPTED = 130
 
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output left (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if options.traceback or not (error.filename or is_disk_full(error)):
+            raise
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}; choose another folder or mend this one")
 
 
 def _fail(message: str, status: int = 2) -> int:
@@ -50,7 +55,7 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def _commands() -> dict[str, ModuleType]:
-    from benchmark.cli import data, evaluate, features, leaderboard, listing, parity, run
+    from benchmark.cli import data, evaluate, features, leaderboard, listing, parity, run, submit
 
     return {
         "run": run,
@@ -59,6 +64,7 @@ def _commands() -> dict[str, ModuleType]:
         "features": features,
         "evaluate": evaluate,
         "parity": parity,
+        "submit": submit,
         "leaderboard": leaderboard,
     }
 

@@ -1,4 +1,4 @@
-"""Check a data folder, or write the demo data in a dataset's official layout."""
+"""Check a data folder, write the demo data in a dataset's official layout, or write out the queries."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-SUMMARY = "check a data folder, or write the demo data"
+from benchmark.cli.run import common_values
+
+SUMMARY = "check a data folder, write the demo data, or write out the queries"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo.add_argument("dataset")
     demo.add_argument("--output", metavar="PATH", help="where to; by default the cache folder")
     demo.add_argument("--cache", metavar="PATH", help="the cache folder")
+    _add_export(actions.add_parser("export-queries", help="gallery and queries as JSON lines, to embed elsewhere"))
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("dataset")
+    export.add_argument("--output", required=True, dest="file", metavar="FILE", help="the JSON lines")
+    export.add_argument("--split", metavar="NAME", help="by default the one that is evaluated")
+    export.add_argument("--protocol", nargs=1, metavar="NAME", help="by default the dataset's default one")
+    export.add_argument("--text-mode", metavar="MODE", help="how captions become queries")
+    export.add_argument("--data-root", action="append", metavar="PATH|NAME=PATH",
+                        help="folder that holds the dataset's; without it the demo data is used")  # fmt: skip
+    export.add_argument("--demo", action="store_true", help="use the demo data, whatever the environment says")
+    export.add_argument("--cache", metavar="PATH", help="the cache folder")
+    export.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py")
 
 
 def run(options: argparse.Namespace) -> int:
-    return _verify(options) if options.action == "verify" else _demo(options)
+    actions = {"verify": _verify, "demo": _demo, "export-queries": _export}
+    return actions[options.action](options)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from benchmark.query_export import export_queries
+
+    pictures, queries = export_queries(
+        options.dataset, Path(options.file), options.split or "", **common_values(options)
+    )
+    print(f"{options.file}: {pictures:,} gallery pictures, {queries:,} queries")
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:

@@ -1,33 +1,83 @@
-"""Score a checkpoint that `run` wrote, under a dataset's protocols."""
+"""Score a checkpoint that `run` wrote, or anybody's embeddings or ranked lists, under a dataset's protocols.
+
+Embeddings (npz or safetensors) and ranked lists (JSON lines, a TREC run, CIRR's server JSON) come
+from models that this program does not know; the README shows their formats, and
+`data export-queries` the queries and pictures by the names that they use.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmark.cli.run import add_data_arguments, common_values
+from benchmark.errors import UserError
 
-SUMMARY = "score a checkpoint"
+if TYPE_CHECKING:
+    from benchmark.record import Record
+
+SUMMARY = "score a checkpoint, embeddings or ranked lists"
+
+_OF_A_CHECKPOINT = ("method", "encoder")
+_OF_FILES = ("name", "text_mode", "subset_rankings")
+_OF_METHODS = ("limit", "device", "assets_root")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", required=True, metavar="NAME")
-    parser.add_argument("--dataset", metavar="NAME", help="by default the one it was trained on")
-    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder or a weights file")
-    parser.add_argument("--encoder", metavar="FILE", help="the encoder that it was trained on, if moved")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--checkpoint", metavar="PATH", help="a run's folder or a weights file")
+    source.add_argument("--embeddings", metavar="FILE", help="query and gallery embeddings with ids")
+    source.add_argument("--rankings", metavar="FILE", help="a ranked list of names for every query")
+    parser.add_argument("--subset-rankings", metavar="FILE", help="with --rankings: ranked lists of the subsets")
+    parser.add_argument("--method", metavar="NAME", help="the checkpoint's method")
+    parser.add_argument("--encoder", metavar="FILE", help="the encoder that the checkpoint was trained on, if moved")
+    parser.add_argument("--dataset", metavar="NAME", help="by default the one that the checkpoint was trained on")
     parser.add_argument("--protocol", nargs="+", metavar="NAME")
-    parser.add_argument("--output", metavar="PATH", help="folder for the record; by default beside the weights")
+    parser.add_argument("--text-mode", metavar="MODE", help="how captions became the queries of a file")
+    parser.add_argument("--name", metavar="LABEL", help="title of a file's row; by default the file's name")
+    parser.add_argument("--output", metavar="PATH", help="folder for the record")
     add_data_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from benchmark.checkpoint_evaluation import evaluate_checkpoint
     from benchmark.reporting import summary_lines
 
-    values = common_values(options)
-    record, folder = evaluate_checkpoint(
-        options.method, Path(options.checkpoint), options.dataset or "", options.encoder or "", values
-    )
+    record, folder = _of_checkpoint(options) if options.checkpoint else _of_file(options)
     print("\n".join(summary_lines(record, folder)))
     return 0
+
+
+def _of_checkpoint(options: argparse.Namespace) -> tuple[Record, Path]:
+    from benchmark.checkpoint_evaluation import evaluate_checkpoint
+
+    refuse(options, _OF_FILES, "is for files from outside; a checkpoint brings its own")
+    if not options.method:
+        raise UserError("--method is missing: name the checkpoint's method")
+    values = common_values(options)
+    return evaluate_checkpoint(
+        options.method, Path(options.checkpoint), options.dataset or "", options.encoder or "", values
+    )
+
+
+def _of_file(options: argparse.Namespace) -> tuple[Record, Path]:
+    refuse(options, (*_OF_A_CHECKPOINT, *_OF_METHODS), "means nothing for a file from outside, which is scored whole")
+    if not options.dataset:
+        raise UserError("--dataset is missing: name the one that the file is for")
+    values, name = common_values(options), options.name or ""
+    if options.embeddings:
+        from benchmark.embeddings import evaluate_embeddings
+
+        refuse(options, ("subset_rankings",), "goes with --rankings; embeddings rank the subsets themselves")
+        return evaluate_embeddings(Path(options.embeddings), options.dataset, name, **values)
+    from benchmark.rankings import evaluate_rankings
+
+    subset = Path(options.subset_rankings) if options.subset_rankings else None
+    return evaluate_rankings(Path(options.rankings), options.dataset, subset, name, **values)
+
+
+def refuse(options: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+    """Raise UserError for options that were given and would be ignored."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} {reason}; leave it out")

@@ -8,7 +8,9 @@ does not stop the rest.
 from __future__ import annotations
 
 import argparse
+import traceback
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated",
     )
     parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file")
-    parser.add_argument("--output", metavar="PATH", help="the run's folder; by default under ./runs")
+    parser.add_argument("--output", metavar="PATH",
+                        help="the run's folder, or the one above several runs'; by default under ./runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     parser.add_argument("--skip-bad-images", action="store_true",
                         help="leave triplets with unreadable pictures out of training")  # fmt: skip
@@ -100,10 +103,12 @@ def run(options: argparse.Namespace) -> int:
             _announce(number, len(runs), chosen)
         try:
             _one(chosen, registry, options.dry_run)
-        except UserError as error:
+        except Exception as error:
             if len(runs) == 1:
                 raise
-            failures.append(f"{chosen.method} on {chosen.dataset}, seed {chosen.seed}: {error}")
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            failures.append(f"{chosen.method} on {chosen.dataset}, seed {chosen.seed}: {error!s}")
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
@@ -116,10 +121,12 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
     datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
     seeds = options.seed if options.seed is not None else values.pop("seed", 0)
     values = {name: value for name, value in values.items() if name not in ("method", "dataset", "seed")}
-    for dataset in datasets:
-        for method in methods:
-            for seed in seeds if isinstance(seeds, list) else [seeds]:
-                yield make_options(method=method, dataset=dataset, seed=seed, **values)
+    runs = list(product(datasets, methods, seeds if isinstance(seeds, list) else [seeds]))
+    output = values.pop("output", "")
+    for dataset, method, seed in runs:
+        # Several runs would overwrite one another in one folder.
+        folder = str(Path(output) / dataset / method / f"seed-{seed}") if output and len(runs) > 1 else output
+        yield make_options(method=method, dataset=dataset, seed=seed, output=folder, **values)
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:

@@ -1,0 +1,273 @@
+"""FashionIQ: pairs of product pictures in three categories, two captions for every pair.
+
+Source: H. Wu, Y. Gao, X. Guo, Z. Al-Halah, S. Rennie, K. Grauman, R. Feris, "Fashion IQ: A New Dataset
+Towards Retrieving Images by Natural Language Feedback", CVPR 2021. Each category is a task of its own.
+``original`` ranks the category's whole image list, ``val`` (VAL's preparation) only the pictures that are
+a reference or a target; ``-noref`` leaves the query's reference out. The labels of `test` were never
+released: it is ranked, not scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.annotations import (
+    AnnotationFile,
+    Manifest,
+    Problems,
+    compare_counts,
+    read_manifest,
+)
+from benchmark.dataset import (
+    Captions,
+    Counts,
+    DatasetInfo,
+    IntArray,
+    Pictures,
+    ProtocolInfo,
+    Queries,
+    Ragged,
+    Task,
+    TaskKey,
+    Triplets,
+)
+from benchmark.errors import UserError, unknown_name
+from benchmark.files import digest_of, file_digest
+from benchmark.protocol_choice import fitting_rule
+from benchmark.squashed import squashed_size
+from benchmark.text_rules import TextRule
+
+from .fashioniq_files import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
+from .fashioniq_files import LAYOUTS as LAYOUTS
+
+INFO = DatasetInfo(
+    name="fashioniq",
+    title="FashionIQ",
+    summary="24,016 labelled pairs of dresses, shirts and tops, two captions each, ranked within a category",
+    licence="annotations Community Data License Agreement; pictures are product pictures from Amazon",
+    obtain=(
+        "annotations: captions/ and image_splits/ of https://github.com/XiaoxiaoGuo/fashion-iq; pictures: the "
+        "archive linked from its issue 18, or the addresses in https://github.com/hongwang600/fashion-iq-metadata"
+    ),
+    citation="""@inproceedings{wu2021fashioniq,
+  title     = {Fashion {IQ}: A New Dataset Towards Retrieving Images by Natural Language Feedback},
+  author    = {Wu, Hui and Gao, Yupeng and Guo, Xiaoxiao and Al-Halah, Ziad and Rennie, Steven and
+               Grauman, Kristen and Feris, Rogerio},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
+  pages     = {11307--11317},
+  year      = {2021}
+}""",
+    folders=("fashionIQ", "fashionIQ_dataset", "fashion-iq", "fashioniq", "FashionIQ", "fashion_iq", "Fashion-IQ"),
+    default_protocol="original",
+    text_rule="joined",
+    evaluation_split="val",
+)
+
+_VAL = {
+    "dress": {"queries": 2_017, "gallery": 3_817, "VAL gallery": 2_628, "per-caption queries": 4_034},
+    "shirt": {"queries": 2_038, "gallery": 6_346, "VAL gallery": 3_089, "per-caption queries": 4_075},
+    "toptee": {"queries": 1_961, "gallery": 5_373, "VAL gallery": 2_902, "per-caption queries": 3_920},
+}
+_TRAIN = {
+    "dress": {"triplets": 5_985, "pictures": 11_452, "per-caption triplets": 11_970},
+    "shirt": {"triplets": 5_988, "pictures": 19_036, "per-caption triplets": 11_976},
+    "toptee": {"triplets": 6_027, "pictures": 16_121, "per-caption triplets": 12_042},
+}
+_TEST = {
+    "dress": {"queries": 2_024, "gallery": 3_818},
+    "shirt": {"queries": 2_038, "gallery": 6_346},
+    "toptee": {"queries": 2_056, "gallery": 5_374},
+}
+PUBLISHED: Mapping[str, Mapping[str, int]] = {
+    split: {f"{category} {what}": n for category, counts in table.items() for what, n in counts.items()}
+    for split, table in (("train", _TRAIN), ("val", _VAL), ("test", _TEST))
+}
+_TEXT_MODES = ("joined", "per-caption", "both-orders")
+
+
+class FashionIQ:
+    """FashionIQ, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
+
+    info = INFO
+    protocols = (
+        ProtocolInfo("original", "the category's whole image list, the reference ranked", ("val", "test"), _TEXT_MODES),
+        ProtocolInfo("original-noref", "the whole image list but the reference", ("val", "test"), _TEXT_MODES),
+        ProtocolInfo("val", "the references and targets, the query's reference ranked", ("val",), _TEXT_MODES),
+        ProtocolInfo("val-noref", "the references and targets but the query's reference", ("val",), _TEXT_MODES),
+    )
+
+    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
+        self.root = files.root
+        self.label = INFO.name if manifest is None else manifest.name
+        self.is_demo = manifest is not None and manifest.drawn
+        self.is_official = manifest is None
+        self._files, self._splits, self._manifest = files, splits, manifest
+        read = [file.path for name, split in splits.items() for category in split for file in files.of(name, category)]
+        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        names = tuple(dict.fromkeys(n for split in splits.values() for part in split.values() for n in part.names))
+        folder, index = files.picture_folder()
+        self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
+        self._doubles = tuple(sorted(set(index.doubles) & set(names)))
+        self._number = {name: i for i, name in enumerate(names)}
+
+    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+        """All training triplets, category after category; the same in every epoch, whatever the seed and drawing."""
+        train = self._split("train")
+        numbers = {category: self._numbers(part.names) for category, part in train.items()}
+        return Triplets(
+            np.concatenate([numbers[category][part.reference] for category, part in train.items()]),
+            np.concatenate([numbers[category][part.target] for category, part in train.items()]),
+            self.training_texts(),
+        )
+
+    def split_pictures(self, split: str) -> IntArray:
+        """The pictures of all categories in the order of their lists, each once; in training, those of a triplet."""
+        parts = self._split(split).values()
+        lists = ([part.names[i] for i in part.used] if split == "train" else part.names for part in parts)
+        return self._numbers(tuple(dict.fromkeys(name for names in lists for name in names)))
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        return tuple(captions for part in self._split("train").values() for captions in part.captions)
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
+        """A task for each category; raises UserError for unknown names and rules of other text modes."""
+        rule = fitting_rule(INFO.name, self.protocols, SPLITS, split, protocol, text_rule)
+        return tuple(
+            self._task(TaskKey(self.label, split, protocol, rule.mode, category), part, rule)
+            for category, part in self._split(split).items()
+        )
+
+    def _task(self, key: TaskKey, part: Category, rule: TextRule) -> Task:
+        ranked = part.used if key.protocol.startswith("val") else np.arange(len(part.names), dtype=np.int64)
+        position = np.full(len(part.names), -1, dtype=np.int64)
+        position[ranked] = np.arange(len(ranked))
+        asked = [(line, texts) for line, c in enumerate(part.captions) if (texts := rule.queries(c))]
+        entry = integers(line for line, texts in asked for _ in texts)
+        numbers, reference, target = self._numbers(part.names), part.reference[entry], part.target[entry]
+        labelled = key.split != "test"
+        return Task(
+            key=key,
+            queries=Queries(
+                ids=tuple(name for line, texts in asked for name in _ids(f"{key.category}/{line}", len(texts))),
+                picture=numbers[reference],
+                reference=position[reference],
+                texts=tuple(text for _, texts in asked for text in texts),
+                positives=Ragged.single(position[target]) if labelled else Ragged.of([[] for _ in entry]),
+                group=reference,
+            ),
+            gallery=numbers[ranked],
+            exclude_reference=key.protocol.endswith("-noref"),
+            cutoffs=(10, 50),
+            labelled=labelled,
+            notes=self.warnings,
+        )
+
+    def counts(self) -> tuple[Counts, ...]:
+        return tuple(
+            count
+            for name, split in self._splits.items()
+            for category, part in split.items()
+            for count in compare_counts(
+                name,
+                {f"{category} {what}": number for what, number in part.count(name).items()},
+                PUBLISHED[name],
+                self._manifest,
+            )
+        )
+
+    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
+        """SPIRIT's: the mean over categories of (R@10 + R@50)/2, in percent."""
+        values = [(recalls["R@10"] + recalls["R@50"]) / 2 for recalls in metrics.values()]
+        return "(R@10 + R@50)/2, mean of the categories", sum(values) / len(values)
+
+    def annotation_files(self) -> tuple[AnnotationFile, ...]:
+        """The files of every split and category, read or not, there or not; of own data, those of its categories."""
+        return tuple(
+            file
+            for split in SPLITS
+            for category in self._files.there(split, self._manifest)
+            for file in self._files.of(split, category)
+        )
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What may change the numbers and is no error: copies of a picture, and squashed pictures."""
+        found = []
+        if self._doubles:
+            found.append(
+                f"pictures that are there more than once: {len(self._doubles):,}, {self._doubles[0]} first; "
+                "the .jpg is taken before others, then the first in the folders' order"
+            )
+        width = None if self.is_demo else squashed_size(self.pictures.paths)
+        if width is not None:
+            found.append(
+                f"the pictures seem to be squashed copies: all looked at are {width}x{width}; padding them to a "
+                "square does nothing, and numbers differ from those on the original pictures"
+            )
+        return tuple(found)
+
+    def _numbers(self, names: Sequence[str]) -> IntArray:
+        return integers(self._number[name] for name in names)
+
+    def _split(self, name: str) -> Split:
+        if name not in self._splits:
+            if name not in SPLITS:
+                raise unknown_name(f"split of {INFO.name}", name, SPLITS)
+            raise UserError(f"{self.root}: split {name} of {INFO.name} was not read; read: {', '.join(self._splits)}")
+        return self._splits[name]
+
+
+def _ids(name: str, count: int) -> list[str]:
+    """The name itself for one query of an entry, numbered names for several."""
+    return [name] if count == 1 else [f"{name}/{i}" for i in range(count)]
+
+
+def present_splits(root: Path) -> tuple[str, ...]:
+    """The splits of which all files are there: of all categories, or of those that own data has."""
+    files = Files.find(root)
+    manifest = _manifest(files)
+    return tuple(
+        split
+        for split in SPLITS
+        if all(file.found for category in files.there(split, manifest) for file in files.of(split, category))
+    )
+
+
+def _manifest(files: Files) -> Manifest | None:
+    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
+    return read_manifest((files.base, files.root), INFO.name, countable)
+
+
+def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = ()) -> FashionIQ:
+    """Read the splits asked for, training first; ``root`` is what `locate_root` found.
+
+    All three categories are read, of data with a manifest those that it has; ``categories`` names fewer, to
+    check a part of the files. Raises UserError with all problems of all files. Counts are compared by
+    `annotations.require_counts`, the pictures' existence by `annotations.require_pictures`.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
+    for category in categories:
+        if category not in CATEGORIES:
+            raise unknown_name(f"category of {INFO.name}", category, CATEGORIES)
+    files = Files.find(root)
+    manifest = _manifest(files)
+    problems = Problems(INFO.obtain)
+    read = {
+        split: {
+            category: read_category(files.of(split, category), category, problems)
+            for category in categories or files.there(split, manifest)
+        }
+        for split in SPLITS
+        if split in splits
+    }
+    problems.raise_all()
+    return FashionIQ(files, read, manifest)

@@ -1,0 +1,276 @@
+"""Shoes: pairs of shoe pictures with a caption that says how the target differs.
+
+Source: X. Guo, H. Wu, Y. Cheng, S. Rennie, G. Tesauro, R. Feris, "Dialog-based Interactive Image Retrieval",
+NeurIPS 2018; pictures: T. Berg, A. Berg, J. Shih, "Automatic Attribute Discovery and Characterization from
+Noisy Web Data", ECCV 2010. `ImageName` is the target.
+
+Two evaluation lists are in circulation, told apart by their length: the official one of 4,658 names, and
+that of VAL's release, the same less 37. Each has protocols of its own:
+
+- ``official``, ``official-noref``: both pictures in the official list, which is the gallery;
+- ``val``: at least one picture in VAL's list; the gallery is the list and every picture of a query;
+- ``val-list``, ``val-list-noref``: both pictures in VAL's list, which is the gallery.
+
+Captions are trimmed and capitalised in training and evaluation alike (SPIRIT's rule; FashionERN evaluates on
+the caption as it stands, which is the text rule `as-is`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.annotations import (
+    AnnotationFile,
+    Manifest,
+    Problems,
+    StemIndex,
+    compare_counts,
+    index_by_stem,
+    read_manifest,
+    read_records,
+)
+from benchmark.dataset import (
+    Captions,
+    Counts,
+    DatasetInfo,
+    IntArray,
+    Pictures,
+    ProtocolInfo,
+    Queries,
+    Ragged,
+    Task,
+    TaskKey,
+    Triplets,
+)
+from benchmark.errors import UserError, unknown_name
+from benchmark.files import digest_of, file_digest
+from benchmark.protocol_choice import fitting_rule
+
+from .shoes_files import LAYOUTS as LAYOUTS
+from .shoes_files import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training
+
+INFO = DatasetInfo(
+    name="shoes",
+    title="Shoes",
+    summary="10,751 pairs of women's shoes with one caption each, ranked over the evaluation pictures",
+    licence="annotations' repository MIT; pictures collected from the web by Berg et al., no licence stated",
+    obtain=(
+        "annotations: folder dataset of https://github.com/XiaoxiaoGuo/fashion-retrieval; pictures: the "
+        "womens_* folders of Berg et al.'s attribute discovery data (its site is gone; DQU-CIR's README links a copy)"
+    ),
+    citation="""@inproceedings{guo2018dialog,
+  title     = {Dialog-based Interactive Image Retrieval},
+  author    = {Guo, Xiaoxiao and Wu, Hui and Cheng, Yu and Rennie, Steven and Tesauro, Gerald and Feris, Rogerio},
+  booktitle = {Advances in Neural Information Processing Systems 31},
+  pages     = {676--686},
+  year      = {2018}
+}
+@inproceedings{berg2010automatic,
+  title     = {Automatic Attribute Discovery and Characterization from Noisy Web Data},
+  author    = {Berg, Tamara L. and Berg, Alexander C. and Shih, Jonathan},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2010}
+}""",
+    folders=("shoes", "shoes_dataset", "Shoes", "shoes-dataset"),
+    default_protocol="official",
+    text_rule="capitalised",
+    evaluation_split="test",
+)
+
+PUBLISHED: Mapping[str, Mapping[str, int]] = {
+    "train": {"triplets": 8_990, "pictures": 10_000},
+    "test": {
+        "queries": 1_761,
+        "gallery": OFFICIAL_NAMES,
+        "val queries": 1_761,
+        "val gallery": 4_642,
+        "val-list queries": 1_732,
+        "val-list gallery": VAL_NAMES,
+    },
+}
+_PICTURE_PREFIX = "img_womens_"
+
+
+class Shoes:
+    """Shoes, or other data in its layout, as a :class:`benchmark.dataset.Dataset`.
+
+    ``protocols`` lists all five; those of VAL's list have no splits where that list is not there, so that
+    nothing but a request for them asks for it.
+    """
+
+    info = INFO
+
+    def __init__(
+        self, files: Files, train: Training | None, test: Evaluation | None, manifest: Manifest | None
+    ) -> None:
+        self.root = files.root
+        self.label = INFO.name if manifest is None else manifest.name
+        self.is_demo = manifest is not None and manifest.drawn
+        self.is_official = manifest is None
+        self._files, self._train, self._test, self._manifest = files, train, test, manifest
+        self._read = tuple(split for split, part in zip(SPLITS, (train, test), strict=True) if part is not None)
+        read = dict.fromkeys(file.path for split in self._read for file in files.of(split))
+        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        names = tuple(dict.fromkeys((*(train.names if train else ()), *(test.names if test else ()))))
+        index = _index(files.root)
+        self.pictures = Pictures(names, tuple(_path(index, files.root, name) for name in names))
+        doubles = sorted({f"{stem}.jpg" for stem in index.doubles} & set(names))
+        self.warnings: tuple[str, ...] = ()
+        if doubles:
+            counted = f"pictures that are there more than once: {len(doubles):,}, {doubles[0]} first"
+            self.warnings = (f"{counted}; the first in the folders' order is taken",)
+        self._number = {name: i for i, name in enumerate(names)}
+        without = () if test is None else tuple(name for name in ("val", "val-list") if name in test.refusals)
+        self.protocols = tuple(_protocol(name, summary, without) for name, summary in _SUMMARIES.items())
+
+    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+        """All training triplets; the same in every epoch, whatever the seed and drawing."""
+        entries = self._training().entries
+        reference = self._numbers(e.reference for e in entries)
+        return Triplets(reference, self._numbers(e.target for e in entries), self.training_texts())
+
+    def split_pictures(self, split: str) -> IntArray:
+        """Every picture of a gallery, official list first; in training, those of a triplet in list order."""
+        return self._numbers(self._training().used if split == "train" else self._evaluation(split).names)
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        return tuple((entry.caption,) for entry in self._training().entries)
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        """Captions of single pictures by file name, from captions_shoes.json where it is there."""
+        path = self._files.base / "captions_shoes.json"
+        if not path.is_file():
+            return {}
+        problems = Problems(f"get it again, or remove it: it is optional; {INFO.obtain}")
+        found: dict[str, list[str]] = {}
+        for _, record in read_records(path, {"ImageName": str, "Caption": str}, problems):
+            found.setdefault(record["ImageName"], []).append(record["Caption"])
+        problems.raise_all()
+        return {name: tuple(captions) for name, captions in found.items()}
+
+    def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
+        """The one task of a protocol; raises UserError where the list that it needs is not there."""
+        base = protocol.removesuffix("-noref")
+        if split == "test" and protocol in _SUMMARIES and base in (test := self._evaluation(split)).refusals:
+            raise UserError(f"{INFO.name}: protocol {protocol} {test.refusals[base]}")
+        rule = fitting_rule(INFO.name, self.protocols, SPLITS, split, protocol, text_rule)
+        ranking = self._evaluation(split).rankings[base]
+        position = {name: i for i, name in enumerate(ranking.gallery)}
+        reference = _integers(position[e.reference] for e in ranking.entries)
+        target = _integers(position[e.target] for e in ranking.entries)
+        gallery = self._numbers(ranking.gallery)
+        return (
+            Task(
+                key=TaskKey(self.label, split, protocol, rule.mode),
+                queries=Queries(
+                    ids=tuple(str(e.number) for e in ranking.entries),
+                    picture=gallery[reference],
+                    reference=reference,
+                    texts=tuple(rule.queries((e.caption,))[0] for e in ranking.entries),
+                    positives=Ragged.single(target),
+                    group=reference,
+                ),
+                gallery=gallery,
+                exclude_reference=protocol == "val" or protocol.endswith("-noref"),
+                cutoffs=(1, 10, 50),
+                notes=(*self._notes(int(np.sum(reference == target))), *self.warnings),
+            ),
+        )
+
+    def counts(self) -> tuple[Counts, ...]:
+        parts = {"train": self._train, "test": self._test}
+        return tuple(
+            count
+            for split, part in parts.items()
+            if part is not None
+            for count in compare_counts(split, part.count(), PUBLISHED[split], self._manifest)
+        )
+
+    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
+        """SPIRIT's: (R@10 + R@50)/2, in percent."""
+        (values,) = metrics.values()
+        return "(R@10 + R@50)/2", (values["R@10"] + values["R@50"]) / 2
+
+    def annotation_files(self) -> tuple[AnnotationFile, ...]:
+        """The files of every split, read or not, there or not."""
+        return tuple(file for split in SPLITS for file in self._files.of(split))
+
+    def _notes(self, own: int) -> tuple[str, ...]:
+        derived = "query ids count in the derived triplet.val.json, not in the official file"
+        asks = f"queries that ask for their own reference: {own:,}, a certain miss where the reference is left out"
+        return (*((asks,) if own else ()), *((derived,) if self._files.derives_captions else ()))
+
+    def _numbers(self, names: Iterable[str]) -> IntArray:
+        return _integers(self._number[name] for name in names)
+
+    def _training(self) -> Training:
+        if self._train is None:
+            raise self._not_read("train")
+        return self._train
+
+    def _evaluation(self, split: str) -> Evaluation:
+        if split not in SPLITS:
+            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
+        if split != "test":
+            raise UserError(f"{INFO.name}: split {split} is trained on; protocols are defined for test")
+        if self._test is None:
+            raise self._not_read(split)
+        return self._test
+
+    def _not_read(self, split: str) -> UserError:
+        return UserError(f"{self.root}: split {split} of {INFO.name} was not read; read: {', '.join(self._read)}")
+
+
+_SUMMARIES = {
+    "official": "the official list of 4,658 pictures, the reference ranked",
+    "official-noref": "the official list but the reference",
+    "val": "VAL's list of 4,621 pictures and every picture of a query, but the reference",
+    "val-list": "VAL's list, queries with both pictures in it, the reference ranked",
+    "val-list-noref": "VAL's list but the reference, queries with both pictures in it",
+}
+
+
+def _protocol(name: str, summary: str, without: Sequence[str]) -> ProtocolInfo:
+    splits = () if name.removesuffix("-noref") in without else ("test",)
+    return ProtocolInfo(name, summary, splits, ("single",))
+
+
+def _index(root: Path) -> StemIndex:
+    """Every .jpg of women's shoes below the root; the archive has other goods too."""
+    index = index_by_stem([root], (".jpg",))
+    kept = {stem: path for stem, path in index.paths.items() if stem.startswith(_PICTURE_PREFIX)}
+    return StemIndex(kept, index.doubles)
+
+
+def _path(index: StemIndex, root: Path, name: str) -> Path:
+    """Where a picture is, or for a missing one where it would be expected."""
+    return index.paths.get(name.removesuffix(".jpg"), root / name)
+
+
+def _integers(values: Iterable[int]) -> IntArray:
+    return np.fromiter(values, dtype=np.int64)
+
+
+def present_splits(root: Path) -> tuple[str, ...]:
+    """The splits whose captions and image list are both there."""
+    files = Files.find(root)
+    return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
+
+
+def load(root: Path, *, splits: tuple[str, ...]) -> Shoes:
+    """Read the splits asked for; ``root`` is what `locate_root` found.
+
+    Raises UserError with all problems of all files. Counts are compared by `annotations.require_counts`,
+    the pictures' existence by `annotations.require_pictures`.
+    """
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
+    files = Files.find(root)
+    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
+    manifest = read_manifest(dict.fromkeys((files.base, root)), INFO.name, countable)
+    train, test = Reader(files, manifest, INFO.obtain).read(splits)
+    return Shoes(files, train, test, manifest)

@@ -1,0 +1,166 @@
+"""The engine's step against plain PyTorch: accumulation, batch norms, clipping, frozen weights, precision."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from benchmark.batches import GroupLayout
+from benchmark.distributed import this_process
+from benchmark.engine import StageEngine, deepspeed_configuration
+from benchmark.method import Method
+from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.settings import TrainingSettings
+
+from small_training import Small, Vectors
+
+SOURCE = Vectors(64)
+
+
+def stepped(method: Method, settings: TrainingSettings, parts: Sequence[Sequence[int]], updates: int = 1) -> list[Tensor]:
+    """Updates through the engine, each with these groups; the losses of the last update."""
+    layout = GroupLayout.of(settings, 1)
+    optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
+    schedule = standard_schedule(settings, updates)
+    engine = StageEngine(method, optimiser, schedule, settings, layout, this_process("cpu"))
+    losses: list[Tensor] = []
+    try:
+        engine.training_mode()
+        for _ in range(updates):
+            losses = [engine.accumulate(SOURCE.batch(np.asarray(rows)), i) for i, rows in enumerate(parts)]
+            engine.update()
+    finally:
+        engine.close()
+    return losses
+
+
+def plain(method: Method, settings: TrainingSettings, parts: Sequence[Sequence[int]], updates: int = 1) -> None:
+    """The same by hand: the mean of the groups' own losses, one step of SGD."""
+    trained = [p for p in method.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    method.train()
+    for _ in range(updates):
+        losses = []
+        for rows in parts:
+            batch = SOURCE.batch(np.asarray(rows))
+            losses.append(
+                method.loss(method.encode_query(batch.reference, batch.text), method.encode_target(batch.target))
+            )
+        optimiser.zero_grad()
+        torch.stack(losses).mean().backward()
+        optimiser.step()
+
+
+def largest_difference(a: Method, b: Method) -> float:
+    pairs = zip(a.named_parameters(), b.named_parameters(), strict=True)
+    return max(float((p - q).detach().abs().max()) for (_, p), (_, q) in pairs)
+
+
+def sgd(**changed: object) -> TrainingSettings:
+    return TrainingSettings.model_validate(
+        {"optimiser": "sgd", "learning_rate": 0.1, "batch_size": 16, "negative_group": 4, **changed}
+    )
+
+
+def test_groups_are_accumulated_each_with_its_own_negatives() -> None:
+    parts = [range(i, i + 4) for i in range(0, 16, 4)]
+    ours, reference = Small(), Small()
+    stepped(ours, sgd(), parts, updates=3)
+    plain(reference, sgd(), parts, updates=3)
+    assert largest_difference(ours, reference) < 1e-6
+    whole = Small()
+    plain(whole, sgd(), [range(16)], updates=3)
+    assert largest_difference(ours, whole) > 1e-3
+
+
+def test_running_statistics_follow_the_first_group_only() -> None:
+    parts = [range(i, i + 4) for i in range(0, 16, 4)]
+    ours, first_only = Small(), Small()
+    stepped(ours, sgd(), parts)
+    first_only.train()
+    batch = SOURCE.batch(np.arange(4))
+    first_only.encode_query(batch.reference, batch.text)
+    assert torch.equal(ours.norm.running_mean, first_only.norm.running_mean)
+    assert torch.equal(ours.norm.running_var, first_only.norm.running_var)
+    assert int(ours.norm.num_batches_tracked) == 1
+
+
+def test_batch_norm_in_eval_mode_keeps_its_statistics_and_trains_its_scale() -> None:
+    method = Small()
+    with torch.no_grad():
+        method.norm.running_mean.fill_(0.25)
+    before = copy.deepcopy(method.state_dict())
+    stepped(method, sgd(batch_norm="eval", negative_group=0), [range(16)])
+    after = method.state_dict()
+    assert torch.equal(after["norm.running_mean"], before["norm.running_mean"])
+    assert int(after["norm.num_batches_tracked"]) == 0
+    assert not torch.equal(after["norm.weight"], before["norm.weight"])
+
+
+def test_a_large_gradient_is_not_clipped_unless_asked_for() -> None:
+    settings = sgd(negative_group=0, learning_rate=1e-4)
+    large = Vectors(64, scale=100.0)
+    method, reference, clipped = Small(norm=False), Small(norm=False), Small(norm=False)
+    global SOURCE
+    kept, SOURCE = SOURCE, large
+    try:
+        stepped(method, settings, [range(16)])
+        plain(reference, settings, [range(16)])
+        stepped(clipped, sgd(negative_group=0, learning_rate=1e-4, gradient_clip=1.0), [range(16)])
+    finally:
+        SOURCE = kept
+    assert largest_difference(method, reference) < 1e-6 * 100
+    assert largest_difference(method, Small(norm=False)) > 1e-2
+    assert largest_difference(clipped, Small(norm=False)) <= 1.01e-4
+
+
+def test_frozen_weights_never_decay() -> None:
+    method = Small()
+    stepped(method, sgd(negative_group=0, weight_decay=0.5), [range(16)], updates=2)
+    assert torch.equal(method.frozen, torch.ones(3))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_runs_and_keeps_the_weights_in_float32(precision: str) -> None:
+    method = Small()
+    losses = stepped(method, sgd(precision=precision, negative_group=0), [range(16)], updates=2)
+    assert torch.isfinite(torch.stack(losses)).all()
+    assert all(p.dtype == torch.float32 for p in method.parameters())
+    assert largest_difference(method, Small()) > 1e-4
+    exact = Small()
+    stepped(exact, sgd(negative_group=0), [range(16)], updates=2)
+    # Loss scaling starts too high on purpose: an update whose scaled gradient overflows is left out.
+    assert 0 < largest_difference(method, exact) < (0.05 if precision == "bf16" else 0.2)
+
+
+def test_configuration_says_what_deepspeed_would_decide_otherwise() -> None:
+    settings = sgd()
+    configuration = deepspeed_configuration(settings, GroupLayout.of(settings, 2), 2)
+    assert configuration["gradient_clipping"] == 0.0
+    assert "optimizer" not in configuration
+    assert (
+        configuration["train_batch_size"]
+        == configuration["train_micro_batch_size_per_gpu"] * configuration["gradient_accumulation_steps"] * 2
+    )
+
+
+def test_dict_encodings_and_a_score_of_ones_own_pass_through() -> None:
+    class Pair(Small):
+        def encode_query(self, reference, text):  # type: ignore[no-untyped-def, override]
+            return {"a": super().encode_query(reference, text), "b": text["text"]}
+
+        def encode_target(self, target):  # type: ignore[no-untyped-def, override]
+            return {"c": target["whole"]}
+
+        def loss(self, queries, targets):  # type: ignore[no-untyped-def, override]
+            return super().loss(queries["a"] + queries["b"], targets["c"])
+
+    ours, reference = Pair(), Pair()
+    stepped(ours, sgd(negative_group=0), [range(16)])
+    plain(reference, sgd(negative_group=0), [range(16)])
+    assert largest_difference(ours, reference) < 1e-6

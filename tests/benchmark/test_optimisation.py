@@ -1,0 +1,78 @@
+"""Schedules by hand, the moving average, and what a parameter group overrides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark.optimisation import MovingAverage, standard_optimiser, standard_schedule
+from benchmark.settings import TrainingSettings
+
+
+def factors(updates: list[int], per_epoch: int = 10, **settings: Any) -> list[float]:
+    factor = standard_schedule(TrainingSettings.model_validate(settings), per_epoch)
+    return [factor(n) for n in updates]
+
+
+def test_cosine_ends_at_zero_after_its_warm_up() -> None:
+    found = factors([0, 1, 2, 11, 20], epochs=2, schedule="cosine", warmup=0.1)
+    assert found == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_cosine_rising_is_never_clamped() -> None:
+    found = factors([0, 25, 50, 100, 75], epochs=30, schedule="cosine-rising", schedule_epochs=5)
+    assert found == pytest.approx([1.0, 0.5, 0.0, 1.0, 0.5])
+    assert factors([7], epochs=300, schedule="cosine-rising", schedule_epochs=100) == pytest.approx(
+        [0.5 * (1 + math.cos(math.pi * 7 / 1000))]
+    )
+
+
+def test_step_multiplies_at_the_start_of_an_epoch() -> None:
+    found = factors([0, 39, 40, 79, 80], epochs=8, schedule="step", schedule_epochs=4, schedule_factor=0.5)
+    assert found == [1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+def test_constant() -> None:
+    assert factors([0, 5, 99], epochs=10) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_a_groups_own_keys_win(name: str, kind: str) -> None:
+    layer = nn.Linear(2, 2)
+    settings = TrainingSettings.model_validate(
+        {"optimiser": name, "learning_rate": 0.1, "weight_decay": 0.2, "momentum": 0.3, "eps": 1e-7, "betas": (0.8, 0.9)}
+    )
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias], "weight_decay": 0.0, "lr": 0.05}]
+    optimiser = standard_optimiser(groups, settings)
+    assert type(optimiser).__name__ == kind
+    first, second = optimiser.param_groups
+    assert (first["lr"], first["weight_decay"], second["lr"], second["weight_decay"]) == (0.1, 0.2, 0.05, 0.0)
+    if name == "sgd":
+        assert first["momentum"] == 0.3
+    else:
+        assert (first["betas"], first["eps"]) == ((0.8, 0.9), 1e-7)
+
+
+def test_the_moving_average_by_hand() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
+    layer.register_parameter("frozen", frozen)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    average = MovingAverage(layer, 0.75)
+    for value in (3.0, 5.0):
+        with torch.no_grad():
+            layer.weight.fill_(value)
+        average.update(layer)
+    # 1 -> 0.75·1 + 0.25·3 = 1.5 -> 0.75·1.5 + 0.25·5 = 2.375
+    assert list(average.shadow) == ["weight"]
+    with average.in_place_of_weights(layer):
+        assert layer.weight.item() == pytest.approx(2.375)
+    assert layer.weight.item() == 5.0
+    with pytest.raises(RuntimeError), average.in_place_of_weights(layer):
+        raise RuntimeError
+    assert layer.weight.item() == 5.0

@@ -1,0 +1,77 @@
+"""What is held out, what is not trained on then, and the criteria."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmark.dataset import Triplets
+from benchmark.errors import UserError
+from benchmark.options import make_options
+from benchmark.plan import make_plan
+from benchmark.selection import Heldout, criterion_score, heldout_score, is_heldout_reference
+
+NAMES = tuple(f"train-{i}-0-img0" for i in range(100))
+HELDOUT = [3, 28, 64]
+
+
+def triplets(pairs: list[tuple[int, int]]) -> Triplets:
+    array = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    return Triplets(array[:, 0], array[:, 1], tuple(("text",) for _ in pairs))
+
+
+def test_what_is_held_out_never_changes() -> None:
+    assert [i for i, name in enumerate(NAMES) if is_heldout_reference(name)] == HELDOUT
+
+
+def test_about_a_twentieth_is_held_out() -> None:
+    share = np.mean([is_heldout_reference(f"picture {i}") for i in range(20_000)])
+    assert 0.045 < share < 0.055
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=200))
+def test_no_held_out_picture_is_ever_trained_on(pairs: list[tuple[int, int]]) -> None:
+    first = triplets([*pairs, (HELDOUT[0], 98), (97, 96)])
+    try:
+        heldout = Heldout.of(first, NAMES)
+    except UserError:
+        return
+    shown = set(heldout.triplets.reference.tolist()) | set(heldout.triplets.target.tolist())
+    for epoch in (first, triplets([(b, a) for a, b in pairs])):  # a later epoch draws other pairs
+        kept = epoch.take(heldout.trained(epoch))
+        assert not shown & (set(kept.reference.tolist()) | set(kept.target.tolist()))
+    assert all(is_heldout_reference(NAMES[r]) for r in heldout.triplets.reference)
+
+
+def test_too_little_data_is_told() -> None:
+    with pytest.raises(UserError, match="--selection heldout: 1 training triplets are too few"):
+        Heldout.of(triplets([(0, 1)]), NAMES)
+
+
+def test_the_heldout_task_ranks_held_out_triplets_among_their_own_pictures(small_cirr: Path) -> None:
+    options = make_options(
+        method="clip4cir", dataset="cirr", data_root=str(small_cirr), selection="heldout", set={"combiner.batch_size": 8}
+    )
+    plan = make_plan(options)
+    (task,) = plan.selection_tasks
+    trained = plan.triplets(plan.last, frozenset())(0)
+    assert task.key.split == "train" and task.key.protocol == "heldout"
+    assert not set(task.gallery.tolist()) & (set(trained.reference.tolist()) | set(trained.target.tolist()))
+    for i in range(len(task.queries)):
+        assert task.gallery[task.queries.reference[i]] == task.queries.picture[i]
+    assert set(task.gallery.tolist()) <= set(plan.dataset.split_pictures("train").tolist())
+
+
+def test_criteria() -> None:
+    metrics = {"": {"R@1": 10.0, "R@5": 40.0, "R_subset@1": 20.0, "mAP@5": 99.0}}
+    values = {kind: criterion_score(None, metrics, kind).value for kind in ("arithmetic", "geometric", "harmonic")}  # type: ignore[arg-type]
+    assert values["arithmetic"] == pytest.approx(70 / 3)
+    assert values["geometric"] == pytest.approx(20.0)
+    assert values["harmonic"] == pytest.approx(3 / (1 / 10 + 1 / 40 + 1 / 20))
+    none = {"": {"R@1": 0.0, "R@5": 40.0}}
+    assert criterion_score(None, none, "geometric").value == 0.0  # type: ignore[arg-type]
+    assert heldout_score({"R@1": 1.0, "R@5": 2.0, "R@10": 3.0, "R@50": 6.0}).value == 3.0

@@ -1,0 +1,200 @@
+"""The training loop: resume to the last bit, selection, moments taken over, stops and failures."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.errors import UserError
+from benchmark.settings import TrainingSettings
+from benchmark.trainer import Interrupted, Trained, train
+
+from small_training import Small, Vectors, same, small_job, small_stage
+
+ROWS = 40  # five updates of eight per epoch
+
+
+def adam(**changed: Any) -> TrainingSettings:
+    return TrainingSettings.model_validate(
+        {
+            "epochs": 3, "batch_size": 8, "negative_group": 4, "learning_rate": 0.05, "weight_decay": 0.01,
+            "schedule": "cosine", "average_decay": 0.6, **changed,
+        }
+    )  # fmt: skip
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed_at(batch: int) -> Vectors:
+    def check(served: int) -> None:
+        if served == batch:
+            raise Killed
+
+    return Vectors(ROWS, on_batch=check)
+
+
+@pytest.mark.parametrize(
+    ("precision", "batch"), [("fp32", 4), ("fp32", 11), ("fp32", 14), ("fp32", 30), ("bf16", 14), ("fp16", 14)]
+)
+def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(tmp_path: Path, precision: str, batch: int) -> None:
+    settings = adam(precision=precision)
+    undisturbed = train(small_job(tmp_path / "a", settings, Vectors(ROWS)), resume=False)
+    with pytest.raises(Killed):
+        train(small_job(tmp_path / "b", settings, killed_at(batch), every=0), resume=False)
+    source = Vectors(ROWS)
+    resumed = train(small_job(tmp_path / "b", settings, source, every=0), resume=True)
+    assert source.served < 30
+    assert same(resumed.last, undisturbed.last)
+    assert same(resumed.selected, undisturbed.selected)
+    assert (resumed.updates, resumed.triplets_seen) == (undisturbed.updates, undisturbed.triplets_seen) == (15, 120)
+    assert [(e.epoch, e.loss, e.score) for e in resumed.log] == [(e.epoch, e.loss, e.score) for e in undisturbed.log]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(small_job(tmp_path, adam(), Vectors(ROWS)), resume=False)
+    source = Vectors(ROWS)
+    again = train(small_job(tmp_path, adam(), source), resume=True)
+    assert source.served == 0
+    assert same(first.selected, again.selected) and same(first.last, again.last)
+    assert again.moments.keys() == first.moments.keys()
+
+
+def test_two_runs_are_equal_and_the_seed_matters(tmp_path: Path) -> None:
+    a, b = (train(small_job(tmp_path / n, adam(), Vectors(ROWS)), resume=False) for n in "ab")
+    assert same(a.last, b.last)
+    job = small_job(tmp_path / "c", adam(), Vectors(ROWS))
+    object.__setattr__(job, "seed", 1)
+    assert not same(a.last, train(job, resume=False).last)
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(small_job(tmp_path, adam(), killed_at(14), every=0), resume=False)
+    with pytest.raises(UserError, match="made with other settings"):
+        train(small_job(tmp_path, adam(), Vectors(ROWS), identity="another"), resume=True)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "pointer"])
+def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(Killed):
+        train(small_job(tmp_path, adam(), killed_at(14), every=0), resume=False)
+    (state,) = tmp_path.glob("resume-*.pt")
+    content = state.read_bytes()
+    if damage == "truncate":
+        state.write_bytes(content[:-10])
+    elif damage == "flip":
+        state.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+    elif damage == "remove":
+        state.unlink()
+    else:
+        (tmp_path / "resume.json").write_text("[]\n")
+    with pytest.raises(UserError, match="damaged"):
+        train(small_job(tmp_path, adam(), Vectors(ROWS)), resume=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_state_that_can_be_continued(tmp_path: Path, number: signal.Signals) -> None:
+    def interrupt(served: int) -> None:
+        if served == 13:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    undisturbed = train(small_job(tmp_path / "a", adam(), Vectors(ROWS)), resume=False)
+    with pytest.raises(Interrupted, match="stage small, epoch 2"):
+        train(small_job(tmp_path / "b", adam(), Vectors(ROWS, on_batch=interrupt)), resume=False)
+    assert signal.getsignal(number) is before
+    source = Vectors(ROWS)
+    resumed = train(small_job(tmp_path / "b", adam(), source), resume=True)
+    assert source.served == 30 - 14
+    assert same(resumed.last, undisturbed.last)
+
+
+def test_a_signal_in_the_last_validation_is_not_lost(tmp_path: Path) -> None:
+    def validate(method: Any) -> Any:
+        from small_training import validated
+
+        os.kill(os.getpid(), signal.SIGINT)
+        return validated(method)
+
+    with pytest.raises(Interrupted):
+        train(small_job(tmp_path, adam(epochs=1), Vectors(ROWS), validate=validate), resume=False)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_update(tmp_path: Path) -> None:
+    source = Vectors(ROWS)
+    source.target[:] = torch.nan
+    source.target[:] = source.target  # every batch is bad from the first update on
+    with pytest.raises(UserError, match=r"stage small: the loss is nan at update 1 of 15 \(epoch 1\).*--set small"):
+        train(small_job(tmp_path, adam(), source), resume=False)
+    assert not list(tmp_path.glob("resume*"))
+
+
+def test_a_failure_leaves_the_engine_usable(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(small_job(tmp_path / "a", adam(), killed_at(3)), resume=False)
+    assert train(small_job(tmp_path / "b", adam(), Vectors(ROWS)), resume=False).updates == 15
+
+
+def test_selection_keeps_the_best_epoch_and_the_last(tmp_path: Path) -> None:
+    from benchmark.selection import Score
+
+    scores, seen = iter([1.0, 3.0, 2.0]), []
+
+    def validate(method: Any) -> Score:
+        seen.append({name: t.clone() for name, t in method.state_dict().items()})
+        assert not method.training
+        return Score("made up", next(scores))
+
+    trained = train(small_job(tmp_path, adam(), Vectors(ROWS), validate=validate), resume=False)
+    assert trained.selected_epoch == 2 and trained.best == 3.0
+    assert same(trained.selected, seen[1]) and same(trained.last, seen[2])
+    assert [entry.score for entry in trained.log] == [1.0, 3.0, 2.0]
+
+
+def test_without_validation_the_last_weights_are_selected(tmp_path: Path) -> None:
+    trained = train(small_job(tmp_path, adam(), Vectors(ROWS), validate=None), resume=False)
+    assert same(trained.selected, trained.last) and trained.selected_epoch == 3
+
+
+def test_the_average_is_validated_and_the_raw_weights_go_on(tmp_path: Path) -> None:
+    averaged = train(small_job(tmp_path / "a", adam(average_decay=0.9), Vectors(ROWS)), resume=False)
+    raw = train(small_job(tmp_path / "b", adam(average_decay=0.0), Vectors(ROWS)), resume=False)
+    assert [e.loss for e in averaged.log] == [e.loss for e in raw.log]
+    assert not same(averaged.last, raw.last)
+
+
+def earlier(tmp_path: Path) -> tuple[Small, Trained]:
+    method = Small()
+    trained = train(small_job(tmp_path / "first", adam(average_decay=0), Vectors(ROWS), method=method), resume=False)
+    method.load_state_dict(trained.selected)
+    return method, trained
+
+
+def test_moments_and_best_score_of_an_earlier_stage_are_taken_over_but_not_its_rate(tmp_path: Path) -> None:
+    method, before = earlier(tmp_path)
+    before.best = 1e9
+    stage = small_stage(takes="weights and optimiser")
+    settings = adam(epochs=1, learning_rate=0.003, schedule="constant")
+    job = small_job(tmp_path / "second", settings, Vectors(ROWS), method=method, stage=stage, earlier=before)
+    after = train(job, resume=False)
+    assert after.log[0].learning_rate == 0.003
+    assert after.moments["layer.weight"]["step"] == before.moments["layer.weight"]["step"] + 5 == 20
+    assert after.selected_epoch == 0 and after.best == 1e9
+    assert same(after.selected, before.selected)
+
+
+def test_parameters_that_were_frozen_before_start_with_fresh_moments(tmp_path: Path) -> None:
+    method, before = earlier(tmp_path)
+    before.moments.pop("layer.weight")
+    stage = small_stage(takes="weights and optimiser")
+    job = small_job(tmp_path / "b", adam(epochs=1), Vectors(ROWS), method=method, stage=stage, earlier=before)
+    after = train(job, resume=False)
+    assert after.moments["layer.weight"]["step"] == 5
+    assert after.moments["layer.bias"]["step"] == 20

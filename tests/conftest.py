@@ -1,0 +1,70 @@
+"""Shared by all tests: one thread, a cache of their own, and a small CIRR folder of drawn pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TOY_PLUGIN = Path(__file__).parent / "toy_distribution" / "toy_cir" / "method.py"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test reads or fills the user's cache, or depends on the user's variables."""
+    import torch
+
+    torch.set_num_threads(1)
+    cache = tmp_path_factory.mktemp("cache")
+    patch = pytest.MonkeyPatch()
+    for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE"):
+        patch.delenv(name, raising=False)
+    patch.setenv("CIR_BENCHMARK_CACHE", str(cache))
+    patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    yield cache
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def small_cirr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """72 training triplets and 24 queries over 24 pictures, drawn, in CIRR's layout."""
+    from benchmark.datasets.demo import Sizes, write_demo
+
+    folder = tmp_path_factory.mktemp("data") / "cirr"
+    write_demo("cirr", folder, Sizes(12, 6, 4, 6, 2, 3), workers=1)
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error")]
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command line in this process, in an empty folder."""
+    from benchmark.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return Outcome(status, out, err)
+
+    return run

@@ -1,0 +1,1 @@
+"""A distribution of somebody else's that brings methods of its own."""
