@@ -50,6 +50,12 @@ def is_disk_full(error: BaseException) -> bool:
     return error.__context__ is not None and is_disk_full(error.__context__)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left of :func:`atomic_path`; for the one who holds the folder."""
+    for path in folder.rglob(".*.partial.*"):
+        path.unlink(missing_ok=True)
+
+
 def flush_to_disk(path: Path) -> None:
     """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)

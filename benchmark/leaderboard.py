@@ -1,8 +1,9 @@
 """Leaderboards: pages of tables made from records, the same from the same records, always.
 
-Measured pages (`results/leaderboard`) come from the committed records in `results/records`; demo
-pages (`results/demo`) from run folders that are named. A page has one block per split, protocol
-and text mode: numbers of two blocks are not to be compared.
+Measured pages (`results/leaderboard`) come from the committed records in `results/records`, with
+the published numbers of `results/published.csv` beside them; demo pages (`results/demo`) from run
+folders that are named, with nothing beside them. A page has one block per split, protocol and text
+mode: numbers of two blocks are not to be compared.
 """
 
 from __future__ import annotations
@@ -10,14 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmark.errors import UserError
+from benchmark.dataset import DatasetInfo, TaskKey
+from benchmark.errors import UserError, gathered
 from benchmark.files import atomic_write_text
-from benchmark.record import RECORD_NAME, Record, read_record, run_key, write_record
-from benchmark.tables import DRAWN_DEMO, Table, tables
+from benchmark.leaderboard_blocks import page_blocks
+from benchmark.published import FILE_NAME, PublishedNumber, read_published
+from benchmark.published_rows import published_rows, references
+from benchmark.published_schema import averages, components
+from benchmark.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
+from benchmark.tables import DRAWN_DEMO, MEASURED, Beside, Table, tables
 
 MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
 
 _EMPTY = """There are no measured rows yet: nobody has added a run on the official data.
+
+"""
+
+_READING = f"""Numbers are comparable within one table only. The column "numbers" tells rows `{MEASURED}` (bold:
+the best of them) from published ones, with the kind and number of their source; the sources stand at the foot.
 
 """
 
@@ -55,50 +66,96 @@ def collect(paths: Iterable[Path]) -> list[Record]:
     return sorted(records, key=_record_order)
 
 
-def render(dataset: str, records: Iterable[Record], demo: bool, title: str = "") -> str:
-    """The page of one dataset, markdown; records of other datasets or of the other sort are left out.
+def render(info: DatasetInfo, records: Iterable[Record], published: Sequence[PublishedNumber] = ()) -> str:
+    """The page of measured and published results of one dataset, markdown.
 
-    ``demo`` True takes records of demo data, False those that `add` would take.
+    Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
+    would refuse.
     """
-    mine = [r for r in records if _dataset(r) == dataset and (_is_demo(r) if demo else not refusals(r))]
-    mine.sort(key=_record_order)
-    name = title or dataset
-    heading = f"# {name}: {DRAWN_DEMO}" if demo else f"# {name}: measured results"
-    source = "demo runs" if demo else "the records in `results/records`"
-    parts = [f"{heading}\n\nMade by `python -m benchmark leaderboard` from {source}; not edited by hand.\n\n"]
-    if demo:
-        parts.append(
-            "This program drew the pictures. The tables show that everything works from end to end; they "
-            "say nothing about how good a method is on photographs.\n\n"
-        )
-    parts.append(_blocks(tables(mine, bold=not demo)) if mine else _EMPTY)
-    if mine:
-        parts.append(_how_to_repeat(mine))
-    if not demo:
-        parts.append(_HOW_TO_ADD.format(dataset=dataset))
-    return "\n".join(part.strip("\n") + "\n" for part in parts)
+    mine = sorted((r for r in records if _dataset(r) == info.name and not refusals(r)), key=_record_order)
+    numbers = [n for n in published if n.key.dataset == info.name]
+    beside = published_rows(numbers)
+    heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
+    found = tables([_with_averages(r, beside) for r in mine], bold=True, beside=beside)
+    parts = [
+        f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
+        f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
+        "" if mine else _EMPTY,
+        _READING if numbers else "",
+        page_blocks(info, found, beside) if found else "",
+        _how_to_repeat(mine) if mine else "",
+        _HOW_TO_ADD.format(dataset=info.name),
+        references(numbers),
+    ]
+    return _joined(parts)
 
 
-def pages(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> dict[Path, str]:
+def render_demo(name: str, title: str, records: Iterable[Record]) -> str:
+    """The page of one dataset's runs on drawn pictures, markdown; other records are left out."""
+    mine = sorted((r for r in records if _dataset(r) == name and _is_demo(r)), key=_record_order)
+    parts = [
+        f"# {title}: {DRAWN_DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
+        "This program drew the pictures. The tables show that everything works from end to end; they "
+        "say nothing about how good a method is on photographs.\n",
+        _demo_blocks(tables(mine)) if mine else _EMPTY,
+        _how_to_repeat(mine) if mine else "",
+    ]
+    return _joined(parts)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n".join(part.strip("\n") + "\n" for part in parts if part)
+
+
+def _with_averages(record: Record, beside: Mapping[TaskKey, Beside]) -> Record:
+    """The record with the averages that papers print for the same category, where it lacks them."""
+    wanted: dict[str, dict[str, None]] = {}
+    for key, rows in beside.items():
+        wanted.setdefault(key.category, {}).update(dict.fromkeys(averages(rows.metrics.columns)))
+    results = tuple(_result_with(result, wanted.get(result.category, ())) for result in record.results)
+    return record.model_copy(update={"results": results})
+
+
+def _result_with(result: Result, names: Iterable[str]) -> Result:
+    made = {}
+    for name in names:
+        parts = [result.metrics.get(part) for part in components(name)]
+        present = [value for value in parts if value is not None]
+        if name not in result.metrics and len(present) == len(parts):
+            made[name] = sum(present) / len(present)
+    return result.model_copy(update={"metrics": {**result.metrics, **made}})
+
+
+def pages(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> dict[Path, str]:
     """Every page's path and text.
 
-    ``results`` is the book of results, ``datasets`` maps names to titles: each gets a measured
-    page. ``runs``: folders of demo runs; datasets that have some get a demo page.
+    ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page.
+    ``runs``: folders of demo runs; datasets that have some get a demo page. Raises UserError where
+    a record or the published numbers cannot be read, all problems at once.
     """
     kept = results / RECORDS_FOLDER
-    measured = collect([kept] if kept.exists() else [])
-    demo = [record for record in collect(runs) if _is_demo(record)]
+    problems: list[str] = []
+    measured: list[Record] = []
+    demo: list[Record] = []
+    published: tuple[PublishedNumber, ...] = ()
+    with gathered(problems):
+        measured = collect([kept] if kept.exists() else [])
+    with gathered(problems):
+        demo = [record for record in collect(runs) if _is_demo(record)]
+    with gathered(problems):
+        published = read_published(results / FILE_NAME)
+    if problems:
+        raise UserError.collect(problems)
     found = {
-        results / MEASURED_FOLDER / f"{name}.md": render(name, measured, demo=False, title=title)
-        for name, title in datasets.items()
+        results / MEASURED_FOLDER / f"{name}.md": render(info, measured, published) for name, info in datasets.items()
     }
     for name in sorted({_dataset(record) for record in demo}):
-        page = results / DEMO_FOLDER / f"{name}.md"
-        found[page] = render(name, demo, demo=True, title=datasets.get(name, ""))
+        title = datasets[name].title if name in datasets else name
+        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo)
     return found
 
 
-def write_all(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> list[Path]:
+def write_all(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> list[Path]:
     """Write every page (see `pages`) that is stale; gives those."""
     changed = _differing(pages(results, datasets, runs))
     for path, text in changed.items():
@@ -106,8 +163,8 @@ def write_all(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] =
     return list(changed)
 
 
-def stale(results: Path, datasets: Mapping[str, str], runs: Sequence[Path] = ()) -> list[Path]:
-    """Pages that are missing or differ from what the records give."""
+def stale(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> list[Path]:
+    """Pages that are missing or differ from what the records and published numbers give."""
     return list(_differing(pages(results, datasets, runs)))
 
 
@@ -175,7 +232,7 @@ def _record_order(record: Record) -> tuple[str, str, str, int, str]:
     return _dataset(record), record.method, run_key(record), seed, record.created
 
 
-def _blocks(found: Sequence[Table]) -> str:
+def _demo_blocks(found: Sequence[Table]) -> str:
     """Tables under a heading for each split, protocol and text mode, and one for each category."""
     text: list[str] = []
     last = ""
@@ -183,7 +240,7 @@ def _blocks(found: Sequence[Table]) -> str:
         if table.block != last:
             text.append(f"## {table.block}\n")
         if table.key.category:
-            text.append(f"### {table.key.category}{f' ({DRAWN_DEMO})' if table.is_demo else ''}\n")
+            text.append(f"### {table.key.category} ({DRAWN_DEMO})\n")
         text.append(table.content())
         last = table.block
     return "\n".join(text)

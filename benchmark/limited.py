@@ -65,8 +65,8 @@ class LimitedDataset:
         return self._dataset.protocols
 
     def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        # One draw for all epochs, so that no epoch shows a picture that was not encoded before.
-        triplets = self._dataset.train_triplets(0, 0, drawing)
+        # One draw for all epochs and schemes: no epoch may show a picture that was not encoded before.
+        triplets = self._dataset.train_triplets(0, 0)
         return triplets.take(np.arange(min(self._limit, len(triplets)), dtype=np.int64))
 
     def split_pictures(self, split: str) -> IntArray:

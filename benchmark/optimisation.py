@@ -18,11 +18,11 @@ from benchmark.settings import TrainingSettings
 
 def standard_optimiser(groups: ParameterGroups, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name; a group's own keys win over the settings."""
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimiser == "sgd":
-        return torch.optim.SGD(groups, momentum=settings.momentum, **common)
+        return torch.optim.SGD(groups, lr=rate, momentum=settings.momentum, weight_decay=decay)
     kind = torch.optim.AdamW if settings.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, betas=settings.betas, eps=settings.eps, **common)
+    return kind(groups, lr=rate, betas=settings.betas, eps=settings.eps, weight_decay=decay)
 
 
 def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float]:

@@ -22,7 +22,7 @@ from benchmark.distributed import this_process
 from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
-from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock
+from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, remove_partial
 from benchmark.method import BuildContext, Method
 from benchmark.options import make_options
 from benchmark.pixels import bad_pictures
@@ -50,6 +50,7 @@ def execute(plan: Plan) -> Record:
     check_accelerator(plan.options.device)
     require_trainable(plan)
     with folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"), ExitStack() as resources:
+        remove_partial(plan.folder)
         return _Run(plan, resources).run()
 
 
@@ -159,6 +160,7 @@ class _Run:
         self._sources = self._open_sources(encoder)
         method = self._build(planned)
         with _one_at_a_time(folder, planned.stage.name):
+            remove_partial(folder)
             if file.is_file():
                 say(f"{planned.stage.name}: taking the encoder trained before ({folder.name})")
                 load_into(method, read_weights(file), str(file))

@@ -1,4 +1,4 @@
-"""Tables of results, made from records and nothing else.
+"""Tables of results, made from records; a leaderboard gives rows from elsewhere to stand beside.
 
 A table is one column key (dataset, split, protocol, text mode, category); its rows are methods,
 its columns metrics. Records that agree in all of their identity but the seed share a row; nothing
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -51,18 +51,44 @@ class Table:
         )
 
 
-def tables(records: Iterable[Record], bold: bool = False) -> list[Table]:
+@dataclass(frozen=True)
+class Beside:
+    """Rows from elsewhere that stand below the measured ones of the same column, as text.
+
+    ``described``: columns that say what a row is, "method" first; ``metrics``: a column per metric,
+    with as many rows; ``notes`` stand below the table.
+    """
+
+    described: pd.DataFrame
+    metrics: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+MEASURED, NUMBERS = "measured here", "numbers"
+"""The column that tells measured rows from others, where both stand in one table."""
+
+
+def tables(
+    records: Iterable[Record], bold: bool = False, beside: Mapping[TaskKey, Beside] | None = None
+) -> list[Table]:
     """One table per column key, sorted; averages before their categories.
 
-    ``bold`` marks the best value of each metric; demo data never has a best.
+    ``bold`` marks the best measured value of each metric; demo data never has a best. ``beside``:
+    rows for the tables of official data; a column that has no record is a table of these alone.
     """
+    others = dict(beside or {})
     columns: dict[tuple[TaskKey, bool, bool], list[tuple[Record, Result]]] = {}
     for record in records:
         data = record.identity.data
         for result in record.results:
             if result.metrics and data is not None:
                 columns.setdefault((result.key, data.is_demo, data.is_official), []).append((record, result))
-    return [_table(c[0], columns[c], bold) for c in sorted(columns, key=lambda c: (_key_order(c[0]), c[1:]))]
+    for key in others:
+        columns.setdefault((key, False, True), [])
+    return [
+        _table(c[0], columns[c], bold, others.get(c[0]) if c[1:] == (False, True) else None)
+        for c in sorted(columns, key=lambda c: (_key_order(c[0]), c[1:]))
+    ]
 
 
 def run_table(record: Record) -> str:
@@ -122,25 +148,47 @@ def _cell(mean: float, sd: float, half: float) -> str:
     return f"{mean:.2f}{spread}{interval}"
 
 
-def _table(key: TaskKey, pairs: Sequence[tuple[Record, Result]], bold: bool) -> Table:
-    rows = rows_of(pairs)
+def _table(
+    key: TaskKey, pairs: Sequence[tuple[Record, Result]], bold: bool, beside: Beside | None
+) -> Table:
+    """``pairs`` may be empty where rows stand beside them."""
+    parts = [_measured(rows_of(pairs), bold, beside is not None)] if pairs else []
+    parts += [beside] if beside is not None else []
+    shown = pd.concat([part.described for part in parts], ignore_index=True).fillna("")
+    values = pd.concat([part.metrics for part in parts], ignore_index=True).fillna("")
+    metrics = metric_order(values.columns)
+    body = tabulate(
+        [[_escaped(cell) for cell in line] for line in shown.join(values[metrics]).to_numpy().tolist()],
+        headers=[_escaped(name) for name in [*shown.columns, *metrics]],
+        tablefmt="pipe",
+        colalign=["left"] * shown.shape[1] + ["right"] * len(metrics),
+        disable_numparse=True,
+    )
+    notes = tuple(note for part in parts for note in part.notes)
+    data = pairs[0][0].identity.data if pairs else None
+    return Table(key, data is not None and data.is_demo, _remark(data) if data else "", body, notes)
+
+
+def _measured(rows: Sequence[Row], bold: bool, among_others: bool) -> Beside:
+    """Rows made from records. ``among_others``: they are named as measured, and so are their notes."""
     data = rows[0].first.identity.data
     assert data is not None
-    metrics = metric_order(name for row in rows for result in row.results for name in result.metrics)
     statistics = summary(rows)
     shown, common = described(rows)
     mark = f" ({DRAWN_DEMO})" if data.is_demo else ""
-    shown.insert(0, "method", [name + mark for name in distinct_names(rows, shown)])
-    for metric in metrics:
-        shown[metric] = _metric_column(statistics, metric, len(rows), bold and not data.is_demo)
-    body = tabulate(
-        [[_escaped(cell) for cell in line] for line in shown.to_numpy().tolist()],
-        headers=[_escaped(name) for name in shown.columns],
-        tablefmt="pipe",
-        colalign=["left"] * (shown.shape[1] - len(metrics)) + ["right"] * len(metrics),
-        disable_numparse=True,
-    )
-    return Table(key, data.is_demo, _remark(data), body, tuple(_notes(rows, common)))
+    names = [name + mark for name in distinct_names(rows, shown)]
+    if among_others and "encoder" in common:
+        shown.insert(0, "encoder", common.pop("encoder"))
+    if among_others:
+        shown.insert(0, NUMBERS, MEASURED)
+    shown.insert(0, "method", names)
+    marked = bold and not data.is_demo
+    metrics = metric_order(name for row in rows for result in row.results for name in result.metrics)
+    cells = {metric: _metric_column(statistics, metric, len(rows), marked) for metric in metrics}
+    notes = tuple(_notes(rows, common))
+    if among_others:
+        notes = tuple(f"{MEASURED[0].upper()}{MEASURED[1:]}: {note}" for note in notes)
+    return Beside(shown, pd.DataFrame(cells), notes)
 
 
 def _metric_column(statistics: pd.DataFrame, metric: str, rows: int, bold: bool) -> list[str]:

@@ -283,7 +283,7 @@ def _clone(method: Method) -> State:
 
 
 def _moments_of(optimiser: torch.optim.Optimizer, method: Method) -> Moments:
-    names = {parameter: name for name, parameter in method.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
     return {names[p]: {k: _copied(v) for k, v in kept.items()} for p, kept in optimiser.state.items()}
 
 

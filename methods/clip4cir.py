@@ -75,7 +75,7 @@ RECIPES = [
         stage="combiner", dataset="*", name="from-scratch", start="random",
         source="ours, tuned on the demo data",
         settings={
-            "epochs": 12, "batch_size": 256, "optimiser": "adam", "learning_rate": 5e-4, "schedule": "cosine",
+            "epochs": 8, "batch_size": 256, "optimiser": "adam", "learning_rate": 3e-4, "schedule": "cosine",
         },
     ),
 ]

@@ -153,10 +153,10 @@ RECIPES = [
         start="random",
         source="ours, tuned on the demo data",
         settings={
-            "epochs": 12,
+            "epochs": 6,
             "batch_size": 256,
             "optimiser": "adam",
-            "learning_rate": 5e-4,
+            "learning_rate": 3e-4,
             "schedule": "cosine",
         },
     ),

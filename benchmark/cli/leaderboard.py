@@ -1,11 +1,11 @@
-"""Write the leaderboard tables from records; nothing in them is edited by hand."""
+"""Write the leaderboard tables from records and published numbers; nothing in them is edited by hand."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-SUMMARY = "write the leaderboard tables from records"
+SUMMARY = "write the leaderboard tables from records and published numbers"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,15 +21,15 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.registry import discover
 
     results = Path(options.results)
-    titles = {name: info.title for name, info in discover().datasets().items()}
+    datasets = discover().datasets()
     runs = [Path(name) for name in options.runs]
     if options.add:
         print(f"added {leaderboard.add(Path(options.add), results)}")
     if options.check:
-        stale = leaderboard.stale(results, titles, runs)
+        stale = leaderboard.stale(results, datasets, runs)
         for path in stale:
             print(f"stale: {path}; write it again with `python -m benchmark leaderboard`")
         return 1 if stale else 0
-    for path in leaderboard.write_all(results, titles, runs):
+    for path in leaderboard.write_all(results, datasets, runs):
         print(f"wrote {path}")
     return 0

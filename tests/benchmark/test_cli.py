@@ -167,7 +167,7 @@ def test_evaluate_gives_exactly_the_run_s_numbers(
     assert outcome.status == 0, outcome.err
     run, again = read_record(finished), read_record(tmp_path / "again")
     assert again.results[0] == run.results[0] and again.identity == run.identity
-    ours, theirs = read_per_query(finished)[0], read_per_query(tmp_path / "again")[0]
+    ours, theirs = read_per_query(finished, run)[0], read_per_query(tmp_path / "again", again)[0]
     assert np.array_equal(ours.rank, theirs.rank) and np.array_equal(ours.top, theirs.top)
 
 

@@ -92,7 +92,7 @@ def test_evaluating_a_checkpoint_gives_the_run_s_own_numbers(
     (own,) = [i for i, result in enumerate(record.results) if result.weights_from == weights]
     again = read_record(tmp_path / "again")
     assert again.results[0] == record.results[own]
-    ranks = [read_per_query(path) for path in (folder, tmp_path / "again")]
+    ranks = [read_per_query(path, read_record(path)) for path in (folder, tmp_path / "again")]
     assert np.array_equal(ranks[0][own].rank, ranks[1][0].rank)
     assert np.array_equal(ranks[0][own].top, ranks[1][0].top)
     assert again.identity == record.identity

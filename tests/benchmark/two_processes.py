@@ -1,0 +1,45 @@
+"""A head trained through the engine on as many processes as started this; rank 0 writes its weights."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from small_training import Small, Vectors
+from torch import Tensor
+
+from benchmark.batches import GroupLayout, rank_rows, update_plan
+from benchmark.distributed import this_process
+from benchmark.engine import StageEngine
+from benchmark.method import Method
+from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.settings import TrainingSettings
+
+LAYOUTS = {"one group": 0, "a group each": 4, "two groups each": 2}
+
+
+def trained(negative_group: int) -> dict[str, Tensor]:
+    """Three updates of SGD at a batch of eight."""
+    settings = TrainingSettings(
+        batch_size=8, negative_group=negative_group, optimiser="sgd", learning_rate=0.1, weight_decay=0.01
+    )
+    method: Method = Small(norm=False)
+    process, source = this_process("cpu"), Vectors(24)
+    layout = GroupLayout.of(settings, process.world_size)
+    optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
+    engine = StageEngine(method, optimiser, standard_schedule(settings, 3), settings, layout, process)
+    engine.training_mode()
+    for rows in update_plan(24, settings, 0, 0):
+        for part, own in enumerate(rank_rows(rows, settings, layout, process.rank)):
+            engine.accumulate(source.batch(own), part)
+        engine.update()
+    engine.close()
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    states = {name: trained(group) for name, group in LAYOUTS.items()}
+    if this_process("cpu").is_main:
+        torch.save(states, Path(sys.argv[1]))
