@@ -139,7 +139,8 @@ class Task:
 
     ``gallery`` (G,): picture indices. ``labelled`` is False where the positives are hidden
     (CIRR test1): such a task can be ranked and submitted, not scored. All pictures of a task are
-    among ``Dataset.split_pictures(key.split)``.
+    among ``Dataset.split_pictures(key.split)``. ``average`` names the mean of recalls that papers
+    report, by its parts: "(R@5+R_subset@1)/2", "mean(R@10,R@50)".
     """
 
     key: TaskKey
@@ -150,6 +151,7 @@ class Task:
     subset_cutoffs: tuple[int, ...] = ()
     labelled: bool = True
     notes: tuple[str, ...] = ()
+    average: str = ""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from benchmark.averages import components
 from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.errors import UserError, gathered
 from benchmark.files import atomic_write_text
 from benchmark.leaderboard_blocks import page_blocks
 from benchmark.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.published_rows import published_rows, references
-from benchmark.published_schema import averages, components
+from benchmark.published_schema import averages
 from benchmark.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
-from benchmark.tables import DRAWN_DEMO, MEASURED, Beside, Table, tables
+from benchmark.tables import DRAWN_DEMO, Beside, Table, tables
 
 MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
 
@@ -27,8 +28,8 @@ _EMPTY = """There are no measured rows yet: nobody has added a run on the offici
 
 """
 
-_READING = f"""Numbers are comparable within one table only. The column "numbers" tells rows `{MEASURED}` (bold:
-the best of them) from published ones, with the kind and number of their source; the sources stand at the foot.
+_READING = """Numbers are comparable within one table only. The column "numbers" tells measured rows (bold: the best of
+them) from published ones, with the kind and number of their source; the sources stand at the foot of the page.
 
 """
 

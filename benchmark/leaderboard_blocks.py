@@ -6,7 +6,7 @@ report. The others say what makes them another thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from benchmark.dataset import DatasetInfo, TaskKey
@@ -22,15 +22,18 @@ def page_blocks(info: DatasetInfo, found: Sequence[Table], published: Mapping[Ta
     by_block: dict[TaskKey, list[Table]] = {main: []}
     for table in found:
         by_block.setdefault(block_of(table.key), []).append(table)
+    with_published = {block_of(key) for key in published}
     parts = []
     for block in sorted(by_block, key=lambda b: _reading_order(b, main)):
         parts.append(f"## {block}{_reservation(block, main)}\n")
-        if not any(block_of(key) == block for key in published):
-            parts.append(_without_published(block, published) + "\n")
+        if block not in with_published:
+            parts.append(_without_published(block, with_published) + "\n")
         if not by_block[block]:
             parts.append("No measured row either.\n")
         for table in by_block[block]:
             parts += [f"### {table.key.category}\n"] if table.key.category else []
+            if block in with_published and table.key not in published:
+                parts.append("No published row for this column. The nearest is another category of this block.\n")
             parts.append(table.content())
     return "\n".join(parts)
 
@@ -71,9 +74,8 @@ def _reservation(block: TaskKey, main: TaskKey) -> str:
     return f" ({_differences(block, main)}: not comparable with {replace(main, dataset='')})"
 
 
-def _without_published(block: TaskKey, published: Iterable[TaskKey]) -> str:
-    """Says that there is no published row, and which block with some is the nearest."""
-    candidates = {block_of(key) for key in published}
+def _without_published(block: TaskKey, candidates: Collection[TaskKey]) -> str:
+    """Says that there is no published row, and which of the blocks with some is the nearest."""
     if not candidates:
         return "No published row for this column, nor for any other of this dataset."
     nearest = min(candidates, key=lambda other: _distance(block, other))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.averages import components
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.ranking import Ranks
 
@@ -45,7 +46,8 @@ def query_values(ranks: Ranks, task: Task) -> dict[str, FloatArray]:
     """Every metric's value of every query with positives, (N,), between 0 and 1; a metric is their mean.
 
     ``R@k`` for the task's cut-offs, ``mAP@k`` for the same where some query has several positives,
-    ``R_subset@k`` where the task has subsets. Empty where all labels are hidden.
+    ``R_subset@k`` where the task has subsets, and the average that papers report on this task.
+    Empty where all labels are hidden.
     """
     scored = ranks.rank > 0
     if not scored.any():
@@ -57,6 +59,9 @@ def query_values(ranks: Ranks, task: Task) -> dict[str, FloatArray]:
     if ranks.subset_rank is not None:
         subset = ranks.subset_rank[scored]
         values.update({f"R_subset@{k}": (subset <= k).astype(np.float64) for k in task.subset_cutoffs})
+    parts = components(task.average)
+    if parts and all(name in values for name in parts):
+        values[task.average] = np.mean([values[name] for name in parts], axis=0)
     return values
 
 
@@ -70,22 +75,6 @@ def mean_over_categories(by_category: Mapping[str, Mapping[str, float]]) -> dict
     tables = list(by_category.values())
     shared = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
     return {name: _mean(table[name] for table in tables) for name in shared}
-
-
-def cirr_average(metrics: Mapping[str, float]) -> float:
-    """(R@5 + R_subset@1) / 2."""
-    return _mean((metrics["R@5"], metrics["R_subset@1"]))
-
-
-def fashioniq_average(by_category: Mapping[str, Mapping[str, float]]) -> float:
-    """(mean R@10 + mean R@50) / 2, means over the categories."""
-    means = mean_over_categories(by_category)
-    return _mean((means["R@10"], means["R@50"]))
-
-
-def shoes_average(metrics: Mapping[str, float]) -> float:
-    """(R@1 + R@10 + R@50) / 3."""
-    return _mean((metrics["R@1"], metrics["R@10"], metrics["R@50"]))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from benchmark.averages import components
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError, unknown_name
 from benchmark.published_schema import (
@@ -22,7 +23,6 @@ from benchmark.published_schema import (
     PUBLISHED,
     SOURCE_KINDS,
     WHOLE,
-    components,
     metric_name,
     schema_of,
 )

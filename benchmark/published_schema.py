@@ -6,9 +6,10 @@ what a source does not say. Averages carry their formula as their name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from benchmark.averages import components
 
 UNCLEAR = "unclear"
 WHOLE, AVERAGE = "all", "average"
@@ -23,7 +24,6 @@ SOURCE_KINDS: Mapping[str, str] = {
     "rerun": "run again by others than the method's authors",
     "survey": "printed in a survey's tables",
 }
-_FORMULA = re.compile(r"mean\((.+)\)|\((.+)\)/2")
 _SPELLINGS = (("R_s@", "R_subset@"), ("Recall@", "R@"))
 
 
@@ -94,15 +94,6 @@ def metric_name(printed: str) -> str:
     for theirs, ours in _SPELLINGS:
         printed = printed.replace(theirs, ours)
     return printed
-
-
-def components(metric: str) -> tuple[str, ...]:
-    """The metrics that an average is the mean of, by its name: "(R@5+R_subset@1)/2", "mean(R@10,R@50)".
-
-    Empty for a metric that is no average.
-    """
-    match = _FORMULA.fullmatch(metric)
-    return tuple(re.split(r"[,+]", match[1] or match[2])) if match else ()
 
 
 def averages(metrics: Iterable[str]) -> list[str]:

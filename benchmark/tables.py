@@ -64,8 +64,10 @@ class Beside:
     notes: tuple[str, ...]
 
 
-MEASURED, NUMBERS = "measured here", "numbers"
+NUMBERS = "numbers"
 """The column that tells measured rows from others, where both stand in one table."""
+
+MEASURED = {"this run": "measured here", "server": "measured by the server"}
 
 
 def tables(
@@ -180,14 +182,14 @@ def _measured(rows: Sequence[Row], bold: bool, among_others: bool) -> Beside:
     if among_others and "encoder" in common:
         shown.insert(0, "encoder", common.pop("encoder"))
     if among_others:
-        shown.insert(0, NUMBERS, MEASURED)
+        shown.insert(0, NUMBERS, [MEASURED[row.results[0].measured_by] for row in rows])
     shown.insert(0, "method", names)
     marked = bold and not data.is_demo
     metrics = metric_order(name for row in rows for result in row.results for name in result.metrics)
     cells = {metric: _metric_column(statistics, metric, len(rows), marked) for metric in metrics}
     notes = tuple(_notes(rows, common))
     if among_others:
-        notes = tuple(f"{MEASURED[0].upper()}{MEASURED[1:]}: {note}" for note in notes)
+        notes = tuple(f"Measured: {note}" for note in notes)
     return Beside(shown, pd.DataFrame(cells), notes)
 
 

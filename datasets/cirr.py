@@ -329,6 +329,7 @@ class CIRR:
                 exclude_reference=True,
                 cutoffs=(1, 5, 10, 50),
                 subset_cutoffs=(1, 2, 3),
+                average="(R@5+R_subset@1)/2",
                 labelled=labelled,
             ),
         )

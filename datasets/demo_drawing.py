@@ -25,7 +25,7 @@ Shape = Sequence[Sequence[float]]
 
 PICTURE_SIZE = (120, 160)
 _OVERSAMPLING = 3
-_PALETTE: dict[str, Colour] = {
+PALETTE: dict[str, Colour] = {
     "black": (52, 51, 58), "white": (243, 240, 233), "red": (196, 44, 52), "pink": (240, 150, 178),
     "orange": (234, 124, 44), "yellow": (243, 203, 74), "green": (58, 138, 86), "blue": (52, 98, 178),
     "purple": (126, 78, 160), "brown": (124, 82, 56),
@@ -176,14 +176,14 @@ def draw(garment: Garment, nuisance: Nuisance, size: tuple[int, int] = PICTURE_S
     """One RGB picture of a garment; the same arguments give the same pixels."""
     from .demo_tailoring import TAILORS, fit_of
 
-    stage = Stage(nuisance, size, _PALETTE[garment.colour], *fit_of(garment))
-    second = _PALETTE[garment.second or garment.colour]
-    _weave(stage, garment.pattern, second)
+    stage = Stage(nuisance, size, PALETTE[garment.colour], *fit_of(garment))
+    second = PALETTE[garment.second or garment.colour]
+    weave(stage, garment.pattern, second)
     TAILORS[garment.kind](stage, garment, second)
-    return _light(stage)
+    return light_up(stage)
 
 
-def _weave(stage: Stage, pattern: str, second: Colour) -> None:
+def weave(stage: Stage, pattern: str, second: Colour) -> None:
     """Cover the cloth with the pattern."""
     if pattern == "striped":
         stage.print_all(_stripes(), second)
@@ -226,7 +226,7 @@ def _box(x: float, y: float, width: float, height: float) -> Points:
     return np.asarray([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=np.float64)
 
 
-def _light(stage: Stage) -> Image.Image:
+def light_up(stage: Stage) -> Image.Image:
     """Put cloth, light, folds, shadow and wall together."""
     n = stage.nuisance
     cloth = np.asarray(stage.cloth.image.reduce(_OVERSAMPLING), dtype=np.float32)

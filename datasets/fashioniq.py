@@ -165,6 +165,7 @@ class FashionIQ:
             gallery=numbers[ranked],
             exclude_reference=key.protocol.endswith("-noref"),
             cutoffs=(10, 50),
+            average="mean(R@10,R@50)",
             labelled=labelled,
             notes=self.warnings,
         )

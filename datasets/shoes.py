@@ -176,6 +176,7 @@ class Shoes:
                 gallery=gallery,
                 exclude_reference=protocol == "val" or protocol.endswith("-noref"),
                 cutoffs=(1, 10, 50),
+                average="mean(R@1,R@10,R@50)",
                 notes=(*self._notes(int(np.sum(reference == target))), *self.warnings),
             ),
         )

@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from benchmark.datasets import demo
 
 from benchmark.cli import main
-from benchmark.datasets import demo
 
 
 def run(arguments: list[str], log: str) -> None:

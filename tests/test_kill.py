@@ -14,10 +14,10 @@ from collections.abc import Callable
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+import killed_run
 import numpy as np
 import pytest
 
-import killed_run
 from benchmark.files import file_digest
 from benchmark.record import read_per_query, read_record
 

@@ -38,4 +38,5 @@ for q, row in zip(queries, scores, strict=True):
     among.append(sum(score[name] >= target for name in q["subset"]))
 found = {f"R@{k}": 100 * np.mean([p <= k for p in places]) for k in (1, 5, 10, 50)}
 found |= {f"R_subset@{k}": 100 * np.mean([p <= k for p in among]) for k in (1, 2, 3)}
+found["(R@5+R_subset@1)/2"] = (found["R@5"] + found["R_subset@1"]) / 2
 print(json.dumps(found))

@@ -122,6 +122,7 @@ def plain_metrics(task: Task, dataset: Dataset) -> dict[str, float]:
             members = {names[m] for m in task.queries.subset[i]}
             in_subset.append(1 + [name for name in ranked if name in members].index(target))
     metrics = {f"R@{k}": 100 * float(np.mean([p <= k for p in places])) for k in task.cutoffs}
-    return metrics | {
-        f"R_subset@{k}": 100 * float(np.mean([p <= k for p in in_subset])) for k in task.subset_cutoffs
-    }
+    metrics |= {f"R_subset@{k}": 100 * float(np.mean([p <= k for p in in_subset])) for k in task.subset_cutoffs}
+    if in_subset:
+        return metrics | {"(R@5+R_subset@1)/2": (metrics["R@5"] + metrics["R_subset@1"]) / 2}
+    return metrics | {"mean(R@10,R@50)": (metrics["R@10"] + metrics["R@50"]) / 2}

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from small_training import Small, Vectors
 from torch import Tensor
 
 from benchmark.batches import GroupLayout
@@ -16,8 +17,6 @@ from benchmark.engine import StageEngine, deepspeed_configuration
 from benchmark.method import Method
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import TrainingSettings
-
-from small_training import Small, Vectors
 
 SOURCE = Vectors(64)
 

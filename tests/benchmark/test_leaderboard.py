@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import copy
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboard import add, collect, pages, render, stale, write_all
+from benchmark.leaderboard import add, collect, pages, render, render_demo, stale, write_all
+from benchmark.published import COLUMNS, PublishedNumber, read_published
 from benchmark.record import Record, read_record, write_record
+from benchmark.registry import discover
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8")
 )
-DATASETS = {"cirr": "CIRR"}
+RESULTS = Path(__file__).parents[2] / "results"
+ALL = discover().datasets()
+DATASETS = {"cirr": ALL["cirr"]}
+CIRR = ALL["cirr"]
 
 
 def demo(seed: int = 0, method: str = "spirit") -> Record:
@@ -43,9 +50,8 @@ def test_without_records_the_page_says_so_and_how_to_add_one(tmp_path: Path) -> 
     assert not (tmp_path / "demo").exists()
 
 
-def test_the_committed_page_is_the_generated_one() -> None:
-    results = Path(__file__).parents[2] / "results"
-    assert stale(results, DATASETS) == []
+def test_the_committed_pages_are_the_generated_ones() -> None:
+    assert stale(RESULTS, ALL) == []
 
 
 def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Path) -> None:
@@ -112,7 +118,7 @@ def test_throughput_and_unscored_runs_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_put_there_by_hand_is_still_kept_off_the_measured_page() -> None:
-    page = render("cirr", [demo(), real(limit=9)], demo=False)
+    page = render(CIRR, [demo(), real(limit=9)])
     assert "no measured rows yet" in page
 
 
@@ -129,7 +135,7 @@ def test_the_demo_page_takes_demo_runs_only_and_names_them(tmp_path: Path) -> No
 
 def test_pages_do_not_depend_on_the_order_of_records() -> None:
     records = [real(s, m) for m in ("spirit", "sum") for s in (0, 1, 2)]
-    assert render("cirr", records, demo=False) == render("cirr", records[::-1], demo=False)
+    assert render(CIRR, records) == render(CIRR, records[::-1])
 
 
 def test_records_are_read_once_and_problems_come_in_one_go(tmp_path: Path) -> None:
@@ -147,6 +153,184 @@ def test_categories_stand_under_one_block() -> None:
     raw = real().model_dump(mode="json")
     result = raw["results"][0]
     raw["results"] = [{**result, "category": c} for c in ("dress", "average")]
-    page = render("cirr", [Record.model_validate(raw)], demo=False)
+    page = render(CIRR, [Record.model_validate(raw)])
     assert page.count("## cirr · val · official · single") == 1
     assert page.index("### average") < page.index("### dress")
+
+
+def published(folder: Path, *lines: dict[str, str]) -> tuple[PublishedNumber, ...]:
+    """Numbers of lines that differ from one of CIRR's test1 as told, written to ``folder`` and read."""
+    usual = dict.fromkeys(COLUMNS, "X") | {
+        **{"method": "OLD", "venue": "CVPR", "year": "2020", "dataset": "CIRR", "split": "test1"},
+        **{"protocol": "official", "text_mode": "single", "metric": "R@5", "category": "all", "value": "40.10"},
+        **{"source": "A table", "confidence": "read", "source_kind": "quoted", "backbone": "CNN"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "published.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(usual | line for line in lines)
+    return read_published(folder / "published.csv")
+
+
+def on_test1(**changes: Any) -> Record:
+    """A run whose numbers on test1 came from the server."""
+    raw = real().model_dump(mode="json")
+    raw["results"][0].update(split="test1", measured_by="server", **changes)
+    return Record.model_validate(raw)
+
+
+def section(page: str, heading: str) -> str:
+    """From a heading of that beginning to the next of its level."""
+    level = heading.split(" ")[0]
+    return page[page.index(f"\n{heading}") + 1 :].split(f"\n{level} ")[0]
+
+
+def lines_of(text: str, method: str) -> list[list[str]]:
+    """The cells of a table's rows of that method."""
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|")
+    return [line for line in cells if line[0] == method]
+
+
+def test_published_rows_stand_beside_measured_ones_of_the_same_column_only(tmp_path: Path) -> None:
+    numbers = published(tmp_path, {}, {"split": "val", "method": "VALIDATED"})
+    page = render(CIRR, [on_test1()], numbers)
+    test1, val = section(page, "## cirr · test1"), section(page, "## cirr · val")
+    assert page.index("## cirr · test1") < page.index("## cirr · val")
+    assert lines_of(test1, "OLD") and lines_of(test1, "SPIRIT") and not lines_of(test1, "VALIDATED")
+    assert lines_of(val, "VALIDATED") and lines_of(val, "SPIRIT") and not lines_of(val, "OLD")
+    assert "measured by the server" in lines_of(test1, "SPIRIT")[0]
+    assert "quoted [1]" in lines_of(test1, "OLD")[0] and "40.10" in lines_of(test1, "OLD")[0]
+    assert "measured here" in lines_of(val, "SPIRIT")[0]
+    assert "(another split: not comparable with test1 · official · single)" in val.splitlines()[0]
+    assert "- [1] A table" in page and "- quoted: " in page
+
+
+def test_a_published_number_is_never_bold_nor_makes_another_so(tmp_path: Path) -> None:
+    better, worse = (published(tmp_path, {"value": value, "split": "val"}) for value in ("99.00", "1.00"))
+    records = [real(), real(method="sum", selection="last")]
+    for numbers in (better, worse):
+        rows = section(render(CIRR, records, numbers), "## cirr · val")
+        assert "**" in rows and not any("**" in cell for cell in lines_of(rows, "OLD")[0])
+    assert lines_of(render(CIRR, records, better), "SUM") == lines_of(render(CIRR, records, worse), "SUM")
+
+
+def test_a_column_without_published_rows_says_so_and_names_the_nearest(tmp_path: Path) -> None:
+    page = render(CIRR, [real()], published(tmp_path, {}))
+    val = section(page, "## cirr · val")
+    assert "No published row for this column. The nearest that has some is test1 · official · single" in val
+    assert "another split, not comparable" in val
+    assert "No published row" not in section(page, "## cirr · test1")
+    alone = render(CIRR, [real()])
+    assert "nor for any other of this dataset" in alone and "Sources" not in alone
+
+
+@pytest.mark.parametrize(
+    ("measured", "nearest"),
+    [
+        (("val-noref", "both-orders"), "val-noref · joined"),
+        (("original", "per-caption"), "val-noref · per-caption"),
+        (("original-partial", "joined"), "original · joined"),
+    ],
+)
+def test_the_nearest_shares_the_text_before_the_gallery_and_is_never_unclear(
+    tmp_path: Path, measured: tuple[str, str], nearest: str
+) -> None:
+    columns = ["original joined", "val-noref joined", "unclear joined", "val-noref per-caption", "unclear unclear"]
+    usual = {"dataset": "FashionIQ", "split": "val", "category": "average", "metric": "R@10"}
+    lines = [{**usual, "protocol": p, "text_mode": t} for p, t in map(str.split, columns)]
+    numbers = published(tmp_path, *lines)
+    page = render(ALL["fashioniq"], [fashioniq(*measured)], numbers)
+    block = section(page, f"## fashioniq · val · {measured[0]} · {measured[1]}")
+    assert f"The nearest that has some is val · {nearest}:" in block
+    headings = [line for line in page.splitlines() if line.startswith("## fashioniq")]
+    assert headings[0] == "## fashioniq · val · original · joined"
+    assert all("not comparable" in heading for heading in headings[1:])
+    assert [h.split(" (")[0] for h in headings[-2:]] == [
+        "## fashioniq · val · unclear · joined",
+        "## fashioniq · val · unclear · unclear",
+    ]
+
+
+def fashioniq(protocol: str, text_mode: str) -> Record:
+    raw = real().model_dump(mode="json")
+    raw["identity"]["data"].update(name="fashioniq", label="fashioniq")
+    usual = {"dataset": "fashioniq", "protocol": protocol, "text_mode": text_mode, "intervals": {}}
+    raw["results"] = [
+        {**raw["results"][0], **usual, "category": category, "metrics": {"R@10": 40.0, "R@50": 61.0}}
+        for category in ("average", "dress")
+    ]
+    return Record.model_validate(raw)
+
+
+def test_a_measured_row_gets_the_average_that_papers_print_and_only_there(tmp_path: Path) -> None:
+    usual = {"dataset": "FashionIQ", "split": "val", "protocol": "original", "text_mode": "joined"}
+    numbers = published(
+        tmp_path,
+        {**usual, "category": "average", "metric": "mean(R@10,R@50)"},
+        {**usual, "category": "dress", "metric": "R@10"},
+    )
+    page = render(ALL["fashioniq"], [fashioniq("original", "joined")], numbers)
+    assert lines_of(section(page, "### average"), "SPIRIT")[0][-1] == "50.50"
+    assert "mean(" not in section(page, "### dress")
+
+
+def test_a_server_row_lacks_an_average_whose_parts_it_lacks(tmp_path: Path) -> None:
+    average = "(R@5+R_subset@1)/2"
+    numbers = published(tmp_path, {"metric": average})
+    parts = render(CIRR, [on_test1(metrics={"R@5": 70.0}, intervals={})], numbers)
+    whole = render(CIRR, [on_test1(metrics={"R@5": 70.0, "R_subset@1": 80.0}, intervals={})], numbers)
+    assert lines_of(section(parts, "## cirr · test1"), "SPIRIT")[0][-1] == ""
+    assert lines_of(section(whole, "## cirr · test1"), "SPIRIT")[0][-1] == "75.00"
+
+
+def test_demo_pages_have_no_published_rows(tmp_path: Path) -> None:
+    write_record(tmp_path / "runs" / "0", demo())
+    published(tmp_path / "results", {}, {"split": "val"})
+    found = pages(tmp_path / "results", DATASETS, [tmp_path / "runs"])
+    page = found[tmp_path / "results" / "demo" / "cirr.md"]
+    assert page == render_demo("cirr", "CIRR", [demo(), real()])
+    assert "OLD" not in page and "ublished" not in page and "SPIRIT" in page
+    assert "OLD" in found[tmp_path / "results" / "leaderboard" / "cirr.md"]
+
+
+def test_a_changed_published_number_makes_its_page_stale(tmp_path: Path) -> None:
+    published(tmp_path, {})
+    write_all(tmp_path, ALL)
+    published(tmp_path, {"value": "40.20"})
+    assert stale(tmp_path, ALL) == [tmp_path / "leaderboard" / "cirr.md"]
+
+
+def test_bad_records_and_bad_published_numbers_are_told_together(tmp_path: Path) -> None:
+    (tmp_path / "records" / "a").mkdir(parents=True)
+    (tmp_path / "records" / "a" / "record.json").write_text("{", encoding="utf-8")
+    (tmp_path / "published.csv").write_text("method\n", encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        pages(tmp_path, DATASETS)
+    assert "record.json" in str(error.value) and "published.csv, line 1" in str(error.value)
+
+
+def test_a_dataset_from_outside_has_a_page_without_published_rows() -> None:
+    info = DatasetInfo("own", "Own", "", "", "", "", evaluation_split="eval")
+    raw = real().model_dump(mode="json")
+    raw["identity"]["data"].update(name="own", label="own")
+    raw["results"] = [{**raw["results"][0], "dataset": "own", "split": "eval"}]
+    page = render(info, [Record.model_validate(raw)])
+    assert "## own · eval · official · single\n" in page and "No published row" in page
+
+
+def test_the_committed_pages_keep_the_promises_of_the_protocols() -> None:
+    def page(name: str) -> str:
+        return (RESULTS / "leaderboard" / f"{name}.md").read_text(encoding="utf-8")
+
+    average = section(section(page("fashioniq"), "## fashioniq · val · original · joined"), "### average")
+    row = lines_of(average, "CLIP4Cir (CVPRW22, text encoder tuned)")[0]
+    assert row[-3:] == ["38.32 †", "61.74", "50.03 †"]
+    assert "CLIP4Cir (CVPRW22, text encoder tuned) [CLIP RN50x4] R@10 38.40" in average
+    assert lines_of(average, "SPIRIT")[0][-3:] == ["43.88", "67.20", "55.54"]
+    cirr = section(page("cirr"), "## cirr · test1 · official · single")
+    assert lines_of(cirr, "CLIP4Cir (TOMM23, both encoders tuned)")[0][-1] == "75.10"
+    assert "## cirr · val" not in page("cirr")
+    official = section(page("shoes"), "## shoes · test · official · single")
+    assert "The nearest that has some is test · official-noref · single" in official
+    assert page("fashion200k").index("## fashion200k · test · tirg · template") > 0

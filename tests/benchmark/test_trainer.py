@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import Small, Vectors, same, small_job, small_stage
 
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
 from benchmark.trainer import Interrupted, Trained, train
-
-from small_training import Small, Vectors, same, small_job, small_stage
 
 ROWS = 40  # five updates of eight per epoch
 

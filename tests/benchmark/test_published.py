@@ -1,0 +1,196 @@
+"""Published numbers: nothing enters that is unknown, unread or twice, and averages are made again."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from benchmark.dataset import ProtocolInfo, TaskKey
+from benchmark.errors import UserError
+from benchmark.published import COLUMNS, PublishedNumber, read_published, recomputed
+from benchmark.published_rows import published_rows
+from benchmark.published_schema import PUBLISHED, UNCLEAR, components, metric_name
+from benchmark.registry import discover
+
+COMMITTED = Path(__file__).parents[2] / "results" / "published.csv"
+LINE = {
+    **{"method": "M", "paper": "P", "venue": "CVPR", "year": "2020", "dataset": "FashionIQ", "split": "val"},
+    **{"protocol": "original", "backbone": "CNN", "text_mode": "joined", "metric": "R@10", "category": "dress"},
+    **{"value": "40.00", "source": "S", "confidence": "read", "source_kind": "survey"},
+}
+
+
+def written(path: Path, *lines: dict[str, str]) -> Path:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**LINE, **line} for line in lines)
+    return path
+
+
+def number(category: str, metric: str, value: str, method: str = "M", source: str = "S") -> PublishedNumber:
+    key = TaskKey("fashioniq", "val", "original", "joined", category)
+    return PublishedNumber(method, "P", "V", 2020, "CNN", key, metric, Decimal(value), source, "survey", 2)
+
+
+def test_the_committed_file_holds_what_was_read_and_nothing_else() -> None:
+    numbers = read_published(COMMITTED)
+    text = COMMITTED.read_text(encoding="utf-8")
+    assert len(numbers) == text.count("\n") - 1 == 791
+    with COMMITTED.open(encoding="utf-8", newline="") as file:
+        assert {line["confidence"] for line in csv.DictReader(file)} == {"read"}
+    assert {n.key.dataset for n in numbers} == {"cirr", "fashioniq", "shoes", "fashion200k"}
+    assert {n.key.split for n in numbers if n.key.dataset == "cirr"} == {"test1"}
+
+
+def test_averages_that_papers_print_wrongly_are_found_in_the_committed_file() -> None:
+    rows: dict[tuple[TaskKey, tuple[str, str]], list[PublishedNumber]] = {}
+    for n in read_published(COMMITTED):
+        block = TaskKey(n.key.dataset, n.key.split, n.key.protocol, n.key.text_mode)
+        rows.setdefault((block, n.row), []).append(n)
+    differing = {
+        (row[0], place[1]): (made.printed, round(made.value, 2))
+        for (_, row), numbers in rows.items()
+        for place, made in recomputed(numbers).items()
+        if made.differs
+    }
+    assert differing[("CLIP4Cir (CVPRW22, text encoder tuned)", "R@10")] == (Decimal("38.32"), Decimal("38.40"))
+    assert differing[("SPRC", "R@10")] == (Decimal("54.92"), Decimal("54.72"))
+    assert ("SPRC", "mean(R@10,R@50)") not in differing
+    assert len(differing) == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": "FashionIq"}, "unknown dataset 'FashionIq': did you mean FashionIQ"),
+        ({"split": "test"}, "unknown split of FashionIQ 'test'"),
+        ({"protocol": "orginal"}, "did you mean original"),
+        ({"protocol": "official"}, "unknown protocol of FashionIQ"),
+        ({"text_mode": "single"}, "unknown text_mode of FashionIQ"),
+        ({"metric": "R@5"}, "unknown metric of FashionIQ 'R@5'"),
+        ({"category": "all"}, "unknown category of FashionIQ 'all'"),
+        ({"value": "100.01"}, "between 0 and 100"),
+        ({"value": "-1"}, "between 0 and 100"),
+        ({"value": "nan"}, "between 0 and 100"),
+        ({"value": "4e1"}, "between 0 and 100"),
+        ({"value": ""}, "value '' must be given"),
+        ({"source": ""}, "source '' must be given"),
+        ({"source": " S"}, "needless blanks"),
+        ({"method": "a\nb"}, "line breaks"),
+        ({"source_kind": "hearsay"}, "unknown source_kind"),
+        ({"confidence": "memory"}, "only numbers that were read"),
+        ({"year": "20"}, "four digits"),
+    ],
+)
+def test_what_the_schema_rules_out_is_told_with_its_line(tmp_path: Path, change: dict[str, str], told: str) -> None:
+    with pytest.raises(UserError, match="line") as error:
+        read_published(written(tmp_path / "p.csv", {"category": "shirt"}, change))
+    line = 4 if "\n" in change.get("method", "") else 3
+    assert f"p.csv, line {line}: " in str(error.value) and told in str(error.value)
+
+
+def test_all_problems_come_in_one_go(tmp_path: Path) -> None:
+    lines = [{"value": "x", "year": "x"}, {"dataset": "CIRCO"}, {}, {}, {"value": "41.00"}]
+    with pytest.raises(UserError) as error:
+        read_published(written(tmp_path / "p.csv", *lines))
+    told = [line.split("p.csv, ")[1] for line in str(error.value).splitlines()]
+    assert [line.split(":")[0] for line in told] == ["line 2", "line 2", "line 3", "line 5", "line 6"]
+    assert "the same number as line 4" in told[3] and "the same number as line 4" in told[4]
+
+
+@pytest.mark.parametrize("content", [b"method,paper\n", b"", b"\xff\xfe", b'"' + b"a" * 9, b"\0"])
+def test_what_is_no_such_file_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.csv").write_bytes(content)
+    with pytest.raises(UserError, match="p.csv") as error:
+        read_published(tmp_path / "p.csv")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", [",more\n", "\n"])
+def test_too_many_or_too_few_fields_are_told(tmp_path: Path, ending: str) -> None:
+    path = written(tmp_path / "p.csv", {})
+    header, line = path.read_text(encoding="utf-8").splitlines()
+    short = line if "more" in ending else line.rsplit(",", 1)[0]
+    path.write_text(f"{header}\n{short}{ending}", encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: must have 15 fields"):
+        read_published(path)
+
+
+def test_no_file_is_no_number_and_foreign_line_ends_are_read(tmp_path: Path) -> None:
+    assert read_published(tmp_path / "none.csv") == ()
+    path = written(tmp_path / "p.csv", {})
+    expected = read_published(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_published(path) == expected
+
+
+def test_names_become_ours(tmp_path: Path) -> None:
+    line = {"dataset": "CIRR", "split": "test1", "protocol": "official", "text_mode": "single", "category": "all"}
+    (found,) = read_published(written(tmp_path / "p.csv", {**line, "metric": "R_s@1"}))
+    assert found.metric == "R_subset@1" and found.key == TaskKey("cirr", "test1", "official", "single")
+    assert metric_name("(R@5+R_s@1)/2") == "(R@5+R_subset@1)/2"
+    assert components("(R@5+R_subset@1)/2") == ("R@5", "R_subset@1")
+    assert components("mean(R@1,R@10,R@50)") == ("R@1", "R@10", "R@50")
+    assert components("R@10") == ()
+
+
+def test_rounding_is_no_difference_and_a_hundredth_more_is() -> None:
+    parts = [number("dress", "R@10", "10.00"), number("shirt", "R@10", "10.00"), number("toptee", "R@10", "10.01")]
+    for printed, differs in (("10.00", False), ("10.01", False), ("10.02", True), ("9.99", True), ("10.0", False)):
+        made = recomputed([*parts, number("average", "R@10", printed)])["average", "R@10"]
+        assert made.differs is differs, printed
+        assert made.value == Decimal("30.01") / 3
+
+
+def test_a_mean_of_metrics_is_made_from_the_categories_not_from_a_misprinted_average() -> None:
+    parts = [number(c, m, v) for c in ("dress", "shirt", "toptee") for m, v in (("R@10", "40.00"), ("R@50", "60.00"))]
+    printed = [number("average", "R@10", "48.00"), number("average", "mean(R@10,R@50)", "50.00")]
+    made = recomputed([*parts, *printed])
+    assert made["average", "R@10"].differs and not made["average", "mean(R@10,R@50)"].differs
+    assert made["average", "R@50"].printed is None and made["average", "R@50"].value == 60
+    only_averages = recomputed([printed[0], number("average", "R@50", "60.00")])
+    assert only_averages["average", "mean(R@10,R@50)"].value == 54
+    assert ("average", "R@10") not in recomputed([*parts[2:], printed[0]])
+
+
+def test_cells_stand_as_printed_with_marks_and_every_source() -> None:
+    parts = [number(c, "R@10", "40.00") for c in ("dress", "shirt", "toptee")]
+    rows = published_rows(
+        [
+            *parts,
+            number("average", "R@10", "48.00", source="T"),
+            number("average", "R@50", "60.00"),
+            *(number(c, "R@10", "30.00", "N") for c in ("dress", "shirt", "toptee")),
+        ]
+    )
+    average = rows[TaskKey("fashioniq", "val", "original", "joined", "average")]
+    assert average.metrics.to_dict("list") == {"R@10": ["48.00 †", "30.00 ‡"], "R@50": ["60.00", ""]}
+    assert average.described["numbers"].tolist() == ["survey [1]; R@10: survey [2]", "from its categories ‡"]
+    assert any(note.startswith("†") and "M [CNN] R@10 40.00" in note for note in average.notes)
+    dress = rows[TaskKey("fashioniq", "val", "original", "joined", "dress")]
+    assert dress.metrics.to_dict("list") == {"R@10": ["40.00", "30.00"]} and len(dress.notes) == 1
+
+
+def test_the_schema_names_the_protocols_and_text_modes_that_the_datasets_declare() -> None:
+    registry = discover()
+    assert {schema.name for schema in PUBLISHED.values()} <= set(registry.datasets())
+    for title, schema in PUBLISHED.items():
+        info = registry.datasets()[schema.name]
+        assert info.title == title
+        assert info.default_protocol in schema.protocols
+        declared = declared_protocols(registry.dataset_module(schema.name))
+        if declared:
+            assert {p.name for p in declared} == set(schema.protocols) - {UNCLEAR}
+            assert {mode for p in declared for mode in p.text_modes} == set(schema.text_modes) - {UNCLEAR}
+            assert {split for p in declared for split in p.splits} >= set(schema.splits)
+
+
+def declared_protocols(module: object) -> tuple[ProtocolInfo, ...]:
+    """Those of the module's dataset class; Shoes' depend on the lists that are there."""
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    found = [c.protocols for c in classes if isinstance(getattr(c, "protocols", None), tuple)]
+    return found[0] if found else ()
