@@ -39,7 +39,7 @@ class _ShelfFinder:
 
 
 if not any((_PACKAGE / shelf).is_dir() for shelf in _SHELVES):
-    sys.meta_path.append(_ShelfFinder)  # type: ignore[arg-type]
+    sys.meta_path.append(_ShelfFinder)
 
 
 def __getattr__(name: str) -> Any:

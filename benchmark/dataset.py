@@ -183,14 +183,29 @@ class Dataset(Protocol):
     ``fingerprint`` is a digest of all annotations read (not of pictures).
     """
 
-    info: DatasetInfo
-    root: Path
-    label: str
-    is_demo: bool
-    is_official: bool
-    fingerprint: str
-    pictures: Pictures
-    protocols: tuple[ProtocolInfo, ...]
+    @property
+    def info(self) -> DatasetInfo: ...
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def is_demo(self) -> bool: ...
+
+    @property
+    def is_official(self) -> bool: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def pictures(self) -> Pictures: ...
+
+    @property
+    def protocols(self) -> tuple[ProtocolInfo, ...]: ...
 
     def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
         """The triplets of one epoch; ``drawing`` names the scheme where pairs are drawn anew."""

@@ -110,4 +110,4 @@ def gather_rows(encoding: Encoding, group: Any) -> Encoding:
     """
     if group is None:
         return encoding
-    return map_tensors(lambda tensor: _GatherRows.apply(tensor, group), encoding)  # type: ignore[no-untyped-call]
+    return map_tensors(lambda tensor: _GatherRows.apply(tensor, group), encoding)

@@ -23,6 +23,7 @@ from benchmark.dataset import (
     Task,
     Triplets,
 )
+from benchmark.partial import missing_names
 
 
 class LimitedDataset:
@@ -55,6 +56,10 @@ class LimitedDataset:
     @property
     def fingerprint(self) -> str:
         return f"{self._dataset.fingerprint}-limit-{self._limit}"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return missing_names(self._dataset)
 
     @property
     def pictures(self) -> Pictures:

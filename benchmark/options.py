@@ -43,6 +43,7 @@ class RunOptions(Settings):
     device: str = ""
     precision: Literal["", "fp32", "bf16", "fp16"] = ""
     skip_bad_images: bool = False
+    allow_missing: bool = False
     plugins: tuple[str, ...] = ()
 
     @field_validator("data_root", mode="before")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,19 @@ from benchmark.dataset import (
 from benchmark.files import digest_of
 
 SUFFIX = "-partial"
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """A dataset that some pictures were left out of."""
+
+    @property
+    def missing(self) -> tuple[str, ...]: ...
+
+
+def missing_names(dataset: Dataset) -> tuple[str, ...]:
+    """Names of the pictures that a dataset does without; empty for a whole one."""
+    return dataset.missing if isinstance(dataset, LeavesOut) else ()
 
 
 def missing_pictures(dataset: Dataset, splits: Sequence[str]) -> IntArray:

@@ -29,7 +29,7 @@ from benchmark.pixels import bad_pictures
 from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
 from benchmark.progress import counting, say
 from benchmark.record import Record
-from benchmark.reporting import StageOutcome, TestedWeights, build_record, describe_task, write_run
+from benchmark.reporting import StageOutcome, TestedWeights, WeightsFrom, build_record, describe_task, write_run
 from benchmark.stage_sources import StageSources, apart_from, usable_cores
 from benchmark.text_rules import text_rule
 from benchmark.trainer import State, Trained, TrainingJob, train
@@ -183,7 +183,7 @@ class _Run:
         self._earlier[planned.stage.name], self._earlier_trained = method, trained
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
 
-    def _last_stage(self, planned: PlannedStage) -> tuple[Method, dict[str, State]]:
+    def _last_stage(self, planned: PlannedStage) -> tuple[Method, dict[WeightsFrom, State]]:
         """The evaluated method, and the weights to evaluate it with, by name."""
         method = self._build(planned)
         if not planned.stage.trains:
@@ -191,7 +191,7 @@ class _Run:
         trained = self._train(planned, method, self._plan.folder / _WORK)
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
         header = self._header(planned, trained, method)
-        weights = {"selected": trained.selected, "last": trained.last}
+        weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
         for name, state in weights.items():
             save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
         atomic_write_json(self._plan.folder / "training-log.json", [vars(entry) for entry in trained.log])
@@ -253,12 +253,13 @@ class _Run:
             prepared=dict(self._earlier[name].prepared()) if name in self._earlier else {},
         )
 
-    def _report(self, method: Method, states: dict[str, State]) -> Record:
+    def _report(self, method: Method, states: dict[WeightsFrom, State]) -> Record:
         plan = self._plan
         source = self._sources.evaluation(method, plan.last.stage.inputs(self._context(plan.last)))
         names = plan.dataset.pictures.names
         tested = []
-        for name, state in (states or {"none trained": {}}).items():
+        untrained: dict[WeightsFrom, State] = {"none trained": {}}
+        for name, state in (states or untrained).items():
             if state:
                 load_into(method, state, f"weights '{name}'")
             with self._timed("evaluation"):

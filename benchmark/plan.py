@@ -26,6 +26,7 @@ from benchmark.files import digest_of, file_digest
 from benchmark.limited import LimitedDataset
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
+from benchmark.partial import SUFFIX, without_missing
 from benchmark.progress import say
 from benchmark.registry import Registry, discover
 from benchmark.selection import Heldout, heldout_task
@@ -167,7 +168,7 @@ class Plan:
         if self.options.selection == "heldout":
             return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
         default = self.dataset.info.default_protocol
-        chosen = [task for task in self.tasks if task.key.protocol == default]
+        chosen = [task for task in self.tasks if task.key.protocol.removesuffix(SUFFIX) == default]
         first = self.tasks[0].key.protocol
         return tuple(chosen or [task for task in self.tasks if task.key.protocol == first])
 
@@ -288,15 +289,19 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
         say(f"No --data-root: drawn demo pictures in {info.title}'s layout. Numbers say nothing about {info.title}.")
     else:
         folder = registry.locate(options.dataset, root)
-    dataset = registry.load_dataset(options.dataset, folder, (*further_splits, info.evaluation_split))
-    require_counts(dataset)
+    splits = (*further_splits, info.evaluation_split)
+    dataset = registry.load_dataset(options.dataset, folder, splits)
+    if options.allow_missing:
+        dataset = without_missing(dataset, splits)
+    else:
+        require_counts(dataset)
     if options.limit is None:
         return dataset
     rules = [rule for rule in TEXT_RULES.values() if any(rule.mode in p.text_modes for p in dataset.protocols)]
     evaluated = [
         task
         for protocol in dataset.protocols
-        if info.evaluation_split in protocol.splits
+        if info.evaluation_split in protocol.splits and protocol.name in (options.protocol or (protocol.name,))
         for task in dataset.tasks(
             info.evaluation_split,
             protocol.name,

@@ -19,6 +19,7 @@ from benchmark.files import atomic_write_text
 from benchmark.intervals import task_intervals
 from benchmark.method import Method
 from benchmark.metrics import mean_over_categories
+from benchmark.partial import missing_names
 from benchmark.per_query import TOP, PerQuery
 from benchmark.plan import Plan, PlannedStage, readable
 from benchmark.record import DataIdentity, EncoderIdentity, Identity, Record, Result, StageIdentity, write_record
@@ -201,6 +202,7 @@ def build_record(
         seed=plan.options.seed,
         limit=plan.options.limit,
         plugins=dict(plan.plugins),
+        missing_pictures=missing_names(plan.dataset),
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
         skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
     )

@@ -320,8 +320,8 @@ def _stop_requests() -> Iterator[_StopRequest]:
         signal.signal(number, previous[number])
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            previous[wanted] = signal.signal(wanted, handle)
     except ValueError:
         # Signals can only be handled in the main thread; elsewhere the caller's handling stands.
         pass

@@ -125,7 +125,7 @@ def _sneakers(stage: Stage, shoe: Shoe, second: Colour) -> None:
 
 def _boots(stage: Stage, shoe: Shoe, second: Colour) -> None:
     last = Last(20 if shoe.heel == "high" else 8, 2, -55 if shoe.toe == "pointed" else -48)
-    top = last.seat - (90 if shoe.shaft == "knee" else 46)
+    top = -98.0 if shoe.shaft == "knee" else last.seat - 46
     _shaft(stage, last, top, shoe.toe, slack=0.0)
     _block_heel(stage, last, 16, shaded(stage.base, 0.4))
     _thin_sole(stage, last, shaded(stage.base, 0.4), 3)
@@ -141,7 +141,7 @@ def _boots(stage: Stage, shoe: Shoe, second: Colour) -> None:
 def _rain_boots(stage: Stage, shoe: Shoe, second: Colour) -> None:
     lift, sole = 13.0 if shoe.platform else 6.0, PALETTE[shoe.sole]
     last = Last(3, lift)
-    top = last.seat - (86 if shoe.shaft == "knee" else 44)
+    top = -97.0 if shoe.shaft == "knee" else last.seat - 44
     _shaft(stage, last, top, "round", slack=4.0)
     back = last.back
     tread = [(-50, -lift - 4), (-52, -2), (-46, 0), (-8, 0), (-4, -lift * 0.45), (16, -lift * 0.45), (18, 0),
@@ -190,12 +190,12 @@ def _clogs(stage: Stage, shoe: Shoe, second: Colour) -> None:
 
 def _flats(stage: Stage, shoe: Shoe, second: Colour) -> None:
     last = Last(2, 3, _tip(shoe.toe))
-    _court(stage, last, shoe.toe, throat=-22, depth=17, collar=22)
+    _court(stage, last, shoe.toe, throat=-21, depth=21, collar=27)
     _thin_sole(stage, last, shaded(stage.base, 0.4), 3)
     _block_heel(stage, last, 14, shaded(stage.base, 0.4))
     if shoe.fastening == "strap":
         _instep_strap(stage, last, 4, second)
-    _ornament(stage, shoe, (-25, -22), second)
+    _ornament(stage, shoe, (-25, -25), second)
 
 
 def _pumps(stage: Stage, shoe: Shoe, second: Colour) -> None:

@@ -20,10 +20,13 @@ import numpy as np
 
 from .demo_drawing import draw, draw_nuisance
 from .demo_garments import Garment
+from .demo_shoemaking import draw_shoe
+from .demo_shoes import Shoe
 
 Progress = Callable[[int, int], None]
 """Called with the pictures drawn so far and their total."""
 
+_SUBJECTS: dict[str, type[Garment] | type[Shoe]] = {"Garment": Garment, "Shoe": Shoe}
 _ASSISTANT = (
     "import json, sys\n"
     "job = json.load(sys.stdin)\n"
@@ -35,10 +38,13 @@ _ASSISTANT = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to draw: where to (relative to the data folder), what, and the nuisance's seed."""
+    """One picture to draw: where to (relative to the data folder), what, and the nuisance's seed.
+
+    The path's ending decides the format: .png, .jpg or .jpeg.
+    """
 
     path: str
-    garment: Garment
+    subject: Garment | Shoe
     seed: tuple[int, ...]
 
 
@@ -75,15 +81,20 @@ def shoot(shots: Sequence[Shot], root: Path, workers: int, progress: Progress) -
 def assist(job: dict[str, Any]) -> None:
     """What a started interpreter does: draw its share, or say in its last line why it could not."""
     try:
-        for path, garment, seed in job["shots"]:
-            _take(Shot(path, Garment(**garment), tuple(seed)), Path(job["root"]))
+        for path, sort, subject, seed in job["shots"]:
+            _take(Shot(path, _SUBJECTS[sort](**subject), tuple(seed)), Path(job["root"]))
     except OSError as error:
         sys.exit(f"{error.errno or 0} {error.strerror or error}")
 
 
 def _take(shot: Shot, root: Path) -> None:
     nuisance = draw_nuisance(np.random.default_rng(shot.seed))
-    draw(shot.garment, nuisance).save(root / shot.path, format="PNG", compress_level=1)
+    subject = shot.subject
+    picture = draw(subject, nuisance) if isinstance(subject, Garment) else draw_shoe(subject, nuisance)
+    if shot.path.endswith(".png"):
+        picture.save(root / shot.path, format="PNG", compress_level=1)
+    else:
+        picture.save(root / shot.path, format="JPEG", quality=92)
 
 
 def _start(shots: Sequence[Shot], root: Path) -> subprocess.Popen[str]:
@@ -95,7 +106,7 @@ def _start(shots: Sequence[Shot], root: Path) -> subprocess.Popen[str]:
     job = {
         "path": [str(Path(entry).resolve()) for entry in sys.path],
         "root": str(root.resolve()),
-        "shots": [(shot.path, asdict(shot.garment), shot.seed) for shot in shots],
+        "shots": [(s.path, type(s.subject).__name__, asdict(s.subject), s.seed) for s in shots],
     }
     assert assistant.stdin is not None
     # One that has died already cannot listen; `_finish` reads from it why.

@@ -14,7 +14,7 @@ import numpy as np
 
 from .demo_garments import Garment, carriers, differing
 
-_PATTERN_NOUNS = {"striped": ("stripes",), "dotted": ("dots", "polka dots"), "checked": ("checks", "squares")}
+PATTERN_NOUNS = {"striped": ("stripes",), "dotted": ("dots", "polka dots"), "checked": ("checks", "squares")}
 _NECKS = {
     "round": "a round neck", "v": "a v-neck", "high": "a high neck", "collar": "a pointed collar",
     "bow": "{a_tint}bow", "lapels": "lapels", "hood": "a hood",
@@ -39,12 +39,34 @@ def modification_text(reference: Garment, target: Garment, rng: np.random.Genera
     phrases = [_FACETS[facet](reference, target, rng) for facet in facets]
     form = rng.integers(3)
     if form == 0:
-        return _one_of(("", "", "it "), rng) + _joined([_one_of(p.statements, rng) for p in phrases], rng)
+        return one_of(("", "", "it "), rng) + joined([one_of(p.statements, rng) for p in phrases], rng)
     if form == 1:
-        return _joined([_one_of(p.commands, rng) for p in phrases], rng)
-    opening = _one_of(("same but", "the same {noun} but", "similar {noun} but", "like this but"), rng)
-    qualities = _joined([_one_of(p.qualities, rng) for p in phrases], rng)
+        return joined([one_of(p.commands, rng) for p in phrases], rng)
+    opening = one_of(("same but", "the same {noun} but", "similar {noun} but", "like this but"), rng)
+    qualities = joined([one_of(p.qualities, rng) for p in phrases], rng)
     return f"{opening.format(noun=target.kind)} {qualities}"
+
+
+def relative_captions(reference: Garment, target: Garment, rng: np.random.Generator) -> tuple[str, str]:
+    """Two short statements in FashionIQ's manner that together name every change.
+
+    Of several changes each caption names its own, or the first one all; of a single change they are two
+    ways to say it. Raises ValueError where nothing differs.
+    """
+    facets = list(differing(reference, target))
+    if not facets:
+        raise ValueError(f"nothing to say: both garments are {reference}")
+    rng.shuffle(facets)
+    if len(facets) == 1:
+        shares = [facets, facets]
+    else:
+        middle = len(facets) if rng.random() < 0.3 else (len(facets) + 1) // 2
+        shares = [facets[:middle], facets[middle:] or facets[:1]]
+    first, second = (
+        " and ".join(one_of(_FACETS[facet](reference, target, rng).statements, rng) for facet in share)
+        for share in shares
+    )
+    return first, second
 
 
 def label(garment: Garment) -> str:
@@ -69,16 +91,16 @@ def _colour(reference: Garment, target: Garment, rng: np.random.Generator) -> Ph
 
 def _pattern(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
     if target.pattern == "plain":
-        old = _one_of(_PATTERN_NOUNS[reference.pattern], rng)
+        old = one_of(PATTERN_NOUNS[reference.pattern], rng)
         return Phrases(
             ("is plain", f"has no {old}", f"is plain, without {old}"),
             ("make it plain", f"remove the {old}", f"take the {old} away"),
             ("plain", f"without the {old}", f"with no {old}"),
         )
-    new = _tint(reference, target, rng) + _one_of(_PATTERN_NOUNS[target.pattern], rng)
+    new = _tint(reference, target, rng) + one_of(PATTERN_NOUNS[target.pattern], rng)
     swap = (f"put {new} on it",)
     if reference.pattern != "plain":
-        swap = (f"replace the {_one_of(_PATTERN_NOUNS[reference.pattern], rng)} with {new}",)
+        swap = (f"replace the {one_of(PATTERN_NOUNS[reference.pattern], rng)} with {new}",)
     return Phrases(
         (f"has {new}", f"is covered with {new}"), (f"add {new}", f"give it {new}", *swap), (f"with {new}",)
     )
@@ -88,7 +110,7 @@ def _second(reference: Garment, target: Garment, rng: np.random.Generator) -> Ph
     """The colour of whatever carries the second colour."""
     old, new = reference.second, target.second
     what = _carrier(target, rng)
-    shown = new if what.endswith("s") else _a(new)
+    shown = new if what.endswith("s") else with_article(new)
     return Phrases(
         (f"has {shown} {what}", f"has {shown} {what} instead of {old}"),
         (f"make the {what} {new}", f"change the {what} from {old} to {new}"),
@@ -114,7 +136,7 @@ def _sleeves(reference: Garment, target: Garment, rng: np.random.Generator) -> P
 
 
 def _neck(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    new = _NECKS[target.neck].format(a_tint=_a(_tint(reference, target, rng)))
+    new = _NECKS[target.neck].format(a_tint=with_article(_tint(reference, target, rng)))
     old = _NECKS[reference.neck].format(a_tint="a ")
     return Phrases(
         (f"has {new}", f"has {new} instead of {old}"),
@@ -144,7 +166,7 @@ def _print(reference: Garment, target: Garment, rng: np.random.Generator) -> Phr
             (f"has no {old}", f"does not have the {old}"), (f"remove the {old}", f"take the {old} off"),
             (f"without the {old}", f"with no {old}"),
         )
-    new = f"{_a(_tint(reference, target, rng))}{target.print}"
+    new = f"{with_article(_tint(reference, target, rng))}{target.print}"
     if reference.print:
         return Phrases(
             (f"has {new} instead of the {reference.print}", f"shows {new}"),
@@ -172,7 +194,7 @@ def _buttons(reference: Garment, target: Garment, rng: np.random.Generator) -> P
 def _pocket(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
     tint = _tint(reference, target, rng) if target.pocket else ""
     if target.kind == "t-shirt":
-        return _added_or_removed("pocket", target.pocket, (), _a(tint))
+        return _added_or_removed("pocket", target.pocket, (), with_article(tint))
     return _added_or_removed("pockets", target.pocket, (), tint)
 
 
@@ -199,7 +221,7 @@ def _tint(reference: Garment, target: Garment, rng: np.random.Generator) -> str:
     return f"{target.second} "
 
 
-def _a(word: str) -> str:
+def with_article(word: str) -> str:
     """The word after its article; "a " alone where there is no word."""
     return f"an {word}" if word.startswith("o") else f"a {word}"
 
@@ -208,7 +230,7 @@ def _carrier(garment: Garment, rng: np.random.Generator) -> str:
     """What shows the second colour; where several do, the one that is seen first."""
     first = carriers(garment)[0]
     if first == "pattern":
-        return _one_of(_PATTERN_NOUNS[garment.pattern], rng)
+        return one_of(PATTERN_NOUNS[garment.pattern], rng)
     if first == "pocket":
         return "pocket" if garment.kind == "t-shirt" else "pockets"
     return garment.print if first == "print" else "bow"
@@ -220,11 +242,11 @@ def _where(garment: Garment) -> str:
     return "on the skirt" if garment.kind == "dress" else "near the hem"
 
 
-def _joined(parts: Sequence[str], rng: np.random.Generator) -> str:
-    return _one_of((" and ", " and ", ", "), rng).join(parts)
+def joined(parts: Sequence[str], rng: np.random.Generator) -> str:
+    return one_of((" and ", " and ", ", "), rng).join(parts)
 
 
-def _one_of(choices: Sequence[str], rng: np.random.Generator) -> str:
+def one_of(choices: Sequence[str], rng: np.random.Generator) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 

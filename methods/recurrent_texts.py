@@ -6,11 +6,8 @@ width of an embedding.
 
 from __future__ import annotations
 
-import re
-import string
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,85 +18,40 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from benchmark.errors import UserError
 from benchmark.method import Views
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_TO_BLANK = str.maketrans({"/": " ", "-": " ", "\\": " "})
-_DELETED = re.compile(r"[^A-Za-z\s()]")
-_TOKEN = re.compile(r"[()]|[^\s()]+")
-_CONTRACTIONS = {
-    "cannot": ("can", "not"),
-    "gimme": ("gim", "me"),
-    "gonna": ("gon", "na"),
-    "gotta": ("got", "ta"),
-    "lemme": ("lem", "me"),
-    "wanna": ("wan", "na"),
-}
+from .vocabulary import Vocabulary, artemis_words, plain_words
+
 AND = "<and>"
 """Stands between two captions that the text rule `both-orders` puts into one string."""
 
+ARTEMIS_SPECIAL = ("<pad>", "<start>", AND, "<end>", "<unk>")
 
-def tirg_words(text: str) -> list[str]:
-    """ASCII only, lower case, punctuation deleted with nothing in its place, split at blanks (TIRG)."""
-    return text.encode("ascii", "ignore").decode().lower().translate(_PUNCTUATION).split()
+WORD_VECTORS = (
+    "get glove.840B.300d.txt (5,600 MB, public domain, PDDL) from https://nlp.stanford.edu/projects/glove and name "
+    "it with --set method.word_vectors=FILE, or leave that out for a random start"
+)
 
 
-def artemis_words(text: str) -> list[str]:
-    """`/`, `-`, `\\` become blanks, all but ASCII letters and round brackets goes, lower case (ARTEMIS).
+def tirg_vocabulary(texts: Iterable[str]) -> Vocabulary:
+    """Id 0 for unknown words and padding, then the texts' words in alphabetical order (TIRG)."""
+    return Vocabulary.of(map(plain_words, texts), order="alphabet")
 
-    Then what NLTK's word tokenizer does to such a text: brackets are tokens, and its six contractions
-    of letters alone are split.
-    """
-    cleaned = _DELETED.sub("", text.translate(_TO_BLANK)).lower()
-    return [word for token in _TOKEN.findall(cleaned) for word in _CONTRACTIONS.get(token, (token,))]
+
+def artemis_vocabulary(texts: Iterable[str]) -> Vocabulary:
+    """The special words, then the texts' words in order of first appearance (ARTEMIS)."""
+    return Vocabulary.of(map(artemis_tokens, texts), special=ARTEMIS_SPECIAL, unknown="<unk>")
 
 
 def artemis_tokens(text: str) -> list[str]:
     """``<start> words <end>``; two captions joined by ``<and>`` keep it as one token."""
     parts = [artemis_words(part) for part in text.split(AND)]
-    words = [word for number, part in enumerate(parts) for word in ((AND,) if number else ()) + tuple(part)]
+    words = [word for number, part in enumerate(parts) for word in ([AND] if number else []) + part]
     return ["<start>", *words, "<end>"]
 
 
-ARTEMIS_SPECIAL = ("<pad>", "<start>", AND, "<end>", "<unk>")
-
-
-@dataclass(frozen=True)
-class WordIds:
-    """A word's id is its place in ``words``; ``unknown`` is the id of all others."""
-
-    words: tuple[str, ...]
-    unknown: int
-
-    @classmethod
-    def of_tirg(cls, texts: Iterable[str]) -> WordIds:
-        """Id 0 for unknown words and padding, then the texts' words in alphabetical order."""
-        return cls(("<UNK>", *sorted({word for text in texts for word in tirg_words(text)})), 0)
-
-    @classmethod
-    def of_artemis(cls, texts: Iterable[str], first: Sequence[str] = ()) -> WordIds:
-        """The special words, ``first``, then the texts' words in order of first appearance."""
-        words = (word for text in texts for word in artemis_tokens(text))
-        return cls(tuple(dict.fromkeys((*ARTEMIS_SPECIAL, *first, *words))), ARTEMIS_SPECIAL.index("<unk>"))
-
-    def encode(self, tokens: Sequence[str]) -> list[int]:
-        return [self._ids.get(token, self.unknown) for token in tokens]
-
-    @property
-    def _ids(self) -> Mapping[str, int]:
-        ids = self.__dict__.get("ids")
-        if ids is None:
-            ids = self.__dict__["ids"] = {word: number for number, word in enumerate(self.words)}
-        return ids  # type: ignore[no-any-return]
-
-
-def text_views(rows: Sequence[Sequence[int]], empty: int) -> Views:
-    """Ids padded with 0 on the right, "tokens" (B, L), and their numbers, "lengths" (B,).
-
-    A text without a token becomes the one token ``empty``: there would be no last state to read.
-    """
-    filled = [list(row) or [empty] for row in rows]
-    longest = max(map(len, filled), default=1)
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in filled], dtype=torch.int64)
-    return {"tokens": tokens.reshape(len(filled), longest), "lengths": torch.tensor([len(row) for row in filled])}
+def text_views(vocabulary: Vocabulary, sentences: Sequence[Sequence[str]]) -> Views:
+    """"tokens" (B, L), padded with 0 on the right, and "lengths" (B,), 1 or more each."""
+    tokens, lengths = vocabulary.encode(sentences)
+    return {"tokens": tokens, "lengths": lengths}
 
 
 class LastStateText(nn.Module):
@@ -187,29 +139,23 @@ TextEncoder = LastStateText | BiGruText | MaximumText
 
 
 @torch.no_grad()
-def use_word_vectors(encoder: TextEncoder, words: WordIds, path: Path) -> int:
+def use_word_vectors(encoder: TextEncoder, vocabulary: Vocabulary, path: Path) -> int:
     """Set the vectors of the words that a GloVe text file has, ``word number …`` a line; gives their number.
 
     The others keep their start. Raises UserError for a file that is missing or of another width.
     """
-    table = encoder.vectors.weight
-    ids, found = {word: number for number, word in enumerate(words.words)}, 0
+    table, found = encoder.vectors.weight, 0
     try:
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line_number, line in enumerate(lines, start=1):
                 word, _, rest = line.rstrip("\n").partition(" ")
-                if word in ids:
-                    table[ids[word]] = _vector(rest, table.shape[1], f"{path}, line {number}")
+                if word in vocabulary.numbers:
+                    row = vocabulary.numbers[word]
+                    table[row] = _vector(rest, table.shape[1], f"{path}, line {line_number}")
                     found += 1
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as word vectors ({error}); {WORD_VECTORS}") from None
     return found
-
-
-WORD_VECTORS = (
-    "get glove.840B.300d.txt (5,600 MB, public domain, PDDL) from https://nlp.stanford.edu/projects/glove and name "
-    "it with --set method.word_vectors=FILE, or leave that out for a random start"
-)
 
 
 def _vector(numbers: str, width: int, where: str) -> Tensor:

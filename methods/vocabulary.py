@@ -34,7 +34,8 @@ def treebank_words(text: str) -> list[str]:
     """Lower case, split in the manner of NLTK's `word_tokenize` with ``preserve_line=True``.
 
     Punctuation marks, brackets and contractions become words of their own: "isn't" is "is", "n't".
-    Without ``preserve_line`` NLTK splits into sentences first (with downloaded tables), which parts
+    Equal to NLTK 3.10 on all captions of the field's datasets; older releases leave an opening single
+    quote at its word. Without ``preserve_line`` NLTK splits into sentences first (with downloaded tables), which parts
     a full stop in the middle of a caption from its word; the captions read here have none left.
     """
     text = f" {text.lower()} "
@@ -54,8 +55,8 @@ _TREEBANK: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"[«“‘„]|`+", r" \g<0> "),
         (r"^\s*\"", " `` "),
         (r"(?<=[ (\[{<])(?:\"|'')", " `` "),
-        # A quote before a single letter is no contraction's: 'a' but not 's, 't, 'd, 'm, 'n.
-        (r"'(?!re|ve|ll|[mtsdn])(?=\w\b)", "' "),
+        # A quote that opens a word, unless it is a contraction's: 'ford' but not 's, 't, 'll.
+        (r"(?<!\w)'(?!(?:re|ve|ll|[mtsdn])\b)(?=\w)", "' "),
         (r"(?<=[^.])(\.)([\])}>\"'»”’ ]*)\s*$", r" \1 \2 "),
         (r"[:,](?=\D)", r" \g<0> "),
         (r"\.{2,}", r" \g<0> "),

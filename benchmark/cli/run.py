@@ -32,6 +32,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demo", action="store_true", help="use the demo data, whatever the environment says")
     parser.add_argument("--cache", metavar="PATH", help="folder for features, encoders and demo data")
     parser.add_argument("--assets-root", metavar="PATH", help="folder that holds weights files")
+    parser.add_argument("--allow-missing", action="store_true",
+                        help="score what is left where pictures are missing, as <protocol>-partial")  # fmt: skip
     parser.add_argument("--limit", type=int, metavar="N", help="N triplets and N queries only, to try things")
     parser.add_argument("--device", help="cpu, cuda; by default a GPU where torch has one")
     parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
