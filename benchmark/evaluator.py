@@ -17,8 +17,10 @@ from benchmark.encoding import Encoding, concatenate, map_tensors, take
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.metrics import task_metrics
-from benchmark.ranking import Ranks, ScoreFunction, dot_product, rank_queries, top_ranked
+from benchmark.ranking import Ranks, rank_queries
+from benchmark.scoring import ScoreFunction, dot_product
 from benchmark.sources import EvaluationSource
+from benchmark.top_lists import top_pictures
 
 _BLOCK = 256
 
@@ -98,8 +100,7 @@ def score_task(method: Method | None, encoded: EncodedTask) -> TaskScores:
 
 def top_of_task(method: Method | None, encoded: EncodedTask, k: int) -> IntArray:
     """Gallery indices of the best k pictures of each query, (Q, k), best first."""
-    top, _ = top_ranked(encoded.queries, encoded.gallery, encoded.task, k, score_function(method))
-    return top
+    return top_pictures(encoded.queries, encoded.gallery, encoded.task, k, score_function(method))
 
 
 def evaluate(method: Method, tasks: Sequence[Task], source: EvaluationSource) -> list[TaskScores]:

@@ -216,9 +216,11 @@ class Specification:
 
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
+    ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
     """
 
     stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Start] | None = None
     parity: Parity | None = None
+    demo_settings: Mapping[str, Any] = field(default_factory=dict)

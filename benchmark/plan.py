@@ -210,7 +210,8 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     problems: list[str] = []
     chosen = _by_namespace(options.set)
     filler = _Filler(registry, options, dataset, chosen, problems)
-    method_settings = filler.fill(specification.settings, [], "method")
+    defaults = [("demo data", specification.demo_settings if dataset.is_demo else {})]
+    method_settings = filler.fill(specification.settings, defaults, "method")
     if specification.own_networks is None:
         backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
         weights = options.weights or _default_weights(backbone)
@@ -221,7 +222,8 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     planned = filler.stages(specification.stages(method_settings, start), start)
     own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
     if own is not None and own.method:
-        method_settings = filler.fill(specification.settings, [(f"recipe {own.name}", own.method)], "method")
+        layers = [*defaults, (f"recipe {own.name}", own.method)]
+        method_settings = filler.fill(specification.settings, layers, "method")
         planned = filler.stages(specification.stages(method_settings, start), start)
     backbone_settings = filler.fill(BackboneSettings, [], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")

@@ -25,7 +25,6 @@ from benchmark.evaluator import EncodedTask, score_function, top_of_task
 from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.outside import METHOD, OutsideRun, open_outside, write_outside
-from benchmark.ranking import top_ranked
 from benchmark.rankings import read_both, score_lists
 from benchmark.record import RECORD_NAME, read_record
 from benchmark.reporting import describe_task
@@ -40,6 +39,7 @@ from benchmark.server_files import (
     check_lists,
     write_submission,
 )
+from benchmark.top_lists import top_pictures
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def top_of_subsets(method: Method | None, encoded: EncodedTask, k: int) -> IntAr
             for encoding, index in ((encoded.queries, rows), (encoded.gallery, members))
         )
         small = _task_of_members(task, rows, members)
-        found, _ = top_ranked(queries, gallery, small, k, score_function(method))
+        found = top_pictures(queries, gallery, small, k, score_function(method))
         top[rows] = np.where(found >= 0, members[found], -1)
     return top
 

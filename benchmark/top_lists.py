@@ -173,5 +173,6 @@ def _floor(block: Tensor, k: int) -> Tensor:
         return block.new_full((len(block),), -torch.inf)
     group = max(1, min(8, width // (4 * k)))
     columns = width // group
-    maxima = block[:, : group * columns].unflatten(1, (group, columns)).amax(dim=1)
+    groups = [block[:, start : start + columns] for start in range(0, group * columns, columns)]
+    maxima = torch.stack(groups).amax(dim=0)
     return torch.topk(maxima, k, dim=1, sorted=False).values.amin(dim=1)

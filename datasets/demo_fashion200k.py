@@ -1,8 +1,8 @@
 """The demo data in Fashion200k's layout: descriptions of one word a quality, and queries that change one word.
 
-A description names all but details (neckline, buttons), so that products of one description look
-alike but not the same; it is in turn one word away from others, of another colour, pattern, length,
-sleeves or sort. Patterns are white on dark cloth and black on light, and go unsaid.
+A description names all but some details (neckline, buttons, the second colour), so that products of one
+description look alike but not the same; it is in turn one word away from others, of another colour,
+pattern, length, sleeves or sort.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmark.files import atomic_write_text
 
-from .demo_garments import COLOURS, KINDS, PATTERNS, Garment
+from .demo_garments import COLOURS, KINDS, PATTERNS, Garment, settle
 from .demo_groups import is_held_out
 from .demo_layout import SEED, Layout, shots
 
@@ -69,7 +69,6 @@ _LENGTHS = {
 }  # fmt: skip
 _DETAIL_WORDS = {"belt": "belted", "buttons": "buttoned", "pocket": "cargo"}
 _NOUNS = {"collar": "shirt", "bow": "blouse", "lapels": "blazer", "hood": "parka"}
-_LIGHT = ("white", "yellow", "pink")
 _PRODUCTS, _PICTURES = 2, 3
 _COLOUR_WEIGHT = 2.0
 _FIRST_PRODUCT, _PRODUCT_STEP = 51_727_804, 7_919
@@ -112,13 +111,13 @@ def description(garment: Garment) -> tuple[str, ...]:
 
 
 def described(kind: str, colour: str, pattern: str) -> Iterator[Garment]:
-    """A garment for every description of this look."""
+    """A garment for every description of this look; what goes unsaid is left out or as the kind has it first."""
     has = KINDS[kind]
     plain = Garment(kind, colour, "", pattern, has.sleeves[0], has.neck[0], has.length[0])
     choices = [_choices(kind, facet) for facet in _SORTS[kind].named]
     for first in choices[0]:
         for second in choices[1]:
-            yield _matched(replace(plain, **first, **second))
+            yield replace(plain, **first, **second)
 
 
 def _choices(kind: str, facet: str) -> list[dict[str, Any]]:
@@ -127,34 +126,30 @@ def _choices(kind: str, facet: str) -> list[dict[str, Any]]:
     return [{facet: value} for value in getattr(KINDS[kind], facet)]
 
 
-def _matched(garment: Garment) -> Garment:
-    """With the second colour that goes unsaid."""
-    if not garment.uses_second:
-        return garment
-    return replace(garment, second="black" if garment.colour in _LIGHT else "white")
-
-
 def _finished(garment: Garment, rng: np.random.Generator) -> Garment:
     """A product of a garment's description: its unsaid facets are drawn."""
     for facet in _UNSAID.get(garment.kind, ()):
         values = getattr(KINDS[garment.kind], facet)
         drawn: dict[str, Any] = {facet: values[int(rng.integers(len(values)))]}
         garment = replace(garment, **drawn)
-    return garment
+    return settle(garment, rng)
+
+
+def _looks(held_out: bool, count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Looks of one side of the divide; the kinds take turns, so that few looks have all of them."""
+    by_kind = []
+    for kind in KINDS:
+        own = [(kind, c, p) for c in COLOURS for p in PATTERNS if is_held_out(Garment(kind, c, pattern=p)) == held_out]
+        by_kind.append([own[i] for i in rng.permutation(len(own))])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
+    return sorted([look for look in turns if look is not None][:count])
 
 
 def _lines(split: str, count: int, numbers: Iterator[int], rng: np.random.Generator) -> list[_Line]:
     """The label lines of a split: its looks, their descriptions, one or two products each, of some pictures."""
-    looks = [
-        (kind, colour, pattern)
-        for kind in KINDS
-        for colour in COLOURS
-        for pattern in PATTERNS
-        if is_held_out(Garment(kind, colour, pattern=pattern)) == (split == "test")
-    ]
     lines = []
-    for look in sorted(rng.permutation(len(looks))[:count].tolist()):
-        for garment in described(*looks[look]):
+    for look in _looks(split == "test", count, rng):
+        for garment in described(*look):
             for _ in range(int(rng.integers(1, _PRODUCTS + 1))):
                 finished, number = _finished(garment, rng), next(numbers)
                 folder = f"women/{_SORTS[garment.kind].folder}"

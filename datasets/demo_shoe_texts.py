@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .demo_shoes import Shoe, carriers, differing
+from .demo_shoes import Shoe, differing
 from .demo_texts import PATTERN_NOUNS, Phrases, joined, one_of, with_article
 
 _NOUNS = {
@@ -63,9 +63,9 @@ def _pattern(reference: Shoe, target: Shoe, rng: np.random.Generator) -> Phrases
 
 
 def _second(reference: Shoe, target: Shoe, rng: np.random.Generator) -> Phrases:
-    """The colour of whatever carries the second colour; where both do, the pattern, which is seen first."""
+    """The colour of what carries the second colour and is not named anyway; of two, the pattern, seen first."""
     old, new = reference.second, target.second
-    patterned = carriers(target)[0] == "pattern"
+    patterned = target.pattern == reference.pattern != "plain"
     what = one_of(PATTERN_NOUNS[target.pattern], rng) if patterned else target.fastening
     shown = f"{new} {what}" if what.endswith("s") else f"{with_article(new)} {what}"
     return Phrases(

@@ -5,7 +5,7 @@ Shapes are in units as in `demo_drawing`; the toe points to the left and the gro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -232,9 +232,9 @@ def _high_heels(stage: Stage, shoe: Shoe, second: Colour) -> None:
     _insole(stage, last)
     _block_heel(stage, last, 17, shaded(stage.base, 0.75))
     if shoe.platform:
-        plate = np.concatenate([curve((-51, -lift - 4), ((-54, -2), (-44, 0)), ((-12, 0),), ((0, -2), (8, last.level(8)))),
-                                last.bed()[last.bed()[:, 0] < 8][::-1]])  # fmt: skip
-        _sole(stage, plate, shaded(stage.base, 0.75))
+        bed = last.bed()
+        under = curve((-51, -lift - 4), ((-54, -2), (-44, 0)), ((-12, 0),), ((0, -2), (8, last.level(8))))
+        _sole(stage, np.concatenate([under, bed[bed[:, 0] < 8][::-1]]), shaded(stage.base, 0.75))
     else:
         _thin_sole(stage, last, shaded(stage.base, 0.45), 2.4)
     if shoe.fastening == "strap":
@@ -292,7 +292,9 @@ def _shaft(stage: Stage, last: Last, top: float, toe: str, slack: float) -> None
     """A boot's upper up to ``top``; ``slack`` widens it at the ankle."""
     back, ball, tip = last.back, -last.lift, last.tip
     ankle = last.seat - 26
-    toe_box = ((tip + 10, ball - 12), (tip + 22, ball - 16)) if toe == "pointed" else ((tip - 1, ball - 19), (tip + 15, ball - 20))
+    toe_box = ((tip - 1, ball - 19), (tip + 15, ball - 20))
+    if toe == "pointed":
+        toe_box = ((tip + 10, ball - 12), (tip + 22, ball - 16))
     outline = curve(
         (tip, ball - 3), toe_box, ((-14, ball - 22), (-4 - slack, ankle)), ((3 - slack, ankle - 12), (2 - slack, top)),
         ((back + 5, top - 1),), ((back + 6, ankle - 12), (back - 1 + slack, ankle)),
@@ -342,7 +344,8 @@ def _thin_sole(stage: Stage, last: Last, colour: Colour, thickness: float) -> No
 def _block_heel(stage: Stage, last: Last, width: float, colour: Colour) -> None:
     back, seat = last.back, last.seat
     slant = 0.1 * (last.rise + last.lift)
-    _sole(stage, [(back - width, seat), (back + 0.5, seat - 1), (back - slant, 0), (back - width + slant * 0.4, 0)], colour)
+    foot = [(back - slant, 0), (back - width + slant * 0.4, 0)]
+    _sole(stage, [(back - width, seat), (back + 0.5, seat - 1), *foot], colour)
 
 
 def _taper_heel(stage: Stage, last: Last, width: float, foot: float, colour: Colour) -> None:
@@ -370,7 +373,7 @@ def _laces(stage: Stage, low: tuple[float, float], high: tuple[float, float], ru
         stage.paint(loop, colour, raised=True)
 
 
-def _straps(stage: Stage, places: tuple[tuple[float, float], tuple[float, float]], colour: Colour, length: float) -> None:
+def _straps(stage: Stage, places: Sequence[tuple[float, float]], colour: Colour, length: float) -> None:
     """Two broad straps across the instep."""
     for x, y in places:
         _band(stage, [(x - 3, y - 4), (x + 8, y + length)], 9.5, colour)
@@ -386,8 +389,9 @@ def _ankle_strap(stage: Stage, last: Last, colour: Colour) -> None:
     """A loop around the ankle, held by a strip at the back of the heel."""
     back, y = last.back, last.seat - 35
     _band(stage, [(back, last.seat - 20), (back + 2, y)], 6, colour)
-    near = curve((back + 4, y - 5), ((back - 14, y + 7), (12, y - 1)), ((12, y + 7),), ((back - 14, y + 16), (back + 4, y + 4)))
-    far = curve((back + 3, y - 5), ((back - 16, y - 13), (12, y - 2)), ((14, y + 2),), ((back - 16, y - 7), (back + 3, y)))
+    bend = back - 14
+    near = curve((back + 4, y - 5), ((bend, y + 7), (12, y - 1)), ((12, y + 7),), ((bend, y + 16), (back + 4, y + 4)))
+    far = curve((back + 3, y - 5), ((bend, y - 13), (12, y - 2)), ((14, y + 2),), ((bend, y - 7), (back + 3, y)))
     for part, shade in ((far, 0.65), (near, 1.0)):
         stage.cut(stage.limbs, part)
         stage.paint(part, shaded(colour, shade), raised=shade == 1.0)
@@ -427,10 +431,9 @@ def _buckle(stage: Stage, x: float, y: float, half: float) -> None:
 def _bow(stage: Stage, x: float, y: float, reach: float, colour: Colour) -> None:
     line = shaded(colour, 0.55)
     for side in (-1.0, 1.0):
-        flip, place = (side, 1.0), (x, y)
-        tail = np.asarray([(0, 0), (0.35, 0.1), (0.7, 1.15), (0.25, 1.25)]) * reach * flip + place
-        loop = curve((0, 0), ((0.5, -0.75), (1, -0.55)), ((1.15, 0), (1, 0.45)), ((0.5, 0.6), (0, 0))) * reach * flip + place
-        for part in (tail, loop):
+        tail = np.asarray([(0, 0), (0.35, 0.1), (0.7, 1.15), (0.25, 1.25)])
+        loop = curve((0, 0), ((0.5, -0.75), (1, -0.55)), ((1.15, 0), (1, 0.45)), ((0.5, 0.6), (0, 0)))
+        for part in (tail * reach * (side, 1.0) + (x, y), loop * reach * (side, 1.0) + (x, y)):
             stage.cut(stage.limbs, part)
             stage.paint(part, colour, raised=True)
             stage.seam(np.concatenate([part, part[:1]]), line, 0.8)

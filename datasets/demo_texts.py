@@ -20,6 +20,8 @@ _NECKS = {
     "bow": "{a_tint}bow", "lapels": "lapels", "hood": "a hood",
 }  # fmt: skip
 
+_TRIES = 4
+
 
 @dataclass(frozen=True)
 class Phrases:
@@ -51,7 +53,7 @@ def relative_captions(reference: Garment, target: Garment, rng: np.random.Genera
     """Two short statements in FashionIQ's manner that together name every change.
 
     Of several changes each caption names its own, or the first one all; of a single change they are two
-    ways to say it. Raises ValueError where nothing differs.
+    ways to say it, or one where there is only one. Raises ValueError where nothing differs.
     """
     facets = list(differing(reference, target))
     if not facets:
@@ -62,11 +64,16 @@ def relative_captions(reference: Garment, target: Garment, rng: np.random.Genera
     else:
         middle = len(facets) if rng.random() < 0.3 else (len(facets) + 1) // 2
         shares = [facets[:middle], facets[middle:] or facets[:1]]
-    first, second = (
-        " and ".join(one_of(_FACETS[facet](reference, target, rng).statements, rng) for facet in share)
-        for share in shares
-    )
+    first, second = (_stated(share, reference, target, rng) for share in shares)
+    for _ in range(_TRIES):
+        if second != first:
+            break
+        second = _stated(shares[1], reference, target, rng)
     return first, second
+
+
+def _stated(facets: list[str], reference: Garment, target: Garment, rng: np.random.Generator) -> str:
+    return " and ".join(one_of(_FACETS[facet](reference, target, rng).statements, rng) for facet in facets)
 
 
 def label(garment: Garment) -> str:

@@ -28,15 +28,14 @@ from benchmark.settings import MethodSettings
 from .cnn import ImageEncoder, TrunkName, build_trunk, freeze, require_rows, trunk_named, trunk_start, unit
 from .cnn_pictures import WhiteSquare
 from .recurrent_texts import (
-    WORD_VECTORS,
     BiGruText,
     MaximumText,
     artemis_tokens,
     artemis_vocabulary,
     text_views,
-    use_word_vectors,
 )
 from .vocabulary import Vocabulary
+from .word_vectors import read_word_vectors
 
 TEMPERATURE = 2.65926
 """τ at the start, a factor of 14.29."""
@@ -84,7 +83,7 @@ class Encoders(nn.Module):
     """Picture and text encoder under their released names, and the vocabulary between strings and ids.
 
     ``make_text`` builds the text encoder once the number of words is known; None for stored texts.
-    Pictures are read from ``view`` and normalised where they are pixels.
+    Pictures are normalised where they are pixels.
     """
 
     def __init__(
@@ -113,23 +112,32 @@ class Encoders(nn.Module):
             return
         self.use(artemis_vocabulary(texts))
         if self._word_vectors:
-            assert self.vocabulary is not None and isinstance(self.txt_enc, BiGruText | MaximumText)
-            use_word_vectors(self.txt_enc, self.vocabulary, Path(self._word_vectors))
+            self._read_vectors(self._word_vectors)
 
     def use(self, vocabulary: Vocabulary) -> None:
         assert self._make_text is not None, "stored texts need no vocabulary"
         self.vocabulary = vocabulary
         self.txt_enc = self._make_text(len(vocabulary))
 
+    @torch.no_grad()
+    def _read_vectors(self, path: str) -> None:
+        """Words without a vector in the file keep their start, N(0, 1)."""
+        assert self.vocabulary is not None and isinstance(self.txt_enc, BiGruText | MaximumText)
+        table = self.txt_enc.vectors.weight
+        for word, vector in read_word_vectors(path, self.vocabulary.words, table.shape[1]).items():
+            table[self.vocabulary.numbers[word]] = vector
+
     def tokenize(self, texts: Sequence[str]) -> Views:
         if self.vocabulary is None:
             raise UserError("the vocabulary is made from training captions; this method has seen none")
         return text_views(self.vocabulary, [artemis_tokens(text) for text in texts])
 
-    def freeze_start(self) -> None:
-        """No gradient for the CNN and the word vectors; batch norms still follow the pictures."""
+    def freeze_cnn(self) -> None:
+        """No gradient for the CNN; its batch norms still follow the pictures."""
         if isinstance(self.img_enc, ImageEncoder):
             freeze(self.img_enc.cnn)
+
+    def freeze_words(self) -> None:
         if isinstance(self.txt_enc, BiGruText | MaximumText):
             freeze(self.txt_enc.vectors)
 
@@ -147,7 +155,7 @@ class FramedMethod(Method):
         self.temperature = nn.Parameter(torch.tensor([TEMPERATURE]))
         self._frozen = frozen
         if frozen:
-            encoders.freeze_start()
+            encoders.freeze_cnn()
 
     def encode_target(self, target: Views) -> Tensor:
         """t, (B, d)."""
@@ -160,7 +168,7 @@ class FramedMethod(Method):
 
     def prepare(self, texts: Sequence[str]) -> None:
         self.encoders.prepare(texts)
-        self._freeze_again()
+        self._freeze_words()
 
     def prepared(self) -> Mapping[str, Any]:
         vocabulary = self.encoders.vocabulary
@@ -169,14 +177,14 @@ class FramedMethod(Method):
     def restore(self, prepared: Mapping[str, Any]) -> None:
         if prepared:
             self.encoders.use(Vocabulary.from_json(prepared))
-            self._freeze_again()
+            self._freeze_words()
 
     def tokenize(self, texts: Sequence[str]) -> Views:
         return self.encoders.tokenize(texts)
 
-    def _freeze_again(self) -> None:
+    def _freeze_words(self) -> None:
         if self._frozen:
-            self.encoders.freeze_start()
+            self.encoders.freeze_words()
 
     def _require_rows(self, rows: int) -> None:
         require_rows(rows, self.training, type(self).__name__)
@@ -185,7 +193,10 @@ class FramedMethod(Method):
 def cnn_encoders(settings: CnnSettings, assets_root: str | None) -> Encoders:
     """The encoders on pixels and strings. Raises UserError where weights or word vectors are missing."""
     if settings.word_vectors and not Path(settings.word_vectors).is_file():
-        raise UserError(f"{settings.word_vectors}: no such file of word vectors; {WORD_VECTORS}")
+        raise UserError(
+            f"word vectors {settings.word_vectors}: no such file; get glove.840B.300d.txt (5,600 MB, public domain) "
+            "from https://nlp.stanford.edu/projects/glove, or leave method.word_vectors out for a random start"
+        )
     start = cnn_start(settings)
     cnn = build_trunk(settings.cnn, start, assets_root)
     channels = trunk_named(settings.cnn).channels

@@ -88,7 +88,8 @@ def build_trunk(name: str, start: Start, assets_root: str | Path | None = None) 
     trunk = trunk_named(name)
     if not trunk.timm:
         tiny: nn.Module = ResNet(
-            BasicBlock, (1, 1, 1, 1), num_classes=0, global_pool="",
+            BasicBlock,  # type: ignore[arg-type]
+            (1, 1, 1, 1), num_classes=0, global_pool="",
             channels=(24, 48, 96, trunk.channels), stem_type="deep", stem_width=12,
         )  # fmt: skip
         return tiny
@@ -177,11 +178,8 @@ def freeze(module: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
-def unfrozen(module: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
-
-
 def unit(vectors: Tensor) -> Tensor:
     """ℓ(u) = u / ‖u‖ over the last axis; the norm is kept from zero by the smallest normal number."""
     tiny = torch.finfo(vectors.dtype).tiny
-    return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=tiny)
+    norms: Tensor = vectors.norm(dim=-1, keepdim=True)
+    return vectors / norms.clamp(min=tiny)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmark.errors import UserError
 from benchmark.method import Views
 
 from .vocabulary import Vocabulary, artemis_words, plain_words
@@ -24,12 +22,6 @@ AND = "<and>"
 """Stands between two captions that the text rule `both-orders` puts into one string."""
 
 ARTEMIS_SPECIAL = ("<pad>", "<start>", AND, "<end>", "<unk>")
-
-WORD_VECTORS = (
-    "get glove.840B.300d.txt (5,600 MB, public domain, PDDL) from https://nlp.stanford.edu/projects/glove and name "
-    "it with --set method.word_vectors=FILE, or leave that out for a random start"
-)
-
 
 def tirg_vocabulary(texts: Iterable[str]) -> Vocabulary:
     """Id 0 for unknown words and padding, then the texts' words in alphabetical order (TIRG)."""
@@ -136,36 +128,3 @@ class MaximumText(nn.Module):
 
 
 TextEncoder = LastStateText | BiGruText | MaximumText
-
-
-@torch.no_grad()
-def use_word_vectors(encoder: TextEncoder, vocabulary: Vocabulary, path: Path) -> int:
-    """Set the vectors of the words that a GloVe text file has, ``word number …`` a line; gives their number.
-
-    The others keep their start. Raises UserError for a file that is missing or of another width.
-    """
-    table, found = encoder.vectors.weight, 0
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line_number, line in enumerate(lines, start=1):
-                word, _, rest = line.rstrip("\n").partition(" ")
-                if word in vocabulary.numbers:
-                    row = vocabulary.numbers[word]
-                    table[row] = _vector(rest, table.shape[1], f"{path}, line {line_number}")
-                    found += 1
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as word vectors ({error}); {WORD_VECTORS}") from None
-    return found
-
-
-def _vector(numbers: str, width: int, where: str) -> Tensor:
-    try:
-        vector = torch.tensor([float(number) for number in numbers.split()])
-    except ValueError:
-        raise UserError(f"{where}: no word vector; {WORD_VECTORS}") from None
-    if len(vector) != width:
-        raise UserError(
-            f"{where}: a vector of {len(vector)} numbers, but words are {width} wide; choose another file or "
-            "--set method.word_width"
-        )
-    return vector

@@ -132,7 +132,8 @@ def draw_triplets(pairs: int, of_each: int = 3) -> Tensor:
     chance = torch.rand(rows, rows)
     chance[anchor, anchor] = chance[anchor, positive] = -1.0
     negative = chance.topk(min(of_each, rows - 2), dim=1).indices
-    return torch.stack([a.reshape(-1) for a in torch.broadcast_tensors(anchor[:, None], positive[:, None], negative)], 1)
+    columns = (anchor[:, None].expand_as(negative), positive[:, None].expand_as(negative), negative)
+    return torch.stack([column.reshape(-1) for column in columns], dim=1)
 
 
 def soft_triplet_loss(queries: Tensor, targets: Tensor, triplets: Tensor) -> Tensor:

@@ -53,5 +53,5 @@ def hierarchical_loss(
     queries: Tensor, targets: Tensor, widths: Sequence[int], margin: float, mining: Mining
 ) -> Tensor:
     """Sum over the levels of vectors (B, Σwidths); all weigh 1."""
-    levels = zip(queries.split(list(widths), dim=1), targets.split(list(widths), dim=1), strict=True)
+    levels = zip(torch.split(queries, list(widths), 1), torch.split(targets, list(widths), 1), strict=True)
     return torch.stack([matching_loss(q, t, margin, mining) for q, t in levels]).sum()

@@ -86,15 +86,16 @@ class TextEncoder(nn.Module):
     def _start(self, sizes: Sizes, style: LayerStyle) -> None:
         kernel = math.sqrt(6 / (sizes.word + 5 * sizes.lstm))
         state = math.sqrt(6 / (2 * sizes.lstm))
+        weights = dict(self.lstm.named_parameters())
         with torch.no_grad():
-            for weight in (self.lstm.weight_ih_l0, self.lstm.weight_hh_l0):
-                weight.uniform_(-kernel, kernel)
-            self.lstm.bias_ih_l0.zero_()
-            self.lstm.bias_hh_l0.zero_()[sizes.lstm : 2 * sizes.lstm] = _FORGET_BIAS
+            for name in ("weight_ih_l0", "weight_hh_l0"):
+                weights[name].uniform_(-kernel, kernel)
+            weights["bias_ih_l0"].zero_()
+            weights["bias_hh_l0"].zero_()[sizes.lstm : 2 * sizes.lstm] = _FORGET_BIAS
             for start in (self.cell, self.hidden):
                 start.uniform_(-state, state)
             style.start_weight(self.projection.weight)
-        self.lstm.bias_hh_l0.requires_grad_(False)
+        weights["bias_hh_l0"].requires_grad_(False)
 
     def use_words(self, count: int) -> None:
         """Make room for a vocabulary, word vectors Glorot uniform over (V, E)."""
@@ -172,8 +173,9 @@ class Composition(nn.Module):
         self.spatial_gate = _Normed(1, 1, level.side, style)
         self.heads = nn.ModuleList(_SelfAttention(c // _HEADS, sizes.dropout) for _ in range(_HEADS))
         self.attended = _Normed(c, c, 1, style)
-        self.joint_weight = nn.Parameter(torch.ones(()))
-        self.self_weight = nn.Parameter(torch.zeros(()))
+        # One entry each and not scalars, which DeepSpeed cannot send to other processes.
+        self.joint_weight = nn.Parameter(torch.ones(1))
+        self.self_weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """Map (B, C, h, h) and text (B, d) → composed map (B, C, h, h)."""
@@ -213,13 +215,22 @@ class ValNetwork(nn.Module):
         """The composed map of each level, shapes as the reference's."""
         return [compose(x, text) for compose, x in zip(self.compositions, maps, strict=True)]
 
+    def joint_gates(self, maps: Sequence[Tensor], text: Tensor) -> dict[str, Tensor]:
+        """J of each level by its name, the mean over channels, (B, h, h)."""
+        gates = {}
+        for level, compose, x in zip(self.levels, self.compositions, maps, strict=True):
+            assert isinstance(compose, Composition)
+            gates[level.name] = compose.joint_gate(compose.fuse(x, text)).mean(dim=1)
+        return gates
+
 
 def level_vectors(maps: Sequence[Tensor]) -> Tensor:
     """Averages over positions, each of unit norm, side by side: (B, ΣC). The whole has norm √3."""
-    return torch.cat([_unit(x.to(_single_at_least(x)).mean(dim=(2, 3))) for x in maps], dim=1)
+    return torch.cat([unit_norm(x.to(_single_at_least(x)).mean(dim=(2, 3))) for x in maps], dim=1)
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit_norm(x: Tensor) -> Tensor:
+    """x / √max(Σx², 1e-10) over the columns of (B, C)."""
     return x / x.square().sum(dim=1, keepdim=True).clamp(min=_LEAST_SQUARE).sqrt()
 
 

@@ -37,14 +37,13 @@ class ReleasedAdam(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if parameters:
-                self._step_group(group, parameters)
+            trained = [(p, p.grad) for p in group["params"] if p.grad is not None]
+            if trained:
+                self._step_group(group, [p for p, _ in trained], [gradient for _, gradient in trained])
         return loss
 
-    def _step_group(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _step_group(self, group: dict[str, Any], parameters: list[Tensor], gradients: list[Tensor]) -> None:
         first, second = group["betas"]
-        gradients = [p.grad for p in parameters]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         for p in parameters:
@@ -91,6 +90,6 @@ def penalty_groups(method: nn.Module) -> ParameterGroups:
 
 
 def dropping_schedule(settings: TrainingSettings, updates: int, drop_at: float) -> Callable[[int], float]:
-    """A constant rate, times ``schedule_factor`` from the share ``drop_at`` of all updates on; 0: never."""
-    drop = round(drop_at * updates) if drop_at else updates
+    """A constant rate, times ``schedule_factor`` from the share ``drop_at`` of all updates on."""
+    drop = round(drop_at * updates)
     return lambda update: settings.schedule_factor if update >= drop else 1.0

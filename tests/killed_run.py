@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ def run(arguments: list[str], log: str) -> None:
     torch.set_num_threads(1)
     stream = Path(log).open("a", encoding="utf-8")
     sys.stdout = sys.stderr = stream
-    demo.Sizes = partial(demo.Sizes, 12, 6, 4, 6, 2, 3)  # type: ignore[misc, assignment]
+    demo._LAYOUTS["cirr"] = replace(demo._LAYOUTS["cirr"], sizes=demo.Sizes(12, 6, 4, 6, 2, 3))
     status = main(arguments)
     stream.flush()
     os._exit(status)

@@ -116,9 +116,13 @@ def tensors(file: Path) -> dict[str, bytes]:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Half-written files and resumable states that nobody would ever remove."""
+    """Half-written files and resumable states that nobody would ever remove.
+
+    The feature store is shared by processes, so that none removes another one's small half-written files.
+    """
     return sorted(
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
+        for part in ("out", "cache/encoders", "cache/demo")
+        for path in (folder / part).rglob("*")
         if ".partial" in path.name or path.name.startswith("resume")
     )

@@ -127,6 +127,19 @@ def test_unreadable_pictures(command: Command, data: Path, tmp_path: Path, damag
     assert updates >= 1
 
 
+def test_missing_pictures_are_scored_under_a_name_of_their_own(command: Command, data: Path, tmp_path: Path) -> None:
+    picture = gallery_picture(data)
+    picture.unlink()
+    run = (*HEAD, "--data-root", data, "--cache", tmp_path / "cache", "--output", tmp_path / "out")
+    assert command(*run).status == 2
+    outcome = command(*run, "--allow-missing", "--resume")
+    assert outcome.status == 0, outcome.err
+    record = read_record(tmp_path / "out")
+    assert {result.protocol for result in record.results} == {"official-partial"}
+    assert record.identity.missing_pictures == (picture.stem,)
+    assert "official-partial" in outcome.out
+
+
 def test_a_dry_run_tells_the_plan_and_writes_nothing(command: Command, small_cirr: Path, tmp_path: Path) -> None:
     outcome = command(*HEAD, "--data-root", small_cirr, "--dry-run", "--cache", tmp_path / "cache")
     assert outcome.status == 0

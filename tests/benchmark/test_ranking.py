@@ -12,9 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.arithmetic import torch_threads
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
 from benchmark.ranking import dot_product, rank_queries, top_ranked
+from benchmark.top_lists import top_pictures
 
 CHUNKS = (1, 7, 256, 10_000)
 
@@ -93,6 +95,7 @@ def assert_equal(ranks, plain):
 
 def assert_same_top(queries, gallery, plain, k, **options):
     names, scores = top_ranked(queries, gallery, plain.task, k, **options)
+    assert np.array_equal(top_pictures(queries, gallery, plain.task, k, **options), names)
     for q in range(len(names)):
         order = plain.ranking(q)[:k]
         assert names[q].tolist() == order + [-1] * (k - len(order))
@@ -397,22 +400,79 @@ def test_what_does_not_fit_together_is_refused():
         rank_queries({"a": torch.ones(2, 5)}, torch.ones(4, 5), task)
 
 
-def test_reduced_precision_is_off_inside_and_restored():
-    """Under autocast to bfloat16, and with TF32 allowed, the ranks are the same."""
+def precision():
+    """What decides how a float32 product is computed."""
+    backends = torch.backends.cuda, torch.backends.mkldnn
+    return torch.is_autocast_enabled("cpu"), *(backend.matmul.fp32_precision for backend in backends)
+
+
+@pytest.fixture
+def reduced_precision():
+    """Float32 products may be computed as bfloat16 or TF32, under autocast too."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        yield precision()
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("search", [rank_queries, lambda *given, **more: top_ranked(*given, 5, **more)])
+@pytest.mark.parametrize("own_score", [True, False])
+def test_reduced_precision_is_off_inside_and_restored(reduced_precision, monkeypatch, own_score, search):
+    """Wherever a block is scored, by our product or by a method that computes in float32."""
     generator = np.random.default_rng(9)
     task = random_task(generator, 30, 60, True)
     queries, gallery = unit(generator, 30).float(), unit(generator, 60).float()
-    expected = rank_queries(queries, gallery, task)
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
+    plain_product, seen = torch.mm, []
+
+    def watched(*given, **more):
+        seen.append(precision())
+        return plain_product(*given, **more)
+
+    monkeypatch.setattr(torch, "mm", watched)
+    score = (lambda q, t: torch.mm(q.float(), t.float().T)) if own_score else dot_product
+    search(queries, gallery, task, score=score)
+    assert seen and set(seen) == {(False, "ieee", "ieee")}
+    assert precision() == reduced_precision and reduced_precision[0]
+
+
+def test_ranks_are_the_same_under_reduced_precision(reduced_precision):
+    generator = np.random.default_rng(9)
+    task = random_task(generator, 30, 60, True)
+    queries, gallery = unit(generator, 30).float(), unit(generator, 60).float()
+    for score in (dot_product, lambda q, t: q.float() @ t.float().T):
+        inside = rank_queries(queries, gallery, task, score=score)
+        with torch.autocast("cpu", enabled=False):
+            torch.set_float32_matmul_precision("highest")
+            outside = rank_queries(queries, gallery, task, score=score)
+        torch.set_float32_matmul_precision("medium")
+        assert np.array_equal(inside.rank, outside.rank)
+    assert (queries @ gallery.T).dtype == torch.bfloat16
+
+
+def test_blocks_are_scored_on_the_callers_threads_and_errors_restore_everything():
+    """Small operations between the products run on one thread; nobody outside may notice."""
+    task = make_task(4, [[0], [1]])
+    before, seen = torch.get_num_threads(), []
+
+    def score(queries, targets):
+        seen.append(torch.get_num_threads())
+        if len(seen) > 3:
+            raise RuntimeError("a method's own")
+        return queries @ targets.T
+
     try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = rank_queries(queries, gallery, task)
-            assert (queries @ gallery.T).dtype == torch.bfloat16
-        assert torch.get_float32_matmul_precision() == "medium"
+        torch.set_num_threads(3)
+        outside = precision()
+        with pytest.raises(RuntimeError, match="a method's own"):
+            rank_queries(torch.eye(2, 4), torch.eye(4), task, score=score, gallery_chunk=1)
+        assert seen == [3, 3, 3, 3] and torch.get_num_threads() == 3
+        assert precision() == outside
+        with torch_threads(1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
     finally:
-        torch.set_float32_matmul_precision(before)
-    assert np.array_equal(found.rank, expected.rank)
+        torch.set_num_threads(before)
 
 
 def test_a_cut_of_a_task_ranks_as_in_the_whole():

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark.datasets import demo
+from benchmark.datasets.demo_cirr import cirr_splits
 from benchmark.datasets.demo_drawing import PICTURE_SIZE, draw, draw_nuisance
 from benchmark.datasets.demo_garments import KINDS, Garment, differing, random_garment, settle
-from benchmark.datasets.demo_groups import Split, draw_split, is_held_out
+from benchmark.datasets.demo_groups import GARMENTS, Split, draw_split, is_held_out
+from benchmark.datasets.demo_layout import SEED, shots
 from benchmark.datasets.demo_texts import label, modification_text
 from PIL import Image
 
@@ -50,8 +52,12 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def drawn_splits() -> dict[str, Split]:
-    return {s.name: s for s in demo._cirr_splits(TINY, np.random.default_rng(demo._SEED))}
+def drawn_splits() -> dict[str, Split[Garment]]:
+    return {s.name: s for s in cirr_splits(TINY, np.random.default_rng(SEED))}
+
+
+def tiny_layouts() -> dict[str, demo.Demo[Any]]:
+    return {"cirr": demo.Demo(demo._LAYOUTS["cirr"].write, TINY)}
 
 
 def test_bytes_do_not_depend_on_process_hash_seed_or_workers(folder: Path, tmp_path: Path) -> None:
@@ -121,17 +127,17 @@ def test_pair_ids_and_sets_do_not_repeat_across_splits(folder: Path) -> None:
 
 def test_no_garment_occurs_twice_and_pairs_differ_in_one_or_two_facets() -> None:
     splits = drawn_splits().values()
-    garments = [garment for split in splits for members in split.garments for garment in members]
+    garments = [garment for split in splits for members in split.subjects for garment in members]
     assert len(set(garments)) == len(garments)
     for split in splits:
         for pair in split.pairs:
-            members = split.garments[pair.group]
+            members = split.subjects[pair.group]
             assert 1 <= len(differing(members[pair.reference], members[pair.target])) <= 2
 
 
 def test_validation_shows_only_combinations_that_training_never_shows() -> None:
     looks = {
-        name: {garment.look for members in split.garments for garment in members}
+        name: {garment.look for members in split.subjects for garment in members}
         for name, split in drawn_splits().items()
     }
     assert looks["val"].isdisjoint(looks["train"])
@@ -140,8 +146,8 @@ def test_validation_shows_only_combinations_that_training_never_shows() -> None:
 
 def test_training_sees_every_kind_in_every_colour_and_pattern() -> None:
     """What is held out is the combination, never a part of it."""
-    split = draw_split("t", 240, 1, lambda g: not is_held_out(g), set(), np.random.default_rng(0))
-    seen = [garment.look for members in split.garments for garment in members]
+    split = draw_split("t", 240, 1, lambda g: not is_held_out(g), set(), np.random.default_rng(0), GARMENTS)
+    seen = [garment.look for members in split.subjects for garment in members]
     assert len({(kind, colour) for kind, colour, _ in seen}) == 60
     assert len({(kind, pattern) for kind, _, pattern in seen}) == 24
     assert len({(colour, pattern) for _, colour, pattern in seen}) == 40
@@ -151,12 +157,11 @@ def test_annotations_belong_to_the_garments_drawn(folder: Path) -> None:
     """Read back from the files: a picture redrawn from its garment is the one its name leads to."""
     split = drawn_splits()["val"]
     paths = pictures(folder, "val")
-    garments = [garment for members in split.garments for garment in members]
-    shots = demo._shots("val", list(paths.values()), garments)
+    taken = shots("val", list(paths.values()), split.flat)
     for pair, entry in zip(split.pairs[::4], captions(folder, "val")[::4], strict=True):
         for role, member in (("reference", pair.reference), ("target_hard", pair.target)):
-            shot = shots[pair.group * 6 + member]
-            again = draw(split.garments[pair.group][member], draw_nuisance(np.random.default_rng(shot.seed)))
+            shot = taken[pair.group * 6 + member]
+            again = draw(split.subjects[pair.group][member], draw_nuisance(np.random.default_rng(shot.seed)))
             assert shot.path == paths[entry[role]]
             with Image.open(folder / shot.path) as stored:
                 assert np.array_equal(np.asarray(stored), np.asarray(again))
@@ -172,9 +177,9 @@ _WORDS = {
 
 def test_texts_name_everything_that_changed() -> None:
     rng = np.random.default_rng(3)
-    split = draw_split("t", 60, 12, lambda _: True, set(), rng)
+    split = draw_split("t", 60, 12, lambda _: True, set(), rng, GARMENTS)
     for pair in split.pairs:
-        reference, target = (split.garments[pair.group][i] for i in (pair.reference, pair.target))
+        reference, target = (split.subjects[pair.group][i] for i in (pair.reference, pair.target))
         text = modification_text(reference, target, rng)
         for facet in differing(reference, target):
             expected = _WORDS.get(facet) or (getattr(target, facet),)
@@ -203,10 +208,10 @@ def test_every_attribute_can_be_seen_at_64_pixels(kind: str) -> None:
     """Same nuisance, one facet changed: some patch of the small picture must change clearly."""
     rng = np.random.default_rng(5)
     nuisance = draw_nuisance(np.random.default_rng(1))
-    split = draw_split("t", 4, 12, lambda _: True, set(), rng, kinds=(kind,))
+    split = draw_split("t", 4, 12, lambda _: True, set(), rng, GARMENTS, (kind,))
     for pair in split.pairs:
         small = [
-            np.asarray(draw(split.garments[pair.group][i], nuisance).resize((48, 64)), dtype=np.float64)
+            np.asarray(draw(split.subjects[pair.group][i], nuisance).resize((48, 64)), dtype=np.float64)
             for i in (pair.reference, pair.target)
         ]
         assert (np.abs(small[0] - small[1]).max(axis=2) > 25).sum() >= 4
@@ -234,12 +239,12 @@ def test_a_failure_half_way_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_kill_leaves_no_folder_and_the_next_call_clears_its_leftovers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(demo, "Sizes", lambda: TINY)
+    monkeypatch.setattr(demo, "_LAYOUTS", tiny_layouts())
     script = (
         "import sys, json, os; sys.path[:] = json.loads(sys.argv[2])\n"
         "from pathlib import Path\n"
         "from benchmark.datasets import demo\n"
-        f"demo.Sizes = lambda size=demo.{TINY!r}: size\n"
+        f"demo._LAYOUTS['cirr'] = demo.Demo(demo._LAYOUTS['cirr'].write, demo.{TINY!r})\n"
         "die = lambda *_: os.kill(os.getpid(), 9)\n"
         "demo.demo_folder('cirr', Path(sys.argv[1]), progress=die, workers=1)\n"
     )
@@ -255,7 +260,7 @@ def test_a_kill_leaves_no_folder_and_the_next_call_clears_its_leftovers(
 
 
 def test_the_cache_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "Sizes", lambda: TINY)
+    monkeypatch.setattr(demo, "_LAYOUTS", tiny_layouts())
     seen: list[tuple[int, int]] = []
     first = demo.demo_folder("cirr", tmp_path, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (120, 120)

@@ -1,0 +1,221 @@
+"""ARTEMIS: golden numbers, the score by products against the (B, N, d) form, ranks, phases, encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from benchmark.methods.artemis import SPECIFICATIONS, ArtemisSettings, Version, artemis_method
+from benchmark.methods.artemis_frame import FramedMethod, cnn_encoders
+from benchmark.methods.artemis_modules import Attention, matching
+from benchmark.methods.cnn_pictures import WhiteSquare
+from benchmark.methods.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
+from PIL import Image
+from toy_triplets import TEXTS, built, losses, right, scores, without_gradient
+
+from benchmark.cli import main
+from benchmark.dataset import Queries, Ragged, Task, TaskKey
+from benchmark.encoding import Encoding
+from benchmark.errors import UserError
+from benchmark.evaluator import EncodedTask, score_task
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VERSIONS: tuple[Version, ...] = get_args(Version)
+SMALL: dict[str, Any] = {"cnn": "tiny", "width": 32, "word_width": 16, "lstm_width": 24, "dropout": 0.0}
+
+
+def artemis(version: Version = "ARTEMIS", frozen: bool = False, **changed: Any) -> FramedMethod:
+    settings = ArtemisSettings(**{**SMALL, **changed})
+    return artemis_method(cnn_encoders(settings, None), settings.width, version, frozen)
+
+
+def explicit_scores(queries: Encoding, targets: Encoding) -> torch.Tensor:
+    """EM + IS with a (B, N, d) tensor, as in the paper."""
+    assert isinstance(queries, dict) and isinstance(targets, torch.Tensor)
+    attended = F.normalize(queries["explicit"][:, None] * targets, dim=-1)
+    compared = F.normalize(queries["implicit"][:, None] * targets, dim=-1)
+    return torch.einsum("bd,bnd->bn", queries["wanted"], attended) + torch.einsum(
+        "bd,bnd->bn", queries["reference"], compared
+    )
+
+
+def drawn_encodings(queries: int, targets: int, width: int = 24) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    torch.manual_seed(0)
+    unit = {name: F.normalize(torch.randn(queries, width), dim=-1) for name in ("wanted", "reference")}
+    soft = {name: (2 * torch.randn(queries, width)).softmax(dim=-1) for name in ("explicit", "implicit")}
+    return unit | soft, F.normalize(torch.randn(targets, width), dim=-1)
+
+
+def test_golden_numbers() -> None:
+    assert main(["parity", str(GOLDEN / "artemis.json")]) == 0
+
+
+def test_the_score_by_products_is_the_explicit_form() -> None:
+    queries, targets = drawn_encodings(9, 31)
+    found = artemis().score(queries, targets)
+    assert (found - explicit_scores(queries, targets)).abs().max() <= 4e-7 * 2
+    double = {name: tensor.double() for name, tensor in queries.items()}
+    exact = artemis().score(double, targets.double())
+    torch.testing.assert_close(exact, explicit_scores(double, targets.double()), rtol=1e-12, atol=1e-12)
+
+
+def test_the_score_does_not_change_with_the_length_of_attention_or_target() -> None:
+    attention = Attention(24)(torch.randn(5, 24)).detach()
+    left, targets = torch.randn(5, 24), torch.randn(7, 24)
+    found = matching(left, attention, targets)
+    torch.testing.assert_close(matching(left, 1e-6 * attention, 100 * targets), found, rtol=1e-4, atol=1e-5)
+    one_hot = torch.zeros(1, 24).index_fill(1, torch.tensor([3]), 1.0)
+    assert torch.isfinite(matching(left[:1], one_hot, torch.zeros(2, 24))).all()
+
+
+def test_the_evaluator_ranks_by_the_explicit_form_exactly() -> None:
+    queries, gallery = drawn_encodings(40, 150)
+    gallery[75:80] = gallery[0]
+    positives = np.arange(40, dtype=np.int64)
+    task = Task(
+        key=TaskKey("made up", "val", "official", "single"),
+        queries=Queries(
+            ids=tuple(map(str, range(40))),
+            picture=positives,
+            reference=np.full(40, -1, dtype=np.int64),
+            texts=("",) * 40,
+            positives=Ragged.single(positives),
+            group=positives,
+        ),
+        gallery=np.arange(150, dtype=np.int64),
+        exclude_reference=False,
+        cutoffs=(1, 10),
+    )
+    found = score_task(artemis(), EncodedTask(task, queries, gallery)).ranks.rank
+    exact = explicit_scores({name: tensor.double() for name, tensor in queries.items()}, gallery.double())
+    for row in range(40):
+        own = exact[row, row]
+        others = torch.cat([exact[row, :row], exact[row, row + 1 :]])
+        assert found[row] == 1 + int((others >= own - 1e-12).sum())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_loss_by_a_slow_loop_and_the_learned_factor(version: Version) -> None:
+    method, batch = built(lambda: artemis(version))
+    found = scores(method.eval(), batch).double()
+    factor = torch.tensor(2.65926, dtype=torch.float64).exp()
+    expected = -torch.stack([(factor * found[i]).log_softmax(0)[i] for i in range(20)]).mean()
+    with torch.no_grad():
+        loss = method.loss(method.encode_query(batch.reference, batch.text), method.encode_target(batch.target))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("version", ["ARTEMIS", "late-fusion"])
+def test_twenty_triplets_can_be_overfitted(version: Version) -> None:
+    method, batch = built(lambda: artemis(version))
+    losses(method, batch, 40)
+    assert right(method, batch) == 20
+
+
+@pytest.mark.parametrize("text_encoder", ["bigru", "lstm"])
+def test_evaluation_depends_on_neither_batch_nor_padding_and_changes_nothing(text_encoder: str) -> None:
+    method, batch = built(lambda: artemis(text_encoder=text_encoder))
+    losses(method, batch, 2)
+    before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+    together = method.encode_query(batch.reference, batch.text)
+    for row in (0, 1, 2):
+        one = batch.rows(method, [row])
+        alone = method.encode_query(one.reference, one.text)
+        assert isinstance(alone, dict) and isinstance(together, dict)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(tensor[0], together[name][row], rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in method.state_dict().items())
+
+
+def test_released_padding_takes_part_in_the_maximum_and_masked_does_not() -> None:
+    torch.manual_seed(0)
+    short = {"tokens": torch.tensor([[1, 5, 3]]), "lengths": torch.tensor([3])}
+    long = {"tokens": torch.tensor([[1, 5, 3, 0, 0, 0]]), "lengths": torch.tensor([3])}
+    masked, released = (MaximumText(8, 6, 10, 4, padding, 0.0).eval() for padding in ("masked", "released"))
+    torch.testing.assert_close(masked(short), masked(long))
+    assert not torch.allclose(released(short), released(long))
+
+
+def test_the_first_phase_trains_neither_cnn_nor_words_and_the_second_all() -> None:
+    frozen = without_gradient(*built(lambda: artemis(frozen=True)))
+    whole, batch = built(artemis)
+    cnn = {name for name, _ in whole.named_parameters() if name.startswith("encoders.img_enc.cnn.")}
+    assert frozen == cnn | {"encoders.txt_enc.embed.weight"}
+    assert without_gradient(whole, batch) == set()
+    text = {name for name, _ in whole.named_parameters() if name.startswith("encoders.txt_enc.")}
+    assert without_gradient(*built(lambda: artemis("visual-search"))) == text
+
+
+def test_the_second_phase_goes_on_with_the_optimiser() -> None:
+    first, second = SPECIFICATIONS["artemis"].stages(ArtemisSettings(), "pretrained")
+    assert (first.name, second.name, second.takes) == ("artemis-frozen", "artemis", "weights and optimiser")
+    assert [stage.name for stage in SPECIFICATIONS["artemis"].stages(ArtemisSettings(cnn="tiny"), "random")] == ["artemis"]
+
+
+def test_frozen_batch_norms_follow_the_pictures_in_the_first_phase() -> None:
+    method, batch = built(lambda: artemis(frozen=True))
+    before = method.encoders.img_enc.cnn.bn1.running_mean.clone()
+    losses(method, batch, 1)
+    assert not torch.equal(before, method.encoders.img_enc.cnn.bn1.running_mean)
+
+
+def test_the_same_seed_gives_the_same_losses() -> None:
+    runs = [losses(*built(lambda: artemis(text_encoder="lstm", dropout=0.2)), updates=2) for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_a_training_batch_of_one_is_refused() -> None:
+    method, batch = built(artemis)
+    one = batch.rows(method, [0])
+    with pytest.raises(UserError, match="at least two triplets"):
+        method.train().encode_query(one.reference, one.text)
+
+
+def test_two_captions_are_joined_by_a_token_of_their_own() -> None:
+    assert artemis_tokens("Is red <and> has a v-neck") == [
+        "<start>", "is", "red", "<and>", "has", "a", "v", "neck", "<end>",
+    ]  # fmt: skip
+    assert artemis_tokens("3 !") == ["<start>", "<end>"]
+    vocabulary = artemis_vocabulary(["replace with", "red dress"])
+    assert vocabulary.words == ("<pad>", "<start>", "<and>", "<end>", "<unk>", "replace", "with", "red", "dress")
+    assert vocabulary.number("coat") == 4
+
+
+def test_vocabulary_and_weights_come_back() -> None:
+    method, batch = built(artemis)
+    again = artemis()
+    again.restore(method.prepared())
+    again.load_state_dict(method.state_dict())
+    assert torch.equal(scores(again.eval(), batch), scores(method.eval(), batch))
+    assert torch.equal(again.tokenize(TEXTS)["tokens"], batch.text["tokens"])
+
+
+def test_given_word_vectors_are_used_and_a_missing_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "glove.txt"
+    path.write_text("dress " + " ".join(["0.25"] * 16) + "\nunheard " + " ".join(["1"] * 16) + "\n")
+    method, _ = built(lambda: artemis(word_vectors=str(path)))
+    row = method.prepared()["words"].index("dress")
+    assert method.encoders.txt_enc.embed.weight[row].tolist() == [0.25] * 16
+    with pytest.raises(UserError, match="no such file.*glove"):
+        artemis(word_vectors=str(tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize("size", [(3, 8), (8, 3), (5, 4)])
+def test_pictures_are_padded_with_white_the_odd_pixel_right_or_bottom(size: tuple[int, int]) -> None:
+    side = max(size)
+    pixels = WhiteSquare(side, side, augment=False).picture(Image.new("RGB", size), np.random.default_rng(0))
+    black = np.argwhere(pixels[..., 0] == 0)
+    top, left = black.min(axis=0)
+    assert (left, top) == ((side - size[0]) // 2, (side - size[1]) // 2)
+    assert len(black) == size[0] * size[1] and set(np.unique(pixels)) == {0, 255}
+
+
+def test_augmentation_depends_on_its_draws_alone() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    transform = WhiteSquare(36, 32, augment=True)
+    a, b, c = (transform.picture(image, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert a.shape == (32, 32, 3) and np.array_equal(a, b) and not np.array_equal(a, c)
