@@ -36,8 +36,13 @@ def test_every_method_has_a_specification_and_every_recipe_fills_its_stage() -> 
     for name in registry.methods():
         specification = registry.specification(name)
         for start in ("pretrained", "random"):
-            for stage in specification.stages(specification.settings(), start):
-                stages[stage.name] = stage
+            own = {stage.name: stage for stage in specification.stages(specification.settings(), start)}
+            # A recipe may set the method itself, and with it which stages it has.
+            for recipe in registry.recipes():
+                if recipe.stage in own:
+                    settings = specification.settings(**recipe.method)
+                    stages |= {stage.name: stage for stage in specification.stages(settings, start)}
+            stages |= own
     for recipe in registry.recipes():
         fill(stages[recipe.stage].settings, [(recipe.name, recipe.settings)], recipe.stage)
 

@@ -1,0 +1,118 @@
+"""Every command of the README runs: as written where that is quick, else on small data.
+
+`DATA`, `RUN` and the like stand for a user's own paths; here they are small folders that the test
+makes. A command that the README gains must be added here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import TOY_PLUGIN, Command
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+GOLDEN = Path(__file__).parent / "golden"
+
+BY_CI = {
+    'python -m venv .venv && . .venv/bin/activate && pip install -e . && python -m benchmark run --method spirit --dataset cirr',
+    '. .venv/bin/activate && pip install -e ".[test]" && pytest',
+}
+SMALLER = {"--backbone RN50x4": "--backbone tiny", "--method all": "--method image_only sum", "--limit 200": "--limit 24"}
+
+
+def commands() -> list[str]:
+    """Lines of the bash blocks, and indented lines that start the program."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines += re.findall(r"^    (python -m benchmark .*)$", README, re.MULTILINE)
+    return [line.split("   #")[0].strip() for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """RUN: a short run of SPIRIT on the small folder."""
+    from benchmark.cli import main
+
+    folder = tmp_path_factory.mktemp("run") / "spirit"
+    run = f"run --method spirit --dataset cirr --epochs 1 --limit 24 --set encoders.epochs=1 --data-root {small_cirr} --output {folder}"
+    assert main(shlex.split(run)) == 0
+    return folder
+
+
+def embeddings(data: Path, split: str, path: Path) -> None:
+    """Random embeddings of a split's queries and gallery, in the README's format."""
+    import numpy as np
+
+    entries = json.loads((data / "captions" / f"cap.rc2.{split}.json").read_text())
+    names = list(json.loads((data / "image_splits" / f"split.rc2.{split}.json").read_text()))
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        queries=rng.standard_normal((len(entries), 8)),
+        query_ids=[str(e["pairid"]) for e in entries],
+        gallery=rng.standard_normal((len(names), 8)),
+        gallery_ids=names,
+    )
+
+
+def rankings(data: Path, folder: Path) -> None:
+    """Ranked lists of val as JSON lines, and of test1 in the server's two forms."""
+    for split in ("val", "test1"):
+        entries = json.loads((data / "captions" / f"cap.rc2.{split}.json").read_text())
+        names = list(json.loads((data / "image_splits" / f"split.rc2.{split}.json").read_text()))
+        lists = {str(e["pairid"]): [n for n in names if n != e["reference"]] for e in entries}
+        if split == "val":
+            lines = [json.dumps({"query": q, "ranking": ranked}) for q, ranked in lists.items()]
+            (folder / "mine.jsonl").write_text("\n".join(lines))
+            continue
+        members = {str(e["pairid"]): set(e["img_set"]["members"]) for e in entries}
+        subset = {q: [n for n in ranked if n in members[q]][:3] for q, ranked in lists.items()}
+        for name, metric, content in (("r", "recall", lists), ("s", "recall_subset", subset)):
+            (folder / f"{name}.json").write_text(json.dumps({"version": "rc2", "metric": metric, **content}))
+
+
+def shortened(line: str, data: Path, run: Path) -> list[str]:
+    """A README line as arguments of the program, on small data."""
+    for written, smaller in SMALLER.items():
+        line = line.replace(written, smaller)
+    line = line.replace("--data-root DATA", f"--data-root {data}").replace("WEIGHTS", str(data)).replace("RUN", str(run))
+    line = line.replace("my_method.py", str(TOY_PLUGIN)).replace("--method mine", "--method toy")
+    line = line.replace("tests/golden", str(GOLDEN)).replace(f"{GOLDEN}/spirit.json ", "")
+    words = shlex.split(line)[3:]
+    if words[0] in ("run", "features") and "--data-root" not in words:
+        words += ["--data-root", str(data)]
+    if words[0] == "evaluate" and "--data-root" not in words:
+        words += ["--data-root", str(data), "--limit", "24"]
+    if words[0] == "run":
+        words += [] if "--limit" in words else ["--limit", "24"]
+        words += [] if "toy" in words or "image_only" in words else ["--set", "encoders.epochs=1"]
+    return words
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line not in BY_CI])
+def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: Path, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "spirit"))
+    embeddings(small_cirr, "val", tmp_path / "mine.npz")
+    embeddings(small_cirr, "test1", tmp_path / "test1.npz")
+    rankings(small_cirr, tmp_path)
+    words = shortened(line, small_cirr, run)
+    outcome = command(*words)
+    if words[:2] == ["leaderboard", "--add"]:
+        assert outcome.status == 2
+        assert "limit" in outcome.err or "drawn" in outcome.err
+    elif "--server-numbers" in words:
+        assert outcome.status == 2
+        assert "numbers.json" in outcome.err or "submission" in outcome.err
+    else:
+        assert outcome.status == 0, outcome.err
+
+
+def test_the_set_up_commands_are_those_that_ci_runs() -> None:
+    assert set(commands()) >= BY_CI
+    script = (Path(__file__).parent.parent / ".ci" / "run").read_text(encoding="utf-8")
+    assert "grep -m1 '^python -m venv .venv' README.md" in script
