@@ -100,13 +100,20 @@ class Plan:
             "after": [stage.identity() for stage in before if stage.stage.product == "encoder"],
             **planned.identity(),
             "backbone": self.backbone_identity,
-            "data": [self.dataset.label, self.dataset.fingerprint],
+            "data": [self.dataset.label, self.dataset.fingerprint, self._training_pictures],
             "selection": self.options.selection,
             "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
             "plugin": self.plugins.get(planned.file_name, ""),
             "seed": self.options.seed,
             "skip": self.options.skip_bad_images,
         }
+
+    @cached_property
+    def _training_pictures(self) -> str:
+        """Digest of names and sizes of the training pictures: replaced ones make another encoder."""
+        pictures = self.dataset.pictures
+        paths = ((pictures.names[i], pictures.paths[i]) for i in self.dataset.split_pictures("train").tolist())
+        return digest_of([[name, path.stat().st_size if path.is_file() else -1] for name, path in paths])
 
     def training_identity(self, planned: PlannedStage) -> dict[str, Any]:
         """What makes a resumable state of a stage one of this run: all stages up to it.
