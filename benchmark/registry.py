@@ -33,7 +33,7 @@ _DECLARED: dict[str, Callable[..., Any]] = {
     "Recipe": Recipe,
 }
 _DEMO_MODULE = "benchmark.datasets.demo"
-_ENTRY_POINT_GROUPS = ("benchmark.methods", "benchmark.datasets", "benchmark.backbones")
+_ENTRY_POINT_GROUPS = ("benchmark.methods", "benchmark.datasets")
 
 
 @dataclass(frozen=True)
