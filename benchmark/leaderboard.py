@@ -8,6 +8,7 @@ mode: numbers of two blocks are not to be compared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -247,6 +248,10 @@ def _demo_blocks(found: Sequence[Table]) -> str:
     return "\n".join(text)
 
 
+_OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
+"""Options of a command that name somebody's own folders and change no number."""
+
+
 def _how_to_repeat(records: Sequence[Record]) -> str:
     """The stored command lines, each once, with the version of the code that ran them."""
     mark = f" ({DRAWN_DEMO})" if any(map(_is_demo, records)) else ""
@@ -255,5 +260,6 @@ def _how_to_repeat(records: Sequence[Record]) -> str:
         code = record.code
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
-        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{record.command}`\n"] = None
+        command = _OWN_FOLDERS.sub("", record.command)
+        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{command}`\n"] = None
     return f"## How to repeat{mark}\n\n" + "".join(lines)
