@@ -50,7 +50,8 @@ class DatasetInfo:
     """One line of `list datasets`, where to get the data, and the defaults of a run on it.
 
     ``folders``: names that the dataset's folder usually has under a data root. ``text_rule``: how
-    captions become strings where a recipe does not say.
+    captions become strings where a recipe does not say. ``equal_captions_answer``: every picture
+    with the target's own caption (its side text) is a right answer, not the target alone.
     """
 
     name: str
@@ -63,3 +64,4 @@ class DatasetInfo:
     default_protocol: str = "official"
     text_rule: str = "as-is"
     evaluation_split: str = "val"
+    equal_captions_answer: bool = False

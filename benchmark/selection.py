@@ -83,7 +83,7 @@ def heldout_task(dataset: Dataset, triplets: Triplets, rule: TextRule) -> Task:
     rows = [(i, text) for i, c in enumerate(triplets.captions) for text in rule.queries(c)]
     index = np.asarray([i for i, _ in rows], dtype=np.int64)
     reference = triplets.reference[index]
-    target = np.asarray([position[int(t)] for t in triplets.target[index]], dtype=np.int64)
+    target = [position[int(t)] for t in triplets.target[index]]
     return Task(
         key=TaskKey(dataset.label, "train", "heldout", rule.mode),
         queries=Queries(
@@ -91,13 +91,25 @@ def heldout_task(dataset: Dataset, triplets: Triplets, rule: TextRule) -> Task:
             picture=reference,
             reference=np.asarray([position[int(r)] for r in reference], dtype=np.int64),
             texts=tuple(text for _, text in rows),
-            positives=Ragged.single(target),
+            positives=Ragged.of(_answers(dataset, gallery, target)),
             group=reference,
         ),
         gallery=gallery,
         exclude_reference=True,
         cutoffs=_HELDOUT_CUTOFFS,
     )
+
+
+def _answers(dataset: Dataset, gallery: IntArray, target: list[int]) -> list[list[int]]:
+    """Gallery positions of the right answers of each query: its target, and what counts as equal to it."""
+    if not dataset.info.equal_captions_answer:
+        return [[t] for t in target]
+    texts = dataset.side_texts()
+    captions = [texts[dataset.pictures.names[picture]] for picture in gallery.tolist()]
+    having: dict[tuple[str, ...], list[int]] = {}
+    for position, caption in enumerate(captions):
+        having.setdefault(caption, []).append(position)
+    return [having[captions[t]] for t in target]
 
 
 def heldout_score(metrics: dict[str, float]) -> Score:

@@ -70,6 +70,7 @@ INFO = DatasetInfo(
     default_protocol="tirg",
     text_rule="template",
     evaluation_split="test",
+    equal_captions_answer=True,
 )
 
 SPLITS = ("train", "test")

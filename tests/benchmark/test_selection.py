@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.options import make_options
 from benchmark.plan import make_plan
-from benchmark.selection import Heldout, criterion_score, heldout_score, is_heldout_reference
+from benchmark.selection import Heldout, criterion_score, heldout_score, heldout_task, is_heldout_reference
+from benchmark.text_rules import text_rule
 
 NAMES = tuple(f"train-{i}-0-img0" for i in range(100))
 HELDOUT = [3, 28, 64]
@@ -64,6 +66,22 @@ def test_the_heldout_task_ranks_held_out_triplets_among_their_own_pictures(small
     for i in range(len(task.queries)):
         assert task.gallery[task.queries.reference[i]] == task.queries.picture[i]
     assert set(task.gallery.tolist()) <= set(plan.dataset.split_pictures("train").tolist())
+
+
+def test_held_out_pictures_of_the_target_s_caption_are_answers_where_captions_are() -> None:
+    """Pictures 1 and 2 are of one caption: the query (0 → 1) is answered by either."""
+    names = ("a", "b", "c", "d")
+    texts = {"a": ("red dress",), "b": ("blue dress",), "c": ("blue dress",), "d": ("blue skirt",)}
+    held = Triplets(np.array([0, 2]), np.array([1, 3]), (("replace red with blue",), ("replace dress with skirt",)))
+    found = {}
+    for equal in (False, True):
+        dataset = SimpleNamespace(
+            info=SimpleNamespace(equal_captions_answer=equal), label="x", side_texts=lambda: texts,
+            pictures=SimpleNamespace(names=names),
+        )
+        task = heldout_task(dataset, held, text_rule("template"))  # type: ignore[arg-type]
+        found[equal] = [task.queries.positives[i].tolist() for i in range(2)]
+    assert found == {False: [[1], [3]], True: [[1, 2], [3]]}
 
 
 def test_criteria() -> None:
