@@ -12,6 +12,11 @@ import pytest
 TOY_PLUGIN = Path(__file__).parent / "toy_distribution" / "toy_cir" / "method.py"
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per core; benchmarks are timed in one process alone."""
+    return 0 if config.getoption("benchmark_only") else len(os.sched_getaffinity(0))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """No test reads or fills the user's cache, or depends on the user's variables."""
