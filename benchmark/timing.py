@@ -1,0 +1,202 @@
+"""Measuring on a machine that does other things too: rounds in alternation, medians, paired ratios.
+
+A call and what it is held against are made in turn, round after round, so that whatever else the
+machine does hits both. The ratio of two calls is the median of the rounds' ratios, which moves far
+less than either time. A GPU's times are those between two events of its stream, not the host's.
+
+Units: seconds and bytes throughout.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+Call = Callable[[], object]
+
+LEAST_ROUNDS = 3
+MOST_ROUNDS = 500
+SAMPLE_SECONDS = 0.01
+"""A sample lasts at least this long: a shorter call is made several times, and their mean counts."""
+
+CPU = torch.device("cpu")
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with its quartiles; ``repeats`` samples stand behind it."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def of(cls, samples: FloatArray) -> Spread:
+        low, median, high = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
+        return cls(median, low, high, len(samples))
+
+    def per(self, amount: float) -> Spread:
+        """``amount`` divided by it: seconds of a call that does so much become a rate."""
+        return Spread(amount / self.median, amount / self.high, amount / self.low, self.repeats)
+
+
+class Clock(Protocol):
+    """Times one call."""
+
+    def seconds(self, call: Call) -> float: ...
+
+
+@dataclass(frozen=True)
+class WallClock:
+    """The host's clock, for work that is done when the call returns."""
+
+    def seconds(self, call: Call) -> float:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class EventClock:
+    """CUDA events around the call, for work that the device does behind the host's back.
+
+    The first event is recorded on an idle stream, so that what the host does before its first
+    kernel counts as well.
+    """
+
+    device: torch.device
+
+    def seconds(self, call: Call) -> float:
+        with torch.cuda.device(self.device):
+            torch.cuda.synchronize()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            return float(start.elapsed_time(end)) / 1000
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The clock that tells how long this device works."""
+    return EventClock(device) if device.type == "cuda" else WallClock()
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What alternating calls took. ``seconds``: per call and round, by name; ``peak_bytes``: the most
+    memory held during one call, by name, where the system tells it."""
+
+    seconds: Mapping[str, FloatArray]
+    peak_bytes: Mapping[str, int]
+
+    def spread(self, name: str) -> Spread:
+        """Seconds of one call."""
+        return Spread.of(self.seconds[name])
+
+    def ratio(self, name: str, limit: str) -> Spread:
+        """How much of the limit's speed a call reaches: the limit's seconds over its own, round by round."""
+        return Spread.of(self.seconds[limit] / self.seconds[name])
+
+
+def in_turn(
+    calls: Mapping[str, Call],
+    device: torch.device = CPU,
+    *,
+    seconds: float = 2.0,
+    least: int = LEAST_ROUNDS,
+    sample_seconds: float = SAMPLE_SECONDS,
+) -> Rounds:
+    """Make the calls in turn for about so many ``seconds`` in all, at least ``least`` rounds.
+
+    Every call is warmed up first (twice, and its peak memory taken the second time). Every other
+    round goes backwards, so that no call always comes behind the same one.
+    """
+    clock = clock_of(device)
+    peaks, loops = {}, {}
+    for name, call in calls.items():
+        clock.seconds(call)
+        reset_peak_memory(device)
+        took = clock.seconds(call)
+        peak = peak_memory(device)
+        if peak is not None:
+            peaks[name] = peak
+        loops[name] = max(1, int(np.ceil(sample_seconds / max(took, 1e-9))))
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    until, round_number = time.perf_counter() + seconds, 0
+    while round_number < least or (time.perf_counter() < until and round_number < MOST_ROUNDS):
+        for name in list(calls)[:: -1 if round_number % 2 else 1]:
+            samples[name].append(clock.seconds(_repeated(calls[name], loops[name])) / loops[name])
+        round_number += 1
+    return Rounds({name: np.asarray(found) for name, found in samples.items()}, peaks)
+
+
+def _repeated(call: Call, times: int) -> Call:
+    def repeat() -> None:
+        for _ in range(times):
+            call()
+
+    return call if times == 1 else repeat
+
+
+def reset_peak_memory(device: torch.device = CPU) -> bool:
+    """Forget the peak so far; False where the system cannot (not Linux, or not allowed)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        _CLEAR_REFERENCES.write_text(_RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_memory(device: torch.device = CPU) -> int | None:
+    """The most bytes held since the last reset: resident ones of this process, or the GPU's.
+
+    None on a system that cannot forget an earlier peak.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return peak_resident_bytes() if _CLEAR_REFERENCES.exists() else None
+
+
+def peak_resident_bytes() -> int:
+    """The most resident memory of this process, of its own program only.
+
+    Linux counts into ``ru_maxrss`` what the parent held when it started this process; the line of
+    ``/proc`` does not.
+    """
+    found = _status_bytes("VmHWM")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if found is None else found
+
+
+def resident_bytes() -> int:
+    """What is resident now; the peak where the system does not tell it."""
+    found = _status_bytes("VmRSS")
+    return peak_resident_bytes() if found is None else found
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(found[0]) * 1024 if found else None
