@@ -39,7 +39,8 @@ class _ShelfFinder:
 
 
 if not any((_PACKAGE / shelf).is_dir() for shelf in _SHELVES):
-    sys.meta_path.append(_ShelfFinder)
+    # First, since an editable install of another checkout has a finder of its own for these names.
+    sys.meta_path.insert(0, _ShelfFinder)
 
 
 def __getattr__(name: str) -> Any:

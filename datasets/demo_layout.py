@@ -23,7 +23,7 @@ class Sizes:
     A split that a dataset lacks has no groups.
     """
 
-    train_groups: int = 450
+    train_groups: int = 400
     train_pairs: int = 12
     val_groups: int = 80
     val_pairs: int = 6

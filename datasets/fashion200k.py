@@ -13,22 +13,18 @@ released codes, whose published counts are of lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmark.annotations import (
-    MANIFEST,
     AnnotationFile,
-    Layouts,
     Manifest,
     Problems,
     compare_counts,
     read_manifest,
-    read_names,
-    safe_relative,
 )
 from benchmark.dataset import (
     Captions,
@@ -45,8 +41,11 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
-from benchmark.text_rules import TextRule, punctuation_words, text_rule
+from benchmark.protocol_choice import fitting_rule
+from benchmark.text_rules import TextRule
 
+from .fashion200k_files import LAYOUTS as LAYOUTS
+from .fashion200k_files import PUBLISHED, SPLITS, Files, Split, read_split
 from .fashion200k_pairs import PairSource, drawing_named, grouped, modification_texts
 
 INFO = DatasetInfo(
@@ -73,136 +72,6 @@ INFO = DatasetInfo(
     equal_captions_answer=True,
 )
 
-SPLITS = ("train", "test")
-CATEGORIES = ("dress", "jacket", "pants", "skirt", "top")
-PUBLISHED: Mapping[str, Mapping[str, int]] = {
-    "train": {"pictures": 172_049, "captions": 53_099, "modifiable": 106_464},
-    "test": {"queries": 33_480, "gallery": 29_789},
-}
-"""As a public log of TIRG's code prints them; lines of the label files, not files of pictures."""
-
-_QUERIES = "test_queries.txt"
-_LABEL_FORM = "must be a path, a detection score and a description, separated by tabs"
-_NONE: IntArray = np.empty(0, dtype=np.int64)
-
-LAYOUTS = Layouts(
-    marks=tuple(f"labels/{category}_{split}_detect_all.txt" for split in SPLITS for category in CATEGORIES),
-    told=(f"labels/ + women/ (official), with {_QUERIES} beside them or in labels/",),
-)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Where the annotation files lie. Somebody's own data need not have all five categories."""
-
-    root: Path
-    is_own: bool
-
-    @classmethod
-    def find(cls, root: Path) -> _Files:
-        return cls(root, (root / MANIFEST).is_file())
-
-    def labels(self, split: str) -> list[Path]:
-        """The label files of a split by name, those that are missing among them."""
-        folder, ending = self.root / "labels", f"_{split}_detect_all.txt"
-        found = {path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")}
-        expected = {folder / f"{category}{ending}" for category in CATEGORIES}
-        return sorted(found if self.is_own and found else found | expected)
-
-    @property
-    def queries(self) -> Path:
-        places = [self.root / _QUERIES, self.root / "labels" / _QUERIES]
-        return next((path for path in places if path.is_file()), places[0])
-
-    def of(self, split: str) -> tuple[AnnotationFile, ...]:
-        paths = [*self.labels(split), *([self.queries] if split == "test" else [])]
-        return tuple(AnnotationFile(split, path) for path in paths)
-
-
-@dataclass(frozen=True)
-class _Split:
-    """One split as columns: its label lines in order of the sorted files, and its queries.
-
-    ``names`` (N,) are paths; ``caption`` (N,) indices into the different cleaned ``captions``
-    (C,). ``reference`` and ``target`` (Q,) are label lines; none in training.
-    """
-
-    name: str
-    names: tuple[str, ...]
-    captions: tuple[str, ...]
-    caption: IntArray
-    reference: IntArray
-    target: IntArray
-
-
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
-    """Lines of a file with their numbers from 1; a file without any is told."""
-    before = len(problems)
-    lines = read_names(path, problems)
-    if not lines and len(problems) == before:
-        problems.add(path, "has no lines")
-    return enumerate(lines, start=1)
-
-
-def _read_labels(paths: list[Path], split: str, problems: Problems) -> _Split:
-    """The label lines of a split; faulty ones are told and left out."""
-    names: list[str] = []
-    numbers: dict[str, int] = {}
-    caption: list[int] = []
-    for path in paths:
-        for line, text in _lines(path, problems):
-            try:
-                name, score, description = text.split("\t")
-                float(score)
-                names.append(safe_relative(name))
-            except ValueError:
-                problems.add(path, f"line {line}: {_LABEL_FORM}")
-            except UserError as error:
-                problems.add(path, f"line {line}: {error}")
-            else:
-                caption.append(numbers.setdefault(punctuation_words(description), len(numbers)))
-    return _Split(split, tuple(names), tuple(numbers), np.asarray(caption, dtype=np.int64), _NONE, _NONE)
-
-
-def _read_queries(path: Path, labels: _Split, problems: Problems) -> _Split:
-    """The queries of a split beside its labels; ``labels`` without lines are not compared with."""
-    # Of a picture that is labelled twice the later line counts, as in TIRG's release.
-    known = {name: line for line, name in enumerate(labels.names)}
-    pairs: list[tuple[int, int]] = []
-    for line, text in _lines(path, problems):
-        faults = list(_query_faults(text.split(), labels, known))
-        for fault in faults:
-            problems.add(path, f"line {line}: {fault}")
-        if not faults and known:
-            reference, target = (known[_plain(name, known)] for name in text.split())
-            pairs.append((reference, target))
-    columns = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
-    return replace(labels, reference=columns[:, 0], target=columns[:, 1])
-
-
-def _query_faults(names: list[str], labels: _Split, known: Mapping[str, int]) -> Iterator[str]:
-    if len(names) != 2:
-        yield f"has {len(names)} parts; the paths of a reference and of a target are expected, a blank between"
-        return
-    lines = []
-    for role, name in zip(("reference", "target"), names, strict=True):
-        try:
-            line = known.get(_plain(name, known))
-        except UserError as error:
-            yield str(error)
-            continue
-        if line is not None:
-            lines.append(line)
-        elif known:
-            yield f"{role} '{name}' is not in the test labels"
-    if len(lines) == 2 and labels.caption[lines[0]] == labels.caption[lines[1]]:
-        yield f"reference and target have the same description, '{labels.captions[labels.caption[lines[0]]]}'"
-
-
-def _plain(name: str, known: Mapping[str, int]) -> str:
-    return name if name in known else safe_relative(name)
-
-
 class Fashion200k:
     """Fashion200k, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
@@ -217,7 +86,7 @@ class Fashion200k:
         ),
     )
 
-    def __init__(self, files: _Files, splits: Mapping[str, _Split], manifest: Manifest | None) -> None:
+    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
         self.root = files.root
         self.label = INFO.name if manifest is None else manifest.name
         self.is_demo = manifest is not None and manifest.drawn
@@ -268,7 +137,7 @@ class Fashion200k:
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """The one task of the test split; raises UserError for unknown names and other text modes."""
-        rule = _fitting_rule(split, protocol, text_rule)
+        rule = fitting_rule(self.info.name, self.protocols, SPLITS, split, protocol, text_rule)
         test, gallery = self._split(split), self._position[split]
         repeated = len(test.names) - len(set(test.names))
         notes = [f"{repeated} gallery entries repeat a picture that is labelled before"] if repeated else []
@@ -318,7 +187,7 @@ class Fashion200k:
             self._sources[blanks] = PairSource.of(train.captions, train.caption, blanks)
         return self._sources[blanks]
 
-    def _split(self, name: str) -> _Split:
+    def _split(self, name: str) -> Split:
         if name not in self._splits:
             if name not in SPLITS:
                 raise unknown_name("split of fashion200k", name, SPLITS)
@@ -327,7 +196,7 @@ class Fashion200k:
         return self._splits[name]
 
 
-def _queries(test: _Split, gallery: IntArray, rule: TextRule) -> Queries:
+def _queries(test: Split, gallery: IntArray, rule: TextRule) -> Queries:
     """Query ids are line numbers from 0; queries of one reference product share a group."""
     own, wanted = test.caption[test.reference], test.caption[test.target]
     products = [test.names[line].rpartition("/")[0] for line in test.reference.tolist()]
@@ -349,24 +218,9 @@ def _sets(sets: Ragged, index: IntArray) -> Ragged:
     return Ragged(offsets, sets.values[rows])
 
 
-def _fitting_rule(split: str, protocol: str, name: str) -> TextRule:
-    known = [p.name for p in Fashion200k.protocols]
-    if protocol not in known:
-        raise unknown_name("protocol of fashion200k", protocol, known)
-    if split == "train":
-        raise UserError(f"fashion200k: protocol {protocol} is defined for test, not for {split}")
-    rule = text_rule(name)
-    if rule.mode != "template":
-        raise UserError(
-            f"fashion200k: text rule '{name}' gives mode {rule.mode}, and the texts are made by a template; "
-            "use the rule template"
-        )
-    return rule
-
-
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose files are all there."""
-    files = _Files.find(root)
+    files = Files.find(root)
     return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
 
 
@@ -379,23 +233,10 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
     for split in splits:
         if split not in SPLITS:
             raise unknown_name("split of fashion200k", split, SPLITS)
-    files = _Files.find(root)
+    files = Files.find(root)
     countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
     manifest = read_manifest((root,), INFO.name, countable)
     problems = Problems(INFO.obtain)
-    read = {split: _read_split(files, split, problems) for split in SPLITS if split in splits}
+    read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}
     problems.raise_all()
     return Fashion200k(files, read, manifest)
-
-
-def _read_split(files: _Files, split: str, problems: Problems) -> _Split:
-    before = len(problems)
-    for file in files.of(split):
-        if not file.found:
-            problems.add(file.path, f"no such file; split {split} is read from it")
-    labels = _read_labels([path for path in files.labels(split) if path.is_file()], split, problems)
-    if split == "train" or not files.queries.is_file():
-        return labels
-    # With labels missing or left out, most queries would name unknown pictures.
-    whole = labels if len(problems) == before else _Split(split, (), (), _NONE, _NONE, _NONE)
-    return _read_queries(files.queries, whole, problems)

@@ -73,7 +73,7 @@ RECIPES = [
         stage="encoders", dataset="*", name="from-scratch", start="random",
         source="ours, tuned on the demo data: batch norms train and the scale is learnt",
         settings={
-            "epochs": 6, "batch_size": 128, "optimiser": "adamw", "learning_rate": 1e-3,
+            "epochs": 5, "batch_size": 128, "optimiser": "adamw", "learning_rate": 1e-3,
             "betas": (0.9, 0.98), "weight_decay": 0.05, "decay_matrices_only": True, "gradient_clip": 1.0,
             "schedule": "cosine", "warmup": 0.05, "batch_norm": "train", "precision": "fp32",
             "scale": 20.0, "learn_scale": True,

@@ -153,7 +153,7 @@ RECIPES = [
         start="random",
         source="ours, tuned on the demo data",
         settings={
-            "epochs": 6,
+            "epochs": 5,
             "batch_size": 256,
             "optimiser": "adam",
             "learning_rate": 3e-4,

@@ -103,3 +103,26 @@ def test_it_is_found_from_the_repository_s_root_too(site: Path) -> None:
     assert package == str(ROOT / "benchmark" / "__init__.py")
     assert shelf == str(ROOT / "datasets" / "__init__.py")
     assert "'spirit'" in methods
+
+
+def test_a_checkout_has_its_own_shelves_beside_an_editable_install_of_another(tmp_path: Path) -> None:
+    """The finder of an editable install knows both shelves by name, wherever the package came from."""
+    other = tmp_path / "other" / "methods"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("")
+    code = f"""
+import importlib.util, sys
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "benchmark.methods":
+            return importlib.util.spec_from_file_location(
+                name, {str(other / "__init__.py")!r}, submodule_search_locations=[{str(other)!r}])
+sys.meta_path.append(Editable)
+import benchmark.methods
+print(benchmark.methods.__path__[0])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, cwd=tmp_path
+    )
+    assert done.stdout.strip() == str(ROOT / "methods"), done.stderr
