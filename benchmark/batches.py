@@ -8,7 +8,7 @@ does not depend on which process computes a group.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -54,10 +54,11 @@ def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """How the negative groups of one batch lie on the job's processes.
+    """How the negative groups of one batch lie on the job's processes, in order.
 
     Either every process has ``groups_per_rank`` whole groups, which are accumulated, or
-    ``ranks_per_group`` processes share one group, whose encodings are gathered.
+    ``ranks_per_group`` processes share one group, whose encodings are gathered. ``rows_per_rank``:
+    what a process has of one group.
     """
 
     groups_per_rank: int
@@ -78,10 +79,15 @@ class GroupLayout:
             return cls(groups // world_size, 1, group)
         if world_size % groups == 0 and group % (world_size // groups) == 0:
             return cls(1, world_size // groups, group * groups // world_size)
+        named = f"{groups} negative groups" if groups > 1 else "one negative group"
         raise UserError(
-            f"{groups} negative groups of {group} cannot be spread evenly over {world_size} processes; "
+            f"batch_size {batch}, {named} of {group}, cannot be spread evenly over {world_size} processes; "
             "change --batch-size, --negative-group or the number of processes"
         )
+
+    def group_of(self, rank: int, part: int) -> int:
+        """Number of the negative group, within the update, that a rank computes (its share of) as a part."""
+        return (rank * self.groups_per_rank + part) // self.ranks_per_group
 
 
 def require_one_batch(entries: int, settings: TrainingSettings) -> None:
@@ -101,18 +107,34 @@ def update_plan(entries: int, settings: TrainingSettings, seed: int, epoch: int)
     return [order[start : start + batch] for start in range(0, entries - batch + 1, batch)]
 
 
-def rank_rows(rows: IntArray, settings: TrainingSettings, layout: GroupLayout, rank: int) -> list[IntArray]:
-    """The parts of one update's rows that a rank computes, one per accumulated group."""
-    if layout.ranks_per_group == 1:
-        first = rank * layout.groups_per_rank
-        size = settings.group
-        return [rows[(first + g) * size : (first + g + 1) * size] for g in range(layout.groups_per_rank)]
-    return [rows[rank * layout.rows_per_rank : (rank + 1) * layout.rows_per_rank]]
+@dataclass(frozen=True)
+class Share:
+    """What one process computes of one negative group: the rows ``own`` of the group's rows.
+
+    ``group`` holds rows of the epoch table. What depends on the whole group, such as the width to
+    which its texts are padded, is made of all of them on every process.
+    """
+
+    group: IntArray
+    own: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def rows(self) -> IntArray:
+        return self.group[self.own]
 
 
-def step_seed(seed: int, update: int, part: int) -> int:
-    """Seed of the dropout draws of one accumulated part of one update."""
-    return int(np.random.SeedSequence([seed, update, part, _STEPS]).generate_state(1, np.uint64)[0])
+def rank_shares(rows: IntArray, settings: TrainingSettings, layout: GroupLayout, rank: int) -> list[Share]:
+    """What a rank computes of one update's rows, one share per accumulated group."""
+    size = settings.group
+    place = rank % layout.ranks_per_group
+    own = slice(place * layout.rows_per_rank, (place + 1) * layout.rows_per_rank)
+    groups = [layout.group_of(rank, part) for part in range(layout.groups_per_rank)]
+    return [Share(rows[group * size : (group + 1) * size], own) for group in groups]
+
+
+def step_seed(seed: int, update: int, group: int) -> int:
+    """Seed of all draws of one negative group in one update, wherever it is computed."""
+    return int(np.random.SeedSequence([seed, update, group, _STEPS]).generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -131,6 +153,6 @@ class TrainingSource(Protocol):
         """Draw the epoch's entries and give their number."""
         ...
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
-        """Tensors for each set of rows of the epoch table, in order."""
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
+        """Tensors of the own rows of each share, in order."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmark.encoding import Encoding, map_tensors
+from benchmark.errors import UserError
+from benchmark.launchers import adopt_launcher
+from benchmark.membership import Membership, join_processes
 
 _ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
@@ -30,15 +34,27 @@ class Process:
 
 def this_process(device: str = "") -> Process:
     """Read the launcher's variables; "" takes a GPU where torch has one."""
+    adopt_launcher()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    index = f":{local_rank}" if chosen == "cuda" else ""
+    index = f":{_device_index(local_rank)}" if chosen == "cuda" else ""
     return Process(
         rank=int(os.environ.get("RANK", "0")),
         world_size=int(os.environ.get("WORLD_SIZE", "1")),
         local_rank=local_rank,
         device=torch.device(chosen + index),
     )
+
+
+def _device_index(local_rank: int) -> int:
+    """The GPU of a rank among those that it sees: its own number, or the only one that it was given."""
+    count = torch.cuda.device_count()
+    if count > 1 and local_rank >= count:
+        raise UserError(
+            f"process {local_rank} of this machine has no GPU of its own: {count} are here; "
+            "start as many processes as there are GPUs, or use --device cpu"
+        )
+    return local_rank if count > 1 else 0
 
 
 def quiet_deepspeed() -> Any:
@@ -67,14 +83,33 @@ def start_process_group(process: Process) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     else:
         torch.cuda.set_device(process.device)
-    for name, value in _ALONE.items():
-        os.environ.setdefault(name, value)
-    deepspeed = quiet_deepspeed()
-    deepspeed.init_distributed(
-        dist_backend="gloo" if process.device.type == "cpu" else "nccl",
-        auto_mpi_discovery=False,
-        verbose=False,
-    )
+    backend = "gloo" if process.device.type == "cpu" else "nccl"
+    membership = join_processes()
+    if membership is None:
+        for name, value in _ALONE.items():
+            os.environ.setdefault(name, value)
+    else:
+        _require_own_devices(membership, process)
+        torch.distributed.init_process_group(
+            backend, store=membership.store, rank=process.rank, world_size=process.world_size
+        )
+    quiet_deepspeed().init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _require_own_devices(membership: Membership, process: Process) -> None:
+    """Raises UserError where two processes would share a GPU, which NCCL refuses in words of its own."""
+    if process.device.type != "cuda":
+        return
+    own = f"GPU {torch.cuda.get_device_properties(process.device).uuid} of {socket.gethostname()}"
+    taken: dict[str, list[int]] = {}
+    for rank, name in enumerate(membership.tell("devices", own)):
+        taken.setdefault(name, []).append(rank)
+    shared = [f"{name} by ranks {', '.join(map(str, ranks))}" for name, ranks in taken.items() if len(ranks) > 1]
+    if shared:
+        raise UserError(
+            f"processes share a device: {'; '.join(shared)}; start as many processes as there are GPUs, "
+            "or use --device cpu"
+        )
 
 
 class _GatherRows(torch.autograd.Function):

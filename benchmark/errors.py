@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -38,3 +40,31 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 def first_of(names: Sequence[str], shown: int = 10) -> str:
     """The first names of a long list, and a sign that there are more."""
     return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+
+
+def described(error: BaseException) -> tuple[str, int] | None:
+    """Message and exit status of a failure that needs no traceback; None for any other.
+
+    Statuses are 2 for what a user can mend and 130 for an interruption.
+    """
+    if isinstance(error, UserError):
+        return str(error), 2
+    if isinstance(error, SystemExit):
+        return "", error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command with --resume goes on from the last saved state", 130
+    if isinstance(error, OSError) and (error.filename or is_disk_full(error)):
+        return f"{error.filename or 'a file'}: {error.strerror}; choose another folder or mend this one", 2
+    return None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no space left.
+
+    safetensors tells it by an error of its own, in words only; torch raises another one over it.
+    """
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    return error.__context__ is not None and is_disk_full(error.__context__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, is_disk_full
 
 
 @contextmanager
@@ -36,18 +35,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether there was no space left.
-
-    safetensors tells it by an error of its own, in words only; torch raises another one over it.
-    """
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if os.strerror(errno.ENOSPC) in str(error):
-        return True
-    return error.__context__ is not None and is_disk_full(error.__context__)
 
 
 def remove_partial(folder: Path) -> None:

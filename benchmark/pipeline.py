@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmark.agreement import facts_of
 from benchmark.annotations import require_pictures
 from benchmark.backbones import ClipBackbone, load_backbone
 from benchmark.batches import all_training_strings
@@ -23,6 +24,7 @@ from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
 from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, remove_partial
+from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method
 from benchmark.options import make_options
 from benchmark.pixels import bad_pictures
@@ -48,7 +50,10 @@ def run(method: str, dataset: str, **options: Any) -> Record:
 def execute(plan: Plan) -> Record:
     """Carry out a plan in its folder, which is held for this run alone."""
     check_accelerator(plan.options.device)
+    process = this_process(plan.options.device)
     require_trainable(plan)
+    if membership := join_processes():
+        membership.agree("the start of the run", facts_of(plan, process.device.type))
     with folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"), ExitStack() as resources:
         remove_partial(plan.folder)
         return _Run(plan, resources).run()

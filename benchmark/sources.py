@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
-from benchmark.batches import Batch, EpochTable, epoch_table
+from benchmark.batches import Batch, EpochTable, Share, epoch_table
 from benchmark.dataset import IntArray, Triplets
 from benchmark.feature_store import FeatureStore, PictureFeatures
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
@@ -55,9 +55,9 @@ class FeatureTraining:
         self._targets = self._pictures.rows(table.target)
         return len(table)
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
-        for rows in plan:
-            index = torch.from_numpy(rows)
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
+        for share in plan:
+            index = torch.from_numpy(share.rows)
             yield Batch(
                 reference=self._views(self._inputs.reference, self._references[index]),
                 target=self._views(self._inputs.target, self._targets[index]),
@@ -91,20 +91,21 @@ class PixelTraining:
         self._table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
         return len(self._table)
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         table = self._table
         assert table is not None, "start_epoch comes before batches"
         plan = list(plan)
         wanted = [
-            (np.concatenate([table.reference[rows], table.target[rows]]), self._keys(rows)) for rows in plan
+            (np.concatenate([table.reference[s.rows], table.target[s.rows]]), self._keys(s.rows)) for s in plan
         ]
-        for rows, pixels in zip(plan, self._pixels.prefetch(wanted), strict=True):
+        for share, pixels in zip(plan, self._pixels.prefetch(wanted), strict=True):
             views = self._inputs.train.normalise(pixels.to(self._device, non_blocking=True))
-            texts = self._method.tokenize([table.texts[i] for i in rows])
+            # All of the group's texts: what they are padded to is the longest of them.
+            texts = self._method.tokenize([table.texts[i] for i in share.group])
             yield Batch(
-                reference={"pixels": views[: len(rows)]},
-                target={"pixels": views[len(rows) :]},
-                text={name: tensor.to(self._device) for name, tensor in texts.items()},
+                reference={"pixels": views[: len(share.rows)]},
+                target={"pixels": views[len(share.rows) :]},
+                text={name: tensor[share.own].to(self._device) for name, tensor in texts.items()},
             )
 
     def _keys(self, rows: IntArray) -> list[tuple[int, ...]]:

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.batches import GroupLayout, TrainingSource, rank_rows, step_seed, update_plan
+from benchmark.batches import GroupLayout, Share, TrainingSource, rank_shares, step_seed, update_plan
 from benchmark.checkpoints import ResumableState
+from benchmark.dataset import IntArray
 from benchmark.distributed import Process
 from benchmark.engine import StageEngine
 from benchmark.errors import UserError
@@ -163,13 +164,12 @@ class _Training:
         job = self.job
         entries = job.source.start_epoch(self.epoch)
         plan = update_plan(entries, self.settings, job.seed, self.epoch)[self.position :]
-        parts = [rows for batch in plan for rows in self._parts(batch)]
-        batches = job.source.batches(parts)
+        batches = job.source.batches([share for rows in plan for share in self._shares(rows)])
         self.engine.training_mode()
         for _ in plan:
             losses = []
             for part in range(self.layout.groups_per_rank):
-                torch.manual_seed(step_seed(job.seed, self.update, self._group_index(part)))
+                torch.manual_seed(step_seed(job.seed, self.update, self.layout.group_of(job.process.rank, part)))
                 losses.append(self.engine.accumulate(next(batches), part))
             if self.average is not None:
                 self.average.update(job.method)
@@ -181,14 +181,8 @@ class _Training:
                 self._read_losses()
             yield
 
-    def _parts(self, batch: Any) -> list[Any]:
-        return rank_rows(batch, self.settings, self.layout, self.job.process.rank)
-
-    def _group_index(self, part: int) -> int:
-        """A number for the dropout draws that is the same wherever a whole group is computed."""
-        if self.layout.ranks_per_group > 1:
-            return self.job.process.rank
-        return self.job.process.rank * self.layout.groups_per_rank + part
+    def _shares(self, rows: IntArray) -> list[Share]:
+        return rank_shares(rows, self.settings, self.layout, self.job.process.rank)
 
     def _read_losses(self) -> None:
         """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one."""

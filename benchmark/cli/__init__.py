@@ -9,48 +9,88 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from benchmark import __version__
-from benchmark.errors import UserError
-from benchmark.files import is_disk_full
+from benchmark.errors import UserError, described
+from benchmark.launchers import adopt_launcher
 
-_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from benchmark.membership import Membership
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; gives the exit status."""
+    """Run a command; gives the exit status. In a job of several processes one line tells any rank's error."""
     # Waiting threads that spin take the cores from the thread that works; it must be set before torch.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.local_rank is not None:
-        os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    try:
+        adopt_launcher()
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            return _alone(arguments)
+        from benchmark.membership import join_processes
+
+        membership = join_processes()
+    except UserError as error:
+        return _fail(str(error))
+    assert membership is not None
+    return _among_others(membership, arguments)
+
+
+def _alone(arguments: Sequence[str] | None) -> int:
+    options = _options(arguments)
     try:
         status: int = options.command.run(options)
         return status
-    except UserError as error:
-        if options.traceback:
-            raise
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command with --resume goes on from the last saved state", _INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output left (`| head`): that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if options.traceback or not (error.filename or is_disk_full(error)):
+    except (Exception, KeyboardInterrupt) as error:
+        told = described(error)
+        if told is None or (options.traceback and not isinstance(error, KeyboardInterrupt)):
             raise
-        return _fail(f"{error.filename or 'a file'}: {error.strerror}; choose another folder or mend this one")
+        return _fail(*told)
+
+
+def _among_others(membership: Membership, arguments: Sequence[str] | None) -> int:
+    """One rank's part: only rank 0 prints, and commands that are no work for several are rank 0's."""
+    with_traceback = False
+    try:
+        with _silence_unless(membership.rank == 0):
+            options = _options(arguments)
+            with_traceback = options.traceback
+            shared = getattr(options.command, "EVERY_RANK", False)
+            status: int = options.command.run(options) if shared or membership.rank == 0 else 0
+        return membership.leave() or status
+    except SystemExit as error:
+        # argparse has told what is wrong, or shown its help.
+        return membership.fail(error) if error.code else membership.leave()
+    except (Exception, KeyboardInterrupt) as error:
+        return membership.fail(error, with_traceback or described(error) is None)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    options = _parser().parse_args(arguments)
+    if options.local_rank is not None:
+        os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+    return options
+
+
+@contextmanager
+def _silence_unless(speaks: bool) -> Iterator[None]:
+    if speaks:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _fail(message: str, status: int = 2) -> int:
-    rank = os.environ.get("RANK")
-    prefix = f"error (rank {rank}): " if rank is not None and os.environ.get("WORLD_SIZE", "1") != "1" else "error: "
     for line in message.splitlines():
-        print(prefix + line, file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
     return status
 
 

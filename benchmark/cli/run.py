@@ -2,12 +2,13 @@
 
 Without --data-root the run uses drawn demo data and says so. Defaults reproduce the method's
 paper on that dataset. Several methods, datasets or seeds run one after the other; one failure
-does not stop the rest.
+does not stop the rest, but for a job of several processes, which ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import traceback
 from collections.abc import Iterator
 from itertools import product
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from benchmark.registry import Registry
 
 SUMMARY = "train and evaluate a method on a dataset"
+EVERY_RANK = True
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             _one(chosen, registry, options.dry_run)
         except Exception as error:
-            if len(runs) == 1:
+            if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
             if not isinstance(error, UserError):
                 traceback.print_exc()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.batches import Batch
+from benchmark.batches import Batch, Share
 from benchmark.dataset import IntArray
 from benchmark.distributed import this_process
 from benchmark.method import FeatureInputs, Method, Stage, Views
@@ -60,11 +60,11 @@ class Vectors:
     def start_epoch(self, epoch: int) -> int:
         return len(self.reference)
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
-        for rows in plan:
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
+        for share in plan:
             self.served += 1
             self._on_batch(self.served)
-            yield self.batch(rows)
+            yield self.batch(share.rows)
 
     def batch(self, rows: IntArray) -> Batch:
         index = torch.from_numpy(np.asarray(rows))

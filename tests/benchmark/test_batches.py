@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.batches import GroupLayout, epoch_table, rank_rows, step_seed, update_plan
+from benchmark.batches import GroupLayout, epoch_table, rank_shares, step_seed, update_plan
 from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
@@ -72,7 +72,7 @@ def test_every_row_is_computed_once_whatever_the_number_of_processes(groups: int
         layout = GroupLayout.of(settings, world)
     except UserError:
         return
-    parts = [part for rank in range(world) for part in rank_rows(rows, settings, layout, rank)]
+    parts = [s.rows for rank in range(world) for s in rank_shares(rows, settings, layout, rank)]
     assert np.concatenate(parts).tolist() == rows.tolist()
     gathered = [
         np.concatenate(parts[i : i + layout.ranks_per_group]).tolist()

@@ -21,8 +21,8 @@ from benchmark.checkpoints import (
     read_weights,
     save_weights,
 )
-from benchmark.errors import UserError
-from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, is_disk_full, read_json
+from benchmark.errors import UserError, is_disk_full
+from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
 
 HEADER = WeightsHeader(
     method="small", stage="s", dataset="cirr", method_settings={"grids": [2, 3]}, training_settings={"epochs": 1},

@@ -9,7 +9,7 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
-from benchmark.batches import GroupLayout, rank_rows, update_plan
+from benchmark.batches import GroupLayout, rank_shares, update_plan
 from benchmark.distributed import this_process
 from benchmark.engine import StageEngine
 from benchmark.method import Method
@@ -31,8 +31,8 @@ def trained(negative_group: int) -> dict[str, Tensor]:
     engine = StageEngine(method, optimiser, standard_schedule(settings, 3), settings, layout, process)
     engine.training_mode()
     for rows in update_plan(24, settings, 0, 0):
-        for part, own in enumerate(rank_rows(rows, settings, layout, process.rank)):
-            engine.accumulate(source.batch(own), part)
+        for part, own in enumerate(rank_shares(rows, settings, layout, process.rank)):
+            engine.accumulate(source.batch(own.rows), part)
         engine.update()
     engine.close()
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
