@@ -50,6 +50,8 @@ def deepspeed_configuration(settings: TrainingSettings, layout: GroupLayout, wor
         "zero_allow_untested_optimizer": True,
         "steps_per_print": _NEVER,
         "wall_clock_breakdown": False,
+        # It would wait for the device twice a step.
+        "timers": {"throughput": {"enabled": False}},
     }
     if settings.precision != "fp32":
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[settings.precision]
@@ -82,6 +84,8 @@ class StageEngine:
             lr_scheduler=self._scheduler,
             config=deepspeed_configuration(settings, layout, process.world_size),
         )
+        # One process has nothing to average: copies of all gradients into buckets and back.
+        self._engine.enable_backward_allreduce = process.world_size > 1
 
     def training_mode(self) -> None:
         """Train mode, with batch norms as the settings say."""
