@@ -26,6 +26,7 @@ from benchmark.plan import Plan, PlannedStage, make_plan
 from benchmark.record import Record
 from benchmark.reporting import StageOutcome, TestedWeights, WeightsFrom, build_record, describe_task, write_run
 from benchmark.stage_sources import StageSources, apart_from
+from benchmark.variants import UNNAMED
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def evaluate_checkpoint(
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         record = build_record(plan, tested, stages, start, timings, loaded.process, frozenset())
-        return write_run(folder, record, tested, plan.dataset, plan.method.title), folder
+        return write_run(folder, record, tested, plan.dataset, plan.title), folder
 
 
 def load_checkpoint(file: Path, header: WeightsHeader, plan: Plan, encoder: str) -> LoadedCheckpoint:
@@ -148,6 +149,7 @@ def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan
         "backbone": header.backbone.get("name", ""),
         "weights": header.backbone.get("weights", ""),
         "recipe": header.recipe if dataset == header.dataset else "",
+        "variant": header.variant or UNNAMED,
         "seed": header.seed,
         "set": settings,
         "selection": header.selection or "paper",

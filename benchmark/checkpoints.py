@@ -55,6 +55,7 @@ class WeightsHeader:
     encoder: str = ""
     encoder_file: str = ""
     recipe: str = ""
+    variant: str = ""
     selection: str = ""
     updates: int = 0
     triplets_seen: int = 0

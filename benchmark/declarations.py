@@ -46,6 +46,31 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Variant:
+    """A named configuration of a method: what `--variant NAME` stands for.
+
+    ``settings``: as `--set` takes them ("method.encoder", "combiner.epochs"); {} names the method as
+    it is by default. ``title`` stands in brackets behind the method's in every table, so that no row
+    of a variant reads like the method itself. ``source``: where the configuration comes from.
+    ``ablation``: the block of the method's ablation table that it belongs to, "" for a version in
+    its own right; ``without``: the parts that the ablation takes away, a column of ticks each.
+    """
+
+    method: str
+    name: str
+    title: str
+    source: str
+    settings: dict[str, Any]
+    ablation: str = ""
+    without: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The title as tables show it."""
+        return f"ablation: {self.title}" if self.ablation else self.title
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """One line of `list datasets`, where to get the data, and the defaults of a run on it.
 

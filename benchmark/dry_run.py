@@ -23,7 +23,7 @@ def describe(plan: Plan) -> str:
         raise UserError.collect(problems)
     dataset, options = plan.dataset, plan.options
     lines = [
-        f"method     {plan.method.title} ({plan.method.name}), seed {options.seed}",
+        f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
         f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {NOTES[plan.selection]}" if plan.selection in NOTES else ""),
@@ -80,7 +80,7 @@ def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
 
 def _store_lines(plan: Plan) -> list[str]:
     info = BACKBONES.get(plan.backbone)
-    if info is None:
+    if info is None or plan.last.stage.product == "encoder":
         return []
     pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
     grids = getattr(plan.method_settings, "grids", None)

@@ -28,6 +28,7 @@ class RunOptions(Settings):
     backbone: str = ""
     weights: str = ""
     recipe: str = ""
+    variant: str = Field("", description="a named configuration; by default the one whose settings `set` gives")
     selection: Literal["paper", "last", "heldout"] = "paper"
     seed: int = Field(0, ge=0)
     epochs: int | None = Field(None, ge=0)

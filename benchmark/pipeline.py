@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmark.distributed import this_process
 from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
-from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, remove_partial
+from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, read_json, remove_partial
 from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method
 from benchmark.options import make_options
@@ -37,6 +38,8 @@ from benchmark.text_rules import text_rule
 from benchmark.trainer import State, Trained, TrainingJob, train
 
 _WORK = "training"
+_LOG = "training-log.json"
+_LAST_WEIGHTS = "last.safetensors"
 
 
 def run(method: str, dataset: str, **options: Any) -> Record:
@@ -153,7 +156,7 @@ class _Run:
                 self._sources = self._open_sources(stored)
         return method.to(self._process.device).eval()
 
-    def _encoder_stage(self, planned: PlannedStage) -> None:
+    def _encoder_stage(self, planned: PlannedStage) -> Method:
         """Train the encoder artefact, or take the one that a run with the same settings left."""
         plan = self._plan
         identity = digest_of(plan.encoder_identity(planned))
@@ -172,13 +175,16 @@ class _Run:
             else:
                 trained = self._train(planned, method, folder / _WORK)
                 load_into(method, trained.selected, str(file))
-                atomic_write_json(folder / "training-log.json", [vars(entry) for entry in trained.log])
-                save_weights(file, trained.selected, self._header(planned, trained, method))
+                atomic_write_json(folder / _LOG, [vars(entry) for entry in trained.log])
+                header = self._header(planned, trained, method)
+                save_weights(folder / _LAST_WEIGHTS, trained.last, header)
+                save_weights(file, trained.selected, header)
             _remove_work(folder / _WORK)
         self._encoder_file = file
         self._stages.append(StageOutcome.of_header(planned, read_header(file), file_digest(file)))
         encoder.relabel(f"{plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
+        return method
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
@@ -190,6 +196,9 @@ class _Run:
 
     def _last_stage(self, planned: PlannedStage) -> tuple[Method, dict[WeightsFrom, State]]:
         """The evaluated method, and the weights to evaluate it with, by name."""
+        if planned.stage.product == "encoder":
+            method = self._encoder_stage(planned)
+            return method, self._weights_of_encoder()
         method = self._build(planned)
         if not planned.stage.trains:
             return method, {}
@@ -199,8 +208,21 @@ class _Run:
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
         for name, state in weights.items():
             save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
-        atomic_write_json(self._plan.folder / "training-log.json", [vars(entry) for entry in trained.log])
+        atomic_write_json(self._plan.folder / _LOG, [vars(entry) for entry in trained.log])
         return method, weights
+
+    def _weights_of_encoder(self) -> dict[WeightsFrom, State]:
+        """The artefact's weights, copied into the run's folder, for a method that is its encoder alone."""
+        plan, artefact = self._plan, self._encoder_file
+        assert artefact is not None
+        files: dict[WeightsFrom, Path] = {"selected": artefact, "last": artefact.with_name(_LAST_WEIGHTS)}
+        weights: dict[WeightsFrom, State] = {name: read_weights(file) for name, file in files.items()}
+        variant = plan.variant.name if plan.variant else ""
+        header = replace(read_header(artefact), method=plan.method.name, variant=variant)
+        for name, state in weights.items():
+            save_weights(plan.folder / "weights" / f"{name}.safetensors", state, header)
+        atomic_write_json(plan.folder / _LOG, read_json(artefact.with_name(_LOG)))
+        return weights
 
     def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
         plan = self._plan
@@ -240,6 +262,7 @@ class _Run:
             encoder=file_digest(self._encoder_file) if self._encoder_file else "",
             encoder_file=str(self._encoder_file or ""),
             recipe=planned.recipe.name if planned.recipe else "",
+            variant=plan.variant.name if plan.variant and planned.stage.product == "method" else "",
             selection=plan.options.selection,
             updates=trained.updates,
             triplets_seen=trained.triplets_seen,
@@ -273,7 +296,7 @@ class _Run:
         record = build_record(
             plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable
         )
-        written = write_run(plan.folder, record, tested, plan.dataset, plan.method.title)
+        written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
         for folder in plan.folder.glob(f"{_WORK}*"):
             if folder.is_dir():
                 _remove_work(folder)

@@ -20,7 +20,7 @@ from benchmark.annotations import require_counts
 from benchmark.backbone_table import BACKBONES
 from benchmark.batches import GroupLayout, require_one_batch
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
-from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.files import digest_of, file_digest
 from benchmark.limited import LimitedDataset
@@ -33,6 +33,7 @@ from benchmark.selection import Heldout, heldout_task
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainerSettings, TrainingSettings, fill
 from benchmark.task_choice import chosen_tasks
 from benchmark.text_rules import TEXT_RULES, TextRule, rule_of, text_rule
+from benchmark.variants import chosen_variant, contradictions
 
 _REAL_BACKBONE = "RN50x4"
 _DEMO_BACKBONE = "tiny"
@@ -75,6 +76,12 @@ class Plan:
     trainer: TrainerSettings
     stages: tuple[PlannedStage, ...]
     plugins: Mapping[str, str]
+    variant: Variant | None = None
+
+    @property
+    def title(self) -> str:
+        """What tables call the run's row: the method, and the configuration where it has a name."""
+        return f"{self.method.title} ({self.variant.label})" if self.variant else self.method.title
 
     @property
     def last(self) -> PlannedStage:
@@ -143,6 +150,11 @@ class Plan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Everything that the numbers depend on but the seed; its digest names the run's folder."""
+        return {**self.configuration, "variant": self.variant.name if self.variant else ""}
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The identity without the configuration's name: runs equal in it are the same experiment."""
         return {
             "method": self.method.name,
             "method_settings": self.method_settings.model_dump(mode="json"),
@@ -215,10 +227,11 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     specification = registry.specification(options.method)
     dataset = open_dataset(registry, options, ("train",))
     problems: list[str] = []
+    variant = chosen_variant(registry.variants(options.method), options)
     chosen = _by_namespace(options.set)
-    filler = _Filler(registry, options, dataset, chosen, problems)
+    filler = _Filler(registry, options, dataset, chosen, problems, variant)
     defaults = [("demo data", specification.demo_settings if dataset.is_demo else {})]
-    method_settings = filler.fill(specification.settings, defaults, "method")
+    method_settings = filler.fill(specification.settings, [*defaults, filler.named("method")], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
         weights = options.weights or _default_weights(backbone)
@@ -229,13 +242,16 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     planned = filler.stages(specification.stages(method_settings, start), start)
     own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
     if own is not None and own.method:
-        layers = [*defaults, (f"recipe {own.name}", own.method)]
+        layers = [*defaults, (f"recipe {own.name}", own.method), filler.named("method")]
         method_settings = filler.fill(specification.settings, layers, "method")
         planned = filler.stages(specification.stages(method_settings, start), start)
-    backbone_settings = filler.fill(BackboneSettings, [], "backbone")
+    backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
     problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
+    groups: dict[str, Settings] = {part.stage.name: part.settings for part in planned}
+    groups |= {"method": method_settings, "backbone": backbone_settings}
+    problems += contradictions(variant, groups, options.limit is not None)
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
     return Plan(
@@ -252,6 +268,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         trainer=trainer,
         stages=planned,
         plugins=plugins,
+        variant=variant,
     )
 
 
@@ -342,9 +359,15 @@ class _Filler:
     dataset: Dataset
     chosen: Mapping[str, Mapping[str, Any]]
     problems: list[str]
+    variant: Variant | None = None
+
+    def named(self, namespace: str) -> tuple[str, dict[str, Any]]:
+        """The variant's layer of a namespace."""
+        settings = self.variant.settings if self.variant else {}
+        return f"variant {self.variant.name if self.variant else ''}", _by_namespace(settings).get(namespace, {})
 
     def fill(self, model: type[S], layers: Sequence[tuple[str, Mapping[str, Any]]], namespace: str) -> S:
-        """Settings from the layers and `--set`; where these are wrong, from the layers alone."""
+        """Settings from layers and `--set`; where these are wrong, from the layers alone."""
         with gathered(self.problems):
             return fill(model, [*layers, ("--set", self.chosen.get(namespace, {}))], namespace)
         return fill(model, layers, namespace)
@@ -366,6 +389,7 @@ class _Filler:
             with gathered(self.problems):
                 recipe = self.registry.recipe(stage.name, self.dataset.info.name, name, start)
                 layers.append((f"recipe {recipe.name}", recipe.settings))
+        layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
             layers.append(("options", _shortcuts(options, is_last)))

@@ -132,7 +132,8 @@ class StageIdentity(_Part):
 class Identity(_Part):
     """Everything that makes two numbers comparable or not.
 
-    ``recipe``, ``batch_size`` and ``negative_group`` are those of the stage that is evaluated
+    ``variant``: the name of the method's configuration where it has one (an ablation, a published
+    version); ``recipe``, ``batch_size`` and ``negative_group`` are those of the stage that is evaluated
     (empty where nothing is trained). ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``data`` is None only where no dataset takes part (throughput).
@@ -142,6 +143,7 @@ class Identity(_Part):
     encoder: EncoderIdentity | None = None
     recipe: str = ""
     recipe_source: str = ""
+    variant: str = ""
     method_settings: dict[str, JsonValue] = {}
     stages: tuple[StageIdentity, ...] = ()
     batch_size: Count | None = None

@@ -1,9 +1,9 @@
 """The registry: which methods, datasets and recipes there are, and where their files lie.
 
 Names point at files. A file declares itself with literals (``INFO = DatasetInfo(...)``,
-``METHODS = [MethodInfo(...)]``, ``RECIPES = [Recipe(...)]``) that are read here without importing
-it, and is imported when one of its names is asked for. Sources, in this order: the two shelves,
-entry points of other distributions, and files given with `--plugin`.
+``METHODS = [MethodInfo(...)]``, ``RECIPES = [Recipe(...)]``, ``VARIANTS = [Variant(...)]``) that are
+read here without importing it, and is imported when one of its names is asked for. Sources, in this
+order: the two shelves, entry points of other distributions, and files given with `--plugin`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmark.declarations import DatasetInfo, MethodInfo, Recipe
+from benchmark.declarations import DatasetInfo, MethodInfo, Recipe, Variant
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of
 
@@ -31,7 +31,9 @@ _DECLARED: dict[str, Callable[..., Any]] = {
     "DatasetInfo": DatasetInfo,
     "MethodInfo": MethodInfo,
     "Recipe": Recipe,
+    "Variant": Variant,
 }
+_NAMED_PER_OWNER = (Recipe, Variant)
 _DEMO_MODULE = "benchmark.datasets.demo"
 _ENTRY_POINT_GROUPS = ("benchmark.methods", "benchmark.datasets")
 
@@ -45,13 +47,13 @@ class ShelfFile:
     is_plugin: bool = False
 
     @cached_property
-    def declared(self) -> tuple[DatasetInfo | MethodInfo | Recipe, ...]:
+    def declared(self) -> tuple[DatasetInfo | MethodInfo | Recipe | Variant, ...]:
         """Everything declared at the top of the file. Raises UserError where it is no literal."""
         try:
             tree = ast.parse(self.path.read_text(encoding="utf-8"))
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot be read as a plug-in ({error})") from None
-        found: list[DatasetInfo | MethodInfo | Recipe] = []
+        found: list[DatasetInfo | MethodInfo | Recipe | Variant] = []
         for statement in tree.body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
                 for call in _declaring_calls(statement.value):
@@ -122,10 +124,10 @@ class Registry:
 
     def add(self, file: ShelfFile) -> None:
         """Raises UserError where the file declares a name that is taken."""
-        owners = {(type(d), d.name): known.path for known, d in self._all() if not isinstance(d, Recipe)}
+        owners = {(type(d), d.name): known.path for known, d in self._all() if not isinstance(d, _NAMED_PER_OWNER)}
         for declared in file.declared:
             owner = owners.get((type(declared), declared.name))
-            if owner is not None and not isinstance(declared, Recipe):
+            if owner is not None and not isinstance(declared, _NAMED_PER_OWNER):
                 raise UserError(
                     f"{file.path}: declares '{declared.name}', and so does {owner}; give one of them another name"
                 )
@@ -139,6 +141,11 @@ class Registry:
 
     def recipes(self) -> tuple[Recipe, ...]:
         return tuple(d for _, d in self._all() if isinstance(d, Recipe))
+
+    def variants(self, method: str = "") -> tuple[Variant, ...]:
+        """The named configurations of a method, or of all."""
+        declared = (d for _, d in self._all() if isinstance(d, Variant))
+        return tuple(variant for variant in declared if method in ("", variant.method))
 
     def specification(self, method: str) -> Specification:
         """Import a method's file and give its specification; raises UserError for unknown names."""

@@ -191,6 +191,7 @@ def build_record(
         else None,
         recipe=recipe.name if recipe else "",
         recipe_source=recipe.source if recipe else "",
+        variant=plan.variant.name if plan.variant else "",
         method_settings=plan.method_settings.model_dump(mode="json"),
         stages=tuple(outcome.identity() for outcome in stages),
         batch_size=plan.last.settings.batch_size if trained else None,
@@ -210,7 +211,7 @@ def build_record(
     return Record(
         kind="run",
         method=plan.method.name,
-        title=plan.method.title,
+        title=plan.title,
         command=command_line(),
         created=utc_now(),
         results=tuple(results),

@@ -175,7 +175,6 @@ def _measured(rows: Sequence[Row], bold: bool, among_others: bool) -> Beside:
     """Rows made from records. ``among_others``: they are named as measured, and so are their notes."""
     data = rows[0].first.identity.data
     assert data is not None
-    statistics = summary(rows)
     shown, common = described(rows)
     mark = f" ({DRAWN_DEMO})" if data.is_demo else ""
     names = [name + mark for name in distinct_names(rows, shown)]
@@ -184,13 +183,17 @@ def _measured(rows: Sequence[Row], bold: bool, among_others: bool) -> Beside:
     if among_others:
         shown.insert(0, NUMBERS, [MEASURED[row.results[0].measured_by] for row in rows])
     shown.insert(0, "method", names)
-    marked = bold and not data.is_demo
-    metrics = metric_order(name for row in rows for result in row.results for name in result.metrics)
-    cells = {metric: _metric_column(statistics, metric, len(rows), marked) for metric in metrics}
-    notes = tuple(_notes(rows, common))
+    notes = tuple(notes_of(rows, common))
     if among_others:
         notes = tuple(f"Measured: {note}" for note in notes)
-    return Beside(shown, pd.DataFrame(cells), notes)
+    return Beside(shown, metric_cells(rows, bold and not data.is_demo), notes)
+
+
+def metric_cells(rows: Sequence[Row], bold: bool = False) -> pd.DataFrame:
+    """A column of text per metric, in order, one line per row; ``bold`` marks the best of each."""
+    statistics = summary(rows)
+    metrics = metric_order(name for row in rows for result in row.results for name in result.metrics)
+    return pd.DataFrame({metric: _metric_column(statistics, metric, len(rows), bold) for metric in metrics})
 
 
 def _metric_column(statistics: pd.DataFrame, metric: str, rows: int, bold: bool) -> list[str]:
@@ -218,7 +221,8 @@ def _remark(data: DataIdentity) -> str:
     return "" if data.is_official else f" (own data, not the official {data.name})"
 
 
-def _notes(rows: Sequence[Row], common: dict[str, str]) -> Iterator[str]:
+def notes_of(rows: Sequence[Row], common: Mapping[str, str]) -> Iterator[str]:
+    """What has to be known to read these rows; ``common``: what all of them share."""
     if common:
         every = "; ".join(f"{name}: {text}" for name, text in common.items())
         yield f"{'All rows' if len(rows) > 1 else 'This row'}: {every}."

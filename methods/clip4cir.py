@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.batches import Batch
-from benchmark.declarations import MethodInfo, Recipe
+from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
 from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
@@ -37,6 +37,23 @@ METHODS = [
         needs=("clip",),
     ),
 ]
+
+VARIANTS = [
+    Variant(
+        method="clip4cir", name="both-encoders", title="both encoders tuned, TOMM 2023",
+        source="CLIP4Cir, TOMM 2023; the default", settings={},
+    ),
+    Variant(
+        method="clip4cir", name="text-encoder", title="text encoder tuned, CVPRW 2022",
+        source="Baldrati et al., CVPRW 2022: stage 1 on the text encoder only",
+        settings={"encoders.trained": "text"},
+    ),
+    Variant(
+        method="clip4cir", name="untouched", title="untouched CLIP, CVPR 2022",
+        source="Baldrati et al., CVPR 2022 demo: the Combiner on a CLIP of which nothing is fine-tuned",
+        settings={"method.encoder": "untouched"},
+    ),
+]  # fmt: skip
 
 RECIPES = [
     Recipe(

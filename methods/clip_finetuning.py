@@ -1,4 +1,4 @@
-"""Stage 1 of CLIP4Cir, shared by every method that works on a fine-tuned CLIP.
+"""CLIP4Cir's stage 1: a method of its own, and the start of every method on a fine-tuned CLIP.
 
 Both encoders are trained so that the plain sum of a reference's and a text's feature retrieves the
 target (Baldrati et al., TOMM 2023, "task-oriented fine-tuning")::
@@ -7,7 +7,11 @@ target (Baldrati et al., TOMM 2023, "task-oriented fine-tuning")::
     loss  = cross_entropy(100 · Q · Kᵀ, diagonal)
 
 What it leaves, the fine-tuned encoders, is an artefact that is trained once per configuration and
-seed and reused by all methods.
+seed and reused by all methods. `clip4cir_sum` evaluates it as it is, which CLIP4Cir's evaluation
+script offers too ("element-wise sum").
+
+Known flaw of the adapted recipe on Fashion200k: pictures that share the target's caption are right
+answers, and count as negatives where they meet in a batch.
 """
 
 from __future__ import annotations
@@ -20,9 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import Recipe
+from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_training import recipe_settings
-from benchmark.method import BuildContext, Method, ParameterGroups, PixelInputs, Stage, Views
+from benchmark.method import BuildContext, Method, ParameterGroups, PixelInputs, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .layers import contrastive_loss, normalise
@@ -33,6 +37,37 @@ if TYPE_CHECKING:
     from benchmark.golden_files import GoldenFile
     from benchmark.golden_training import Recipe as GoldenRecipe
     from benchmark.golden_training import TrainingCase
+
+METHODS = [
+    MethodInfo(
+        name="clip4cir_sum",
+        title="CLIP4Cir, sum",
+        summary="stage 1 alone: CLIP fine-tuned so that the element-wise sum retrieves the target",
+        paper="ACM TOMM 2023, arXiv 2308.11485, stage 1",
+        citation=(
+            "@article{baldrati2023composed, title={Composed Image Retrieval using Contrastive Learning and "
+            "Task-oriented CLIP-based Features}, author={Baldrati, Alberto and Bertini, Marco and Uricchio, "
+            "Tiberio and Del Bimbo, Alberto}, journal={ACM Transactions on Multimedia Computing, "
+            "Communications and Applications}, year={2023}}"
+        ),
+        needs=("clip",),
+    ),
+]
+
+VARIANTS = [
+    Variant(
+        method="clip4cir_sum", name="both-encoders", title="both encoders tuned",
+        source="CLIP4Cir, TOMM 2023; the default", settings={},
+    ),
+    Variant(
+        method="clip4cir_sum", name="text-encoder", title="text encoder tuned",
+        source="stage 1 of CLIP4Cir, CVPRW 2022", settings={"encoders.trained": "text"},
+    ),
+    Variant(
+        method="clip4cir_sum", name="image-encoder", title="image encoder tuned",
+        source="CLIP4Cir's release, option --encoder image", settings={"encoders.trained": "image"},
+    ),
+]  # fmt: skip
 
 RECIPES = [
     Recipe(
@@ -174,6 +209,9 @@ def encoder_stages(
     assert isinstance(settings, EncoderChoice)
     chosen = settings.encoder or ("finetuned" if start == "random" else default)
     return (FINETUNING,) if chosen == "finetuned" else ()
+
+
+SPECIFICATIONS = {"clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,))}
 
 
 def _golden_method(backbone: ClipBackbone) -> Method:

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.batches import Batch
-from benchmark.declarations import MethodInfo, Recipe
+from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
 from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
@@ -42,6 +42,70 @@ METHODS = [
         needs=("clip",),
     ),
 ]
+
+VARIANTS = [
+    Variant(
+        method="spirit", name="without-psc", title="without style commonality (PSC)", source="SPIRIT, ablations",
+        settings={"method.commonality": False}, ablation="modules", without=("PSC",),
+    ),
+    Variant(
+        method="spirit", name="without-psd", title="without style difference (PSD)", source="SPIRIT, ablations",
+        settings={"method.difference": False}, ablation="modules", without=("PSD",),
+    ),
+    Variant(
+        method="spirit", name="without-psf", title="without style fusion (PSF)", source="SPIRIT, ablations",
+        settings={"method.fusion": False}, ablation="modules", without=("PSF",),
+    ),
+    Variant(
+        method="spirit", name="without-psc-psd-psf", title="without PSC, PSD and PSF", source="SPIRIT, ablations",
+        settings={"method.commonality": False, "method.difference": False, "method.fusion": False},
+        ablation="modules", without=("PSC", "PSD", "PSF"),
+    ),
+    Variant(
+        method="spirit", name="no-patches", title="no patches", source="SPIRIT, ablations: the whole picture alone",
+        settings={"method.grids": []}, ablation="patches",
+    ),
+    Variant(
+        method="spirit", name="2x2", title="patches 2×2", source="SPIRIT, ablations",
+        settings={"method.grids": [2]}, ablation="patches",
+    ),
+    Variant(
+        method="spirit", name="3x3", title="patches 3×3", source="SPIRIT, ablations",
+        settings={"method.grids": [3]}, ablation="patches",
+    ),
+    Variant(
+        method="spirit", name="4x4", title="patches 4×4", source="ours: a finer grid than the paper's",
+        settings={"method.grids": [4]}, ablation="patches",
+    ),
+    Variant(
+        method="spirit", name="2x2-3x3-4x4", title="patches 2×2, 3×3 and 4×4", source="ours: a third grid",
+        settings={"method.grids": [2, 3, 4]}, ablation="patches",
+    ),
+    Variant(
+        method="spirit", name="target-without-patches", title="targets without patches", source="SPIRIT, ablations",
+        settings={"method.target_patches": False}, ablation="target side",
+    ),
+    Variant(
+        method="spirit", name="global-negatives", title="negatives from the whole batch",
+        source="ours: the release sees 1,024 of 8,192 pairs at a time",
+        settings={"spirit.negative_group": 0}, ablation="negatives",
+    ),
+    Variant(
+        method="spirit", name="local-negatives", title="negatives from groups of 128",
+        source="ours: as eight GPUs would see a batch of 1,024",
+        settings={"spirit.negative_group": 128}, ablation="negatives",
+    ),
+    Variant(
+        method="spirit", name="plain-cosine", title="cosine that ends at zero",
+        source="ours: the release's cosine rises again after epoch 100",
+        settings={"spirit.schedule": "cosine", "spirit.schedule_epochs": 0}, ablation="schedule",
+    ),
+    Variant(
+        method="spirit", name="released-schedule", title="cosine of 100 epochs that rises again",
+        source="SPIRIT, released script; for recipes with another schedule",
+        settings={"spirit.schedule": "cosine-rising", "spirit.schedule_epochs": 100}, ablation="schedule",
+    ),
+]  # fmt: skip
 
 RECIPES = [
     Recipe(

@@ -1,4 +1,4 @@
-"""List what there is: methods, datasets, backbones, recipes. One line each."""
+"""List what there is: methods, their variants, datasets, backbones, recipes. One line each."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-SUMMARY = "list methods, datasets, backbones and recipes"
-_KINDS = ("methods", "datasets", "backbones", "recipes")
+SUMMARY = "list methods, variants, datasets, backbones and recipes"
+_KINDS = ("methods", "variants", "datasets", "backbones", "recipes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
         registry.add_plugin(Path(plugin))
     found: dict[str, list[dict[str, Any]]] = {
         "methods": [asdict(info) for info in registry.methods().values()],
+        "variants": [asdict(variant) for variant in registry.variants()],
         "datasets": [asdict(info) for info in registry.datasets().values()],
         "backbones": [asdict(info) for info in BACKBONES.values()],
         "recipes": [asdict(recipe) for recipe in registry.recipes()],
@@ -52,4 +53,8 @@ def _block(kind: str, entries: list[dict[str, Any]]) -> str:
 def _row(kind: str, entry: dict[str, Any]) -> tuple[str, str]:
     if kind == "recipes":
         return f"{entry['stage']} · {entry['dataset']} · {entry['name']}", entry["source"]
+    if kind == "variants":
+        assignments = " ".join(f"--set {key}={json.dumps(value)}" for key, value in entry["settings"].items())
+        title = f"ablation: {entry['title']}" if entry["ablation"] else entry["title"]
+        return f"{entry['method']} · {entry['name']}", f"{title}; {assignments or 'the default'}"
     return entry["name"], entry["summary"]

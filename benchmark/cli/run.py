@@ -1,8 +1,9 @@
 """Train and evaluate a method on a dataset: features, every missing stage, record, table.
 
 Without --data-root the run uses drawn demo data and says so. Defaults reproduce the method's
-paper on that dataset. Several methods, datasets or seeds run one after the other; one failure
-does not stop the rest, but for a job of several processes, which ends.
+paper on that dataset. Several methods, datasets, variants or seeds run one after the other; one
+failure does not stop the rest, but for a job of several processes, which ends. With --ablations a
+method and each of its ablations are run, and the table of them is written beside their folders.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmark.ablations import AblationStudy
     from benchmark.options import RunOptions
     from benchmark.registry import Registry
+
+_MULTIPLE = ("data_root", "set", "method", "dataset", "seed", "variant")
+_WHOLE = "whole"
 
 SUMMARY = "train and evaluate a method on a dataset"
 EVERY_RANK = True
@@ -55,6 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_encoder_arguments(parser)
     parser.add_argument("--protocol", nargs="+", metavar="NAME", help="by default all that fit the text rule")
     parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
+    parser.add_argument("--variant", nargs="+", metavar="NAME",
+                        help="named configurations of the method, or all; see `list variants`")  # fmt: skip
+    parser.add_argument("--ablations", action="store_true", help="the method and all of its ablations, and their table")
     parser.add_argument("--selection", choices=["paper", "last", "heldout"], help="which epoch is reported")
     parser.add_argument("--text-mode", metavar="MODE", help="how captions become strings")
     parser.add_argument("--epochs", type=int, metavar="N", help="of the method's own stage")
@@ -87,7 +95,7 @@ def common_values(options: argparse.Namespace) -> dict[str, Any]:
         values["set"] = {**values.get("set", {}), **parse_assignments(options.assignments)}
     for name in RunOptions.model_fields:
         given = getattr(options, name, None)
-        if name in ("data_root", "set", "method", "dataset", "seed") or given in (None, False):
+        if name in _MULTIPLE or given in (None, False):
             continue
         values[name] = tuple(given) if isinstance(given, list) else given
     return values
@@ -101,18 +109,23 @@ def run(options: argparse.Namespace) -> int:
     for plugin in values.get("plugins", ()):
         registry.add_plugin(Path(plugin))
     runs = list(_product(options, values, registry))
+    studies: dict[tuple[str, str], AblationStudy] = {}
     failures = []
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
             _announce(number, len(runs), chosen)
+        study = _study(studies, chosen, registry) if options.ablations else None
         try:
-            _one(chosen, registry, options.dry_run)
+            _one(chosen, registry, options.dry_run, study)
         except Exception as error:
             if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
             if not isinstance(error, UserError):
                 traceback.print_exc()
-            failures.append(f"{chosen.method} on {chosen.dataset}, seed {chosen.seed}: {error!s}")
+            failures.append(f"{_named(chosen)} on {chosen.dataset}, seed {chosen.seed}: {error!s}")
+            if study is not None:
+                study.left_out[chosen.variant] = f"it failed: {error!s}"
+    _write_tables(studies)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
@@ -124,13 +137,35 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
     methods = _names("method", options.method or values.pop("method", None), list(registry.methods()))
     datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
     seeds = options.seed if options.seed is not None else values.pop("seed", 0)
-    values = {name: value for name, value in values.items() if name not in ("method", "dataset", "seed")}
-    runs = list(product(datasets, methods, seeds if isinstance(seeds, list) else [seeds]))
+    variants = options.variant or values.pop("variant", None)
+    if options.ablations and variants:
+        raise UserError("--ablations runs the method and all of its ablations; leave --variant out")
+    values = {name: value for name, value in values.items() if name not in ("method", "dataset", "seed", "variant")}
     output = values.pop("output", "")
-    for dataset, method, seed in runs:
+    runs = [
+        (dataset, method, variant, seed)
+        for dataset, method in product(datasets, methods)
+        for variant in _variants(method, variants, options.ablations, registry)
+        for seed in (seeds if isinstance(seeds, list) else [seeds])
+    ]
+    several = len({variant for _, _, variant, _ in runs}) > 1
+    for dataset, method, variant, seed in runs:
         # Several runs would overwrite one another in one folder.
-        folder = str(Path(output) / dataset / method / f"seed-{seed}") if output and len(runs) > 1 else output
-        yield make_options(method=method, dataset=dataset, seed=seed, output=folder, **values)
+        inner = Path(dataset) / method / (variant or _WHOLE if several else "") / f"seed-{seed}"
+        folder = str(Path(output) / inner) if output and len(runs) > 1 else output
+        yield make_options(method=method, dataset=dataset, variant=variant, seed=seed, output=folder, **values)
+
+
+def _variants(method: str, given: str | list[str] | None, ablations: bool, registry: Registry) -> list[str]:
+    """Names of the configurations to run, "" for the method as it is."""
+    declared = registry.variants(method)
+    if ablations:
+        names = [variant.name for variant in declared if variant.ablation]
+        if not names:
+            raise UserError(f"--ablations: {method} declares none; `list variants` shows those that there are")
+        return ["", *names]
+    names = [given] if isinstance(given, str) else given or [""]
+    return [variant.name for variant in declared] if names == ["all"] else names
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
@@ -140,23 +175,51 @@ def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[s
     return known if names == ["all"] else names
 
 
+def _named(chosen: RunOptions) -> str:
+    return f"{chosen.method} ({chosen.variant})" if chosen.variant else chosen.method
+
+
 def _announce(number: int, total: int, chosen: RunOptions) -> None:
     from benchmark.progress import say
 
-    say(f"[{number}/{total}] {chosen.method} on {chosen.dataset}, seed {chosen.seed}")
+    say(f"[{number}/{total}] {_named(chosen)} on {chosen.dataset}, seed {chosen.seed}")
 
 
-def _one(chosen: RunOptions, registry: Registry, dry_run: bool) -> None:
+def _study(
+    studies: dict[tuple[str, str], AblationStudy], chosen: RunOptions, registry: Registry
+) -> AblationStudy:
+    """The study that a run belongs to."""
+    from benchmark.ablations import AblationStudy
+
+    key = (chosen.dataset, chosen.method)
+    if key not in studies:
+        ablations = [variant for variant in registry.variants(chosen.method) if variant.ablation]
+        protocol = registry.datasets()[chosen.dataset].default_protocol
+        studies[key] = AblationStudy(registry.methods()[chosen.method], ablations, protocol)
+    return studies[key]
+
+
+def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
+    for study in studies.values():
+        file = study.write()
+        if file is not None:
+            print(f"\n{file.read_text(encoding='utf-8')}\nablations: {file}")
+
+
+def _one(chosen: RunOptions, registry: Registry, dry_run: bool, study: AblationStudy | None) -> None:
     from benchmark.plan import make_plan
+    from benchmark.progress import say
 
     plan = make_plan(chosen, registry)
+    if study is not None and not study.changes_something(plan):
+        say(f"{plan.title}: the same as the method itself with this recipe")
+        return
     if dry_run:
         from benchmark.dry_run import describe
 
         print(describe(plan))
         return
     from benchmark.pipeline import execute
-    from benchmark.progress import say
     from benchmark.reporting import summary_lines, timing_line
     from benchmark.trainer import Interrupted
 
@@ -165,5 +228,7 @@ def _one(chosen: RunOptions, registry: Registry, dry_run: bool) -> None:
     except Interrupted as stop:
         say(f"{stop}; its state is saved: the same command with --resume goes on from there")
         raise KeyboardInterrupt from None
+    if study is not None:
+        study.add(record, plan.folder)
     print("\n".join(summary_lines(record, plan.folder)))
     say(f"time: {timing_line(record.timings)}")

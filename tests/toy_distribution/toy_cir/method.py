@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -60,6 +60,25 @@ RECIPES = [
         stage="toy-head", dataset="*", name="from-scratch", start="random", source="made up",
         settings={"epochs": 2, "batch_size": 8, "optimiser": "sgd", "learning_rate": 0.1},
         method={"sharpness": 5.0},
+    ),
+]  # fmt: skip
+
+VARIANTS = [
+    Variant(
+        method="toy_features", name="sharper", title="sharper scores", source="made up",
+        settings={"method.sharpness": 20.0},
+    ),
+    Variant(
+        method="toy_features", name="blunt", title="without sharpness", source="made up",
+        settings={"method.sharpness": 1.0}, ablation="loss", without=("sharpness",),
+    ),
+    Variant(
+        method="toy_features", name="as-sharp", title="with a sharpness of 5", source="made up",
+        settings={"method.sharpness": 5.0}, ablation="loss",
+    ),
+    Variant(
+        method="toy_features", name="impossible", title="with groups of 7", source="made up",
+        settings={"toy-head.batch_size": 15, "toy-head.negative_group": 7}, ablation="batch",
     ),
 ]  # fmt: skip
 
