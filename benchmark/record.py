@@ -30,15 +30,15 @@ from benchmark.files import atomic_write_json, digest_of, read_json
 from benchmark.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.per_query import PerQuery, read_per_query_file, write_per_query_file
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 RECORD_NAME = "record.json"
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Count = Annotated[int, Field(ge=0)]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
-UPGRADES: dict[int, Upgrade] = {}
-"""From version n to n + 1; empty while there is one version."""
+UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw}
+"""From version n to n + 1. Version 2 adds entries that no older record has, `variant` among them."""
 
 
 class _Part(BaseModel):
@@ -215,7 +215,7 @@ class Record(_Part):
     """``timings``: seconds by phase. ``peak_memory_bytes``: by "process" and "device".
     ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
     method: str
     title: str

@@ -32,7 +32,7 @@ def raw_record() -> dict[str, Any]:
 
 def made(change: dict[str, Any]) -> Record:
     """The golden record with entries changed; keys are paths, "identity.seed" or "results.0.ties"."""
-    raw = raw_record()
+    raw = {**raw_record(), "schema_version": record.SCHEMA_VERSION}
     for path, value in change.items():
         *parents, last = path.split(".")
         at: Any = raw
@@ -61,13 +61,25 @@ def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
         assert word in text
 
 
-def test_a_committed_file_of_version_1_is_still_read_and_written_alike(tmp_path: Path) -> None:
+def test_a_committed_file_of_version_1_is_still_read_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
     """The file is frozen: it was written by the first version of this program."""
     found = read_record(GOLDEN)
     assert found.results[0].metrics["R@1"] == 24.5
     assert found.results[0].key.protocol == "official"
     write_record(tmp_path, found)
-    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == raw_record()
+    written = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert written["schema_version"] == record.SCHEMA_VERSION
+    assert_within({**raw_record(), "schema_version": record.SCHEMA_VERSION}, written)
+    assert found.identity.variant == ""
+
+
+def assert_within(old: Any, new: Any) -> None:
+    """Every entry of the old one stands in the new one, alike."""
+    if isinstance(old, dict):
+        for name, value in old.items():
+            assert_within(value, new[name])
+    else:
+        assert new == old
 
 
 def test_round_trip_with_per_query_results(tmp_path: Path) -> None:
@@ -134,13 +146,13 @@ def test_older_versions_pass_through_every_upgrade(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(record.UPGRADES, -1, rename)
     monkeypatch.setitem(record.UPGRADES, 0, lambda raw: {**raw, "command": "unknown"})
     found = read_record(file)
-    assert (found.title, found.command, found.schema_version) == ("SPIRIT", "unknown", 1)
+    assert (found.title, found.command, found.schema_version) == ("SPIRIT", "unknown", record.SCHEMA_VERSION)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (json.dumps({**raw_record(), "schema_version": 2}), ["newer version", "update"]),
+        (json.dumps({**raw_record(), "schema_version": record.SCHEMA_VERSION + 1}), ["newer version", "update"]),
         (GOLDEN.read_text(encoding="utf-8")[:900], ["not valid JSON", "truncated"]),
         ("[]", ["not a record"]),
         ("{}", ["not a record"]),

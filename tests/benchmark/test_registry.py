@@ -24,7 +24,7 @@ def test_literals_equal_the_imported_objects() -> None:
     for file in discover().files:
         module = file.load()
         objects = [
-            *getattr(module, "METHODS", []), *getattr(module, "RECIPES", []),
+            *getattr(module, "METHODS", []), *getattr(module, "RECIPES", []), *getattr(module, "VARIANTS", []),
             *([module.INFO] if hasattr(module, "INFO") else []),
         ]  # fmt: skip
         assert sorted(map(repr, file.declared)) == sorted(map(repr, objects)), file.path
