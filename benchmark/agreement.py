@@ -32,6 +32,8 @@ def facts_of(plan: Plan, device: str) -> dict[str, str]:
         "the data's fingerprint": f"{plan.dataset.fingerprint[:_SHOWN_DIGITS]}…",
         **{f"plug-in {name}": f"{digest[:_SHOWN_DIGITS]}…" for name, digest in plan.plugins.items()},
         **_flat("trainer.", plan.trainer.model_dump(mode="json")),
+        **_flat("--deepspeed-config: ", plan.deepspeed.values if plan.deepspeed else {}),
+        "--monitor": " ".join(plan.monitors) or "none",
     }
     for planned in plan.stages:
         facts |= _flat(f"{planned.stage.name}.", planned.settings.model_dump(mode="json"))

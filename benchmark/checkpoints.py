@@ -1,9 +1,7 @@
-"""Weights and resumable states on disk: written whole or not at all, read without executing code.
+"""Weights on disk: written whole or not at all, read without executing code.
 
-- *Weights* are one safetensors file; its header carries, as JSON, what is needed to build the
-  method again (`WeightsHeader`).
-- A *resumable state* is one file of tensors and plain values beside a small JSON pointer that is
-  written last and holds its digest: a crash in the middle leaves the state before.
+They are one safetensors file; its header carries, as JSON, what is needed to build the method again
+(`WeightsHeader`). The state of a stage that can be continued is another matter: `resumable_state`.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_path, atomic_write_json, file_digest, read_json
+from benchmark.files import atomic_path, file_digest
 
 FORMAT = "cir-benchmark weights 1"
 _HEADER_KEY = "benchmark"
@@ -129,52 +127,3 @@ def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], source: str)
             "likely of another method, or of a backbone of another width"
         )
     module.load_state_dict(dict(state))
-
-
-class ResumableState:
-    """The one resumable state of a stage, in its folder."""
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self._folder = folder
-        self._pointer = folder / "resume.json"
-        self._identity = identity
-
-    def exists(self) -> bool:
-        return self._pointer.is_file()
-
-    def save(self, state: Mapping[str, Any], update: int) -> None:
-        """Write a state; the previous one is removed after the pointer names the new one."""
-        path = self._folder / f"resume-{update:08d}.pt"
-        with atomic_path(path) as temporary:
-            with temporary.open("wb") as stream:
-                torch.save(dict(state), stream)
-        atomic_write_json(
-            self._pointer, {"file": path.name, "sha256": file_digest(path), "identity": self._identity}
-        )
-        self._remove_states(keep=path.name)
-
-    def load(self) -> dict[str, Any]:
-        """Read the state back; raises UserError where it was made with other settings or is damaged."""
-        pointer = read_json(self._pointer)
-        if not isinstance(pointer, dict) or not pointer.keys() >= {"file", "sha256", "identity"}:
-            raise UserError(f"{self._pointer}: damaged; delete {self._folder} and run again")
-        if pointer["identity"] != self._identity:
-            raise UserError(
-                f"{self._folder}: its resumable state was made with other settings "
-                f"({str(pointer['identity'])[:12]} instead of {self._identity[:12]}); "
-                "run with the same settings, or without --resume"
-            )
-        path = self._folder / str(pointer["file"])
-        if not path.is_file() or file_digest(path) != pointer["sha256"]:
-            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
-
-    def clear(self) -> None:
-        self._pointer.unlink(missing_ok=True)
-        self._remove_states(keep="")
-
-    def _remove_states(self, keep: str) -> None:
-        for path in self._folder.glob("resume-*.pt"):
-            if path.name != keep:
-                path.unlink(missing_ok=True)

@@ -57,8 +57,8 @@ def _device_index(local_rank: int) -> int:
     return local_rank if count > 1 else 0
 
 
-def quiet_deepspeed() -> Any:
-    """Import DeepSpeed without its start-up compilation and without its log lines.
+def quiet_deepspeed(verbose: bool = False) -> Any:
+    """Import DeepSpeed without its start-up compilation and, unless ``verbose``, without its log lines.
 
     On a CPU the first process group would compile a shared-memory collective in C++ (minutes, and
     a compiler needed); gloo carries the collectives as well.
@@ -70,7 +70,8 @@ def quiet_deepspeed() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
-    deepspeed.utils.logger.setLevel("ERROR")
+    for speaker in (deepspeed.utils.logger, *deepspeed.utils.logger.handlers):
+        speaker.setLevel(logging.INFO if verbose else logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 

@@ -1,66 +1,59 @@
 """DeepSpeed around one stage: the same path for one CPU process and for many GPUs.
 
-The engine owns the optimiser's step, accumulation, precision and the averaging of gradients over
-processes. What it would decide by itself is decided here: no clipping unless asked for (its own
-default is 1.0), no optimiser of its own (naming one compiles C++), autocast for half precision, so
-that weights stay float32.
+DeepSpeed owns the optimiser's step, accumulation, clipping and the averaging of gradients over
+processes, at ZeRO stages 0 to 2. Half precision is autocast around the method, as the released methods
+train, so that weights and sums stay float32 at every stage; the loss is scaled here (`loss_scale`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmark.batches import Batch, GroupLayout
+from benchmark.deepspeed_configuration import deepspeed_configuration
 from benchmark.distributed import Process, gather_rows, quiet_deepspeed, start_process_group
+from benchmark.errors import UserError
+from benchmark.execution import DEFAULT_EXECUTION, Execution
+from benchmark.loss_scale import LossScale
 from benchmark.method import Method
+from benchmark.optimiser_state import give_moments, is_split, moments_of
+from benchmark.pieces import encode_in_pieces, trains_batch_norm
+from benchmark.recomputation import RecomputedBlocks
 from benchmark.settings import TrainingSettings
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_NEVER = 10**9
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class _LossModule(nn.Module):
     """The method as DeepSpeed sees it: tensors of one negative group in, its loss out."""
 
-    def __init__(self, method: Method, process_group: Any) -> None:
+    def __init__(self, method: Method, process_group: Any, autocast: AbstractContextManager[Any], piece: int) -> None:
         super().__init__()
         self.method = method
         self._process_group = process_group
+        self._autocast = autocast
+        self._piece = piece
 
     def forward(self, batch: Batch) -> Tensor:
-        queries = self.method.encode_query(batch.reference, batch.text)
-        targets = self.method.encode_target(batch.target)
-        queries = gather_rows(queries, self._process_group)
-        targets = gather_rows(targets, self._process_group)
-        return self.method.loss(queries, targets)
-
-
-def deepspeed_configuration(settings: TrainingSettings, layout: GroupLayout, world_size: int) -> dict[str, Any]:
-    """The configuration that a stage's settings mean; every number in it is a recipe's."""
-    configuration: dict[str, Any] = {
-        "train_batch_size": layout.rows_per_rank * layout.groups_per_rank * world_size,
-        "train_micro_batch_size_per_gpu": layout.rows_per_rank,
-        "gradient_accumulation_steps": layout.groups_per_rank,
-        "gradient_clipping": settings.gradient_clip,
-        "zero_optimization": {"stage": 0},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": _NEVER,
-        "wall_clock_breakdown": False,
-        # It would wait for the device twice a step.
-        "timers": {"throughput": {"enabled": False}},
-    }
-    if settings.precision != "fp32":
-        dtype = {"bf16": "bfloat16", "fp16": "float16"}[settings.precision]
-        configuration["torch_autocast"] = {"enabled": True, "dtype": dtype}
-    return configuration
+        with self._autocast:
+            queries = encode_in_pieces(self.method.encode_query, (batch.reference, batch.text), self._piece)
+            targets = encode_in_pieces(self.method.encode_target, (batch.target,), self._piece)
+            queries = gather_rows(queries, self._process_group)
+            targets = gather_rows(targets, self._process_group)
+            return self.method.loss(queries, targets)
 
 
 class StageEngine:
-    """One stage's method under DeepSpeed; `close` before the next stage's engine is made."""
+    """One stage's method under DeepSpeed; `close` before the next stage's engine is made.
+
+    ``schedule`` gives the factor of the learning rate at update n, from 0.
+    """
 
     def __init__(
         self,
@@ -70,29 +63,49 @@ class StageEngine:
         settings: TrainingSettings,
         layout: GroupLayout,
         process: Process,
+        execution: Execution = DEFAULT_EXECUTION,
     ) -> None:
         start_process_group(process)
         self._settings = settings
         self._layout = layout
+        self._execution = execution
         self.method = method
         self._norms = [m for m in method.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule)
-        self._engine, self.optimiser, _, _ = quiet_deepspeed().initialize(
-            model=_LossModule(method, _group_of_this_rank(layout, process)),
+        self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
+        self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
+        autocast = _autocast(settings.precision, process.device)
+        self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
+            model=_LossModule(method, _group_of_this_rank(layout, process), autocast, execution.piece),
             model_parameters=[p for p in method.parameters() if p.requires_grad],
             optimizer=optimiser,
-            lr_scheduler=self._scheduler,
-            config=deepspeed_configuration(settings, layout, process.world_size),
+            config=deepspeed_configuration(settings, layout, process.world_size, execution),
         )
-        # One process has nothing to average: copies of all gradients into buckets and back.
-        self._engine.enable_backward_allreduce = process.world_size > 1
+        # One process has nothing to average: copies of all gradients into buckets and back. ZeRO cuts them there.
+        self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
+        self._schedule = schedule
+        self._rates: list[float] = [group["lr"] for group in optimiser.param_groups]
+        self._updates = 0
+        self._norm: Tensor | float = float("nan")
+        self._set_rates()
+        self._tell_scale()
 
     def training_mode(self) -> None:
-        """Train mode, with batch norms as the settings say."""
+        """Train mode, with batch norms as the settings say.
+
+        Raises UserError where a batch norm would see a piece instead of its negative group.
+        """
         self._engine.train()
         if self._settings.batch_norm == "eval":
             for norm in self._norms:
                 norm.eval()
+        norm_name = trains_batch_norm(self.method)
+        if norm_name and 0 < self._execution.piece < self._layout.rows_per_rank:
+            raise UserError(
+                f"trainer.piece is {self._execution.piece}, but batch norms train ({norm_name}) on the "
+                f"{self._layout.rows_per_rank} rows of a negative group, and pieces would change their statistics; "
+                "leave trainer.piece out (--set trainer.gradient_checkpointing=true saves memory here), or set the "
+                "stage's batch_norm=eval"
+            )
 
     def accumulate(self, batch: Batch, part: int) -> Tensor:
         """Add the gradient of one negative group and give its loss (detached, on the device).
@@ -102,49 +115,124 @@ class StageEngine:
         """
         for norm in self._norms:
             norm.track_running_stats = part == 0
+        self._engine.set_gradient_accumulation_boundary(part == self._layout.groups_per_rank - 1)
         loss = self._engine(batch)
-        self._engine.backward(loss)
+        # ZeRO's optimiser multiplies by the scale that it was told.
+        scaled = loss if self.loss_scale is None or is_split(self.optimiser) else loss * self._whole_scale()
+        self._engine.backward(scaled)
         result: Tensor = loss.detach()
-        if part < self._layout.groups_per_rank - 1:
-            self._engine.step()
         return result
 
     def update(self) -> None:
-        """Update the weights with the accumulated gradient and advance the schedule."""
-        self._engine.step()
+        """Update the weights with the accumulated gradient and advance the schedule.
+
+        In float16 an update whose gradient overflowed is left out, on all processes alike.
+        """
+        if self.loss_scale is None:
+            self._engine.step()
+        else:
+            self.loss_scale.count(not self._scaled_step(self._whole_scale()))
+            self._tell_scale()
+        self._updates += 1
+        self._set_rates()
         for norm in self._norms:
             norm.track_running_stats = True
 
+    def _scaled_step(self, scale: float) -> bool:
+        """The step on a gradient of a scaled loss; False where it overflowed and nothing was updated."""
+        if is_split(self.optimiser):
+            self._engine.step()
+            return not self.optimiser.overflow
+        gradients = self._gradients()
+        norm = torch.nn.utils.get_total_norm(gradients) / scale
+        if not bool(torch.isfinite(norm)):
+            self._engine.zero_grad()
+            return False
+        torch._foreach_mul_(gradients, 1.0 / scale)
+        self._norm = norm
+        self._engine.step()
+        return True
+
+    def _tell_scale(self) -> None:
+        if self.loss_scale is not None and is_split(self.optimiser):
+            self.optimiser.check_grad_overflow = True
+            self.optimiser.override_loss_scale(self._whole_scale())
+
+    def _whole_scale(self) -> float:
+        """The factor of the loss that scales each group's gradient alike on any number of processes.
+
+        DeepSpeed divides by the number of accumulated groups; the gather adds up its processes.
+        """
+        assert self.loss_scale is not None
+        return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.method.parameters() if p.grad is not None]
+
+    def _set_rates(self) -> None:
+        factor = self._schedule(self._updates)
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def measure_gradient(self) -> None:
+        """Keep the norm of the gradient that the next `update` applies, without waiting for the device."""
+        if not is_split(self.optimiser) and self.loss_scale is None:
+            self._norm = torch.nn.utils.get_total_norm(self._gradients())
+
     def gradient_norm(self) -> float:
-        """Norm of the last update's gradient, before clipping."""
-        norm = self._engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        """Norm of the gradient last measured, before clipping; ZeRO measures every update's."""
+        norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
+        return float(norm)
 
     def learning_rate(self) -> float:
         rate: float = self.optimiser.param_groups[0]["lr"]
         return rate
 
-    def state(self) -> dict[str, Any]:
-        """Everything that a resumed stage needs of the engine, as tensors and plain values."""
-        scaler = self._engine.torch_autocast_z0_gradscaler
+    def state(self, keep: bool = True) -> dict[str, Any]:
+        """Everything that a resumed stage needs of the engine, as tensors on the host and plain values.
+
+        It fits any number of processes and any ZeRO stage. Every process must ask for it; with ``keep``
+        False a process only takes part.
+        """
+        moments = moments_of(self.optimiser, self.method, keep)
+        if not keep:
+            return {}
         return {
-            "module": self.method.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": {"last_epoch": self._scheduler.last_epoch},
-            "scaler": scaler.state_dict() if scaler is not None else {},
+            "module": {name: tensor.detach().cpu() for name, tensor in self.method.state_dict().items()},
+            "moments": moments,
+            "updates": self._updates,
+            "loss_scale": self.loss_scale.state() if self.loss_scale is not None else {},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state["module"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self._scheduler.last_epoch = state["schedule"]["last_epoch"]
-        rates = [group["lr"] for group in self.optimiser.param_groups]
-        self._scheduler._last_lr = rates
-        if self._engine.torch_autocast_z0_gradscaler is not None and state["scaler"]:
-            self._engine.torch_autocast_z0_gradscaler.load_state_dict(state["scaler"])
+        if is_split(self.optimiser):
+            self.optimiser.refresh_fp32_params()
+        self.give_moments(state["moments"])
+        self._updates = int(state["updates"])
+        self._set_rates()
+        if self.loss_scale is not None and state["loss_scale"]:
+            self.loss_scale.load_state(state["loss_scale"])
+            self._tell_scale()
+
+    def moments(self) -> dict[str, dict[str, Any]]:
+        """The optimiser's moments by parameter name; every process must ask for them."""
+        return moments_of(self.optimiser, self.method)
+
+    def give_moments(self, moments: dict[str, dict[str, Any]]) -> None:
+        """Start from these moments; parameters that are not named start afresh."""
+        give_moments(self.optimiser, self.method, moments)
 
     def close(self) -> None:
+        if self._recomputed is not None:
+            self._recomputed.restore()
         self._engine.destroy()
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    if precision not in _AUTOCAST:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
 
 def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from benchmark.errors import UserError, unknown_name
+from benchmark.ready_configurations import ready_configuration
 from benchmark.settings import Settings
 
 DATA_ROOT_VARIABLE = "CIR_BENCHMARK_DATA"
@@ -43,6 +44,9 @@ class RunOptions(Settings):
     resume: bool = False
     device: str = ""
     precision: Literal["", "fp32", "bf16", "fp16"] = ""
+    deepspeed_config: str = ""
+    monitor: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ()
+    verbose: bool = False
     skip_bad_images: bool = False
     allow_missing: bool = False
     plugins: tuple[str, ...] = ()
@@ -52,9 +56,9 @@ class RunOptions(Settings):
     def _one_root_for_all(cls, value: Any) -> Any:
         return {"*": str(value)} if isinstance(value, str | Path) else value
 
-    @field_validator("protocol", mode="before")
+    @field_validator("protocol", "monitor", mode="before")
     @classmethod
-    def _one_protocol(cls, value: Any) -> Any:
+    def _one_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
     @field_validator("set", mode="before")
@@ -116,11 +120,10 @@ def parse_assignments(values: list[str]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A TOML file with the same names as the options; `[set]` holds the settings."""
+    """A TOML file with the same names as the options, or a ready one by name; `[set]` holds the settings."""
+    path = ready_configuration(str(path), ".toml", "--config")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: not valid TOML ({error})") from None
     known = {name.replace("_", "-") for name in RunOptions.model_fields}

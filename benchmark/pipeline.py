@@ -26,7 +26,7 @@ from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
 from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, read_json, remove_partial
 from benchmark.membership import join_processes
-from benchmark.method import BuildContext, Method
+from benchmark.method import BuildContext, Method, PixelInputs
 from benchmark.options import make_options
 from benchmark.pixels import bad_pictures
 from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
@@ -237,10 +237,14 @@ class _Run:
             process=self._process,
             seed=plan.options.seed,
             folder=folder,
-            identity=digest_of(plan.training_identity(planned)),
+            identity=plan.training_identity(planned),
             validate=self._sources.validation(planned, method, inputs),
             trainer=plan.trainer,
             earlier=self._earlier_trained,
+            # Pieces are for pictures: heads on stored features are small.
+            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
+            monitors=plan.monitors,
+            monitor_folder=plan.folder / "monitor",
         )
         recipe = planned.recipe.name if planned.recipe else ""
         say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,10 +21,13 @@ from benchmark.backbone_table import BACKBONES
 from benchmark.batches import GroupLayout, require_one_batch
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.deepspeed_file import DeepspeedFile, read_deepspeed_file
 from benchmark.errors import UserError, gathered, unknown_name
+from benchmark.execution import Execution
 from benchmark.files import digest_of, file_digest
 from benchmark.limited import LimitedDataset
 from benchmark.method import Specification, Stage
+from benchmark.monitoring import Sections, monitor_sections
 from benchmark.options import RunOptions
 from benchmark.partial import SUFFIX, without_missing
 from benchmark.progress import say
@@ -77,6 +80,9 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     plugins: Mapping[str, str]
     variant: Variant | None = None
+    deepspeed: DeepspeedFile | None = None
+    execution: Execution = Execution()
+    monitors: Sections = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -107,7 +113,11 @@ class Plan:
             "after": [stage.identity() for stage in before if stage.stage.product == "encoder"],
             **planned.identity(),
             "backbone": self.backbone_identity,
-            "data": [self.dataset.label, self.dataset.fingerprint, self._training_pictures],
+            "data": {
+                "name": self.dataset.label,
+                "fingerprint": self.dataset.fingerprint,
+                "training pictures": self._training_pictures,
+            },
             "selection": self.options.selection,
             "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
             "plugin": self.plugins.get(planned.file_name, ""),
@@ -132,7 +142,7 @@ class Plan:
         upto = self.stages[: self.stages.index(planned) + 1]
         return {
             "stages": [self.encoder_identity(stage) for stage in upto],
-            "method": [self.method.name, self.method_settings.model_dump(mode="json")],
+            "method": {"name": self.method.name, "settings": self.method_settings.model_dump(mode="json")},
             "plugins": dict(self.plugins),
         }
 
@@ -247,6 +257,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         planned = filler.stages(specification.stages(method_settings, start), start)
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")
+    deepspeed, execution, monitors = _execution(options, trainer, problems)
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
     problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
     groups: dict[str, Settings] = {part.stage.name: part.settings for part in planned}
@@ -269,7 +280,24 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         stages=planned,
         plugins=plugins,
         variant=variant,
+        deepspeed=deepspeed,
+        execution=execution,
+        monitors=monitors,
     )
+
+
+def _execution(
+    options: RunOptions, trainer: TrainerSettings, problems: list[str]
+) -> tuple[DeepspeedFile | None, Execution, Sections]:
+    """How stages are computed and watched; what is wrong with it is added to ``problems``."""
+    file: DeepspeedFile | None = None
+    execution, monitors = Execution(), {}
+    with gathered(problems):
+        file = read_deepspeed_file(options.deepspeed_config) if options.deepspeed_config else None
+        with gathered(problems):
+            execution = Execution.of(trainer, file, options.verbose)
+        monitors = monitor_sections(options.monitor, file)
+    return file, execution, monitors
 
 
 def require_trainable(plan: Plan) -> None:
@@ -280,7 +308,10 @@ def require_trainable(plan: Plan) -> None:
         _ = plan.tasks, plan.selection_tasks if plan.selection == "heldout" else ()
     for planned in plan.trained:
         with gathered(problems):
-            GroupLayout.of(planned.settings, world_size)
+            layout = GroupLayout.of(planned.settings, world_size)
+            if plan.deepspeed is not None:
+                brings = planned.stage.optimiser is not None
+                problems += plan.deepspeed.contradictions(planned.stage.name, planned.settings, layout, brings)
         with gathered(problems):
             rule = text_rule(planned.settings.text_rule)
             captions = plan.triplets(planned, frozenset())(0).captions

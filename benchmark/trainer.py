@@ -7,35 +7,36 @@ how is the stage's declaration; the step itself is the engine's.
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmark.batches import GroupLayout, Share, TrainingSource, rank_shares, step_seed, update_plan
-from benchmark.checkpoints import ResumableState
 from benchmark.dataset import IntArray
 from benchmark.distributed import Process
 from benchmark.engine import StageEngine
 from benchmark.errors import UserError
+from benchmark.execution import Execution
+from benchmark.measurements import Measurements
 from benchmark.method import Method, Stage
+from benchmark.monitoring import Monitors, Sections
 from benchmark.optimisation import MovingAverage, standard_optimiser, standard_schedule
+from benchmark.optimiser_state import Moments, groups_by_count
+from benchmark.pauses import Pause, Pauses, StopRequest, stop_requests
 from benchmark.progress import Progress
+from benchmark.resumable_state import ResumableState
 from benchmark.selection import Score
 from benchmark.settings import TrainerSettings, TrainingSettings
 
 _LOSS_CHECK_INTERVAL = 50
 
 State = dict[str, Tensor]
-Moments = dict[str, dict[str, Any]]
-"""What an optimiser keeps of a parameter, by the parameter's name."""
 
 
 class Interrupted(Exception):
@@ -76,7 +77,8 @@ class TrainingJob:
 
     ``validate`` gives the criterion's value of the method as it stands; None validates nothing and
     selects the last weights. ``earlier`` is the stage before, whose selected weights the method holds
-    already, where this one takes its optimiser's moments and best score.
+    already, where this one takes its optimiser's moments and best score. ``identity``: all that a
+    resumable state depends on. ``monitors`` write under ``monitor_folder``.
     """
 
     method: Method
@@ -86,10 +88,13 @@ class TrainingJob:
     process: Process
     seed: int
     folder: Path
-    identity: str
+    identity: Mapping[str, Any]
     validate: Callable[[Method], Score] | None
     trainer: TrainerSettings = TrainerSettings()
     earlier: Trained | None = None
+    execution: Execution = Execution()
+    monitors: Sections = field(default_factory=dict)
+    monitor_folder: Path = Path("monitor")
 
 
 def train(job: TrainingJob, resume: bool) -> Trained:
@@ -113,16 +118,20 @@ class _Training:
         job.method.to(job.process.device)
         entries = job.source.start_epoch(0)
         per_epoch = len(update_plan(entries, self.settings, job.seed, 0))
+        moments = job.earlier.moments if job.earlier and job.stage.takes == "weights and optimiser" else {}
         groups = job.stage.parameter_groups(job.method, self.settings)
+        if moments and job.execution.zero:
+            groups = groups_by_count(groups, job.method, moments)
         optimiser = (job.stage.optimiser or standard_optimiser)(groups, self.settings)
         schedule = (job.stage.schedule or standard_schedule)(self.settings, per_epoch)
+        self.engine = StageEngine(
+            job.method, optimiser, schedule, self.settings, self.layout, job.process, job.execution
+        )
+        self.engine.give_moments(moments)
         self.result = Trained({}, {}, -1, "", None, 0, 0)
-        if job.earlier is not None and job.stage.takes == "weights and optimiser":
-            _give_moments(optimiser, job.method, job.earlier.moments)
-            if job.earlier.best is not None:
-                self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
-                self.result.selected, self.result.selected_epoch = _clone(job.method), 0
-        self.engine = StageEngine(job.method, optimiser, schedule, self.settings, self.layout, job.process)
+        if moments and job.earlier is not None and job.earlier.best is not None:
+            self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
+            self.result.selected, self.result.selected_epoch = _clone(job.method), 0
         decay = self.settings.average_decay
         self.average = MovingAverage(job.method, decay) if decay else None
         self.states = ResumableState(job.folder, job.identity)
@@ -131,30 +140,36 @@ class _Training:
         self.update = 0
         self.losses: list[float] = []
         self.unread: list[Tensor] = []
+        self.updates_per_epoch = per_epoch
         self.total_updates = per_epoch * self.settings.epochs
 
     def run(self, resume: bool) -> Trained:
-        if resume and self.states.exists():
-            self._restore(self.states.load())
-        last_saved = time.monotonic()
-        with _stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
-            while self.epoch < self.settings.epochs:
-                started = time.monotonic()
-                for _ in self._updates_of_epoch():
-                    progress.advance(loss=self.losses[-1] if self.losses else math.nan)
-                    self._stop_if(stop.requested)
-                    if time.monotonic() - last_saved > self.job.trainer.checkpoint_seconds:
-                        self._save()
-                        last_saved = time.monotonic()
-                self._end_epoch(time.monotonic() - started, progress)
-                self._stop_if(stop.requested)
+        state = self.states.load_for_all(self.job.process) if resume else None
+        if state is not None:
+            self._restore(state)
+        monitors = Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)
+        monitors.rewind(self.update)
+        self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
+        with stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
+            self._epochs(stop, progress)
             # What follows may be stopped as well: the stage is not trained again then.
             self._save()
         return self._finish()
 
-    def _stop_if(self, requested: bool) -> None:
-        if requested:
+    def _epochs(self, stop: StopRequest, progress: Progress) -> None:
+        pauses = Pauses(self.job.process, self.job.trainer.checkpoint_seconds, stop)
+        while self.epoch < self.settings.epochs:
+            started = time.monotonic()
+            for _ in self._updates_of_epoch():
+                progress.advance(loss=self.losses[-1] if self.losses else math.nan)
+                self._pause(pauses.after_update())
+            self._end_epoch(time.monotonic() - started, progress)
+            self._pause(pauses.agree())
+
+    def _pause(self, pause: Pause) -> None:
+        if pause.save or pause.stop:
             self._save()
+        if pause.stop:
             raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
 
     def _label(self) -> str:
@@ -163,7 +178,8 @@ class _Training:
     def _updates_of_epoch(self) -> Iterator[None]:
         job = self.job
         entries = job.source.start_epoch(self.epoch)
-        plan = update_plan(entries, self.settings, job.seed, self.epoch)[self.position :]
+        whole = update_plan(entries, self.settings, job.seed, self.epoch)
+        plan, self.updates_per_epoch = whole[self.position :], len(whole)
         batches = job.source.batches([share for rows in plan for share in self._shares(rows)])
         self.engine.training_mode()
         for _ in plan:
@@ -173,12 +189,17 @@ class _Training:
                 losses.append(self.engine.accumulate(next(batches), part))
             if self.average is not None:
                 self.average.update(job.method)
+            measured = self.measurements.due(self.update + 1) or self.position + 1 == self.updates_per_epoch
+            if measured:
+                self.engine.measure_gradient()
             self.engine.update()
             self.update += 1
             self.position += 1
             self.unread.append(torch.stack(losses).mean())
-            if len(self.unread) >= _LOSS_CHECK_INTERVAL or job.process.device.type == "cpu":
+            if measured or len(self.unread) >= _LOSS_CHECK_INTERVAL or job.process.device.type == "cpu":
                 self._read_losses()
+            if measured:
+                self.measurements.write(self.update, self.losses, self.engine)
             yield
 
     def _shares(self, rows: IntArray) -> list[Share]:
@@ -212,6 +233,7 @@ class _Training:
         is_last = self.epoch == self.settings.epochs
         if self.job.validate is not None and (self.epoch % self.settings.validate_every == 0 or is_last):
             log.score = self._validate(self.job.validate)
+            self.measurements.write_score(self.update, self.result.criterion, log.score)
         self.result.log.append(log)
         progress.note(_log_line(log, self.settings.epochs, self.result.criterion))
 
@@ -236,16 +258,18 @@ class _Training:
             self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
         self.result.updates = self.update
         self.result.seconds += sum(entry.seconds for entry in self.result.log)
-        self.result.moments = _moments_of(self.engine.optimiser, self.job.method)
+        self.result.moments = self.engine.moments()
         self.job.method.eval()
         return self.result
 
     def _save(self) -> None:
+        """Every process takes part, since each may keep a part of the optimiser's moments; rank 0 writes."""
         self._read_losses()
+        engine = self.engine.state(keep=self.job.process.is_main)
         if not self.job.process.is_main:
             return
         state = {
-            "engine": self.engine.state(),
+            "engine": engine,
             "average": self.average.shadow if self.average else {},
             "epoch": self.epoch,
             "position": self.position,
@@ -276,51 +300,6 @@ def _clone(method: Method) -> State:
     return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
 
 
-def _moments_of(optimiser: torch.optim.Optimizer, method: Method) -> Moments:
-    names: dict[Tensor, str] = {parameter: name for name, parameter in method.named_parameters()}
-    return {names[p]: {k: _copied(v) for k, v in kept.items()} for p, kept in optimiser.state.items()}
-
-
-def _give_moments(optimiser: torch.optim.Optimizer, method: Method, moments: Moments) -> None:
-    """Parameters that the earlier stage did not train start afresh."""
-    parameters = dict(method.named_parameters())
-    trained = {p for group in optimiser.param_groups for p in group["params"]}
-    for name, kept in moments.items():
-        if name in parameters and parameters[name] in trained:
-            optimiser.state[parameters[name]] = {k: _copied(v) for k, v in kept.items()}
-
-
-def _copied(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
-
-
 def _log_line(log: EpochLog, epochs: int, criterion: str) -> str:
     score = "" if log.score is None else f", {criterion} {log.score:.2f}"
     return f"epoch {log.epoch}/{epochs}: loss {log.loss:.4f}, lr {log.learning_rate:.3g}{score} ({log.seconds:.1f} s)"
-
-
-class _StopRequest:
-    requested = False
-
-
-@contextmanager
-def _stop_requests() -> Iterator[_StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; the second one acts as usual."""
-    request = _StopRequest()
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        request.requested = True
-        signal.signal(number, previous[number])
-
-    try:
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            previous[wanted] = signal.signal(wanted, handle)
-    except ValueError:
-        # Signals can only be handled in the main thread; elsewhere the caller's handling stands.
-        pass
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -73,7 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
         help="any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated",
     )
-    parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file")
+    parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file, or a ready one by name")
+    parser.add_argument("--deepspeed-config", metavar="FILE.json",
+                        help="DeepSpeed's configuration (ZeRO, communication), or a ready one by name")  # fmt: skip
+    parser.add_argument("--monitor", nargs="+", choices=["tensorboard", "csv", "wandb"],
+                        help="write losses, rates, speeds and scores there while training")  # fmt: skip
+    parser.add_argument("-v", "--verbose", action="store_true", help="show DeepSpeed's own lines, too")
     parser.add_argument("--output", metavar="PATH",
                         help="the run's folder, or the one above several runs'; by default under ./runs")  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -91,10 +92,11 @@ def small_job(
     *,
     method: Method | None = None,
     stage: Stage | None = None,
-    identity: str = "this run",
+    identity: Mapping[str, Any] = MappingProxyType({"name": "this run"}),
     every: float = 1e9,
     earlier: Trained | None = None,
     validate: Callable[[Method], Score] | None = validated,
+    **further: Any,
 ) -> TrainingJob:
     return TrainingJob(
         method=method or Small(dropout=0.3),
@@ -104,10 +106,11 @@ def small_job(
         process=this_process("cpu"),
         seed=0,
         folder=folder,
-        identity=identity,
+        identity=dict(identity),
         validate=validate,
         trainer=TrainerSettings(checkpoint_seconds=every),
         earlier=earlier,
+        **further,
     )
 
 

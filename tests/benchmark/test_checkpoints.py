@@ -14,7 +14,6 @@ import torch
 
 from benchmark.checkpoints import (
     EarlierStage,
-    ResumableState,
     WeightsHeader,
     load_into,
     read_header,
@@ -23,6 +22,9 @@ from benchmark.checkpoints import (
 )
 from benchmark.errors import UserError, is_disk_full
 from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
+from benchmark.resumable_state import ResumableState
+
+ME = {"name": "me"}
 
 HEADER = WeightsHeader(
     method="small", stage="s", dataset="cirr", method_settings={"grids": [2, 3]}, training_settings={"epochs": 1},
@@ -90,7 +92,7 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 
 
 def test_a_state_that_could_run_code_is_not_loaded(tmp_path: Path) -> None:
-    states = ResumableState(tmp_path, "me")
+    states = ResumableState(tmp_path, ME)
     states.save({"x": replace(HEADER, seed=1)}, 1)
     with pytest.raises(Exception, match="[Ww]eights"):
         states.load()
@@ -99,11 +101,11 @@ def test_a_state_that_could_run_code_is_not_loaded(tmp_path: Path) -> None:
 def test_only_the_newest_state_stays_and_a_crash_in_between_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states = ResumableState(tmp_path, "me")
+    states = ResumableState(tmp_path, ME)
     for update in (1, 2):
         states.save({"update": update}, update)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resume-00000002.pt", "resume.json"]
-    monkeypatch.setattr("benchmark.checkpoints.atomic_write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("benchmark.resumable_state.atomic_write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         states.save({"update": 3}, 3)
     assert states.load() == {"update": 2}
@@ -122,7 +124,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path, kind: str) 
     name = {"text": "a.json", "state": "resume-00000002.pt"}[kind]
     writers = {
         "text": lambda: atomic_write_json(tmp_path / name, ["x" * 100_000]),
-        "state": lambda: ResumableState(tmp_path, "me").save({"a": torch.zeros(100_000)}, 2),
+        "state": lambda: ResumableState(tmp_path, ME).save({"a": torch.zeros(100_000)}, 2),
     }
     if kind != "state":
         (tmp_path / name).write_text("old")

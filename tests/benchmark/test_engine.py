@@ -12,8 +12,9 @@ from small_training import Small, Vectors
 from torch import Tensor
 
 from benchmark.batches import GroupLayout
+from benchmark.deepspeed_configuration import deepspeed_configuration
 from benchmark.distributed import this_process
-from benchmark.engine import StageEngine, deepspeed_configuration
+from benchmark.engine import StageEngine
 from benchmark.method import Method
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import TrainingSettings

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from benchmark import timing
-from benchmark.timing import Rounds, Spread, in_turn, peak_memory, peak_resident_bytes, reset_peak_memory, resident_bytes
+from benchmark.timing import (
+    Rounds,
+    Spread,
+    in_turn,
+    peak_memory,
+    peak_resident_bytes,
+    reset_peak_memory,
+    resident_bytes,
+)
 
 MIB = 2**20
 

@@ -76,8 +76,8 @@ def test_two_runs_are_equal_and_the_seed_matters(tmp_path: Path) -> None:
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(small_job(tmp_path, adam(), killed_at(14), every=0), resume=False)
-    with pytest.raises(UserError, match="made with other settings"):
-        train(small_job(tmp_path, adam(), Vectors(ROWS), identity="another"), resume=True)
+    with pytest.raises(UserError, match='made with other settings: name was "this run", now "another"; run with'):
+        train(small_job(tmp_path, adam(), Vectors(ROWS), identity={"name": "another"}), resume=True)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "pointer"])

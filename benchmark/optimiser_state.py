@@ -1,0 +1,124 @@
+"""An optimiser's moments by parameter name, whole, whichever process keeps them.
+
+ZeRO 1 and 2 keep moments in flat pieces, one per process and group of parameters, whose borders
+depend on the number of processes. By name and whole they serve any number of processes and any stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Moments = dict[str, dict[str, Any]]
+"""What an optimiser keeps of a parameter (tensors of its shape, and counts), by the parameter's name."""
+
+
+def moments_of(optimiser: Any, module: nn.Module, keep: bool = True) -> Moments:
+    """Copies on the host; every process must call it. ``keep`` False takes part and gives nothing."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    moments: Moments = {}
+    if not is_split(optimiser):
+        for parameter, kept in optimiser.state.items() if keep else ():
+            moments[names[parameter]] = {key: _copied(value) for key, value in kept.items()}
+        return moments
+    for group, flat in enumerate(optimiser.single_partition_of_fp32_groups):
+        state = optimiser.state.get(flat, {})
+        for key, value in state.items():
+            is_split_up = isinstance(value, Tensor) and value.shape == flat.shape
+            whole = _gathered(value, optimiser.real_dp_process_group[group]) if is_split_up else value
+            if not keep:
+                continue
+            for parameter, offset in _places(optimiser, group):
+                part = whole[offset : offset + parameter.numel()].view_as(parameter) if is_split_up else whole
+                moments.setdefault(names[parameter], {})[key] = _copied(part)
+    return moments
+
+
+def give_moments(optimiser: Any, module: nn.Module, moments: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put moments into an optimiser that has none yet; parameters that are not named start afresh.
+
+    Raises ValueError where one group of split moments has parameters of different counts of updates.
+    """
+    parameters = dict(module.named_parameters())
+    known = {parameters[name]: kept for name, kept in moments.items() if name in parameters}
+    if not is_split(optimiser):
+        trained = {p for group in optimiser.param_groups for p in group["params"]}
+        for parameter, kept in known.items():
+            if parameter in trained:
+                optimiser.state[parameter] = {k: _placed(v, parameter) for k, v in kept.items()}
+        return
+    for group, flat in enumerate(optimiser.single_partition_of_fp32_groups):
+        places = [(p, offset) for p, offset in _places(optimiser, group) if p in known]
+        if places:
+            optimiser.state[flat] = _own_part(optimiser, group, flat, {p: known[p] for p, _ in places}, places)
+
+
+def is_split(optimiser: Any) -> bool:
+    """Whether it is ZeRO's, whose processes keep a part each."""
+    return hasattr(optimiser, "single_partition_of_fp32_groups")
+
+
+def groups_by_count(groups: list[dict[str, Any]], module: nn.Module, moments: Moments) -> list[dict[str, Any]]:
+    """Parameter groups cut up so that no group has parameters of different counts of updates."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    cut = []
+    for group in groups:
+        by_count: dict[float | None, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            count = moments.get(names[parameter], {}).get("step")
+            by_count.setdefault(None if count is None else float(count), []).append(parameter)
+        cut += [{**group, "params": parameters} for parameters in by_count.values()]
+    return cut
+
+
+def _places(optimiser: Any, group: int) -> list[tuple[nn.Parameter, int]]:
+    """The parameters of a group and where each begins in the flat whole."""
+    parameters = optimiser.round_robin_bit16_groups[group]
+    return list(zip(parameters, optimiser.round_robin_bit16_offsets[group], strict=True))
+
+
+def _gathered(part: Tensor, processes: Any) -> Tensor:
+    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
+    torch.distributed.all_gather(parts, part.contiguous(), group=processes)
+    return torch.cat(parts)
+
+
+def _own_part(
+    optimiser: Any,
+    group: int,
+    flat: Tensor,
+    known: Mapping[nn.Parameter, Mapping[str, Any]],
+    places: list[tuple[nn.Parameter, int]],
+) -> dict[str, Any]:
+    first = known[places[0][0]]
+    rank = torch.distributed.get_rank(optimiser.real_dp_process_group[group])
+    size = int(optimiser.partition_size[group])
+    state: dict[str, Any] = {}
+    for key, value in first.items():
+        if not (isinstance(value, Tensor) and value.shape == places[0][0].shape):
+            if any(float(kept[key]) != float(value) for kept in known.values()):
+                raise ValueError(f"parameters of one group differ in '{key}', which ZeRO keeps once per group")
+            state[key] = _copied(value)
+            continue
+        own = torch.zeros(size, dtype=flat.dtype)
+        for parameter, offset in places:
+            begin, end = max(offset, rank * size), min(offset + parameter.numel(), (rank + 1) * size)
+            if begin < end:
+                values = known[parameter][key].flatten()
+                own[begin - rank * size : end - rank * size] = values[begin - offset : end - offset]
+        state[key] = own.to(flat.device)
+    return state
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().cpu().clone() if isinstance(value, Tensor) else value
+
+
+def _placed(value: Any, parameter: nn.Parameter) -> Any:
+    """A copy beside its parameter; counts stay on the host, where torch keeps them."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.detach().clone().to(parameter.device if value.shape == parameter.shape else "cpu")

@@ -1,0 +1,103 @@
+"""Small stages trained by as many processes as started this, in the ways that its argument names.
+
+Rank 0 leaves what came out in the folder that is the second argument.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from small_training import Small, Vectors, small_job
+
+from benchmark.distributed import this_process
+from benchmark.execution import Execution
+from benchmark.pauses import Pauses
+from benchmark.settings import TrainingSettings
+from benchmark.trainer import Interrupted, Trained, train
+
+ROWS = 40
+
+
+def settings(**changed: Any) -> TrainingSettings:
+    return TrainingSettings.model_validate(
+        {
+            "epochs": 2, "batch_size": 8, "negative_group": 4, "optimiser": "sgd", "learning_rate": 0.05,
+            "weight_decay": 0.01, "schedule": "cosine", **changed,
+        }
+    )  # fmt: skip
+
+
+def adam(**changed: Any) -> TrainingSettings:
+    return settings(optimiser="adamw", average_decay=0.6, learning_rate=0.01, **changed)
+
+
+def trained(
+    folder: Path, chosen: TrainingSettings, execution: Execution, resume: bool = False, stop_after: int = 0
+) -> Trained | None:
+    """A stage without batch norm and dropout; None where it was stopped after so many updates."""
+    from benchmark import pauses
+
+    method = Small(norm=False)
+    job = small_job(folder, chosen, Vectors(ROWS), method=method, execution=execution)
+    counted, original = [0], Pauses.after_update
+
+    def after_update(self: Pauses) -> pauses.Pause:
+        counted[0] += 1
+        self._stop.requested = self._stop.requested or counted[0] == stop_after and this_process("cpu").is_main
+        return original(self)
+
+    Pauses.after_update = after_update  # type: ignore[method-assign]
+    try:
+        return train(job, resume=resume)
+    except Interrupted:
+        return None
+    finally:
+        Pauses.after_update = original  # type: ignore[method-assign]
+
+
+def stages(folder: Path) -> dict[str, Any]:
+    """Each ZeRO stage, undisturbed, in three precisions."""
+    results = {}
+    for zero in (0, 1, 2):
+        for name, chosen in (
+            ("sgd", settings()), ("clipped", settings(gradient_clip=0.1)), ("adam", adam()),
+            ("bf16", adam(precision="bf16")), ("fp16", adam(precision="fp16")),
+        ):  # fmt: skip
+            done = trained(folder / f"{name}-{zero}", chosen, Execution(zero=zero))
+            assert done is not None
+            norms = [entry.gradient_norm for entry in done.log]
+            results[f"{name} {zero}"] = {"last": done.last, "norms": norms, "moments": done.moments}
+    return results
+
+
+def stopped(folder: Path) -> dict[str, Any]:
+    """Stopped by rank 0 alone after seven updates, in folders of their own."""
+    for zero in (0, 1, 2):
+        for name, chosen in (("adam", adam()), ("fp16", adam(precision="fp16"))):
+            assert trained(folder / f"{name}-{zero}", chosen, Execution(zero=zero), stop_after=7) is None
+    return {}
+
+
+def resumed(folder: Path) -> dict[str, Any]:
+    """What `stopped` left, gone on with; "next" changes the stage, too."""
+    results = {}
+    for zero in (0, 1, 2):
+        for name, chosen in (("adam", adam()), ("fp16", adam(precision="fp16"))):
+            now = zero if sys.argv[3] == "same" else (zero + 1) % 3
+            done = trained(folder / f"{name}-{zero}", chosen, Execution(zero=now), resume=True)
+            assert done is not None and done.updates == 10
+            results[f"{name} {zero}"] = {"last": done.last, "losses": [entry.loss for entry in done.log]}
+    return results
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.environ.setdefault("RANK", "0")
+    what, where = sys.argv[1], Path(sys.argv[2])
+    found = {"stages": stages, "stopped": stopped, "resumed": resumed}[what](where)
+    if this_process("cpu").is_main:
+        torch.save(found, where / f"{what}.pt")
