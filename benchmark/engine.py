@@ -128,6 +128,8 @@ class StageEngine:
 
         In float16 an update whose gradient overflowed is left out, on all processes alike.
         """
+        if not self._engine.enable_backward_allreduce:
+            self._fill_gradients()
         if self.loss_scale is None:
             self._engine.step()
         else:
@@ -165,6 +167,12 @@ class StageEngine:
         """
         assert self.loss_scale is not None
         return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
+
+    def _fill_gradients(self) -> None:
+        """What takes no part in the loss has a gradient of zero (and decays), as where gradients are averaged."""
+        for parameter in self.method.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.method.parameters() if p.grad is not None]
