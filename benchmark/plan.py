@@ -34,7 +34,7 @@ from benchmark.progress import say
 from benchmark.registry import Registry, discover
 from benchmark.selection import Heldout, heldout_task
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainerSettings, TrainingSettings, fill
-from benchmark.task_choice import chosen_tasks
+from benchmark.task_choice import tasks_of_rule
 from benchmark.text_rules import TEXT_RULES, TextRule, rule_of, text_rule
 from benchmark.variants import chosen_variant, contradictions
 
@@ -189,7 +189,7 @@ class Plan:
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
         """Every task that is reported: the protocols asked for, or all that the text rule fits."""
-        return chosen_tasks(self.dataset, self.dataset.info.evaluation_split, self.options.protocol, self.rule)
+        return tasks_of_rule(self.dataset, self.dataset.info.evaluation_split, self.options.protocol, self.rule)
 
     @cached_property
     def selection_tasks(self) -> tuple[Task, ...]:
@@ -197,9 +197,9 @@ class Plan:
         if self.options.selection == "heldout":
             return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
         default = self.dataset.info.default_protocol
-        chosen = [task for task in self.tasks if task.key.protocol.removesuffix(SUFFIX) == default]
-        first = self.tasks[0].key.protocol
-        return tuple(chosen or [task for task in self.tasks if task.key.protocol == first])
+        own = [task for task in self.tasks if task.key.text_mode == self.rule.mode]
+        chosen = [task for task in own if task.key.protocol.removesuffix(SUFFIX) == default]
+        return tuple(chosen or [task for task in own if task.key.protocol == own[0].key.protocol])
 
     def _heldout(self, planned: PlannedStage) -> Heldout:
         first = self.dataset.train_triplets(0, self.options.seed, planned.settings.drawing)

@@ -12,7 +12,7 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -54,21 +54,23 @@ class ShelfFile:
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot be read as a plug-in ({error})") from None
         found: list[DatasetInfo | MethodInfo | Recipe | Variant] = []
+        known: dict[str, Any] = {}
         for statement in tree.body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
                 for call in _declaring_calls(statement.value):
-                    found.append(self._evaluate(call))
+                    found.append(self._evaluate(call, known))
+                known |= _named_literal(statement, known)
         return tuple(found)
 
-    def _evaluate(self, call: ast.Call) -> Any:
+    def _evaluate(self, call: ast.Call, known: Mapping[str, Any]) -> Any:
         assert isinstance(call.func, ast.Name)
         try:
-            arguments = {k.arg or "": ast.literal_eval(k.value) for k in call.keywords}
+            arguments = {k.arg or "": _literal(k.value, known) for k in call.keywords}
             return _DECLARED[call.func.id](**arguments)
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self.path}, line {call.lineno}: {call.func.id}(...) must have literal keyword "
-                f"arguments only ({error})"
+                f"arguments only, or names of literals above it ({error})"
             ) from None
 
     def load(self) -> ModuleType:
@@ -98,6 +100,30 @@ def _declaring_calls(value: ast.expr) -> Iterator[ast.Call]:
             and candidate.func.id in _DECLARED
         ):
             yield candidate
+
+
+def _named_literal(statement: ast.Assign | ast.AnnAssign, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The name and value of `NAME = literal`; nothing where the value is no literal."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    assert statement.value is not None
+    try:
+        value = _literal(statement.value, known)
+    except (ValueError, TypeError):
+        return {}
+    return {target.id: value for target in targets if isinstance(target, ast.Name)}
+
+
+def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
+    """The value of a literal; in it may stand names of literals above it, and `**` of a dict."""
+    if isinstance(node, ast.Name) and node.id in known:
+        return known[node.id]
+    if isinstance(node, ast.Dict):
+        value: dict[Any, Any] = {}
+        for key, item in zip(node.keys, node.values, strict=True):
+            inner = _literal(item, known)
+            value |= inner if key is None else {_literal(key, known): inner}
+        return value
+    return ast.literal_eval(node)
 
 
 @dataclass

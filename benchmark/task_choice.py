@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError, unknown_name
-from benchmark.text_rules import TextRule
+from benchmark.text_rules import TextRule, text_rule
 
 
 def chosen_tasks(dataset: Dataset, split: str, protocols: Sequence[str], rule: TextRule) -> tuple[Task, ...]:
@@ -22,3 +23,14 @@ def chosen_tasks(dataset: Dataset, split: str, protocols: Sequence[str], rule: T
         if name not in known:
             raise unknown_name(f"protocol of {dataset.label}", name, known)
     return tuple(task for name in protocols or fitting for task in dataset.tasks(split, name, rule.name))
+
+
+def tasks_of_rule(dataset: Dataset, split: str, protocols: Sequence[str], rule: TextRule) -> tuple[Task, ...]:
+    """The tasks of a rule, then those of the rule beside it, which say by which rule they ask."""
+    tasks = chosen_tasks(dataset, split, protocols, rule)
+    if not rule.beside:
+        return tasks
+    other = text_rule(rule.beside)
+    note = f"asked by the text rule {other.name}: {other.summary}"
+    beside = chosen_tasks(dataset, split, protocols, other)
+    return (*tasks, *(replace(task, notes=(*task.notes, note)) for task in beside))

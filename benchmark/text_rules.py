@@ -25,7 +25,10 @@ _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"),
 
 @dataclass(frozen=True)
 class TextRule:
-    """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings."""
+    """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings.
+
+    ``beside``: another rule by whose queries the same weights are evaluated, too.
+    """
 
     name: str
     mode: str
@@ -33,6 +36,7 @@ class TextRule:
     entries: Callable[[Captions], tuple[Captions, ...]]
     draw: Callable[[Captions, np.random.Generator], str]
     queries: Callable[[Captions], tuple[str, ...]]
+    beside: str = ""
 
 
 def trim(caption: str) -> str:
@@ -126,6 +130,13 @@ TEXT_RULES: dict[str, TextRule] = {
             _both_orders,
             lambda captions, _: _ordered_pair(captions),
             lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
+            beside="file-order",
+        ),
+        TextRule(
+            "file-order", "joined", "both-orders in training; evaluation asks with both captions in file order alone",
+            _both_orders,
+            lambda captions, _: _ordered_pair(captions),
+            lambda captions: (_ordered_pair(captions),),
         ),
     )
 }

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
@@ -68,73 +68,100 @@ METHODS = [
     ),
 ]
 
+_RELEASE = "ARTEMIS, ICLR 2022, release: model_version"
+_OURS = "ours: a version of the release on CLIP features"
+
+VARIANTS = [
+    Variant(
+        method="artemis", name="em-only", title="explicit matching alone (EM)", source=_RELEASE,
+        settings={"method.version": "EM-only"}, ablation="scores", without=("IS",),
+    ),
+    Variant(
+        method="artemis", name="is-only", title="implicit similarity alone (IS)", source=_RELEASE,
+        settings={"method.version": "IS-only"}, ablation="scores", without=("EM",),
+    ),
+    Variant(
+        method="artemis", name="late-fusion", title="late fusion", source=_RELEASE,
+        settings={"method.version": "late-fusion"}, ablation="scores",
+    ),
+    Variant(
+        method="artemis", name="cross-modal", title="text against target", source=_RELEASE,
+        settings={"method.version": "cross-modal"},
+    ),
+    Variant(
+        method="artemis", name="visual-search", title="reference against target", source=_RELEASE,
+        settings={"method.version": "visual-search"},
+    ),
+    Variant(
+        method="artemis_clip", name="em-only", title="explicit matching alone (EM)", source=_OURS,
+        settings={"method.version": "EM-only"}, ablation="scores", without=("IS",),
+    ),
+    Variant(
+        method="artemis_clip", name="is-only", title="implicit similarity alone (IS)", source=_OURS,
+        settings={"method.version": "IS-only"}, ablation="scores", without=("EM",),
+    ),
+    Variant(
+        method="artemis_clip", name="late-fusion", title="late fusion", source=_OURS,
+        settings={"method.version": "late-fusion"}, ablation="scores",
+    ),
+    Variant(
+        method="artemis_clip", name="cross-modal", title="text against target", source=_OURS,
+        settings={"method.version": "cross-modal"},
+    ),
+    Variant(
+        method="artemis_clip", name="visual-search", title="reference against target", source=_OURS,
+        settings={"method.version": "visual-search"},
+    ),
+    Variant(
+        method="artemis", name="lstm", title="LSTM text encoder", source="ARTEMIS, ICLR 2022: the paper's other rows",
+        settings={"method.text_encoder": "lstm"},
+    ),
+]  # fmt: skip
+
+_PHASE_1 = {
+    "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
+    "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5,
+}  # fmt: skip
+_PHASE_2 = {**_PHASE_1, "epochs": 50, "learning_rate": 2.5e-4, "schedule_epochs": 10}
+_FASHION200K = {"batch_size": 128, "text_rule": "template", "drawing": "one-per-image"}
+_SOURCE_1 = "ARTEMIS, ICLR 2022, released command of phase 1"
+_SOURCE_2 = "ARTEMIS, ICLR 2022, released command of phase 2, which goes on with phase 1's rate"
+
 RECIPES = [
     Recipe(
-        stage="artemis-frozen", dataset="fashioniq", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 1",
-        settings={
-            "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "both-orders",
-        },
+        stage="artemis-frozen", dataset="fashioniq", name="paper", source=_SOURCE_1,
+        settings={**_PHASE_1, "text_rule": "both-orders"},
     ),
     Recipe(
-        stage="artemis-frozen", dataset="shoes", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 1",
-        settings={
-            "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        stage="artemis-frozen", dataset="shoes", name="paper", source=_SOURCE_1,
+        settings={**_PHASE_1, "text_rule": "as-is"},
     ),
     Recipe(
-        stage="artemis-frozen", dataset="fashion200k", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 1",
-        settings={
-            "epochs": 8, "batch_size": 128, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "template",
-            "drawing": "one-per-image",
-        },
+        stage="artemis-frozen", dataset="fashion200k", name="paper", source=_SOURCE_1,
+        settings={**_PHASE_1, **_FASHION200K},
     ),
     Recipe(
         stage="artemis-frozen", dataset="cirr", name="adapted",
         source="ARTEMIS's phase 1; its release has features of a ResNet-152 instead of pictures of CIRR",
-        settings={
-            "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        settings={**_PHASE_1, "text_rule": "as-is"},
     ),
     Recipe(
-        stage="artemis", dataset="fashioniq", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 2, which goes on with phase 1's rate",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5, "text_rule": "both-orders",
-        },
+        stage="artemis", dataset="fashioniq", name="paper", source=_SOURCE_2,
+        settings={**_PHASE_2, "text_rule": "both-orders"},
     ),
     Recipe(
-        stage="artemis", dataset="shoes", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 2, which goes on with phase 1's rate",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        stage="artemis", dataset="shoes", name="paper", source=_SOURCE_2,
+        settings={**_PHASE_2, "text_rule": "as-is"},
     ),
     Recipe(
-        stage="artemis", dataset="fashion200k", name="paper",
-        source="ARTEMIS, ICLR 2022, released command of phase 2, which goes on with phase 1's rate",
-        settings={
-            "epochs": 100, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 20, "schedule_factor": 0.5, "text_rule": "template",
-            "drawing": "one-per-image",
-        },
+        stage="artemis", dataset="fashion200k", name="paper", source=_SOURCE_2,
+        settings={**_PHASE_2, **_FASHION200K, "epochs": 100, "schedule_epochs": 20},
         method={"cnn": "resnet18"},
     ),
     Recipe(
         stage="artemis", dataset="cirr", name="adapted",
         source="ARTEMIS's phase 2; its release has features of a ResNet-152 instead of pictures of CIRR",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        settings={**_PHASE_2, "text_rule": "as-is"},
     ),
     Recipe(
         stage="artemis", dataset="*", name="from-scratch", start="random",
@@ -148,10 +175,7 @@ RECIPES = [
     Recipe(
         stage="artemis-clip", dataset="*", name="adapted",
         source="ours: ARTEMIS's phase 2 at batch 128 on stored features",
-        settings={
-            "epochs": 50, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5,
-        },
+        settings={**_PHASE_2, "batch_size": 128},
     ),
     Recipe(
         stage="artemis-clip", dataset="*", name="from-scratch", start="random",

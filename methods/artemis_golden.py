@@ -38,7 +38,7 @@ from .artemis import Artemis, ArtemisSettings, Version, artemis_method
 from .artemis_frame import Encoders, FramedMethod, LinearPicture, text_maker
 from .artemis_modules import implicit_reference
 from .cnn import ImageEncoder, generalised_mean, unit
-from .tirg import VARIANT_SHARES, FramedTirg, composition
+from .tirg_frames import VARIANT_SHARES, FramedTirg, composition
 from .tirg_golden import TOLERANCE, Entry, common_weight, draw_named, drawn_map, numbered_words, text_of
 from .vocabulary import artemis_words
 

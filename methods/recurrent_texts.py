@@ -7,7 +7,7 @@ width of an embedding.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -23,9 +23,11 @@ AND = "<and>"
 
 ARTEMIS_SPECIAL = ("<pad>", "<start>", AND, "<end>", "<unk>")
 
-def tirg_vocabulary(texts: Iterable[str]) -> Vocabulary:
+
+def tirg_vocabulary(texts: Iterable[str], left_out: Container[str] = ()) -> Vocabulary:
     """Id 0 for unknown words and padding, then the texts' words in alphabetical order (TIRG)."""
-    return Vocabulary.of(map(plain_words, texts), order="alphabet")
+    words = ([word for word in plain_words(text) if word not in left_out] for text in texts)
+    return Vocabulary.of(words, order="alphabet")
 
 
 def artemis_vocabulary(texts: Iterable[str]) -> Vocabulary:

@@ -8,24 +8,22 @@ Odyssey", CVPR 2019. With x the picture and t the text (`tirg_modules.py`)::
 Two frames. "released" is the authors' code, for Fashion200k: ResNet-18, LSTM, learned scale s, SGD.
 "artemis" is the variant in ARTEMIS's release (`artemis_frame.py`), for the datasets that the authors'
 code does not know: ResNet-50 with generalised-mean pooling, GRU, a = (1, 1), exp(τ), AdamW in two
-phases; of last conv and Concat + MLP no such release exists, and they follow the same frame. The
-methods named …_clip put the same composition on the features of a frozen CLIP.
+phases; of last conv and Concat + MLP no such release exists, and they follow the same frame. Both are
+in `tirg_frames.py`. The methods named …_clip put the same composition on the features of a frozen
+CLIP, so that a reader can tell what comes from the composition; last conv has no such form, since it
+composes at every position of a map, and of a picture's CLIP only the one pooled vector is stored.
 
-Deviations: unmodifiable pictures of Fashion200k are redrawn properly in every epoch; "replace" of its
-template is a word of the vocabulary.
+Deviation: unmodifiable pictures of Fashion200k are redrawn properly in every epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start
-from benchmark.errors import UserError
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -35,34 +33,23 @@ from benchmark.method import (
     PixelInputs,
     Specification,
     Stage,
-    Views,
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
-from .artemis_frame import (
-    CnnSettings,
-    Encoders,
-    FramedMethod,
-    cnn_encoders,
-    cnn_start,
-    feature_encoders,
-    pixel_inputs,
-)
+from .artemis_frame import cnn_encoders, cnn_start, feature_encoders, pixel_inputs
 from .clip_finetuning import encoder_stages
-from .cnn import ImageEncoder, TrunkName, build_trunk, require_rows, trunk_named, unit
+from .cnn import build_trunk, trunk_named
 from .cnn_pictures import ShortSide
-from .recurrent_texts import LastStateText, text_views, tirg_vocabulary
-from .tirg_modules import (
-    RELEASED_SHARES,
-    Composition,
-    Concatenation,
-    GatedResidual,
-    MapGatedResidual,
-    classification_loss,
-    draw_triplets,
-    soft_triplet_loss,
+from .tirg_frames import (
+    VARIANT_SHARES,
+    FramedTirg,
+    Kind,
+    ReleasedTirg,
+    TirgSettings,
+    composition,
+    framed_method,
+    released_method,
 )
-from .vocabulary import Vocabulary, plain_words
 
 METHODS = [
     MethodInfo(
@@ -127,33 +114,63 @@ METHODS = [
     ),
 ]
 
+VARIANTS = [
+    Variant(
+        method="tirg", name="soft-triplet", title="soft triplet loss",
+        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
+        settings={"method.frame": "released", "method.loss": "soft_triplet"},
+    ),
+    Variant(
+        method="tirg_lastconv", name="soft-triplet", title="soft triplet loss",
+        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
+        settings={"method.frame": "released", "method.loss": "soft_triplet"},
+    ),
+    Variant(
+        method="concat", name="soft-triplet", title="soft triplet loss",
+        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
+        settings={"method.frame": "released", "method.loss": "soft_triplet"},
+    ),
+    Variant(
+        method="tirg", name="authors-frame", title="the authors' frame", source="TIRG, CVPR 2019, release",
+        settings={"method.frame": "released"},
+    ),
+    Variant(
+        method="tirg", name="artemis-frame", title="ARTEMIS's frame", source="TIRG in ARTEMIS's release, ICLR 2022",
+        settings={"method.frame": "artemis"},
+    ),
+]  # fmt: skip
+
+_PHASE_1 = {
+    "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
+    "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5,
+}  # fmt: skip
+_PHASE_2 = {**_PHASE_1, "epochs": 50, "learning_rate": 2.5e-4, "schedule_epochs": 10}
+_FASHION200K = {"batch_size": 128, "text_rule": "template", "drawing": "one-per-image"}
+_RELEASED = {
+    "batch_size": 32, "optimiser": "sgd", "learning_rate": 1e-2, "momentum": 0.9, "weight_decay": 1e-6,
+    "decay_updates": 50000,
+}  # fmt: skip
+
 RECIPES = [
     Recipe(
         stage="tirg", dataset="fashion200k", name="paper",
         source="TIRG, CVPR 2019, released command: 160,000 updates, ended with the epoch",
         settings={
-            "epochs": 30, "batch_size": 32, "optimiser": "sgd", "learning_rate": 1e-2, "momentum": 0.9,
-            "weight_decay": 1e-6, "decay_updates": 50000, "text_rule": "template", "drawing": "one-per-image",
-            "validate_every": 3,
+            **_RELEASED, "epochs": 30, "text_rule": "template", "drawing": "one-per-image", "validate_every": 3,
         },
+        method={"left_out": ["replace"]},
     ),
     Recipe(
         stage="tirg", dataset="fashioniq", name="adapted",
         source="TIRG's variant in ARTEMIS's release; the authors' code does not know this dataset",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "sgd", "learning_rate": 1e-2, "momentum": 0.9,
-            "weight_decay": 1e-6, "decay_updates": 50000, "text_rule": "both-orders",
-        },
-        method={"frame": "artemis", "cnn": "resnet50"},
+        settings={**_RELEASED, "epochs": 50, "text_rule": "both-orders"},
+        method={"frame": "artemis"},
     ),
     Recipe(
         stage="tirg", dataset="*", name="adapted",
         source="TIRG's variant in ARTEMIS's release; the authors' code does not know this dataset",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "sgd", "learning_rate": 1e-2, "momentum": 0.9,
-            "weight_decay": 1e-6, "decay_updates": 50000,
-        },
-        method={"frame": "artemis", "cnn": "resnet50"},
+        settings={**_RELEASED, "epochs": 50},
+        method={"frame": "artemis"},
     ),
     Recipe(
         stage="tirg", dataset="*", name="from-scratch", start="random",
@@ -166,52 +183,33 @@ RECIPES = [
     Recipe(
         stage="tirg-frozen", dataset="fashioniq", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={
-            "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "both-orders",
-        },
+        settings={**_PHASE_1, "text_rule": "both-orders"},
     ),
     Recipe(
         stage="tirg-frozen", dataset="fashion200k", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={
-            "epochs": 8, "batch_size": 128, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "template",
-            "drawing": "one-per-image",
-        },
+        settings={**_PHASE_1, **_FASHION200K},
     ),
     Recipe(
         stage="tirg-frozen", dataset="*", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={
-            "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        settings={**_PHASE_1, "text_rule": "as-is"},
     ),
     Recipe(
         stage="tirg-whole", dataset="fashioniq", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5, "text_rule": "both-orders",
-        },
+        settings={**_PHASE_2, "text_rule": "both-orders"},
     ),
     Recipe(
         stage="tirg-whole", dataset="fashion200k", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={
-            "epochs": 100, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 20, "schedule_factor": 0.5, "text_rule": "template",
-            "drawing": "one-per-image",
-        },
+        settings={**_PHASE_2, **_FASHION200K, "epochs": 100, "schedule_epochs": 20},
+        method={"cnn": "resnet18"},
     ),
     Recipe(
         stage="tirg-whole", dataset="*", name="adapted",
         source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={
-            "epochs": 50, "batch_size": 32, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5, "text_rule": "as-is",
-        },
+        settings={**_PHASE_2, "text_rule": "as-is"},
     ),
     Recipe(
         stage="tirg-whole", dataset="*", name="from-scratch", start="random",
@@ -224,10 +222,7 @@ RECIPES = [
     Recipe(
         stage="tirg-clip", dataset="*", name="adapted",
         source="ours: phase 2 of TIRG's variant in ARTEMIS's release, at batch 128 on stored features",
-        settings={
-            "epochs": 50, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5,
-        },
+        settings={**_PHASE_2, "batch_size": 128},
     ),
     Recipe(
         stage="tirg-clip", dataset="*", name="from-scratch", start="random",
@@ -238,24 +233,6 @@ RECIPES = [
         },
     ),
 ]  # fmt: skip
-
-SCALE = 4.0
-"""norm_s at the start."""
-
-VARIANT_SHARES = (1.0, 1.0)
-"""a of the variant in ARTEMIS's release."""
-
-Kind = Literal["tirg", "tirg_lastconv", "concat"]
-
-
-class TirgSettings(CnnSettings):
-    """TIRG's networks; "released" reads `loss`, "artemis" the text encoder and word vectors."""
-
-    cnn: TrunkName = Field("resnet18", description="picture encoder; `tiny` starts at random")
-    frame: Literal["released", "artemis"] = Field("released", description="the authors' code, or ARTEMIS's variant")
-    loss: Literal["batch_based_classification", "soft_triplet"] = Field(
-        "batch_based_classification", description="loss of the released frame"
-    )
 
 
 class TirgClipSettings(EncoderChoice):
@@ -269,124 +246,6 @@ class TirgTrainingSettings(TrainingSettings):
 
     cnn_rate: float = Field(0.1, gt=0, description="factor of the CNN's rate, its projection excepted")
     decay_updates: int = Field(0, ge=0, description="updates between two factors of schedule_factor; 0: none")
-
-
-def composition(kind: Kind, picture: int, text: int, shares: Sequence[float], dropout: float) -> Composition:
-    """The composition of pictures `picture` and texts `text` wide."""
-    if kind == "tirg":
-        return GatedResidual(picture, text, shares)
-    if kind == "tirg_lastconv":
-        return MapGatedResidual(picture, text, shares)
-    return Concatenation(picture, text, dropout)
-
-
-class NormScale(nn.Module):
-    """n(u) = s · u / ‖u‖ with one learned scalar s, in the loss only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm_s = nn.Parameter(torch.tensor([SCALE]))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        scaled: Tensor = self.norm_s * unit(vectors)
-        return scaled
-
-
-class ReleasedTirg(Method):
-    """The authors' frame: x and t as the encoders give them, neither normalised."""
-
-    def __init__(
-        self, img_model: ImageEncoder, make_text: Callable[[int], LastStateText], composed: Composition, loss: str
-    ) -> None:
-        super().__init__()
-        self.img_model = img_model
-        self.composition = composed
-        self.normalization_layer = NormScale()
-        self.vocabulary: Vocabulary | None = None
-        self._make_text, self._loss = make_text, loss
-
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
-        """(B, d), of unit norm."""
-        require_rows(len(text["tokens"]), self.training, "TIRG")
-        return unit(self.compose(reference["pixels"], self.text_model(text)))
-
-    def encode_target(self, target: Views) -> Tensor:
-        """(B, d), of unit norm."""
-        return unit(self.img_model(target["pixels"]))
-
-    def compose(self, pixels: Tensor, text: Tensor) -> Tensor:
-        """q before its normalisation, (B, d)."""
-        return composed_query(self.composition, self.img_model, pixels, text, lambda vectors: vectors)
-
-    def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
-        queries, targets = (self.normalization_layer(vectors.float()) for vectors in (queries, targets))
-        if self._loss == "soft_triplet":
-            return soft_triplet_loss(queries, targets, draw_triplets(len(queries)))
-        return classification_loss(queries, targets)
-
-    def prepare(self, texts: Sequence[str]) -> None:
-        self.use(tirg_vocabulary(texts))
-
-    def prepared(self) -> Mapping[str, Any]:
-        return {} if self.vocabulary is None else self.vocabulary.as_json()
-
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        self.use(Vocabulary.from_json(prepared))
-
-    def use(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self.text_model = self._make_text(len(vocabulary))
-
-    def tokenize(self, texts: Sequence[str]) -> Views:
-        if self.vocabulary is None:
-            raise UserError("the vocabulary is made from training captions; this method has seen none")
-        return text_views(self.vocabulary, [plain_words(text) for text in texts])
-
-
-class FramedTirg(FramedMethod):
-    """The composition in ARTEMIS's frame: r and m of unit norm, and so is the query; score ⟨q, t⟩."""
-
-    def __init__(self, encoders: Encoders, composed: Composition, frozen: bool = False) -> None:
-        super().__init__(encoders, frozen)
-        self.composition = composed
-
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
-        """(B, d), of unit norm."""
-        vectors = self.encoders.text(text)
-        self._require_rows(len(vectors))
-        if isinstance(self.composition, MapGatedResidual):
-            image = self.encoders.img_enc
-            assert isinstance(image, ImageEncoder)
-            return unit(composed_query(self.composition, image, reference["pixels"], vectors, unit))
-        return unit(self.composition(self.encoders.picture(reference), vectors))
-
-
-def composed_query(
-    composed: Composition, image: ImageEncoder, pixels: Tensor, text: Tensor, embedded: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """(B, d): on the last map, then pooled and projected; or on the ``embedded`` pooled vector."""
-    if isinstance(composed, MapGatedResidual):
-        return image.embed(composed(image.last_map(pixels), text))
-    query: Tensor = composed(embedded(image(pixels)), text)
-    return query
-
-
-def released_method(kind: Kind, settings: TirgSettings, cnn: nn.Module, channels: int) -> ReleasedTirg:
-    """The released frame on a CNN with so many channels in its last map."""
-    width = settings.width
-    image = ImageEncoder(cnn, nn.Sequential(nn.Linear(channels, width)), "average")
-    picture = channels if kind == "tirg_lastconv" else width
-    composed = composition(kind, picture, width, RELEASED_SHARES, settings.dropout)
-    return ReleasedTirg(
-        image, lambda words: LastStateText(words, width, width, settings.dropout), composed, settings.loss
-    )
-
-
-def framed_method(kind: Kind, settings: TirgSettings, encoders: Encoders, channels: int, frozen: bool) -> FramedTirg:
-    """ARTEMIS's frame around a composition."""
-    picture = channels if kind == "tirg_lastconv" else settings.width
-    composed = composition(kind, picture, settings.width, VARIANT_SHARES, settings.dropout)
-    return FramedTirg(encoders, composed, frozen)
 
 
 def _settings(context: BuildContext) -> TirgSettings:

@@ -35,7 +35,7 @@ from benchmark.method import Views
 
 from .cnn import ImageEncoder, average_pool, unit
 from .recurrent_texts import tirg_vocabulary
-from .tirg import Kind, ReleasedTirg, TirgSettings, released_method
+from .tirg_frames import Kind, ReleasedTirg, TirgSettings, released_method
 from .tirg_modules import GatedResidual, MapGatedResidual, classification_loss, soft_triplet_loss
 from .vocabulary import Vocabulary, plain_words
 

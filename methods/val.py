@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import (
     BuildContext,
     Method,
@@ -60,6 +60,29 @@ METHODS = [
     ),
 ]
 
+VARIANTS = [
+    Variant(
+        method="val", name="plain-adam", title="plain Adam",
+        source="ours: Adam as meant, its bias corrected, the LSTM's initial state trained",
+        settings={"val.optimisation": "plain"},
+    ),
+    Variant(
+        method="val", name="row-wise-mining", title="row-wise mining",
+        source="ours: semi-hard mining as the paper describes it",
+        settings={"method.mining": "row"},
+    ),
+    Variant(
+        method="val", name="masked-padding", title="padding masked",
+        source="ours: padding takes no part in the maximum over time while training either",
+        settings={"method.padding": "masked"},
+    ),
+    Variant(
+        method="val", name="words-300", title="300-wide words",
+        source="VAL, CVPR 2020: with --set method.word_vectors=FILE the paper's GloVe rows",
+        settings={"method.word_width": 300},
+    ),
+]  # fmt: skip
+
 RECIPES = [
     Recipe(
         stage="val", dataset="fashioniq", name="paper",
@@ -74,7 +97,8 @@ RECIPES = [
         stage="val", dataset="shoes", name="paper",
         source=(
             "VAL, CVPR 2020, released script: 30,000 updates (107 epochs are 29,960; the release lists nearly "
-            "every pair twice, which is the same order of sampling), last weights"
+            "every pair twice, which is the same order of sampling), last weights; vocabulary of the modification "
+            "texts alone, without the pictures' tags"
         ),
         settings={
             "epochs": 107, "batch_size": 32, "learning_rate": 2e-4, "weight_decay": 4e-5, "average_decay": 0.9999,

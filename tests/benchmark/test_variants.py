@@ -60,6 +60,22 @@ def test_a_configuration_put_together_by_hand_bears_its_name(
     assert named.identity == plan.identity and named.folder == plan.folder
 
 
+def test_both_orders_are_evaluated_in_file_order_alone_too(tmp_path: Path, registry: Registry) -> None:
+    """As columns of their own, named as such; the epoch is picked by the rule's own queries."""
+    from benchmark.datasets.demo import Sizes, write_demo
+
+    write_demo("fashioniq", tmp_path / "fashioniq", Sizes(12, 6, 4, 6, 2, 3), workers=1)
+    options = {"method": "artemis", "dataset": "fashioniq", "data_root": tmp_path, "text_mode": "both-orders"}
+    plan = make_plan(make_options(**options), registry)
+    protocols = {mode: [t.key.protocol for t in plan.tasks if t.key.text_mode == mode] for mode in ("both-orders", "joined")}
+    assert protocols["both-orders"] == protocols["joined"] != []
+    own, beside = (next(t for t in plan.tasks if t.key.text_mode == mode) for mode in protocols)
+    assert len(own.queries) == 2 * len(beside.queries)
+    assert set(beside.queries.texts) < set(own.queries.texts)
+    assert "file-order" in beside.notes[-1] and not any("file-order" in note for note in own.notes)
+    assert {task.key.text_mode for task in plan.selection_tasks} == {"both-orders"}
+
+
 def test_a_run_that_is_not_what_its_name_says_is_refused(small_cirr: Path, registry: Registry) -> None:
     with pytest.raises(UserError, match="stands for spirit.negative_group=128, but this run has 4"):
         plan_of("spirit", small_cirr, registry, variant="local-negatives", batch_size=8, negative_group=4)

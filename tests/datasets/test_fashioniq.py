@@ -123,6 +123,8 @@ def expected_texts(captions: list[str], rule: str) -> list[str]:
             cut = [caption.replace(sign, word) for caption in cut]
         return [caption for caption in cut if caption]
     one, two = captions
+    if rule == "file-order":
+        return [one + " <and> " + two]
     if rule == "both-orders":
         return [one + " <and> " + two, two + " <and> " + one]
     one, two = one.strip(".?, "), two.strip(".?, ")
@@ -130,7 +132,7 @@ def expected_texts(captions: list[str], rule: str) -> list[str]:
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-@pytest.mark.parametrize("rule", ["joined", "per-caption", "both-orders"])
+@pytest.mark.parametrize("rule", ["joined", "per-caption", "both-orders", "file-order"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_task_is_what_the_annotations_say(tmp_path: Path, split: str, rule: str, protocol: str) -> None:
     dataset = load(write(tmp_path))
@@ -147,7 +149,7 @@ def test_a_task_is_what_the_annotations_say(tmp_path: Path, split: str, rule: st
             used = {entry[key] for entry in entries for key in ("candidate", "target")}
             assert len(used) < len(listed)
             listed = [name for name in listed if name in used]
-        assert str(task.key) == f"fashioniq · {split} · {protocol} · {rule} · {task.key.category}"
+        assert str(task.key) == f"fashioniq · {split} · {protocol} · {text_rule(rule).mode} · {task.key.category}"
         assert [names[i] for i in task.gallery] == listed
         assert task.cutoffs == (10, 50)
         assert task.exclude_reference == protocol.endswith("noref")
@@ -269,7 +271,7 @@ def test_names_that_are_unknown_are_refused(tmp_path: Path) -> None:
         (("val", "orginal", "joined"), "did you mean original"),
         (("vall", "original", "joined"), "did you mean val"),
         (("train", "original", "joined"), "defined for val and test, not for train"),
-        (("val", "original", "as-is"), "gives mode single; use joined or per-caption or both-orders"),
+        (("val", "original", "as-is"), "gives mode single; use joined or per-caption or both-orders or file-order"),
         (("val", "original", "joint"), "did you mean joined"),
         (("test", "original", "joined"), "split test of fashioniq was not read; read: val"),
     ):

@@ -13,15 +13,8 @@ from benchmark.methods.artemis_frame import cnn_encoders
 from benchmark.methods.cnn import TRUNKS, build_trunk, find_trunk_weights, generalised_mean, trunk_start
 from benchmark.methods.cnn_pictures import ShortSide
 from benchmark.methods.recurrent_texts import LastStateText, text_views, tirg_vocabulary
-from benchmark.methods.tirg import (
-    SPECIFICATIONS,
-    Kind,
-    ReleasedTirg,
-    TirgSettings,
-    TirgTrainingSettings,
-    framed_method,
-    released_method,
-)
+from benchmark.methods.tirg import SPECIFICATIONS, TirgTrainingSettings
+from benchmark.methods.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
 from benchmark.methods.tirg_modules import classification_loss, draw_triplets, soft_triplet_loss
 from benchmark.methods.vocabulary import plain_words
 from PIL import Image
