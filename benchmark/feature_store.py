@@ -82,7 +82,8 @@ class FeatureStore:
 
     ``backbone`` must be on ``device``; it is used without gradients in evaluation mode, and its
     modules' modes are put back after each use. ``encoder_digest`` stands for its weights.
-    ``precision`` is that of the forward pass: fp32 (without TF32), or autocast to bf16 or fp16.
+    ``precision`` is that of the forward pass, ``compiled`` whether torch.compile makes it; see
+    :class:`benchmark.frozen_encoder.FrozenEncoder`.
     ``workers``: threads that decode pictures; 0: one per core.
 
     Memory: the pixels of two blocks (14 views of 64 pictures: 220 MB at 288 pixels) and one pass.
@@ -96,9 +97,10 @@ class FeatureStore:
         encoder_digest: str,
         device: torch.device,
         precision: Precision = "fp32",
+        compiled: bool = False,
         workers: int = 0,
     ) -> None:
-        self._encoder = FrozenEncoder(backbone, device, precision)
+        self._encoder = FrozenEncoder(backbone, device, precision, compiled)
         self._key: dict[str, Any] = {
             "format": _FORMAT,
             "weights": encoder_digest,
@@ -107,6 +109,7 @@ class FeatureStore:
             "activation": backbone.description.activation,
             "context_length": backbone.description.context_length,
             "precision": precision,
+            **({"compiled": True} if compiled else {}),
         }
         self.folder = folder / f"{_readable(backbone.description.name)}-{digest_of(self._key)[:16]}"
         self._workers = workers or cores()

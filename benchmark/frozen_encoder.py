@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, Protocol
 
@@ -13,12 +13,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.prefetching import handed_over
 
 PICTURES_PER_PASS = 32
 TEXTS_PER_PASS = 16
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StorePreprocessing(Protocol):
@@ -77,24 +78,36 @@ class FrozenEncoder:
     Every forward pass has the same number of rows, filled up with blank ones: the last digits of a
     product change with the number of its rows, and for a few shapes with the place of a row among
     them, but not with what stands in the other rows.
+
+    ``precision``: fp32 (without TF32), tf32 for products and convolutions of a GPU, or autocast to
+    bf16 or fp16. ``compiled``: the picture encoder through torch.compile, whose shapes are fixed here.
+    Raises UserError for tf32 without a GPU that has it.
     """
 
-    def __init__(self, backbone: StoreBackbone, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, backbone: StoreBackbone, device: torch.device, precision: Precision, compiled: bool = False
+    ) -> None:
+        if precision == "tf32" and device.type != "cuda":
+            raise UserError(f"--set backbone.precision=tf32: {device.type} has no TF32; choose fp32 or bf16")
         self.backbone = backbone
         self.width = backbone.description.width
         self._device = device
-        self._dtype = _DTYPES[precision]
+        self._precision = precision
+        self._encode_image: Callable[[Tensor], Tensor] = backbone.encode_image
+        if compiled:
+            self._encode_image = torch.compile(backbone.encode_image, dynamic=False)
+        if device.type == "cuda":
+            _channels_last(backbone)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Evaluation mode, no gradients, no TF32; everything is put back as it was."""
+        """Evaluation mode, no gradients, the precision asked for; everything is put back as it was."""
         training = [module for module in self.backbone.modules() if module.training]
-        half = self._dtype != torch.float32
+        half = _HALVES.get(self._precision)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(_without_tf32())
-            dtype = self._dtype if half else None
-            stack.enter_context(torch.autocast(self._device.type, dtype, enabled=half))
+            stack.enter_context(_tf32(self._precision == "tf32"))
+            stack.enter_context(torch.autocast(self._device.type, half, enabled=half is not None))
             self.backbone.eval()
             try:
                 yield
@@ -114,8 +127,8 @@ class FrozenEncoder:
         if len(pixels) < PICTURES_PER_PASS:
             blank = np.zeros((PICTURES_PER_PASS - len(pixels), *pixels.shape[1:]), dtype=np.uint8)
             pixels = np.concatenate([pixels, blank])
-        normalised = self.backbone.preprocessing.normalise(torch.from_numpy(pixels).to(self._device))
-        return self.backbone.encode_image(normalised).float()
+        normalised = self.backbone.preprocessing.normalise(handed_over(torch.from_numpy(pixels), self._device))
+        return self._encode_image(normalised).float()
 
     def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
         """TEXTS_PER_PASS strings to raw features (B, d)."""
@@ -136,13 +149,20 @@ def require_finite(features: NDArray[np.float32], sources: Sequence[str]) -> Non
         )
 
 
+def _channels_last(backbone: StoreBackbone) -> None:
+    """Weights of convolutions in the order of the pixels, which cuDNN would bring them into in every pass."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+
+
 @contextmanager
-def _without_tf32() -> Iterator[None]:
+def _tf32(allowed: bool) -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32
-    matmul.allow_tf32 = False
+    matmul.allow_tf32 = allowed
     try:
-        with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
+        with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=allowed):
             yield
     finally:
         matmul.allow_tf32 = before

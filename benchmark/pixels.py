@@ -6,10 +6,8 @@ Notation: B pictures of a batch, S side of a picture after the transform.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from threading import Lock
 from types import TracebackType
 
@@ -22,6 +20,7 @@ from benchmark.dataset import IntArray, Pictures
 from benchmark.errors import UserError
 from benchmark.method import Transform
 from benchmark.pictures import open_picture
+from benchmark.prefetching import made_ahead
 
 KEPT_BYTES = 2 << 30
 """What a source keeps unless told otherwise: 8,600 pictures of 288 pixels, all of the demo data."""
@@ -79,19 +78,7 @@ class PixelSource:
 
     def prefetch(self, requests: Iterable[BatchRequest], ahead: int = 2) -> Iterator[Tensor]:
         """Batches in the order of the requests, of which ``ahead`` (1 or more) are made in advance."""
-        remaining = iter(requests)
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as assembler:
-            batches = deque(
-                assembler.submit(self.batch, *request) for request in islice(remaining, max(ahead, 1))
-            )
-            try:
-                while batches:
-                    pixels = batches.popleft().result()
-                    batches.extend(assembler.submit(self.batch, *request) for request in islice(remaining, 1))
-                    yield pixels
-            finally:
-                for batch in batches:
-                    batch.cancel()
+        return made_ahead(lambda request: self.batch(*request), requests, "batches", ahead)
 
     def _look_up(self, index: int) -> Future[NDArray[np.uint8]]:
         kept = self._kept.get(index)

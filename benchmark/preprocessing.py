@@ -10,6 +10,7 @@ Notation: S the side of the backbone's input, B batch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,7 @@ class Preprocessing:
         if pixels.shape[1] != 3:
             pixels = pixels.permute(0, 3, 1, 2)
         scaled = pixels.contiguous(memory_format=torch.channels_last).to(torch.float32).div_(255)
-        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1)
-        return scaled.sub_(mean).div_(std)
+        return scaled.sub_(per_channel(self.mean, pixels.device)).div_(per_channel(self.std, pixels.device))
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(width, height) of a picture after padding and after resizing its short side to S."""
@@ -134,6 +133,12 @@ class Preprocessing:
             return 0, 0
         side = long / self.ratio
         return max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+
+
+@lru_cache
+def per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """(1, 3, 1, 1), sent to a device once: the host would wait for the device to send it every batch."""
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -106,7 +106,8 @@ class EncoderIdentity(_Part):
 
     ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
     any training here; what training made of them is the artefact of a stage. ``state`` tells
-    whether the features come from the encoder as it started or as an earlier stage left it.
+    whether the features come from the encoder as it started or as an earlier stage left it;
+    ``precision`` is that of the pass that made them.
     """
 
     name: str
@@ -114,6 +115,7 @@ class EncoderIdentity(_Part):
     digest: str
     start: Literal["pretrained", "random"]
     state: Literal["untouched", "finetuned"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
 
 
 class StageIdentity(_Part):

@@ -186,6 +186,7 @@ def build_record(
             digest=start_digest,
             start=plan.start,
             state="finetuned" if finetuned else "untouched",
+            precision=plan.backbone_settings.precision,
         )
         if plan.backbone
         else None,

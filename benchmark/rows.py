@@ -60,7 +60,8 @@ def _encoder(row: Row) -> str:
     if encoder is None:
         return "its own"
     start = "random start" if encoder.start == "random" else encoder.weights
-    return f"{encoder.name}, {start}, {encoder.state}"
+    precision = "" if encoder.precision == "fp32" else f", {encoder.precision}"
+    return f"{encoder.name}, {start}, {encoder.state}{precision}"
 
 
 def _weights(row: Row) -> str:

@@ -80,6 +80,10 @@ class BackboneSettings(Settings):
     preprocessing: Literal["targetpad", "squarepad", "clip"] = Field(
         "targetpad", description="how a picture is padded before it is resized and cropped"
     )
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
+        "fp32", description="of the frozen encoder's pass; tf32 is a GPU's, bf16 and fp16 are autocast"
+    )
+    compile: bool = Field(False, description="torch.compile for the frozen picture encoder")
 
 
 class TrainerSettings(Settings):

@@ -11,14 +11,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
 from benchmark.batches import Batch, EpochTable, Share, epoch_table
 from benchmark.dataset import IntArray, Triplets
+from benchmark.feature_feed import Column, FeatureFeed, feature_feed
 from benchmark.feature_store import FeatureStore, PictureFeatures
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 from benchmark.pixels import PixelSource
+from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule
 
 TripletsOfEpoch = Callable[[int], Triplets]
@@ -45,27 +46,32 @@ class FeatureTraining:
         self._triplets, self._rule, self._inputs = triplets, rule, inputs
         self._pictures, self._store = pictures, store
         self._seed, self._device = seed, device
+        self._feed: FeatureFeed | None = None
+        self._columns: list[Column] = []
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
         texts = self._store.texts(table.texts)
-        self._text_view = texts.view
-        self._texts = texts.rows(table.texts)
-        self._references = self._pictures.rows(table.reference)
-        self._targets = self._pictures.rows(table.target)
+        if self._feed is None:
+            self._feed = feature_feed({name: self._pictures.views[name] for name in self._inputs.views}, self._device)
+        self._feed.put("text", texts.view)
+        references, targets = self._pictures.rows(table.reference), self._pictures.rows(table.target)
+        self._columns = [
+            *((name, references) for name in self._inputs.reference),
+            *((name, targets) for name in self._inputs.target),
+            ("text", texts.rows(table.texts)),
+        ]
         return len(table)
 
-    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
-        for share in plan:
-            index = torch.from_numpy(share.rows)
+    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+        assert self._feed is not None, "start_epoch comes before batches"
+        count = len(self._inputs.reference)
+        for *pictures, text in self._feed.batches(self._columns, plan):
             yield Batch(
-                reference=self._views(self._inputs.reference, self._references[index]),
-                target=self._views(self._inputs.target, self._targets[index]),
-                text={"text": self._text_view[self._texts[index]].to(self._device, non_blocking=True)},
+                reference=dict(zip(self._inputs.reference, pictures[:count], strict=True)),
+                target=dict(zip(self._inputs.target, pictures[count:], strict=True)),
+                text={"text": text},
             )
-
-    def _views(self, names: tuple[str, ...], rows: Tensor) -> Views:
-        return {name: self._pictures.views[name][rows].to(self._device, non_blocking=True) for name in names}
 
 
 class PixelTraining:
@@ -99,7 +105,7 @@ class PixelTraining:
             (np.concatenate([table.reference[s.rows], table.target[s.rows]]), self._keys(s.rows)) for s in plan
         ]
         for share, pixels in zip(plan, self._pixels.prefetch(wanted), strict=True):
-            views = self._inputs.train.normalise(pixels.to(self._device, non_blocking=True))
+            views = self._inputs.train.normalise(handed_over(pixels, self._device))
             # All of the group's texts: what they are padded to is the longest of them.
             texts = self._method.tokenize([table.texts[i] for i in share.group])
             yield Batch(

@@ -148,6 +148,8 @@ def _store_of(plan: Plan, backbone: ClipBackbone, process: Process) -> FeatureSt
         backbone,
         encoder_digest=backbone.description.digest,
         device=process.device,
+        precision=plan.backbone_settings.precision,
+        compiled=plan.backbone_settings.compile,
     )
 
 

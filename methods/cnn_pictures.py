@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from benchmark.preprocessing import per_channel
+
 from .cnn import IMAGENET_MEAN, IMAGENET_STD
 
 _WHITE = (255, 255, 255)
@@ -93,6 +95,5 @@ def _white_square(image: Image.Image) -> Image.Image:
 
 def imagenet_normalised(pixels: Tensor) -> Tensor:
     """uint8 (B, S, S, 3) → float32 (B, 3, S, S), laid out channels-last in memory."""
-    mean = torch.tensor(IMAGENET_MEAN, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=pixels.device).view(1, 3, 1, 1)
+    mean, std = (per_channel(values, pixels.device) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255).sub_(mean).div_(std)

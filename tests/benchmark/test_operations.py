@@ -1,0 +1,159 @@
+"""What is recorded of a call, and steps of training that never make the host wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from benchmark.methods.clip4cir import Clip4Cir, CombinerSettings
+from benchmark.methods.spirit import Spirit, SpiritSettings
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmark.batches import Batch, GroupLayout
+from benchmark.distributed import this_process
+from benchmark.engine import StageEngine
+from benchmark.method import Method
+from benchmark.operations import Product, Recorder, bare_products, floating_point_operations, recorded
+from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.settings import TrainingSettings
+
+WIDTH, ROWS = 16, 6
+METHODS: dict[str, Callable[[], Method]] = {
+    "spirit": lambda: Spirit(WIDTH, SpiritSettings(projection=8, hidden=8)),
+    "clip4cir": lambda: Clip4Cir(WIDTH, CombinerSettings(projection=8, hidden=8)),
+}
+
+
+def batch(device: str = "cpu") -> Batch:
+    def picture() -> dict[str, Tensor]:
+        return {"whole": torch.randn(ROWS, WIDTH, device=device), "patches": torch.randn(ROWS, 13, WIDTH, device=device)}
+
+    return Batch(picture(), picture(), {"text": torch.randn(ROWS, WIDTH, device=device)})
+
+
+class _Losses(torch.nn.Module):
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, views: Batch) -> Tensor:
+        queries = self.method.encode_query(views.reference, views.text)
+        return self.method.loss(queries, self.method.encode_target(views.target))
+
+
+def test_products_are_counted_with_their_layouts() -> None:
+    a, b = torch.randn(4, 3, requires_grad=True), torch.randn(3, 5, requires_grad=True)
+    found = recorded(lambda: (a @ b).sum().backward())
+    shapes = sorted((p.first[0], p.second[0]) for p in found.products.elements())
+    assert shapes == [((3, 4), (4, 5)), ((4, 3), (3, 5)), ((4, 5), (5, 3))]
+    assert sum(p.operations for p in found.products.elements()) == 3 * 2 * 4 * 3 * 5
+    assert floating_point_operations(lambda: (a @ b).sum().backward()) == 360
+
+
+def test_bare_products_repeat_what_was_counted() -> None:
+    weight, bias = torch.randn(7, 5), torch.randn(7)
+    call = lambda: torch.nn.functional.linear(torch.randn(2, 5), weight, bias)  # noqa: E731
+    wanted = recorded(call).products
+    again = recorded(bare_products(wanted, torch.device("cpu"))).products
+    assert again == wanted and sum(again.values()) == 1
+    batched = Product(((3, 2, 4), (8, 4, 1)), ((3, 4, 5), (20, 5, 1)))
+    assert batched.operations == 2 * 3 * 2 * 4 * 5
+
+
+def test_nothing_is_computed_to_count_on_meta_tensors() -> None:
+    with torch.device("meta"):
+        method = METHODS["spirit"]()
+        views = batch("meta")
+        count = floating_point_operations(lambda: method.encode_query(views.reference, views.text))
+    assert count > 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: t.sum().item(),
+        lambda t: t.nonzero(),
+        lambda t: t[t > 0],
+        lambda t: bool((t > 0).all()),
+        lambda t: torch.unique(t),
+    ],
+    ids=["item", "nonzero", "mask", "bool", "unique"],
+)
+def test_what_makes_the_host_wait_is_seen(call: Callable[[Tensor], Any]) -> None:
+    values = torch.randn(5)
+    assert sum(recorded(lambda: call(values)).waits.values()) >= 1
+
+
+def test_copies_between_devices_are_seen() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        values = torch.randn(8)
+        found = recorded(lambda: values.to("cuda").cpu())
+    assert dict(found.crossings) == {"cpu to cuda": 1, "cuda to cpu": 1}
+    assert found.crossed_bytes == 64
+    assert sum(found.waits.values()) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_never_makes_the_host_wait(name: str, precision: str) -> None:
+    """Two accumulated groups, backward, optimiser and schedule, as the trainer calls them."""
+    settings = TrainingSettings.model_validate(
+        {"batch_size": 2 * ROWS, "negative_group": ROWS, "precision": precision, "weight_decay": 0.1}
+    )
+    method = METHODS[name]()
+    optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
+    layout, schedule = GroupLayout.of(settings, 1), standard_schedule(settings, 10)
+    engine = StageEngine(method, optimiser, schedule, settings, layout, this_process("cpu"))
+
+    def update() -> None:
+        for part in range(layout.groups_per_rank):
+            engine.accumulate(batch(), part)
+        engine.update()
+
+    try:
+        engine.training_mode()
+        update()
+        found = recorded(update)
+    finally:
+        engine.close()
+    assert found.products and not found.waits
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_forward_pass_sends_nothing_between_host_and_gpu(name: str) -> None:
+    """With weights and features that claim to be on a GPU; whatever needs a value raises there."""
+    losses = _Losses(METHODS[name]()).train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        there = {key: torch.empty(t.shape, dtype=t.dtype, device="cuda") for key, t in losses.state_dict().items()}
+        there |= {key: torch.nn.Parameter(there[key]) for key, _ in losses.named_parameters()}
+        views = batch("cuda")
+        with Recorder() as recorder:
+            loss = torch.func.functional_call(losses, there, (views,))
+    assert loss.device.type == "cuda"
+    assert not recorder.found.crossings and not recorder.found.waits
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gpu_update_never_makes_the_host_wait(name: str) -> None:
+    settings = TrainingSettings(batch_size=ROWS, precision="bf16")
+    process = this_process("cuda")
+    method = METHODS[name]().to(process.device)
+    optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
+    layout = GroupLayout.of(settings, 1)
+    engine = StageEngine(method, optimiser, standard_schedule(settings, 10), settings, layout, process)
+    views = batch("cuda")
+    try:
+        engine.training_mode()
+        engine.accumulate(views, 0)
+        engine.update()
+        torch.cuda.set_sync_debug_mode("error")
+        engine.accumulate(views, 0)
+        engine.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        engine.close()
