@@ -23,14 +23,19 @@ from benchmark.method import Views
 
 
 def encode_in_pieces(encode: Callable[..., Encoding], views: tuple[Views, ...], rows: int) -> Encoding:
-    """``encode(*views)``, computed ``rows`` rows at a time (0: all); every view has the batch's rows."""
+    """``encode(*views)``, computed ``rows`` rows at a time (0: all); every view has the batch's rows.
+
+    Pieces are of equal size, or differ by one row, and have two rows at least, as methods ask for.
+    """
     total = len(next(iter(views[0].values())))
-    if not rows or total <= rows or not torch.is_grad_enabled():
+    pieces = min(-(-total // rows), total // 2) if rows else 1
+    if pieces <= 1 or not torch.is_grad_enabled():
         return encode(*views)
     parts = []
     with _weights_cast_in_each_piece():
-        for start in range(0, total, rows):
-            piece = [{name: tensor[start : start + rows] for name, tensor in view.items()} for view in views]
+        for index in torch.arange(total).tensor_split(pieces):
+            own = slice(int(index[0]), int(index[-1]) + 1)
+            piece = [{name: tensor[own] for name, tensor in view.items()} for view in views]
             encoded: Encoding = checkpoint(encode, *piece, use_reentrant=False)
             parts.append(encoded)
     return concatenate(parts)

@@ -57,13 +57,13 @@ def _recomputed(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., 
 
 @contextmanager
 def _statistics_kept(norms: list[Any]) -> Iterator[None]:
-    """Batch norms in train mode normalise by the batch and leave their running statistics alone."""
-    before = [norm.track_running_stats for norm in norms]
+    """Batch norms compute as before, but their running statistics move by nothing."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        if norm.training:
-            norm.track_running_stats = False
+        norm.momentum = 0.0
+        norm.num_batches_tracked = None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, before, strict=True):
-            norm.track_running_stats = tracked
+        for norm, (momentum, tracked) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, tracked

@@ -15,6 +15,9 @@ from benchmark.batches import GroupLayout
 from benchmark.deepspeed_configuration import deepspeed_configuration
 from benchmark.distributed import this_process
 from benchmark.engine import StageEngine
+from benchmark.errors import UserError
+from benchmark.execution import Execution
+from benchmark.loss_scale import LossScale, LossScaling
 from benchmark.method import Method
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import TrainingSettings
@@ -164,3 +167,65 @@ def test_dict_encodings_and_a_score_of_ones_own_pass_through() -> None:
     stepped(ours, sgd(negative_group=0), [range(16)])
     plain(reference, sgd(negative_group=0), [range(16)])
     assert largest_difference(ours, reference) < 1e-6
+
+
+def engine_of(method: Method, settings: TrainingSettings, execution: Execution) -> StageEngine:
+    optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
+    layout, schedule = GroupLayout.of(settings, 1), standard_schedule(settings, 1)
+    return StageEngine(method, optimiser, schedule, settings, layout, this_process("cpu"), execution)
+
+
+def test_pieces_are_refused_where_batch_norms_see_the_group() -> None:
+    for settings, execution, refused in (
+        (sgd(), Execution(piece=2), True),
+        (sgd(), Execution(piece=4), False),
+        (sgd(batch_norm="eval"), Execution(piece=2), False),
+        (sgd(), Execution(gradient_checkpointing=True), False),
+    ):
+        engine = engine_of(Small(), settings, execution)
+        try:
+            if not refused:
+                engine.training_mode()
+                continue
+            with pytest.raises(UserError, match=r"trainer.piece is 2, but batch norms train \(norm\) on the 4 rows") as error:
+                engine.training_mode()
+            assert len(str(error.value).splitlines()) == 1
+        finally:
+            engine.close()
+
+
+def test_an_overflow_skips_the_update_and_lowers_the_scale() -> None:
+    """A scale at which every gradient overflows is halved until one does not."""
+    method, settings = Small(norm=False), sgd(precision="fp16", negative_group=0)
+    engine = engine_of(method, settings, Execution(loss_scaling=LossScaling(initial=2.0**40)))
+    try:
+        engine.training_mode()
+        scales, moved = [], []
+        for _ in range(40):
+            before = method.layer.weight.detach().clone()
+            engine.accumulate(SOURCE.batch(np.arange(16)), 0)
+            engine.update()
+            assert engine.loss_scale is not None
+            scales.append(engine.loss_scale.value)
+            moved.append(not torch.equal(before, method.layer.weight))
+    finally:
+        engine.close()
+    first = moved.index(True)
+    assert first > 10 and all(moved[first:])
+    assert scales[:first] == [2.0 ** (39 - i) for i in range(first)] and len(set(scales[first - 1 :])) == 1
+    assert torch.isfinite(method.layer.weight).all()
+
+
+def test_the_scale_bears_as_many_overflows_and_rises_after_a_window() -> None:
+    scale = LossScale(LossScaling(initial=16, window=2, hysteresis=2, smallest=4))
+    values = []
+    for overflowed in (False, False, True, True, True, True, False, False):
+        scale.count(overflowed)
+        values.append(scale.value)
+    assert values == [16, 32, 32, 16, 8, 4, 4, 8]
+    other = LossScale(LossScaling())
+    other.load_state(scale.state())
+    assert other.state() == scale.state()
+    fixed = LossScale(LossScaling(initial=8, dynamic=False))
+    fixed.count(True)
+    assert fixed.value == 8

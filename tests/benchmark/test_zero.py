@@ -54,6 +54,14 @@ def test_a_stage_gives_the_parameters_of_one_process(one: Any, two: Any, kind: s
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
+def test_a_group_over_two_processes_in_pieces_is_the_group_on_one(one: Any, two: Any, zero: int) -> None:
+    for found in (one, two):
+        for kind in ("whole", "pieces"):
+            assert difference(found[f"{kind} {zero}"]["last"], one["whole 0"]["last"]) < 1e-6
+    assert difference(one["whole 0"]["last"], one["sgd 0"]["last"]) > 1e-4
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_the_same_arithmetic_at_every_stage(one: Any, two: Any, precision: str, zero: int) -> None:
     """float32 weights and sums: stages and processes differ by rounding only, half precision from float32 by more."""

@@ -71,6 +71,11 @@ def stages(folder: Path) -> dict[str, Any]:
             assert done is not None
             norms = [entry.gradient_norm for entry in done.log]
             results[f"{name} {zero}"] = {"last": done.last, "norms": norms, "moments": done.moments}
+        for name, piece in (("whole", 0), ("pieces", 3)):
+            execution = Execution(zero=zero, piece=piece, gradient_checkpointing=bool(piece))
+            done = trained(folder / f"{name}-{zero}", settings(negative_group=0), execution)
+            assert done is not None
+            results[f"{name} {zero}"] = {"last": done.last}
     return results
 
 

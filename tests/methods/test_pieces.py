@@ -1,0 +1,158 @@
+"""Gradient caching and checkpointing give every method that reads pictures the gradients of the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from benchmark.methods.clip_finetuning import ClipSum, FinetuningSettings
+from test_artemis import artemis
+from test_tirg import framed, released
+from test_val import build as val
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from toy_triplets import Toy, built
+
+from benchmark.backbones import load_backbone
+from benchmark.method import Method
+from benchmark.pieces import encode_in_pieces
+from benchmark.recomputation import RecomputedBlocks, blocks_of
+
+TOLERANCE = 1e-6
+
+
+def clip(**changed: Any) -> Method:
+    return ClipSum(load_backbone("tiny", "random"), FinetuningSettings(learn_scale=True, **changed))
+
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "clip": clip,
+    "val": val,
+    "tirg": lambda: released("tirg"),
+    "tirg_lastconv": lambda: released("tirg_lastconv", loss="soft_triplet"),
+    "concat in ARTEMIS's frame": lambda: framed("concat"),
+    "artemis": artemis,
+}
+
+
+def without_chance(method: Method, norms: str) -> None:
+    method.train()
+    for module in method.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and norms == "eval":
+            module.eval()
+
+
+def gradients(method: Method, batch: Toy, piece: int, seed: int = 7) -> tuple[Tensor, dict[str, Tensor]]:
+    for parameter in method.parameters():
+        parameter.grad = None
+    torch.manual_seed(seed)
+    queries = encode_in_pieces(method.encode_query, (batch.reference, batch.text), piece)
+    targets = encode_in_pieces(method.encode_target, (batch.target,), piece)
+    loss = method.loss(queries, targets)
+    torch.autograd.backward(loss)
+    return loss.detach(), {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
+
+
+def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Relative to each tensor's largest entry, or to the whole gradient's where a tensor has none to speak of."""
+    assert found.keys() == expected.keys()
+    floor = 1e-3 * max(float(tensor.abs().max()) for tensor in expected.values())
+    return max(
+        float((found[name] - tensor).abs().max()) / max(float(tensor.abs().max()), floor)
+        for name, tensor in expected.items()
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_pieces_of_any_size_have_the_gradient_of_the_whole(name: str) -> None:
+    """In float64, where rounding hides nothing; the last piece is shorter."""
+    method, batch = built(METHODS[name])
+    method.double()
+    batch = Toy(*({k: v.double() if v.is_floating_point() else v for k, v in views.items()} for views in vars(batch).values()))
+    without_chance(method, "eval")
+    loss, expected = gradients(method, batch, 0)
+    for piece in (1, 3, 19):
+        again, found = gradients(method, batch, piece)
+        assert abs(float(again - loss)) < 1e-9
+        assert largest_difference(found, expected) < TOLERANCE
+
+
+def test_pieces_keep_a_piece_s_activations_only() -> None:
+    """Bytes that autograd holds when the loss stands, before the backward pass."""
+    method, batch = built(clip)
+    without_chance(method, "eval")
+
+    def held(piece: int) -> int:
+        kept: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            encode_in_pieces(method.encode_target, (batch.target,), piece)
+        return sum(kept.values())
+
+    assert held(5) < held(0) / 10
+
+
+def test_dropout_is_drawn_again_as_it_was() -> None:
+    method, batch = built(lambda: released("tirg", dropout=0.5))
+    method.train()
+    for module in method.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    _, found = gradients(method, batch, 5)
+
+    def kept(encode: Callable[..., Any], views: tuple[Any, ...]) -> Tensor:
+        pieces = [[{k: t[i : i + 5] for k, t in view.items()} for view in views] for i in range(0, 20, 5)]
+        return torch.cat([encode(*piece) for piece in pieces])
+
+    for parameter in method.parameters():
+        parameter.grad = None
+    torch.manual_seed(7)
+    queries = kept(method.encode_query, (batch.reference, batch.text))
+    torch.autograd.backward(method.loss(queries, kept(method.encode_target, (batch.target,))))
+    expected = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    assert largest_difference(found, expected) < 1e-5
+    other = gradients(method, batch, 5, seed=8)[1]
+    assert largest_difference(found, other) > 1e-2
+
+
+def test_half_precision_sums_the_pieces_in_float32() -> None:
+    """The mean of the pieces' gradients, each in bfloat16, is not itself rounded to bfloat16."""
+    method, batch = built(clip)
+    without_chance(method, "eval")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradients(method, batch, 5)[1]
+    convolutions = [tensor for name, tensor in found.items() if "visual" in name and tensor.ndim == 4 and tensor.any()]
+    assert convolutions and not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in convolutions)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recomputed_blocks_change_neither_gradients_nor_running_statistics(name: str) -> None:
+    """With batch norms in train mode; bit for bit."""
+    plain, batch = built(METHODS[name])
+    method, _ = built(METHODS[name])
+    method.load_state_dict(plain.state_dict())
+    without_chance(plain, "train")
+    without_chance(method, "train")
+    loss, expected = gradients(plain, batch, 0)
+    recomputed = RecomputedBlocks(method)
+    again, found = gradients(method, batch, 0)
+    assert torch.equal(loss, again) and largest_difference(found, expected) == 0
+    state, own = plain.state_dict(), method.state_dict()
+    assert all(torch.equal(state[key], own[key]) for key in state)
+    recomputed.restore()
+    assert not any("forward" in module.__dict__ for module in method.modules())
+
+
+def test_blocks_are_bottlenecks_and_layers_of_transformers() -> None:
+    found = {type(block).__name__ for block in blocks_of(clip())}
+    assert {"Bottleneck", "ResidualAttentionBlock"} <= found
