@@ -27,6 +27,8 @@ from pydantic import (
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of, read_json
+from benchmark.measurement import Measurement as Measurement
+from benchmark.measurement import Precision
 from benchmark.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.per_query import PerQuery, read_per_query_file, write_per_query_file
 
@@ -152,7 +154,7 @@ class Identity(_Part):
     negative_group: Count | None = None
     selection: Literal["paper", "last", "heldout", "none"] = "none"
     selection_note: str = ""
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     text_rule: str = ""
     seed: int | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -186,15 +188,6 @@ class Environment(_Part):
     device: str
     world_size: Annotated[int, Field(ge=1)]
     threads: Annotated[int, Field(ge=1)]
-
-
-class Measurement(_Part):
-    """A speed, latency or size, beside the limit measured in the same process where there is one."""
-
-    value: float
-    unit: str
-    limit: float | None = None
-    limit_of: str = ""
 
 
 class StoredFile(_Part):
@@ -238,6 +231,8 @@ class Record(_Part):
         data = self.identity.data
         if self.kind != "throughput" and (data is None or not self.results):
             raise ValueError(f"a record of kind '{self.kind}' needs a dataset and results")
+        if self.kind == "throughput" and (self.results or not self.throughput):
+            raise ValueError("a record of kind 'throughput' needs measurements and holds no results")
         for result in self.results:
             if data is None or result.dataset != data.label:
                 raise ValueError(f"a result on '{result.dataset}', but the data is called otherwise")

@@ -110,6 +110,22 @@ def train(job: TrainingJob, resume: bool) -> Trained:
         training.engine.close()
 
 
+def endless_updates(job: TrainingJob) -> Iterator[None]:
+    """A stage's updates one by one, as `train` makes them; nothing is validated, selected or saved.
+
+    It is there to be measured. Closing the generator closes the engine.
+    """
+    training = _Training(job)
+    try:
+        while True:
+            yield from training._updates_of_epoch()
+            training._read_losses()
+            training.losses, training.position = [], 0
+            training.epoch += 1
+    finally:
+        training.engine.close()
+
+
 class _Training:
     def __init__(self, job: TrainingJob) -> None:
         self.job = job

@@ -95,7 +95,7 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def _commands() -> dict[str, ModuleType]:
-    from benchmark.cli import data, evaluate, features, leaderboard, listing, parity, run, submit
+    from benchmark.cli import data, evaluate, features, leaderboard, listing, parity, run, submit, throughput
 
     return {
         "run": run,
@@ -106,6 +106,7 @@ def _commands() -> dict[str, ModuleType]:
         "parity": parity,
         "submit": submit,
         "leaderboard": leaderboard,
+        "throughput": throughput,
     }
 
 

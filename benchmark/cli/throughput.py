@@ -1,0 +1,144 @@
+"""Measure the speed of every part on this machine, each beside its limit in the same process.
+
+Pictures decoded and encoded, texts, training updates of every stage, queries ranked, one query at
+batch one, memory. A part and its limit (a bare loop, forward pass or matrix product that does the
+same work) take turns, so that the ratio holds on a busy machine. Without --data-root the pictures
+are drawn ones. With --growth: time and memory of the store, a training epoch, the evaluator and the
+leaderboard at 1, 2, 4 and 8 times the size, with a picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmark.cli.run import add_data_arguments, add_encoder_arguments, common_values
+from benchmark.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from benchmark.options import RunOptions
+    from benchmark.record import Record
+    from benchmark.registry import Registry
+    from benchmark.throughput import HowToMeasure
+
+SUMMARY = "measure the speed of every part beside its limit"
+
+_METHOD, _DATASET = "spirit", "cirr"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", nargs="+", metavar="NAME", help="one or more methods, or all; spirit by default")
+    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="one or more datasets, or all; cirr by default")
+    add_data_arguments(parser)
+    add_encoder_arguments(parser)
+    parser.add_argument("--picture-size", metavar="WxH", help="measure JPEG files of this size, made of the pictures")
+    parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update of the method's own stage")
+    parser.add_argument("--negative-group", type=int, metavar="N", help="pairs that see each other in the loss")
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp16"], help="by default the recipe's")
+    parser.add_argument("--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="per measurement; 2 by default")
+    parser.add_argument("--json", action="store_true", help="the records as JSON instead of tables")
+    parser.add_argument("--output", metavar="PATH", help="folder for the records; by default runs/throughput")
+    parser.add_argument("--growth", nargs="*", metavar="PART",
+                        help="measure growth instead, of all parts or of these: store, training, evaluator, "
+                        "leaderboard")  # fmt: skip
+    parser.add_argument("--size", type=int, metavar="N", help="with --growth: the smallest size; 8 N is the largest")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.seconds < 0:
+        raise UserError(f"--seconds {options.seconds:g}: give 0 or more")
+    if options.growth is not None:
+        return _growth(options)
+    if options.size is not None:
+        raise UserError("--size goes with --growth; leave it out, or use --limit")
+    from benchmark.registry import discover
+    from benchmark.throughput import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput_tables import throughput_table
+
+    values = common_values(options)
+    registry = discover()
+    for plugin in values.get("plugins", ()):
+        registry.add_plugin(Path(plugin))
+    how = HowToMeasure(options.seconds, options.precision, _size(options.picture_size))
+    output = Path(values.pop("output", "") or FOLDER)
+    records, failures = [], []
+    for chosen in _records(options, values, how, registry):
+        if isinstance(chosen, str):
+            failures.append(chosen)
+            continue
+        records.append(chosen)
+        folder = write_throughput(chosen, output)
+        if not options.json:
+            print(f"{throughput_table(chosen)}\n- record: {folder / 'record.json'}\n", flush=True)
+    if options.json:
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1, ensure_ascii=False))
+    if failures:
+        raise UserError.collect([f"{len(failures)} measurements failed", *failures])
+    return 0
+
+
+def _records(
+    options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
+) -> Iterator[Record | str]:
+    """Records as they are measured; where there are several methods, what went wrong with one as a string."""
+    from benchmark.throughput import measure, remembering
+
+    known = remembering()
+    chosen = list(_chosen(options, values, how, registry))
+    for one in chosen:
+        try:
+            yield from measure(one, how, registry, known)
+        except Exception as error:
+            if len(chosen) == 1:
+                raise
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            yield f"{one.method} on {one.dataset}: {error!s}"
+
+
+def _chosen(
+    options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
+) -> Iterator[RunOptions]:
+    """Every method with every backbone on every dataset; methods with networks of their own once."""
+    from benchmark.throughput import options_for
+
+    methods = _names("method", options.method or [_METHOD], list(registry.methods()))
+    datasets = _names("dataset", options.dataset or [_DATASET], list(registry.datasets()))
+    of_backbone = {name: value for name, value in values.items() if name in ("backbone", "weights")}
+    others = {name: value for name, value in values.items() if name not in of_backbone}
+    for dataset, method in product(datasets, methods):
+        if registry.specification(method).own_networks is not None:
+            yield options_for(others, method, dataset, how)
+            continue
+        for backbone in options.backbone or [None]:
+            named = {"backbone": backbone} if backbone else {}
+            yield options_for({**others, **of_backbone, **named}, method, dataset, how)
+
+
+def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
+    if given == ["all"]:
+        return known
+    for name in given:
+        if name not in known:
+            raise unknown_name(kind, name, known)
+    return given
+
+
+def _size(given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    width, _, height = given.lower().partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise UserError(f"--picture-size {given}: write width and height in pixels, such as 640x480")
+    return int(width), int(height)
+
+
+def _growth(options: argparse.Namespace) -> int:
+    raise UserError("--growth: not yet")

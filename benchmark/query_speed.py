@@ -1,0 +1,133 @@
+"""Speed of answering: queries ranked a second, and how long one composed query takes at batch one.
+
+The gallery is made up: encodings of a few rows by the method itself, repeated with noise.
+
+Notation: Q queries, G gallery pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.backbones import ClipBackbone
+from benchmark.encoder_speed import Sample
+from benchmark.encoding import Encoding, map_tensors, rows, take
+from benchmark.evaluator import EncodedTask, score_task
+from benchmark.limits import computing_in
+from benchmark.live_query import LiveQuery
+from benchmark.made_up import CIRR_VALIDATION, made_up_task, many_rows
+from benchmark.measured import Limit, Setting, latencies, rate
+from benchmark.measurement import Measurement
+from benchmark.method import FeatureInputs, Inputs, Method, Views
+from benchmark.pictures import open_picture
+from benchmark.scoring import GALLERY_CHUNK, QUERY_CHUNK
+
+_ENCODED = 16
+_FEWEST = 12
+_SLOW_SCORE_QUERIES = 512
+_TOP = 50
+_LEAST_QUERIES = 20
+
+
+def query_speeds(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, setting: Setting, limit: int | None
+) -> dict[str, Measurement]:
+    """``limit`` shrinks queries and gallery to so many, or a few more."""
+    method.eval()
+    with computing_in(setting.precision, setting.device), torch.no_grad():
+        queries, gallery = _encodings(method, inputs, backbone, sample, setting.device)
+    asked, pictures = CIRR_VALIDATION if method.scores_by_dot_product else (_SLOW_SCORE_QUERIES, CIRR_VALIDATION[1])
+    if limit is not None:
+        asked, pictures = max(min(asked, limit), 1), max(min(pictures, limit), _FEWEST)
+    many = many_rows(gallery, pictures, seed=1)
+    ranking = _ranking(method, many_rows(queries, asked, seed=2), many, setting)
+    one = _one_query(method, inputs, backbone, many, sample, setting)
+    return {"ranking": ranking, **{f"one query, {name}": found for name, found in one.items()}}
+
+
+def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Setting) -> Measurement:
+    asked, pictures = rows(queries), rows(gallery)
+    encoded = EncodedTask(made_up_task(asked, pictures), queries, gallery)
+    there = [map_tensors(lambda tensor: tensor.to(setting.device), encoding) for encoding in (queries, gallery)]
+    with computing_in("fp32", setting.device), torch.no_grad():
+        calls: dict[str, Callable[[], object]] = {
+            "evaluator": lambda: score_task(method, encoded),
+            "bare": lambda: _all_scores(method, there[0], there[1]),
+        }
+        rounds = setting.rounds(calls)
+    bare = "bare matrix product" if method.scores_by_dot_product else "the method's score, in float32"
+    work = f"{asked:,} x {pictures:,}, {_widths(gallery)}, subsets of 6"
+    return rate(rounds, "evaluator", asked, "queries", Limit("bare", bare), work)
+
+
+def _all_scores(method: Method, queries: Encoding, gallery: Encoding) -> None:
+    """Every score, in the evaluator's blocks, and nothing done with them."""
+    for start in range(0, rows(gallery), GALLERY_CHUNK):
+        targets = take(gallery, slice(start, start + GALLERY_CHUNK))
+        for first in range(0, rows(queries), QUERY_CHUNK):
+            method.score(take(queries, slice(first, first + QUERY_CHUNK)), targets)
+
+
+def _one_query(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, gallery: Encoding, sample: Sample, setting: Setting
+) -> dict[str, Measurement]:
+    there = map_tensors(lambda tensor: tensor.to(setting.device), gallery)
+    live = LiveQuery(method, inputs, backbone, there, setting.device)
+    asked = list(zip(sample.pictures.paths, cycle(sample.texts), strict=False))
+    number = min(_TOP, rows(gallery))
+    with computing_in(setting.precision, setting.device):
+        ready = [live.read(*query) for query in asked]
+        numbers, same = cycle(range(len(asked))), cycle(range(len(asked)))
+
+        def bare() -> Tensor:
+            i = next(same)
+            open_picture(asked[i][0])
+            return live.rank(*ready[i], number)
+
+        rounds = setting.single_rounds(
+            {"live": lambda: live.best(*asked[next(numbers)], number), "bare": bare}, _LEAST_QUERIES
+        )
+    limit = Limit("bare", "decoding, bare forward passes and products")
+    read = "picture and 13 patches" if _reads_patches(inputs) else "picture"
+    return latencies(rounds, "live", limit, f"{read} and text, {rows(gallery):,} ranked")
+
+
+def _encodings(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, device: torch.device
+) -> tuple[Encoding, Encoding]:
+    """A few queries and targets as the method encodes them."""
+    if isinstance(inputs, FeatureInputs):
+        assert backbone is not None
+        text: Views = {"text": torch.randn(_ENCODED, backbone.width, device=device)}
+        asked, shown = inputs.reference, inputs.target
+        reference, target = (_feature_views(inputs, views, backbone.width, device) for views in (asked, shown))
+    else:
+        paths: list[Path] = [sample.pictures.paths[i % len(sample.pictures)] for i in range(_ENCODED)]
+        rng = np.random.default_rng(0)
+        pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path in paths])
+        reference = target = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
+        strings = [sample.texts[i % len(sample.texts)] for i in range(_ENCODED)]
+        text = {name: tensor.to(device) for name, tensor in method.tokenize(strings).items()}
+    return method.encode_query(reference, text), method.encode_target(target)
+
+
+def _feature_views(inputs: FeatureInputs, views: tuple[str, ...], width: int, device: torch.device) -> Views:
+    patches = sum(grid * grid for grid in inputs.grids)
+    shapes = {"whole": (width,), "patches": (patches, width)}
+    return {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
+
+
+def _reads_patches(inputs: Inputs) -> bool:
+    return isinstance(inputs, FeatureInputs) and "patches" in inputs.reference
+
+
+def _widths(encoding: Encoding) -> str:
+    if isinstance(encoding, Tensor):
+        return f"d {encoding.shape[1]:,}"
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])}" for name, tensor in encoding.items())
