@@ -22,6 +22,8 @@ from benchmark.record import Code, Environment
 _CODE_FOLDERS = ("benchmark", "methods", "datasets")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 _DEVICE_NODES = Path("/dev")
+_BUSY = 0.25
+"""Load a core from which on a machine counts as busy."""
 
 
 def environment(device: str, world_size: int) -> Environment:
@@ -59,6 +61,14 @@ def peak_memory_bytes() -> dict[str, int]:
     if torch is not None and torch.cuda.is_initialized():
         found["device"] = int(torch.cuda.max_memory_allocated())
     return found
+
+
+def load_note() -> tuple[str, ...]:
+    """What makes speeds measured now doubtful: other programs that want the cores; empty where none do."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < _BUSY * cores:
+        return ()
+    return (f"the machine was busy: load {load:.1f} on {cores} cores when the measuring began",)
 
 
 def utc_now() -> str:

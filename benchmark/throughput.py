@@ -25,7 +25,7 @@ from benchmark.batches import all_training_strings
 from benchmark.dataset import Dataset, Pictures
 from benchmark.distributed import Process, this_process
 from benchmark.encoder_speed import Sample, decoding_speeds, drawn_sample, encoding_speeds, machine_speeds
-from benchmark.environment import check_accelerator, code_version, environment, peak_memory_bytes, utc_now
+from benchmark.environment import check_accelerator, code_version, environment, load_note, peak_memory_bytes, utc_now
 from benchmark.errors import UserError
 from benchmark.files import digest_of
 from benchmark.measured import Setting
@@ -45,7 +45,6 @@ from benchmark.training_speed import StageToMeasure, cut_to_machine, stage_speed
 FEATURES = "features"
 FOLDER = Path("runs") / "throughput"
 _PICTURES = 64
-_BUSY = 0.25
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def remembering() -> _Known:
 class _Measuring:
     def __init__(self, plan: Plan, how: HowToMeasure, process: Process, known: _Known, stack: ExitStack) -> None:
         self._plan, self._how, self._process, self._known = plan, how, process, known
-        self._load = os.getloadavg()[0]
+        self._busy = load_note()
         self._encoders = Setting(process.device, _encoder_precision(how), how.seconds)
         self._backbone = backbone_of(plan)
         self._digest = self._backbone.description.digest if self._backbone else ""
@@ -208,7 +207,7 @@ class _Measuring:
             timings={"measuring": round(time.monotonic() - started, 2)},
             throughput=dict(speeds),
             peak_memory_bytes=peak_memory_bytes(),
-            not_fixed=_load_note(self._load),
+            not_fixed=self._busy,
         )
 
 
@@ -276,13 +275,6 @@ def _batch_is_asked_for(plan: Plan, planned: PlannedStage) -> bool:
 def _encoder_precision(how: HowToMeasure) -> Precision:
     """The feature store knows no TF32: its float32 is a whole one."""
     return "fp32" if how.precision in (None, "tf32") else how.precision
-
-
-def _load_note(load: float) -> tuple[str, ...]:
-    cores = os.cpu_count() or 1
-    if load < _BUSY * cores:
-        return ()
-    return (f"the machine was busy: load {load:.1f} on {cores} cores when the measuring began",)
 
 
 def folder_of(record: Record, output: Path) -> Path:

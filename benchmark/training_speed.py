@@ -81,8 +81,9 @@ def cut_to_machine(planned: PlannedStage, side: int | None, on_cpu: bool) -> Pla
 
 def stage_speeds(stage: StageToMeasure, process: Process, setting: Setting) -> dict[str, Measurement]:
     """Updates and triplets a second of one stage, and how fast what it reads is read."""
+    entries = _UPDATES * stage.planned.settings.batch_size
     with TemporaryDirectory(prefix="throughput-") as name, ExitStack() as stack:
-        source = _source(stage, Path(name), process, stack)
+        source = training_source(stage, entries, Path(name), process, stack)
         ready = _ready_batches(source, stage.planned)
         read = _reading(stage, source, setting, process.device)
         if isinstance(stage.inputs, PixelInputs):
@@ -105,19 +106,7 @@ def _updates(
         bare = bare_step(stage.method, planned.stage, settings, first)
         bare()
         products = Products.recorded(bare)
-        job = TrainingJob(
-            method=stage.method,
-            stage=planned.stage,
-            settings=settings,
-            source=source,
-            process=process,
-            seed=stage.seed,
-            folder=folder,
-            identity="throughput",
-            validate=None,
-            trainer=TrainerSettings(checkpoint_seconds=_NEVER),
-        )
-        with closing(endless_updates(job)) as updates:
+        with closing(endless_updates(training_job(stage, source, folder, process))) as updates:
             calls = {"trainer": lambda: next(updates), "bare": bare, "products": products.replay()}
             rounds = setting.rounds(calls)
     rows, group = settings.batch_size, settings.group
@@ -131,19 +120,38 @@ def _updates(
     }
 
 
-def _source(stage: StageToMeasure, folder: Path, process: Process, stack: ExitStack) -> TrainingSource:
-    """What the stage trains on: an epoch of a few updates of its own triplets, over and over if they are few."""
-    settings = stage.planned.settings
-    rule = text_rule(settings.text_rule)
-    wanted = _UPDATES * settings.batch_size
-    triplets = stage.triplets.take(np.arange(wanted, dtype=np.int64) % len(stage.triplets))
+def training_job(stage: StageToMeasure, source: TrainingSource, folder: Path, process: Process) -> TrainingJob:
+    """A job that validates and saves nothing."""
+    return TrainingJob(
+        method=stage.method,
+        stage=stage.planned.stage,
+        settings=stage.planned.settings,
+        source=source,
+        process=process,
+        seed=stage.seed,
+        folder=folder,
+        identity="throughput",
+        validate=None,
+        trainer=TrainerSettings(checkpoint_seconds=_NEVER),
+    )
+
+
+def training_source(
+    stage: StageToMeasure, entries: int, folder: Path, process: Process, stack: ExitStack
+) -> TrainingSource:
+    """An epoch of so many of the stage's own triplets, over and over where they are fewer.
+
+    Features are made up for at most 4,096 pictures (or one for each entry) and lie in ``folder``.
+    """
+    rule = text_rule(stage.planned.settings.text_rule)
+    triplets = stage.triplets.take(np.arange(entries, dtype=np.int64) % len(stage.triplets))
     if isinstance(stage.inputs, PixelInputs):
         pixels = stack.enter_context(PixelSource(stage.pictures, stage.inputs.train, workers=cores()))
         return PixelTraining(
             lambda epoch: triplets, rule, stage.inputs, pixels, stage.method, stage.seed, process.device
         )
-    triplets = Triplets(triplets.reference % _MOST_PICTURES, triplets.target % _MOST_PICTURES, triplets.captions)
-    shown = np.unique(np.concatenate([triplets.reference, triplets.target]))
+    shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
+    triplets = Triplets(triplets.reference % len(shown), triplets.target % len(shown), triplets.captions)
     backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(process.device)
     store = FeatureStore(folder, backbone, encoder_digest="made-up", device=process.device)
     patches = sum(grid * grid for grid in stage.inputs.grids)

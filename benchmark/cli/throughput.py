@@ -141,4 +141,25 @@ def _size(given: str | None) -> tuple[int, int] | None:
 
 
 def _growth(options: argparse.Namespace) -> int:
-    raise UserError("--growth: not yet")
+    """Growth is of one method, backbone and dataset: the first of each that is named."""
+    from benchmark.growth import PARTS, growth_record, growth_table
+    from benchmark.growth_picture import draw_growth
+    from benchmark.plan import make_plan
+    from benchmark.registry import discover
+    from benchmark.throughput import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput_tables import heading, machine, notes
+
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size {options.size}: give 1 or more")
+    values, registry = common_values(options), discover()
+    output = Path(values.pop("output", "") or FOLDER)
+    chosen = next(_chosen(options, values, HowToMeasure(options.seconds, options.precision), registry))
+    record, grown = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))
+    folder = write_throughput(record, output)
+    draw_growth(folder / "growth.png", grown, f"{heading(record)} · {machine(record).split(' · Linux')[0]}")
+    if options.json:
+        print(json.dumps([record.model_dump(mode="json")], indent=1, ensure_ascii=False))
+        return 0
+    lines = [heading(record), "", growth_table(record), "", *(f"- {note}" for note in notes(record))]
+    print("\n".join([*lines, f"- record: {folder / 'record.json'}", f"- picture: {folder / 'growth.png'}"]))
+    return 0
