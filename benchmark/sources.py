@@ -63,10 +63,10 @@ class FeatureTraining:
         ]
         return len(table)
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         assert self._feed is not None, "start_epoch comes before batches"
         count = len(self._inputs.reference)
-        for *pictures, text in self._feed.batches(self._columns, plan):
+        for *pictures, text in self._feed.batches(self._columns, (share.rows for share in plan)):
             yield Batch(
                 reference=dict(zip(self._inputs.reference, pictures[:count], strict=True)),
                 target=dict(zip(self._inputs.target, pictures[count:], strict=True)),
