@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,25 @@ from typing import Any
 from benchmark.backbones import ClipBackbone
 from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights
 from benchmark.dataset import Task
-from benchmark.distributed import Process, this_process
 from benchmark.errors import UserError
 from benchmark.evaluator import EncodedTask, encode_tasks
 from benchmark.files import file_digest, folder_lock
+from benchmark.job import Job, join_job
 from benchmark.method import BuildContext, Inputs, Method
-from benchmark.options import make_options
-from benchmark.pipeline import backbone_of
+from benchmark.options import RunOptions, make_options
+from benchmark.pipeline import backbone_of, draw_demo_data
 from benchmark.plan import Plan, PlannedStage, make_plan
 from benchmark.record import Record
-from benchmark.reporting import StageOutcome, TestedWeights, WeightsFrom, build_record, describe_task, write_run
+from benchmark.registry import discover
+from benchmark.reporting import (
+    StageOutcome,
+    TestedWeights,
+    WeightsFrom,
+    build_record,
+    describe_task,
+    write_by_main,
+    write_run,
+)
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.variants import UNNAMED
 
@@ -37,15 +47,15 @@ class LoadedCheckpoint:
     method: Method
     backbone: ClipBackbone | None
     inputs: Inputs
-    process: Process
+    job: Job
     stages: list[StageOutcome]
     start_digest: str
     weights_from: WeightsFrom
 
     def encode(self, tasks: Sequence[Task]) -> list[EncodedTask]:
         """Encodings of tasks of the plan's dataset."""
-        with StageSources(self.plan, self.process, self.backbone) as sources:
-            return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs))
+        with StageSources(self.plan, self.job, self.backbone) as sources:
+            return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
 
 
 def evaluate_checkpoint(
@@ -53,32 +63,41 @@ def evaluate_checkpoint(
 ) -> tuple[Record, Path]:
     """Score a checkpoint (a run's folder or a weights file); gives the record and its folder.
 
-    Raises UserError where the file is of another method, width or format, or its encoder is gone.
+    Under a launcher every process calls it, and each reads the checkpoint; rank 0 writes. Raises
+    UserError where the file is of another method, width or format, or its encoder is gone.
     """
     started = time.monotonic()
     file = weights_file(checkpoint)
     header = read_header(file)
     if header.method != method:
         raise UserError(f"{file}: weights of '{header.method}', not of method '{method}'; give its own --method")
-    plan = plan_of(header, dataset or header.dataset, values)
+    chosen = options_of(header, dataset or header.dataset, values)
+    job = join_job(chosen.device, chosen.cache_root)
+    draw_demo_data(chosen, discover(), job)
+    plan = make_plan(chosen)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
-    loaded = load_checkpoint(file, header, plan, encoder)
-    with folder_lock(folder, "evaluation"):
+    loaded = load_checkpoint(file, header, plan, encoder, job)
+    with ExitStack() as held:
+        hold = folder_lock(folder, "evaluation")
+        job.rendezvous.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         names = plan.dataset.pictures.names
-        described = [describe_task(loaded.method, task, names) for task in loaded.encode(plan.tasks)]
+        described = [describe_task(loaded.method, task, names, job) for task in loaded.encode(plan.tasks)]
         tested = [TestedWeights(loaded.weights_from, described)]
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
-        record = build_record(plan, tested, stages, start, timings, loaded.process, frozenset())
-        return write_run(folder, record, tested, plan.dataset, plan.title), folder
+        record = build_record(plan, tested, stages, start, timings, job.process, frozenset())
+        written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
+    return written, folder
 
 
-def load_checkpoint(file: Path, header: WeightsHeader, plan: Plan, encoder: str) -> LoadedCheckpoint:
+def load_checkpoint(
+    file: Path, header: WeightsHeader, plan: Plan, encoder: str, job: Job
+) -> LoadedCheckpoint:
     """Build a weights file's method; ``encoder`` names the encoder artefact where it was moved, or "".
 
     Raises UserError where the width differs, or the encoder is gone or another one.
     """
-    backbone, process = backbone_of(plan), this_process(plan.options.device)
+    backbone = backbone_of(plan)
     start_digest = backbone.description.digest if backbone else ""
     if backbone is not None and backbone.width != header.width:
         raise UserError(
@@ -101,10 +120,10 @@ def load_checkpoint(file: Path, header: WeightsHeader, plan: Plan, encoder: str)
     stages.append(StageOutcome.of_header(plan.last, header, None))
     return LoadedCheckpoint(
         plan=plan,
-        method=built.to(process.device).eval(),
+        method=built.to(job.process.device).eval(),
         backbone=stored,
         inputs=plan.last.stage.inputs(context),
-        process=process,
+        job=job,
         stages=stages,
         start_digest=start_digest,
         weights_from="last" if file.stem == "last" else "selected",
@@ -140,6 +159,11 @@ def weights_file(checkpoint: Path) -> Path:
 
 def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
     """The plan of the run that wrote the header, on the data that is asked for."""
+    return make_plan(options_of(header, dataset, values))
+
+
+def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> RunOptions:
+    """The options of that run, on the data that is asked for."""
     settings = {f"{header.stage}.{k}": v for k, v in header.training_settings.items()}
     settings |= {f"{stage.name}.{k}": v for stage in header.earlier for k, v in stage.settings.items()}
     settings |= {f"method.{k}": v for k, v in header.method_settings.items()}
@@ -154,7 +178,7 @@ def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan
         "set": settings,
         "selection": header.selection or "paper",
     }
-    return make_plan(make_options(method=header.method, dataset=dataset, **chosen))
+    return make_options(method=header.method, dataset=dataset, **chosen)
 
 
 def _encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:

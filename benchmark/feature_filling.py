@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.distributed import this_process
 from benchmark.errors import UserError
 from benchmark.feature_store import bytes_needed
+from benchmark.job import Job
 from benchmark.method import FeatureInputs
 from benchmark.options import RunOptions
 from benchmark.pipeline import backbone_of
@@ -12,8 +12,11 @@ from benchmark.plan import make_plan
 from benchmark.stage_sources import StageSources
 
 
-def fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool) -> str:
-    """Compute what is missing and tell what the store then holds; raises UserError as a run does."""
+def fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job: Job) -> str:
+    """Compute what is missing, by all ranks of the job, and tell what the store then holds.
+
+    Raises UserError as a run does.
+    """
     plan = make_plan(options.model_copy(update={"set": {**options.set, "method.encoder": "untouched"}}))
     dataset, backbone = plan.dataset, backbone_of(plan)
     splits = ("train", dataset.info.evaluation_split)
@@ -26,7 +29,7 @@ def fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool) -> st
     place = options.cache_root / "features"
     if dry_run:
         return f"{told} would be stored under {place}"
-    with StageSources(plan, this_process(options.device), backbone) as sources:
+    with StageSources(plan, job, backbone) as sources:
         for split in splits:
             sources.features(split, FeatureInputs(reference=views, target=views))
         asked = [text for task in plan.tasks for text in task.queries.texts]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,28 @@ from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
 from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, read_json, remove_partial
+from benchmark.job import Job, join_job
 from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method, PixelInputs
-from benchmark.options import make_options
+from benchmark.options import RunOptions, make_options
 from benchmark.pixels import bad_pictures
 from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
 from benchmark.progress import counting, say
 from benchmark.record import Record
-from benchmark.reporting import StageOutcome, TestedWeights, WeightsFrom, build_record, describe_task, write_run
-from benchmark.stage_sources import StageSources, apart_from, usable_cores
+from benchmark.registry import Registry, discover
+from benchmark.reporting import (
+    StageOutcome,
+    TestedWeights,
+    WeightsFrom,
+    build_record,
+    describe_task,
+    write_by_main,
+    write_run,
+)
+from benchmark.shards import broadcast_state, own_span
+from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
-from benchmark.trainer import State, Trained, TrainingJob, train
+from benchmark.trainer import State, Trained, TrainingJob, clone_of, train
 
 _WORK = "training"
 _LOG = "training-log.json"
@@ -45,21 +56,54 @@ _LAST_WEIGHTS = "last.safetensors"
 def run(method: str, dataset: str, **options: Any) -> Record:
     """Run one method on one dataset and give its record; options as in `RunOptions`.
 
-    Raises UserError for everything that a user can mend.
+    Under a launcher every process calls it, and each gets the record. Raises UserError for
+    everything that a user can mend.
     """
-    return execute(make_plan(make_options(method=method, dataset=dataset, **options)))
+    chosen, registry = make_options(method=method, dataset=dataset, **options), discover()
+    job = join_job(chosen.device, chosen.cache_root)
+    draw_demo_data(chosen, registry, job)
+    return execute(make_plan(chosen, registry), job)
 
 
-def execute(plan: Plan) -> Record:
-    """Carry out a plan in its folder, which is held for this run alone."""
+def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
+    """Where several processes will read the demo data, the first rank of every cache folder draws it."""
+    asked = options.demo and options.dataset in registry.datasets()
+    if asked and job.process.world_size > 1:
+        if job.cache.is_first:
+            registry.demo_folder(options.dataset, options.cache_root)
+        job.rendezvous.meet("drawing demo pictures")
+
+
+def execute(plan: Plan, job: Job | None = None) -> Record:
+    """Carry out a plan in its folder, which is held for this run alone, and written to by rank 0 alone.
+
+    ``job``: the processes of the run, where the caller has joined them already.
+    """
+    job = job or join_job(plan.options.device, plan.options.cache_root)
     check_accelerator(plan.options.device)
-    process = this_process(plan.options.device)
     require_trainable(plan)
     if membership := join_processes():
-        membership.agree("the start of the run", facts_of(plan, process.device.type))
-    with folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"), ExitStack() as resources:
-        remove_partial(plan.folder)
-        return _Run(plan, resources).run()
+        job.rendezvous.meet("reading the data")
+        membership.agree("the start of the run", facts_of(plan, job.process.device.type))
+    with ExitStack() as resources:
+
+        def hold_folder() -> None:
+            resources.enter_context(folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"))
+            remove_partial(plan.folder)
+            _refuse_unfinished(plan)
+
+        job.rendezvous.from_main("taking the run's folder", hold_folder)
+        return _Run(plan, job, resources).run()
+
+
+def _refuse_unfinished(plan: Plan) -> None:
+    """A folder with a state that could be continued is not overwritten by accident."""
+    unfinished = any(plan.folder.glob(f"{_WORK}*/resume.json"))
+    if unfinished and not plan.options.resume:
+        raise UserError(
+            f"{plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
+            "it, or delete the folder to start again"
+        )
 
 
 def backbone_of(plan: Plan) -> ClipBackbone | None:
@@ -77,17 +121,17 @@ def backbone_of(plan: Plan) -> ClipBackbone | None:
 
 
 class _Run:
-    def __init__(self, plan: Plan, resources: ExitStack) -> None:
-        self._plan, self._resources = plan, resources
-        self._process = this_process(plan.options.device)
+    def __init__(self, plan: Plan, job: Job, resources: ExitStack) -> None:
+        self._plan, self._job, self._resources = plan, job, resources
+        self._process = job.process
         self._timings: dict[str, float] = {}
         self._stages: list[StageOutcome] = []
         self._earlier: dict[str, Method] = {}
         self._earlier_trained: Trained | None = None
         self._encoder_file: Path | None = None
+        self._encoder_digest = ""
 
     def run(self) -> Record:
-        self._refuse_unfinished()
         with self._timed("data"):
             self._unreadable = self._check_pictures()
         with self._timed("backbone"):
@@ -102,15 +146,6 @@ class _Run:
         method, states = self._last_stage(self._plan.last)
         return self._report(method, states)
 
-    def _refuse_unfinished(self) -> None:
-        """A folder with a state that could be continued is not overwritten by accident."""
-        unfinished = any(self._plan.folder.glob(f"{_WORK}*/resume.json"))
-        if unfinished and not self._plan.options.resume:
-            raise UserError(
-                f"{self._plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
-                "it, or delete the folder to start again"
-            )
-
     def _check_pictures(self) -> frozenset[int]:
         """Raise for missing pictures; give unreadable training ones with `--skip-bad-images`.
 
@@ -124,11 +159,14 @@ class _Run:
         if not self._plan.options.skip_bad_images:
             require_pictures(dataset, training)
             return frozenset()
-        with counting("checking training pictures", len(training)) as progress:
-            return frozenset(bad_pictures(dataset.pictures, training, usable_cores(), progress))
+        phase = "checking training pictures"
+        start, stop = own_span(len(training), self._job)
+        with counting(phase, stop - start) as progress:
+            bad = bad_pictures(dataset.pictures, training[start:stop], self._job.cores, progress)
+        return frozenset(index for found in self._job.rendezvous.share(phase, sorted(bad)) for index in found)
 
     def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
-        sources = StageSources(self._plan, self._process, backbone, self._unreadable)
+        sources = StageSources(self._plan, self._job, backbone, self._unreadable)
         return self._resources.enter_context(sources)
 
     def _context(self, planned: PlannedStage) -> BuildContext:
@@ -167,24 +205,32 @@ class _Run:
         encoder = copy.deepcopy(self._sources.backbone)
         self._sources = self._open_sources(encoder)
         method = self._build(planned)
-        with _one_at_a_time(folder, planned.stage.name):
-            remove_partial(folder)
-            if file.is_file():
+        with _one_at_a_time(folder, planned.stage.name, self._job):
+            if self._on_main("looking for an encoder trained before", file.is_file):
                 say(f"{planned.stage.name}: taking the encoder trained before ({folder.name})")
-                load_into(method, read_weights(file), str(file))
+                self._take_encoder(method, file)
             else:
                 trained = self._train(planned, method, folder / _WORK)
                 load_into(method, trained.selected, str(file))
-                atomic_write_json(folder / _LOG, [vars(entry) for entry in trained.log])
                 header = self._header(planned, trained, method)
-                save_weights(folder / _LAST_WEIGHTS, trained.last, header)
-                save_weights(file, trained.selected, header)
-            _remove_work(folder / _WORK)
+                self._on_main("writing the encoder", lambda: _write_encoder(folder, file, trained, header))
+            self._on_main("clearing the encoder's folder", lambda: _remove_work(folder / _WORK))
+            told = self._on_main("reading the encoder", lambda: [asdict(read_header(file)), file_digest(file)])
+        header, self._encoder_digest = WeightsHeader.of_json(told[0]), told[1]
         self._encoder_file = file
-        self._stages.append(StageOutcome.of_header(planned, read_header(file), file_digest(file)))
+        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest))
         encoder.relabel(f"{plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
         return method
+
+    def _take_encoder(self, method: Method, file: Path) -> None:
+        """Rank 0 reads the file, which other nodes may not have, and the others get its weights."""
+        self._on_main("reading the encoder", lambda: load_into(method, read_weights(file), str(file)))
+        broadcast_state(method.state_dict(), self._job)
+
+    def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
+        """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
+        return self._job.rendezvous.from_main(what, work)
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
@@ -198,7 +244,7 @@ class _Run:
         """The evaluated method, and the weights to evaluate it with, by name."""
         if planned.stage.product == "encoder":
             method = self._encoder_stage(planned)
-            return method, self._weights_of_encoder()
+            return method, self._weights_of_encoder(method)
         method = self._build(planned)
         if not planned.stage.trains:
             return method, {}
@@ -206,22 +252,33 @@ class _Run:
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
         header = self._header(planned, trained, method)
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
-        for name, state in weights.items():
-            save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
-        atomic_write_json(self._plan.folder / _LOG, [vars(entry) for entry in trained.log])
+
+        def write() -> None:
+            for name, state in weights.items():
+                save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
+            atomic_write_json(self._plan.folder / _LOG, [vars(entry) for entry in trained.log])
+
+        self._on_main("writing the weights", write)
         return method, weights
 
-    def _weights_of_encoder(self) -> dict[WeightsFrom, State]:
+    def _weights_of_encoder(self, method: Method) -> dict[WeightsFrom, State]:
         """The artefact's weights, copied into the run's folder, for a method that is its encoder alone."""
         plan, artefact = self._plan, self._encoder_file
         assert artefact is not None
         files: dict[WeightsFrom, Path] = {"selected": artefact, "last": artefact.with_name(_LAST_WEIGHTS)}
-        weights: dict[WeightsFrom, State] = {name: read_weights(file) for name, file in files.items()}
-        variant = plan.variant.name if plan.variant else ""
-        header = replace(read_header(artefact), method=plan.method.name, variant=variant)
-        for name, state in weights.items():
-            save_weights(plan.folder / "weights" / f"{name}.safetensors", state, header)
-        atomic_write_json(plan.folder / _LOG, read_json(artefact.with_name(_LOG)))
+        weights = {name: clone_of(method) for name in files}
+
+        def copy_files() -> None:
+            weights.update({name: read_weights(file) for name, file in files.items()})
+            variant = plan.variant.name if plan.variant else ""
+            header = replace(read_header(artefact), method=plan.method.name, variant=variant)
+            for name, state in weights.items():
+                save_weights(plan.folder / "weights" / f"{name}.safetensors", state, header)
+            atomic_write_json(plan.folder / _LOG, read_json(artefact.with_name(_LOG)))
+
+        self._on_main("copying the encoder's weights", copy_files)
+        for state in weights.values():
+            broadcast_state(state, self._job)
         return weights
 
     def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
@@ -250,7 +307,10 @@ class _Run:
         say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")
         with self._timed(f"{planned.stage.name}: training"):
             # What an encoder's folder holds was made with the same settings: it can only be continued.
-            return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
+            trained = train(job, resume=plan.options.resume or planned.stage.product == "encoder")
+        for state in (trained.selected, trained.last):
+            broadcast_state(state, self._job)
+        return trained
 
     def _header(self, planned: PlannedStage, trained: Trained, method: Method) -> WeightsHeader:
         plan = self._plan
@@ -263,7 +323,7 @@ class _Run:
             backbone={**plan.backbone_identity, "seed": plan.options.seed},
             width=self._sources.backbone.width if self._sources.backbone else 0,
             seed=plan.options.seed,
-            encoder=file_digest(self._encoder_file) if self._encoder_file else "",
+            encoder=self._encoder_digest,
             encoder_file=str(self._encoder_file or ""),
             recipe=planned.recipe.name if planned.recipe else "",
             variant=plan.variant.name if plan.variant and planned.stage.product == "method" else "",
@@ -295,11 +355,17 @@ class _Run:
             if state:
                 load_into(method, state, f"weights '{name}'")
             with self._timed("evaluation"):
-                encoded = encode_tasks(method.eval(), plan.tasks, source)
-                tested.append(TestedWeights(name, [describe_task(method, task, names) for task in encoded]))
+                encoded = encode_tasks(method.eval(), plan.tasks, source, self._job)
+                described = [describe_task(method, task, names, self._job) for task in encoded]
+                tested.append(TestedWeights(name, described))
         record = build_record(
             plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable
         )
+        return write_by_main(self._job, lambda: self._finish(record, tested))
+
+    def _finish(self, record: Record, tested: list[TestedWeights]) -> Record:
+        """Write the run's folder; what only a resumed run needs is removed once the record stands."""
+        plan = self._plan
         written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
         for folder in plan.folder.glob(f"{_WORK}*"):
             if folder.is_dir():
@@ -337,18 +403,28 @@ def _remove_work(folder: Path) -> None:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path, stage: str) -> Iterator[None]:
-    """Wait while another run trains the same artefact, and say so."""
+def _one_at_a_time(folder: Path, stage: str, job: Job) -> Iterator[None]:
+    """Wait while another run trains the same artefact, and say so; rank 0 holds the folder for its job."""
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{stage}: another run is training the same encoder; waiting for it")
-        lock.acquire()
-    try:
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                say(f"{stage}: another run is training the same encoder; waiting for it")
+                lock.acquire()
+            stack.callback(lock.release)
+            remove_partial(folder)
+
+        job.rendezvous.from_main(f"{stage}: waiting until no other run trains the same encoder", hold)
         yield
-    finally:
-        lock.release()
+
+
+def _write_encoder(folder: Path, file: Path, trained: Trained, header: WeightsHeader) -> None:
+    atomic_write_json(folder / _LOG, [vars(entry) for entry in trained.log])
+    save_weights(folder / _LAST_WEIGHTS, trained.last, header)
+    save_weights(file, trained.selected, header)

@@ -19,6 +19,12 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def say_from_any_rank(line: str) -> None:
+    """One line on standard error from whichever process calls; it names its rank where there are several."""
+    rank = f"[rank {os.environ.get('RANK', '0')}] " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{rank}{line}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """Context manager around ``total`` steps, of which ``done`` were done before (a resumed run)."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from benchmark.evaluator import EncodedTask, score_task, top_of_task
 from benchmark.example_picture import ExampleRow, draw_examples
 from benchmark.files import atomic_write_text
 from benchmark.intervals import task_intervals
+from benchmark.job import ALONE, Job
 from benchmark.method import Method
 from benchmark.metrics import mean_over_categories
 from benchmark.partial import missing_names
@@ -105,12 +106,15 @@ class TestedWeights:
     tasks: list[TestedTask]
 
 
-def describe_task(method: Method | None, encoded: EncodedTask, names: Sequence[str]) -> TestedTask:
+def describe_task(
+    method: Method | None, encoded: EncodedTask, names: Sequence[str], job: Job = ALONE
+) -> TestedTask:
     """Score a task in full: metrics, intervals, ties, and the best pictures of every query.
 
-    ``names`` are the dataset's picture names; ``method`` None ranks by dot product.
+    ``names`` are the dataset's picture names; ``method`` None ranks by dot product. All ranks of
+    ``job`` must call it; each gets everything.
     """
-    scores = score_task(method, encoded)
+    scores = score_task(method, encoded, job)
     task, ranks = encoded.task, scores.ranks
     return TestedTask(
         task=task,
@@ -121,7 +125,7 @@ def describe_task(method: Method | None, encoded: EncodedTask, names: Sequence[s
             ids=task.queries.ids,
             group=task.queries.group,
             rank=ranks.rank,
-            top=top_of_task(method, encoded, min(TOP, len(task.gallery))),
+            top=top_of_task(method, encoded, min(TOP, len(task.gallery)), job),
             gallery=tuple(names[i] for i in task.gallery),
             subset_rank=ranks.subset_rank,
         ),
@@ -251,6 +255,12 @@ def write_run(
     _draw_first_task(folder / EXAMPLES, tested[0].tasks[0], dataset, title)
     _, per_query = results_of(tested)
     return write_record(folder, record, per_query)
+
+
+def write_by_main(job: Job, write: Callable[[], Record]) -> Record:
+    """Rank 0 writes a record and what belongs to it; all ranks get the record that was written."""
+    text = job.rendezvous.from_main("writing the results", lambda: write().model_dump_json())
+    return Record.model_validate_json(text)
 
 
 def _draw_first_task(path: Path, first: TestedTask, dataset: Dataset, title: str) -> None:

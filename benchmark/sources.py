@@ -14,12 +14,15 @@ import torch
 
 from benchmark.backbones import ClipBackbone
 from benchmark.batches import Batch, EpochTable, Share, epoch_table
-from benchmark.dataset import IntArray, Triplets
+from benchmark.dataset import IntArray, Task, Triplets
 from benchmark.feature_feed import Column, FeatureFeed, feature_feed
-from benchmark.feature_store import FeatureStore, PictureFeatures
+from benchmark.feature_store import PictureFeatures
+from benchmark.job import Job
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 from benchmark.pixels import PixelSource
 from benchmark.prefetching import handed_over
+from benchmark.shards import gather_encoding, own_span, shard_spans
+from benchmark.shared_store import SharedStore
 from benchmark.text_rules import TextRule
 
 TripletsOfEpoch = Callable[[int], Triplets]
@@ -39,7 +42,7 @@ class FeatureTraining:
         rule: TextRule,
         inputs: FeatureInputs,
         pictures: PictureFeatures,
-        store: FeatureStore,
+        store: SharedStore,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -51,7 +54,7 @@ class FeatureTraining:
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
-        texts = self._store.texts(table.texts)
+        texts = self._store.fill_texts(table.texts)
         if self._feed is None:
             self._feed = feature_feed({name: self._pictures.views[name] for name in self._inputs.views}, self._device)
         self._feed.put("text", texts.view)
@@ -121,6 +124,10 @@ class PixelTraining:
 class EvaluationSource(Protocol):
     """Views of a task's pictures and texts. ``split`` names the list that the pictures are of."""
 
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Do what the ranks of a job do together, before each asks for the rows that it encodes."""
+        ...
+
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views: ...
 
     def target(self, split: str, pictures: IntArray) -> Views: ...
@@ -132,9 +139,14 @@ class FeatureEvaluation:
     """Looks everything up in the feature store: a reference's features are those of the gallery."""
 
     def __init__(
-        self, inputs: FeatureInputs, pictures: PicturesOfSplit, store: FeatureStore, device: torch.device
+        self, inputs: FeatureInputs, pictures: PicturesOfSplit, store: SharedStore, device: torch.device
     ) -> None:
         self._inputs, self._pictures, self._store, self._device = inputs, pictures, store, device
+
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        for split in dict.fromkeys(task.key.split for task in tasks):
+            self._pictures(split)
+        self._store.fill_texts([text for task in tasks for text in task.queries.texts])
 
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         views = self._views(split, self._inputs.reference, pictures)
@@ -161,6 +173,9 @@ class PixelEvaluation:
     def __init__(self, inputs: PixelInputs, pixels: PixelSource, method: Method, device: torch.device) -> None:
         self._inputs, self._pixels, self._method, self._device = inputs, pixels, method, device
 
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Each rank decodes the pictures of its own blocks alone."""
+
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         return self.target(split, pictures if feature_pictures is None else feature_pictures)
 
@@ -179,20 +194,27 @@ class LiveFeatures:
     The reference's feature is looked up among the pictures', not computed again.
     """
 
-    def __init__(self, backbone: ClipBackbone, inputs: PixelInputs, pixels: PixelSource, device: torch.device):
-        self._backbone, self._inputs, self._pixels, self._device = backbone, inputs, pixels, device
+    def __init__(self, backbone: ClipBackbone, inputs: PixelInputs, pixels: PixelSource, job: Job) -> None:
+        self._backbone, self._inputs, self._pixels, self._job = backbone, inputs, pixels, job
+        self._device = job.process.device
         self._known: dict[int, int] = {}
         self._features = torch.empty(0)
 
     @torch.no_grad()
-    def compute(self, pictures: IntArray) -> None:
-        """Encode these pictures, in fixed blocks."""
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Encode every picture that the tasks show, in fixed blocks, which go to the ranks of the job."""
+        pictures = np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.picture)]))
+        start, stop = own_span(len(pictures), self._job, ENCODING_BLOCK)
         parts = []
-        for start in range(0, len(pictures), ENCODING_BLOCK):
-            block = pictures[start : start + ENCODING_BLOCK]
+        for first in range(start, stop, ENCODING_BLOCK):
+            block = pictures[first : min(first + ENCODING_BLOCK, stop)]
             pixels = self._pixels.batch(block, [(_EVALUATION_KEY,)] * len(block)).to(self._device)
             parts.append(self._backbone.encode_image(self._inputs.evaluate.normalise(pixels)).float())
-        self._features = torch.cat(parts)
+        spans = shard_spans(len(pictures), self._job.process.world_size, ENCODING_BLOCK)
+        phase = "encoding the pictures of a validation"
+        features = gather_encoding(torch.cat(parts) if parts else None, spans, self._job, phase)
+        assert isinstance(features, Tensor)
+        self._features = features.to(self._device)
         self._known = {int(picture): row for row, picture in enumerate(pictures)}
 
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:

@@ -6,7 +6,6 @@ One object serves one encoder: after a stage has trained the encoder, a new one 
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -16,16 +15,16 @@ import numpy as np
 
 from benchmark.backbones import ClipBackbone
 from benchmark.batches import TrainingSource
-from benchmark.dataset import IntArray, Task
-from benchmark.distributed import Process
 from benchmark.evaluator import evaluate
 from benchmark.feature_store import FeatureStore, PictureFeatures
 from benchmark.files import digest_of
+from benchmark.job import Job
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Transform
 from benchmark.pixels import PixelSource
 from benchmark.plan import Plan, PlannedStage
-from benchmark.progress import counting
 from benchmark.selection import Score, criterion_score, heldout_score
+from benchmark.shards import broadcast_state
+from benchmark.shared_store import SharedStore
 from benchmark.sources import (
     EvaluationSource,
     FeatureEvaluation,
@@ -47,12 +46,12 @@ class StageSources:
     """
 
     def __init__(
-        self, plan: Plan, process: Process, backbone: ClipBackbone | None, unreadable: frozenset[int] = frozenset()
+        self, plan: Plan, job: Job, backbone: ClipBackbone | None, unreadable: frozenset[int] = frozenset()
     ) -> None:
         self.backbone = backbone
         self.seconds_on_features = 0.0
-        self._plan, self._process, self._unreadable = plan, process, unreadable
-        self._stored = None if backbone is None else _store_of(plan, backbone, process)
+        self._plan, self._job, self._unreadable = plan, job, unreadable
+        self._stored = None if backbone is None else _store_of(plan, backbone, job)
         self._open = ExitStack()
         self._loaders: dict[str, PixelSource] = {}
         self._features: dict[tuple[str, tuple[str, ...], tuple[int, ...]], PictureFeatures] = {}
@@ -68,7 +67,7 @@ class StageSources:
     def training(self, planned: PlannedStage, method: Method, inputs: Inputs) -> TrainingSource:
         """The batches that a stage trains on."""
         triplets = self._plan.triplets(planned, self._unreadable)
-        rule, seed, device = text_rule(planned.settings.text_rule), self._plan.options.seed, self._process.device
+        rule, seed, device = text_rule(planned.settings.text_rule), self._plan.options.seed, self._job.process.device
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)
@@ -76,7 +75,7 @@ class StageSources:
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
         """What tasks are evaluated on."""
-        device = self._process.device
+        device = self._job.process.device
         if isinstance(inputs, FeatureInputs):
             return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, device)
         return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device)
@@ -92,13 +91,12 @@ class StageSources:
         live: LiveFeatures | None = None
         if planned.stage.product == "encoder" and isinstance(inputs, PixelInputs):
             assert self.backbone is not None
-            live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._process.device)
+            live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._job)
         source = live or self.evaluation(method, inputs)
 
         def validate(current: Method) -> Score:
-            if live is not None:
-                live.compute(_pictures_of(tasks))
-            scores = evaluate(current, tasks, source)
+            broadcast_state(dict(current.named_buffers()), self._job)
+            scores = evaluate(current, tasks, source, self._job)
             metrics = {score.task.key.category: score.metrics for score in scores}
             if plan.options.selection == "heldout":
                 return heldout_score(next(iter(metrics.values())))
@@ -114,43 +112,42 @@ class StageSources:
             indices = dataset.split_pictures(split)
             if split == "train" and self._unreadable:
                 indices = indices[~np.isin(indices, list(self._unreadable))]
-            with counting(f"features of {split}", len(indices)) as progress:
-                self._features[key] = self._store.pictures(
-                    dataset.label, split, dataset.pictures, indices, inputs.views, inputs.grids, progress
-                )
+            self._features[key] = self._store.pictures(dataset, split, indices, inputs.views, inputs.grids)
             self.seconds_on_features += time.monotonic() - started
         return self._features[key]
 
     @property
-    def _store(self) -> FeatureStore:
+    def _store(self) -> SharedStore:
         if self._stored is None:
             raise TypeError(f"{self._plan.method.name}: reads stored features, but brings its own networks")
         return self._stored
 
     def fill_texts(self, strings: list[str]) -> None:
-        with counting("features of texts", len(strings)) as progress:
-            self._store.texts(strings, progress)
+        self._store.fill_texts(strings)
 
     def _pixels(self, transform: Transform) -> PixelSource:
         """A loader of this run's pictures; loaders of the same pixels share what they keep in memory."""
         key = digest_of(dict(transform.key()))
         if transform.random or key not in self._loaders:
+            budget = _PIXEL_BUDGET // len(self._job.host_ranks)
             loader = PixelSource(
-                self._plan.dataset.pictures, transform, workers=usable_cores(), budget_bytes=_PIXEL_BUDGET
+                self._plan.dataset.pictures, transform, workers=self._job.cores, budget_bytes=budget
             )
             self._loaders[key] = self._open.enter_context(loader)
         return self._loaders[key]
 
 
-def _store_of(plan: Plan, backbone: ClipBackbone, process: Process) -> FeatureStore:
-    return FeatureStore(
+def _store_of(plan: Plan, backbone: ClipBackbone, job: Job) -> SharedStore:
+    store = FeatureStore(
         plan.options.cache_root / "features",
         backbone,
         encoder_digest=backbone.description.digest,
-        device=process.device,
+        device=job.process.device,
         precision=plan.backbone_settings.precision,
         compiled=plan.backbone_settings.compile,
+        workers=job.cores,
     )
+    return SharedStore(store, job)
 
 
 def apart_from(method: Method, backbone: ClipBackbone | None) -> ClipBackbone | None:
@@ -160,13 +157,3 @@ def apart_from(method: Method, backbone: ClipBackbone | None) -> ClipBackbone | 
     kept = set(backbone.parameters())
     shared = any(parameter in kept for parameter in method.parameters() if parameter.requires_grad)
     return copy.deepcopy(backbone) if shared else backbone
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _pictures_of(tasks: tuple[Task, ...]) -> IntArray:
-    """Every picture that these tasks show, each once."""
-    return np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.picture)]))

@@ -17,11 +17,13 @@ from benchmark.annotations import require_pictures
 from benchmark.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
 from benchmark.checkpoints import read_header
 from benchmark.dataset import Dataset, IntArray, Ragged, Task
+from benchmark.distributed import this_process
 from benchmark.embeddings import match
 from benchmark.embeddings_file import read_embeddings
 from benchmark.encoding import take
 from benchmark.errors import UserError
 from benchmark.evaluator import EncodedTask, score_function, top_of_task
+from benchmark.job import Job
 from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.outside import METHOD, OutsideRun, open_outside, write_outside
@@ -79,7 +81,8 @@ def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) 
     dataset = open_outside(plan.options, SPLIT).dataset
     _require_same_data(folder, dataset)
     require_pictures(dataset, dataset.split_pictures(SPLIT))
-    loaded = load_checkpoint(file, header, replace(plan, dataset=dataset), encoder)
+    alone = Job.alone(this_process(plan.options.device))
+    loaded = load_checkpoint(file, header, replace(plan, dataset=dataset), encoder, alone)
     (encoded,) = loaded.encode(dataset.tasks(SPLIT, PROTOCOL, plan.rule.name))
     lists = lists_of(loaded.method, encoded, dataset.pictures.names)
     target = Path(output) if output else folder / FOLDER

@@ -147,7 +147,7 @@ class _Training:
         self.result = Trained({}, {}, -1, "", None, 0, 0)
         if moments and job.earlier is not None and job.earlier.best is not None:
             self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
-            self.result.selected, self.result.selected_epoch = _clone(job.method), 0
+            self.result.selected, self.result.selected_epoch = clone_of(job.method), 0
         decay = self.settings.average_decay
         self.average = MovingAverage(job.method, decay) if decay else None
         self.states = ResumableState(job.folder, job.identity)
@@ -259,7 +259,7 @@ class _Training:
             score = validate(self.job.method)
             if self.result.best is None or score.value > self.result.best:
                 self.result.best = score.value
-                self.result.selected = _clone(self.job.method)
+                self.result.selected = clone_of(self.job.method)
                 self.result.selected_epoch = self.epoch
         self.result.criterion = score.criterion
         return score.value
@@ -269,7 +269,7 @@ class _Training:
 
     def _finish(self) -> Trained:
         with self._evaluated_weights():
-            self.result.last = _clone(self.job.method)
+            self.result.last = clone_of(self.job.method)
         if not self.result.selected:
             self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
         self.result.updates = self.update
@@ -312,7 +312,8 @@ class _Training:
         self.result.log = [EpochLog(**entry) for entry in state["log"]]
 
 
-def _clone(method: Method) -> State:
+def clone_of(method: Method) -> State:
+    """A copy of a method's weights on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
 
 

@@ -8,6 +8,7 @@ from models that this program does not know; the README shows their formats, and
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from benchmark.errors import UserError
 if TYPE_CHECKING:
     from benchmark.record import Record
 
+EVERY_RANK = True
 SUMMARY = "score a checkpoint, embeddings or ranked lists"
 
 _OF_A_CHECKPOINT = ("method", "encoder")
@@ -43,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from benchmark.reporting import summary_lines
 
+    if not options.checkpoint and os.environ.get("RANK", "0") != "0":
+        # A file from outside is no work for several processes.
+        return 0
     record, folder = _of_checkpoint(options) if options.checkpoint else _of_file(options)
     print("\n".join(summary_lines(record, folder)))
     return 0

@@ -6,6 +6,7 @@ import argparse
 
 from benchmark.cli.run import add_data_arguments, add_encoder_arguments, common_values
 
+EVERY_RANK = True
 SUMMARY = "compute and store a backbone's features of a dataset"
 
 
@@ -20,9 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.feature_filling import fill_store
+    from benchmark.job import join_job
     from benchmark.options import make_options
+    from benchmark.pipeline import draw_demo_data
+    from benchmark.registry import discover
 
     values = common_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
-    print(fill_store(chosen, tuple(options.views), options.dry_run))
+    registry = discover()
+    job = join_job(chosen.device, chosen.cache_root)
+    draw_demo_data(chosen, registry, job)
+    print(fill_store(chosen, tuple(options.views), options.dry_run, job))
     return 0

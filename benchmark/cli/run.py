@@ -20,6 +20,7 @@ from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from benchmark.ablations import AblationStudy
+    from benchmark.job import Job
     from benchmark.options import RunOptions
     from benchmark.registry import Registry
 
@@ -115,13 +116,16 @@ def run(options: argparse.Namespace) -> int:
         registry.add_plugin(Path(plugin))
     runs = list(_product(options, values, registry))
     studies: dict[tuple[str, str], AblationStudy] = {}
+    if options.dry_run and os.environ.get("RANK", "0") != "0":
+        return 0
+    job = None if options.dry_run else _joined(runs[0])
     failures = []
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
             _announce(number, len(runs), chosen)
         study = _study(studies, chosen, registry) if options.ablations else None
         try:
-            _one(chosen, registry, options.dry_run, study)
+            _one(chosen, registry, job, study)
         except Exception as error:
             if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
@@ -130,10 +134,17 @@ def run(options: argparse.Namespace) -> int:
             failures.append(f"{_named(chosen)} on {chosen.dataset}, seed {chosen.seed}: {error!s}")
             if study is not None:
                 study.left_out[chosen.variant] = f"it failed: {error!s}"
-    _write_tables(studies)
+    if os.environ.get("RANK", "0") == "0":
+        _write_tables(studies)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
+
+
+def _joined(chosen: RunOptions) -> Job:
+    from benchmark.job import join_job
+
+    return join_job(chosen.device, chosen.cache_root)
 
 
 def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
@@ -211,15 +222,20 @@ def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
             print(f"\n{file.read_text(encoding='utf-8')}\nablations: {file}")
 
 
-def _one(chosen: RunOptions, registry: Registry, dry_run: bool, study: AblationStudy | None) -> None:
+def _one(chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None) -> None:
+    """Carry out one run; without a job print its plan."""
     from benchmark.plan import make_plan
     from benchmark.progress import say
 
+    if job is not None:
+        from benchmark.pipeline import draw_demo_data
+
+        draw_demo_data(chosen, registry, job)
     plan = make_plan(chosen, registry)
     if study is not None and not study.changes_something(plan):
         say(f"{plan.title}: the same as the method itself with this recipe")
         return
-    if dry_run:
+    if job is None:
         from benchmark.dry_run import describe
 
         print(describe(plan))
@@ -229,7 +245,7 @@ def _one(chosen: RunOptions, registry: Registry, dry_run: bool, study: AblationS
     from benchmark.trainer import Interrupted
 
     try:
-        record = execute(plan)
+        record = execute(plan, job)
     except Interrupted as stop:
         say(f"{stop}; its state is saved: the same command with --resume goes on from there")
         raise KeyboardInterrupt from None
