@@ -74,7 +74,7 @@ def join_job(device: str, cache: Path) -> Job:
     start_process_group(process)
     # A program may run several jobs one after the other on the same processes.
     number = membership.store.add(f"jobs of rank {process.rank}", 1)
-    rendezvous = Rendezvous(process, torch.distributed.PrefixStore(f"job {number}", membership.store))
+    rendezvous = Rendezvous(process, membership.store, f"job {number}")
     places = rendezvous.share("finding the ranks of each machine", [socket.gethostname(), _usable_cores()])
     host, cores = places[process.rank]
     host_ranks = tuple(rank for rank, place in enumerate(places) if place[0] == host)

@@ -38,12 +38,15 @@ class Store(Protocol):
 class Rendezvous:
     """The waits of one job; ``store`` None stands for a process that is alone and waits for nobody.
 
-    ``told_after``: seconds of waiting before a line says for whom.
+    ``name`` tells its keys from those of other jobs in the same store; ``told_after``: seconds of
+    waiting before a line says for whom.
     """
 
-    def __init__(self, process: Process, store: Store | None, told_after: float = _TOLD_AFTER) -> None:
+    def __init__(
+        self, process: Process, store: Store | None, name: str = "", told_after: float = _TOLD_AFTER
+    ) -> None:
         self.process = process
-        self._store, self._told_after = store, told_after
+        self._store, self._name, self._told_after = store, name, told_after
         self._phases = 0
 
     def meet(self, phase: str) -> None:
@@ -82,7 +85,7 @@ class Rendezvous:
 
     def _next(self, phase: str) -> str:
         self._phases += 1
-        return f"{self._phases} {phase}"
+        return f"{self._name}/{self._phases} {phase}"
 
     def _read(self, key: str) -> Any:
         assert self._store is not None
