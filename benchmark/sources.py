@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
 from benchmark.batches import Batch, EpochTable, Share, epoch_table
