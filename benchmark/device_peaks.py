@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmark.measurement import Precision
+from benchmark.record_measurement import Precision
 
 _TERA = 1e12
 

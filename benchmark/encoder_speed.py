@@ -22,12 +22,12 @@ from benchmark.backbones import ClipBackbone
 from benchmark.dataset import Pictures
 from benchmark.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS, FrozenEncoder
 from benchmark.limits import bare_patches, bare_picture, computing_in, large_product, memory_copy
-from benchmark.measured import Limit, Setting, rate
-from benchmark.measurement import Measurement
 from benchmark.pictures import open_picture
 from benchmark.pixels import PixelSource, cores
 from benchmark.preprocessing import GRIDS
 from benchmark.product_shapes import Products
+from benchmark.rates import Limit, Setting, rate
+from benchmark.record_measurement import Measurement
 
 _TEXT_PASSES = 4
 _BARE_PILLOW = "bare Pillow loop"
@@ -101,10 +101,14 @@ def decoding_speeds(backbone: ClipBackbone, sample: Sample, setting: Setting) ->
     return found
 
 
-def encoding_speeds(backbone: ClipBackbone, sample: Sample, setting: Setting) -> dict[str, Measurement]:
-    """Pictures, pictures by 13 patches, and texts encoded a second, as the feature store does it."""
-    assert setting.precision != "tf32"
-    encoder = FrozenEncoder(backbone, setting.device, setting.precision)
+def encoding_speeds(
+    backbone: ClipBackbone, sample: Sample, setting: Setting, compiled: bool = False
+) -> dict[str, Measurement]:
+    """Pictures, pictures by 13 patches, and texts encoded a second, as the feature store does it.
+
+    ``compiled``: the picture encoder through torch.compile; the limit is never compiled.
+    """
+    encoder = FrozenEncoder(backbone, setting.device, setting.precision, compiled)
     pipeline = backbone.preprocessing
     per_picture = sum(grid * grid for grid in GRIDS)
     wanted = -(-PICTURES_PER_PASS // per_picture)

@@ -21,11 +21,11 @@ from tabulate import tabulate
 from benchmark.distributed import this_process
 from benchmark.environment import code_version, environment, load_note, utc_now
 from benchmark.errors import UserError, unknown_name
-from benchmark.measurement import Measurement
 from benchmark.options import RunOptions
 from benchmark.plan import Plan
 from benchmark.progress import Progress
 from benchmark.record import EncoderIdentity, Identity, Record
+from benchmark.record_measurement import Measurement
 from benchmark.reporting import command_line, data_identity
 
 METHOD = "growth"

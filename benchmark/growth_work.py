@@ -119,6 +119,7 @@ def _last_stage(plan: Plan) -> StageToMeasure:
         triplets=plan.triplets(planned, frozenset())(0),
         pictures=plan.dataset.pictures,
         seed=plan.options.seed,
+        execution=replace(plan.execution, piece=0),
     )
 
 

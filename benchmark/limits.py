@@ -21,10 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.batches import Batch
-from benchmark.measurement import Precision
 from benchmark.method import Method, Stage
 from benchmark.optimisation import standard_optimiser
 from benchmark.preprocessing import CANVAS, Preprocessing
+from benchmark.record_measurement import Precision
 from benchmark.settings import TrainingSettings
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

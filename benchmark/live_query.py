@@ -44,12 +44,12 @@ class LiveQuery:
         image = open_picture(picture)
         if isinstance(self._inputs, PixelInputs):
             transform = self._inputs.evaluate
-            pixels = transform.picture(image, np.random.default_rng(0))[None]
+            pixels = np.stack([transform.picture(image, np.random.default_rng(0))])
             normalised = transform.normalise(torch.from_numpy(pixels).to(self._device))
             tokens = self._method.tokenize([text])
         else:
             backbone = self._encoder
-            pixels = backbone.preprocessing.picture(image)[None]
+            pixels = np.stack([backbone.preprocessing.picture(image)])
             if "patches" in self._inputs.reference:
                 pixels = np.concatenate([pixels, backbone.preprocessing.patches(image, self._inputs.grids)])
             normalised = backbone.preprocessing.normalise(torch.from_numpy(pixels).to(self._device))

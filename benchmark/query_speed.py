@@ -22,10 +22,10 @@ from benchmark.evaluator import EncodedTask, score_task
 from benchmark.limits import computing_in
 from benchmark.live_query import LiveQuery
 from benchmark.made_up import CIRR_VALIDATION, made_up_task, many_rows
-from benchmark.measured import Limit, Setting, latencies, rate
-from benchmark.measurement import Measurement
 from benchmark.method import FeatureInputs, Inputs, Method, Views
 from benchmark.pictures import open_picture
+from benchmark.rates import Limit, Setting, latencies, rate
+from benchmark.record_measurement import Measurement
 from benchmark.scoring import GALLERY_CHUNK, QUERY_CHUNK
 
 _ENCODED = 16

@@ -27,10 +27,10 @@ from pydantic import (
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of, read_json
-from benchmark.measurement import Measurement as Measurement
-from benchmark.measurement import Precision
 from benchmark.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.per_query import PerQuery, read_per_query_file, write_per_query_file
+from benchmark.record_measurement import Measurement as Measurement
+from benchmark.record_measurement import Precision
 
 SCHEMA_VERSION: Final = 2
 RECORD_NAME = "record.json"

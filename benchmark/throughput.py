@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.backbones import ClipBackbone
 from benchmark.batches import all_training_strings
 from benchmark.dataset import Dataset, Pictures
 from benchmark.distributed import Process, this_process
@@ -28,15 +27,15 @@ from benchmark.encoder_speed import Sample, decoding_speeds, drawn_sample, encod
 from benchmark.environment import check_accelerator, code_version, environment, load_note, peak_memory_bytes, utc_now
 from benchmark.errors import UserError
 from benchmark.files import digest_of
-from benchmark.measured import Setting
-from benchmark.measurement import Measurement, Precision
 from benchmark.method import BuildContext, Inputs, Method, PixelInputs
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline import backbone_of
 from benchmark.plan import Plan, PlannedStage, make_plan
 from benchmark.progress import say
 from benchmark.query_speed import query_speeds
+from benchmark.rates import Setting
 from benchmark.record import EncoderIdentity, Identity, Record, run_key, write_record
+from benchmark.record_measurement import Measurement, Precision
 from benchmark.registry import Registry
 from benchmark.reporting import StageOutcome, command_line, data_identity
 from benchmark.text_rules import text_rule
@@ -95,7 +94,8 @@ class _Measuring:
     def __init__(self, plan: Plan, how: HowToMeasure, process: Process, known: _Known, stack: ExitStack) -> None:
         self._plan, self._how, self._process, self._known = plan, how, process, known
         self._busy = load_note()
-        self._encoders = Setting(process.device, _encoder_precision(how), how.seconds)
+        precision = how.precision or plan.backbone_settings.precision
+        self._encoders = Setting(process.device, precision, how.seconds)
         self._backbone = backbone_of(plan)
         self._digest = self._backbone.description.digest if self._backbone else ""
         self._sample = _sample(plan, how, stack)
@@ -106,7 +106,11 @@ class _Measuring:
         if backbone is not None and self._known.is_new([self._data, self._encoder_identity, self._how.picture_size]):
             say(f"throughput: {FEATURES} of {self._plan.backbone}")
             started = time.monotonic()
-            speeds = _speeds_of_backbone(backbone, self._sample, self._encoders)
+            speeds = {
+                **decoding_speeds(backbone, self._sample, self._encoders),
+                **encoding_speeds(backbone, self._sample, self._encoders, self._plan.backbone_settings.compile),
+                **machine_speeds(self._encoders),
+            }
             precision = self._encoders.precision
             yield self._record(FEATURES, "Pictures and texts", speeds, (), precision, started)
         for planned in self._plan.stages[:-1]:
@@ -135,7 +139,7 @@ class _Measuring:
         speeds |= query_speeds(method, inputs, self._backbone, self._sample, setting, self._plan.options.limit)
         trained = (planned,) if planned.stage.trains else ()
         precision = planned.settings.precision if trained else setting.precision
-        return self._record(self._plan.method.name, self._plan.method.title, speeds, trained, precision, started)
+        return self._record(self._plan.method.name, self._plan.title, speeds, trained, precision, started)
 
     def _trained(self, planned: PlannedStage, method: Method, inputs: Inputs) -> dict[str, Measurement]:
         plan = self._plan
@@ -147,6 +151,7 @@ class _Measuring:
             triplets=plan.triplets(planned, frozenset())(0),
             pictures=plan.dataset.pictures,
             seed=plan.options.seed,
+            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
         )
         precision = self._how.precision or planned.settings.precision
         return stage_speeds(stage, self._process, Setting(self._process.device, precision, self._how.seconds))
@@ -201,7 +206,9 @@ class _Measuring:
             title=title,
             command=command_line(),
             created=utc_now(),
-            identity=_identity(plan, self._digest, trained, precision, of_method=name == plan.method.name),
+            identity=_identity(
+                plan, self._digest, trained, precision, self._encoders.precision, name == plan.method.name
+            ),
             code=code_version(),
             environment=environment(str(process.device), process.world_size),
             timings={"measuring": round(time.monotonic() - started, 2)},
@@ -211,27 +218,30 @@ class _Measuring:
         )
 
 
-def _speeds_of_backbone(backbone: ClipBackbone, sample: Sample, setting: Setting) -> dict[str, Measurement]:
-    return {
-        **decoding_speeds(backbone, sample, setting),
-        **encoding_speeds(backbone, sample, setting),
-        **machine_speeds(setting),
-    }
-
-
 def _identity(
-    plan: Plan, digest: str, trained: Sequence[PlannedStage], precision: Precision, of_method: bool
+    plan: Plan,
+    digest: str,
+    trained: Sequence[PlannedStage],
+    precision: Precision,
+    encoders: Precision,
+    of_method: bool,
 ) -> Identity:
     last = trained[-1] if trained else None
     return Identity(
         data=data_identity(plan.dataset),
         encoder=EncoderIdentity(
-            name=plan.backbone, weights=plan.weights, digest=digest, start=plan.start, state="untouched"
+            name=plan.backbone,
+            weights=plan.weights,
+            digest=digest,
+            start=plan.start,
+            state="untouched",
+            precision=encoders,
         )
         if plan.backbone
         else None,
         recipe=last.recipe.name if last and last.recipe else "",
         recipe_source=last.recipe.source if last and last.recipe else "",
+        variant=plan.variant.name if of_method and plan.variant else "",
         method_settings=plan.method_settings.model_dump(mode="json") if of_method else {},
         stages=tuple(StageOutcome(planned, 0, 0, plan.options.seed, None).identity() for planned in trained),
         batch_size=last.settings.batch_size if last else None,
@@ -270,11 +280,6 @@ def _described(dataset: Dataset, pictures: Pictures, enlarged: bool) -> str:
 def _batch_is_asked_for(plan: Plan, planned: PlannedStage) -> bool:
     by_name = {f"{planned.stage.name}.{key}" for key in ("batch_size", "negative_group")} & set(plan.options.set)
     return bool(by_name) or (plan.last is planned and plan.options.batch_size is not None)
-
-
-def _encoder_precision(how: HowToMeasure) -> Precision:
-    """The feature store knows no TF32: its float32 is a whole one."""
-    return "fp32" if how.precision in (None, "tf32") else how.precision
 
 
 def folder_of(record: Record, output: Path) -> Path:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from tabulate import tabulate
 
-from benchmark.measurement import Measurement
 from benchmark.record import Record
+from benchmark.record_measurement import Measurement
 from benchmark.tables import DRAWN
 
 _HEADERS = ("part", "measured", "limit", "of the limit", "GFLOP/s", "peak memory, MB", "work")

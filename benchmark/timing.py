@@ -141,12 +141,14 @@ def in_turn(
     until, round_number = time.perf_counter() + seconds, 0
     while round_number < least or (time.perf_counter() < until and round_number < MOST_ROUNDS):
         for name in list(calls)[:: -1 if round_number % 2 else 1]:
-            samples[name].append(clock.seconds(_repeated(calls[name], loops[name])) / loops[name])
+            samples[name].append(clock.seconds(repeated(calls[name], loops[name])) / loops[name])
         round_number += 1
     return Rounds({name: np.asarray(found) for name, found in samples.items()}, peaks)
 
 
-def _repeated(call: Call, times: int) -> Call:
+def repeated(call: Call, times: int) -> Call:
+    """The call made so many times as one."""
+
     def repeat() -> None:
         for _ in range(times):
             call()

@@ -116,6 +116,8 @@ def endless_updates(job: TrainingJob) -> Iterator[None]:
     It is there to be measured. Closing the generator closes the engine.
     """
     training = _Training(job)
+    monitors = Monitors({}, job.monitor_folder, job.stage.name)
+    training.measurements = Measurements(monitors, job.process, job.settings.batch_size, 0)
     try:
         while True:
             yield from training._updates_of_epoch()

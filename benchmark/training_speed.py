@@ -12,30 +12,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from benchmark.batches import Batch, GroupLayout, TrainingSource, rank_rows, update_plan
-from benchmark.dataset import IntArray, Pictures, Triplets
+from benchmark.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
+from benchmark.dataset import Pictures, Triplets
 from benchmark.distributed import Process
+from benchmark.execution import Execution
 from benchmark.feature_store import FeatureStore
 from benchmark.limits import bare_step, computing_in, memory_copy
 from benchmark.made_up import MadeUpBackbone, made_up_features
-from benchmark.measured import Limit, Setting, rate
-from benchmark.measurement import Measurement, Precision
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
 from benchmark.pictures import open_picture
 from benchmark.pixels import PixelSource, cores
 from benchmark.plan import PlannedStage
 from benchmark.preprocessing import Preprocessing
 from benchmark.product_shapes import Products
+from benchmark.rates import Limit, Setting, rate
+from benchmark.record_measurement import Measurement, Precision
 from benchmark.settings import TrainerSettings
 from benchmark.sources import FeatureTraining, PixelTraining
 from benchmark.text_rules import text_rule
+from benchmark.timing import repeated
 from benchmark.trainer import TrainingJob, endless_updates
 
 _UPDATES = 8
@@ -52,7 +54,7 @@ _BARE_PRODUCTS = "bare products of the same shapes"
 
 @dataclass(frozen=True)
 class StageToMeasure:
-    """A stage as a run would train it, built; ``seed`` is the run's."""
+    """A stage as a run would train it, built; ``seed`` and ``execution`` are the run's."""
 
     planned: PlannedStage
     method: Method
@@ -61,6 +63,7 @@ class StageToMeasure:
     triplets: Triplets
     pictures: Pictures
     seed: int
+    execution: Execution
 
 
 def cut_to_machine(planned: PlannedStage, side: int | None, on_cpu: bool) -> PlannedStage:
@@ -130,9 +133,10 @@ def training_job(stage: StageToMeasure, source: TrainingSource, folder: Path, pr
         process=process,
         seed=stage.seed,
         folder=folder,
-        identity="throughput",
+        identity={},
         validate=None,
         trainer=TrainerSettings(checkpoint_seconds=_NEVER),
+        execution=stage.execution,
     )
 
 
@@ -166,7 +170,7 @@ def _ready_batches(source: TrainingSource, planned: PlannedStage) -> list[Batch]
     settings = planned.settings
     plan = update_plan(source.start_epoch(0), settings, 0, 0)[:2]
     layout = GroupLayout.of(settings, 1)
-    return list(source.batches([rows for batch in plan for rows in rank_rows(batch, settings, layout, 0)]))
+    return list(source.batches([share for rows in plan for share in rank_shares(rows, settings, layout, 0)]))
 
 
 def _reading(
@@ -195,18 +199,20 @@ def _gathering(
     source: TrainingSource, planned: PlannedStage, setting: Setting, device: torch.device
 ) -> Measurement:
     entries = source.start_epoch(0)
-    rows = update_plan(entries, planned.settings, 0, 0)
-    parts = cycle([batch[: planned.settings.group] for batch in rows])
+    settings = planned.settings
+    layout = GroupLayout.of(settings, 1)
+    shares = [rank_shares(rows, settings, layout, 0)[0] for rows in update_plan(entries, settings, 0, 0)]
 
-    def gather() -> Batch:
-        return next(iter(source.batches(islice(parts, 1))))
+    def gather() -> list[Batch]:
+        return list(source.batches(shares))
 
-    batch = gather()
+    batch = gather()[0]
     moved = sum(t.nbytes for views in (batch.reference, batch.target, batch.text) for t in views.values())
-    copied = memory_copy(torch.device("cpu"), moved)
+    copied = repeated(memory_copy(torch.device("cpu"), moved), len(shares))
     rounds = replace(setting, device=device).rounds({"source": gather, "copy": copied})
     limit = Limit("copy", "copy of as many bytes in memory")
-    return rate(rounds, "source", moved / 1e9, "GB", limit, f"{moved / 1e6:.1f} MB, {planned.settings.group} triplets")
+    work = f"{len(shares)} batches of {settings.group}, {moved / 1e6:.1f} MB each"
+    return rate(rounds, "source", len(shares) * moved / 1e9, "GB", limit, work)
 
 
 class _Ready:
@@ -218,6 +224,6 @@ class _Ready:
     def start_epoch(self, epoch: int) -> int:
         return self._entries
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         for _ in plan:
             yield next(self._batches)

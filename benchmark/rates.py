@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmark.device_peaks import promised_flops
-from benchmark.measurement import Measurement, Precision
+from benchmark.record_measurement import Measurement, Precision
 from benchmark.timing import Call, Rounds, Spread, in_turn
 
 
