@@ -218,7 +218,8 @@ def read_deepspeed_file(name: str) -> DeepspeedFile:
     values = read_json(path)
     if not isinstance(values, dict):
         raise UserError(f"--deepspeed-config {path}: not a JSON object; see DeepSpeed's configuration JSON")
-    values = {key: value for key, value in values.items() if value is not None}
+    # DeepSpeed reads over names that it does not know; those with a leading underscore are remarks.
+    values = {key: value for key, value in values.items() if value is not None and not key.startswith("_")}
     problems = [f"--deepspeed-config {path}: {problem}" for problem in _problems(values)]
     if problems:
         raise UserError.collect(problems)
