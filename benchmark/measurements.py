@@ -29,11 +29,15 @@ class Measurements:
         return self._monitors.enabled and update % _INTERVAL == 0
 
     def write(self, update: int, losses: Sequence[float], engine: StageEngine) -> None:
-        """Losses of the epoch so far, newest last; of those since the last time the mean is written."""
+        """Losses of the epoch so far, newest last; of those since the last time the mean is written.
+
+        The last time is reckoned, not remembered, so that a resumed stage writes what an undisturbed one does.
+        """
         if not self._monitors.enabled or update == self._written:
             return
         updates, seconds = update - self._written, time.monotonic() - self._at
-        recent = losses[-updates:]
+        before = max(update - len(losses), (update - 1) // _INTERVAL * _INTERVAL)
+        recent = losses[before - update :]
         values = {
             "train/loss": sum(recent) / max(len(recent), 1),
             "train/learning_rate": engine.learning_rate(),
