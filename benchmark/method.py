@@ -83,6 +83,12 @@ class Method(nn.Module):
         return {}
 
     @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Parameters that the loss cannot move: frozen, unused, or of a gradient that is zero in exact
+        arithmetic (a shift that a batch norm or a softmax removes). Names, or beginnings that end with a dot."""
+        return ()
+
+    @property
     def scores_by_dot_product(self) -> bool:
         return type(self).score is Method.score
 

@@ -251,6 +251,12 @@ class PlainFusion(FramedMethod):
         super().__init__(encoders, frozen)
         self._kind = version
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """The version that reads no text leaves the text encoder alone."""
+        reads_text = self._kind != "visual-search" or self.encoders.vocabulary is None
+        return super().without_gradient if reads_text else (*super().without_gradient, "encoders.txt_enc.")
+
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d)."""
         if self._kind == "cross-modal":

@@ -157,6 +157,11 @@ class FramedMethod(Method):
         if frozen:
             encoders.freeze_cnn()
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """What the first phase does not train."""
+        return ("encoders.img_enc.cnn.", "encoders.txt_enc.embed.") if self._frozen else ()
+
     def encode_target(self, target: Views) -> Tensor:
         """t, (B, d)."""
         return self.encoders.picture(target)

@@ -117,6 +117,11 @@ RECIPES = [
 ]
 
 
+_TEXT_SIDE = [
+    "clip.positional_embedding", "clip.text_projection", "clip.token_embedding.", "clip.transformer.", "clip.ln_final.",
+]  # fmt: skip
+
+
 class FinetuningSettings(TrainingSettings):
     """Settings of stage 1."""
 
@@ -132,7 +137,7 @@ class ClipSum(Method):
     def __init__(self, backbone: ClipBackbone, settings: FinetuningSettings) -> None:
         super().__init__()
         self.backbone = backbone
-        self._scale = settings.scale
+        self._scale, self._trained = settings.scale, settings.trained
         self.log_scale: nn.Parameter | None = None
         if settings.learn_scale:
             self.log_scale = nn.Parameter(torch.tensor([math.log(settings.scale)]))
@@ -151,6 +156,15 @@ class ClipSum(Method):
         if self.log_scale is None:
             return contrastive_loss(queries, targets, self._scale)
         return contrastive_loss(self.log_scale.exp().clamp(max=100.0) * queries, targets, 1.0)
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """The encoder that is not trained; CLIP's own scale; a shift that the attention pool's softmax removes."""
+        still = ["clip.logit_scale"]
+        still += ["clip.visual."] if self._trained == "text" else ["clip.visual.attnpool.k_proj.bias"]
+        still += _TEXT_SIDE if self._trained == "image" else []
+        names = [name for name, _ in self.backbone.named_parameters()]
+        return tuple(f"backbone.{begin}" for begin in still if any(name.startswith(begin) for name in names))
 
     def tokenize(self, texts: Sequence[str]) -> Views:
         """Tokens up to the batch's longest text, (B, L)."""

@@ -267,6 +267,10 @@ class Spirit(Method):
         """I (B, d) and P (B, 13, d); gradient flows into it."""
         return self.network.encode_target(target["whole"], target.get("patches"))
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        return tuple(f"network.{name}" for name in self.network.without_gradient)
+
     def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
         return contrastive_loss(queries.float(), targets.float())
 

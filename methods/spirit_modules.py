@@ -47,6 +47,14 @@ Their gradient is a tensor of zeros, not None, so that weight decay moves them a
 """
 
 
+SHIFT_PARAMETERS = (
+    "visual_attn.visual_sa.embedding_common.0.bias",
+    "visual_attn.visual_sa.embedding_global.0.bias",
+    "visual_attn.visual_gr.attention_filtration.attn_sim_w.bias",
+)
+"""Biases that shift a softmax row, or that a batch norm removes: their gradient is rounding noise."""
+
+
 class VisualTextualFusion(Combiner):
     """VTF, at width 2d: a Combiner and, beside it, a second branch without projections. ::
 
@@ -135,6 +143,13 @@ class SpiritNetwork(nn.Module):
         """
         local = self.visual_attn if self.design.target_patches else None
         return normalise(torch.cat([image, self._style(image, patches, local)], dim=-1))
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Names of the weights that the loss cannot move; of modules that the design leaves out there are none."""
+        names = {name for name, _ in self.named_parameters()}
+        still = (*UNUSED_PARAMETERS, *ZERO_GRADIENT_PARAMETERS, *SHIFT_PARAMETERS)
+        return tuple(name for name in still if name in names)
 
     def local(self, patches: Tensor) -> dict[str, Tensor]:
         """``style_commonality`` p_c, ``visual_attention`` v, ``style_difference`` p_d and

@@ -99,6 +99,11 @@ class ReleasedTirg(Method):
         self.vocabulary: Vocabulary | None = None
         self._make_text, self._loss, self._left_out = make_text, loss, frozenset(left_out)
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Shifts that the batch norm behind the text encoder, or inside the composition, removes."""
+        return ("text_model.fc_output.1.bias", *shifts_of(self.composition))
+
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), of unit norm."""
         require_rows(len(text["tokens"]), self.training, "TIRG")
@@ -144,6 +149,10 @@ class FramedTirg(FramedMethod):
         super().__init__(encoders, frozen)
         self.composition = composed
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        return (*super().without_gradient, *shifts_of(self.composition))
+
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), of unit norm."""
         vectors = self.encoders.text(text)
@@ -153,6 +162,11 @@ class FramedTirg(FramedMethod):
             assert isinstance(image, ImageEncoder)
             return unit(composed_query(self.composition, image, reference["pixels"], vectors, unit))
         return unit(self.composition(self.encoders.picture(reference), vectors))
+
+
+def shifts_of(composed: Composition) -> tuple[str, ...]:
+    """The bias of Concat + MLP's first linear layer, which the batch norm behind it removes."""
+    return ("composition.m.2.bias",) if isinstance(composed, Concatenation) else ()
 
 
 def composed_query(

@@ -204,6 +204,13 @@ class Val(Method):
         """Averages of the CNN's own maps, each of unit norm; no layer."""
         return level_vectors(self.cnn(target["pixels"]))
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """The constant bias of the forget gate, a shift that the next batch norm removes, and, as released,
+        the LSTM's initial state."""
+        state = () if self.network.text.cell.requires_grad else ("network.text.cell", "network.text.hidden")
+        return ("network.text.lstm.bias_hh_l0", "network.text.norm.bias", *state)
+
     def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
         return hierarchical_loss(queries, targets, self._widths, self._settings.margin, self._settings.mining)
 

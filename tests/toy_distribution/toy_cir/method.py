@@ -124,8 +124,12 @@ class Toy(Method):
         self.project = nn.Linear(8 * 16, _WIDTH)
         self.bias = nn.Linear(_WIDTH, 1)
         self.vocabulary: dict[str, int] = {}
-        self._sharpness = sharpness
+        self._sharpness, self._frozen = sharpness, frozen
         self.cnn.requires_grad_(not frozen)
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        return ("cnn.",) if self._frozen else ()
 
     def prepare(self, texts: Sequence[str]) -> None:
         self._use(sorted({word for text in texts for word in _words(text)}))
@@ -187,6 +191,10 @@ class ToyHead(Method):
         self.project_feature = nn.Linear(width, _WIDTH)
         self.sharpness = sharpness
         self.knew = len(earlier.vocabulary) if earlier is not None else 0
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        return ("bias.bias",)  # the same for all targets: the softmax removes it
 
     def encode_query(self, reference: Views, text: Views) -> dict[str, Tensor]:
         return {"vector": F.normalize(self.project_feature(reference["whole"] + text["text"]), dim=-1)}

@@ -1,0 +1,181 @@
+"""Builds every method of the registry small, with twenty triplets, as its demo settings and recipe say.
+
+A case is a method, or one of its variants with another network. What a stage reads is made here:
+random features for stages on stored features, drawn pictures of odd sizes and short texts for those
+on pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from conftest import TOY_PLUGIN
+from PIL import Image
+from torch import Tensor, nn
+
+from benchmark.backbones import ClipBackbone, load_backbone
+from benchmark.encoding import Encoding
+from benchmark.golden_models import without_dropout
+from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
+from benchmark.options import make_options
+from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.registry import Registry
+
+ROWS = 20
+TEXTS = tuple(
+    f"{colour} {garment}"
+    for colour in ("red", "blue", "green", "black", "white")
+    for garment in ("dress with sleeves", "shirt", "shorter skirt", "coat")
+)
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Views of B references, texts and targets; row i of the targets answers query i."""
+
+    reference: Views
+    text: Views
+    target: Views
+
+    def to(self, dtype: torch.dtype) -> Triplets:
+        def cast_views(views: Views) -> Views:
+            return {name: t.to(dtype) if t.is_floating_point() else t for name, t in views.items()}
+
+        return Triplets(cast_views(self.reference), cast_views(self.text), cast_views(self.target))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One trained or evaluated stage of a planned method."""
+
+    plan: Plan
+    planned: PlannedStage
+    width: int = 0
+
+    def build(self, seed: int = 0, dropout: bool = False) -> Method:
+        """The stage's method from a seed, its vocabulary learnt; in training mode as its recipe says."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            method = self.planned.stage.build(self._context(seed))
+            method.prepare(TEXTS)
+        if not dropout:
+            without_dropout(method)
+        return train(method, self.planned.settings.batch_norm)
+
+    def triplets(self, method: Method, rows: int = ROWS, first: int = 0) -> Triplets:
+        """Some of the twenty, each alike whatever the others are."""
+        chosen = range(first, first + rows)
+        inputs = self.planned.stage.inputs(self._context(0))
+        if isinstance(inputs, FeatureInputs):
+            return self._features(inputs, chosen)
+        return Triplets(
+            {"pixels": _pixels(inputs, "reference", chosen)},
+            method.tokenize([TEXTS[i] for i in chosen]),
+            {"pixels": _pixels(inputs, "target", chosen)},
+        )
+
+    def _features(self, inputs: FeatureInputs, chosen: range) -> Triplets:
+        d = self.width or self._backbone.width
+        shapes = {"whole": (d,), "patches": (sum(grid * grid for grid in inputs.grids), d)}
+
+        def views(role: int, names: tuple[str, ...]) -> Views:
+            return {
+                name: torch.stack([_drawn(role, len(name), i, shapes[name]) for i in chosen]) for name in names
+            }
+
+        text = torch.stack([_drawn(2, 4, i, (d,)) for i in chosen])
+        return Triplets(views(0, inputs.reference), {"text": text}, views(1, inputs.target))
+
+    @cached_property
+    def _backbone(self) -> ClipBackbone:
+        return load_backbone("tiny", "random")
+
+    def _context(self, seed: int) -> BuildContext:
+        backbone: Any = None
+        if self.width:
+            backbone = SimpleNamespace(description=SimpleNamespace(width=self.width))
+        elif self.plan.backbone:
+            backbone = load_backbone("tiny", "random", seed=seed)
+        earlier: dict[str, Method] = {}
+        for planned in self.plan.stages[: self.plan.stages.index(self.planned)]:
+            if planned.stage.product == "method":
+                context = BuildContext(backbone, self.plan.method_settings, planned.settings)
+                earlier[planned.stage.name] = planned.stage.build(context)
+                earlier[planned.stage.name].prepare(TEXTS)
+        return BuildContext(
+            cast(ClipBackbone, backbone), self.plan.method_settings, self.planned.settings, earlier=earlier
+        )
+
+
+def cases_of(registry: Registry, method: str, variant: str, data: Path, plugins: tuple[str, ...]) -> Iterator[Case]:
+    """The stages of a method that are its own: an encoder that others train, too, counts for `clip4cir_sum`."""
+    options = {"method": method, "dataset": "cirr", "data_root": data, "variant": variant or "none"}
+    plan = make_plan(make_options(plugins=plugins, **options), registry)
+    for planned in plan.stages:
+        if planned is plan.last or planned.stage.product == "method":
+            yield Case(plan, planned)
+
+
+def plugins_of(registry: Registry, further: list[str]) -> tuple[str, ...]:
+    """The toy distribution and files that the test run names, added to the registry."""
+    return tuple(str(registry.add_plugin(Path(name)).path) for name in (str(TOY_PLUGIN), *further))
+
+
+def train(method: Method, batch_norm: str = "train") -> Method:
+    """Train mode, with the batch norms as a recipe says."""
+    method.train()
+    for layer in method.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and batch_norm == "eval":
+            layer.eval()
+    return method
+
+
+def loss_of(method: Method, triplets: Triplets) -> Tensor:
+    """The reference's side first, as the engine does."""
+    queries = method.encode_query(triplets.reference, triplets.text)
+    return method.loss(queries, method.encode_target(triplets.target))
+
+
+@torch.no_grad()
+def scores_of(method: Method, queries: Triplets, targets: Triplets) -> Tensor:
+    """(queries, targets) in evaluation mode."""
+    method.eval()
+    return method.score(
+        method.encode_query(queries.reference, queries.text), method.encode_target(targets.target)
+    )
+
+
+def state_of(method: Method) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def rows_of(encoding: Encoding) -> set[int]:
+    tensors = [encoding] if isinstance(encoding, Tensor) else list(encoding.values())
+    return {len(tensor) for tensor in tensors}
+
+
+def _drawn(*key: Any) -> Tensor:
+    *seed, shape = key
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+
+
+def _pixels(inputs: PixelInputs, role: str, chosen: range) -> Tensor:
+    """Blotches of colour in pictures of odd sizes, through the stage's evaluation transform."""
+    pictures = []
+    for i in chosen:
+        rng = np.random.default_rng([len(role), i])
+        blotches = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+        picture = blotches.resize((61 + 2 * (i % 5), 83 - 2 * (i % 7)), Image.Resampling.NEAREST)
+        pictures.append(np.array(inputs.evaluate.picture(picture, rng)))
+    return inputs.evaluate.normalise(torch.from_numpy(np.stack(pictures)))

@@ -1,0 +1,239 @@
+"""What every method of the registry has to keep, one shared set of tests.
+
+A method that joins the shelf is tested without a line here. So is a plug-in:
+`pytest tests/methods/test_every_method.py --method-file my_method.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from contract import (
+    ROWS,
+    TEXTS,
+    Case,
+    cases_of,
+    loss_of,
+    plugins_of,
+    rows_of,
+    same_state,
+    scores_of,
+    state_of,
+    train,
+)
+
+from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights, save_weights
+from benchmark.encoding import Encoding
+from benchmark.errors import UserError
+from benchmark.method import FeatureInputs, Method
+from benchmark.registry import Registry, discover
+
+_STEPS = 150
+_HALF = 2e-2
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    registry = discover()
+    files = plugins_of(registry, metafunc.config.getoption("--method-file"))
+    names = [(name, "") for name in registry.methods()]
+    if "any_network" in metafunc.fixturenames:
+        # A variant that changes the method's settings is another network, an equal one is not.
+        names += [(v.method, v.name) for v in registry.variants() if any(k.startswith("method.") for k in v.settings)]
+    if "named" in metafunc.fixturenames:
+        ids = [f"{name}-{variant}" if variant else name for name, variant in names]
+        metafunc.parametrize("named", [(registry, files, *name) for name in names], ids=ids, scope="module")
+
+
+@pytest.fixture(scope="module")
+def cases(named: tuple[Registry, tuple[str, ...], str, str], small_cirr: Path) -> list[Case]:
+    registry, files, method, variant = named
+    return list(cases_of(registry, method, variant, small_cirr, files))
+
+
+@pytest.fixture(scope="module")
+def any_network(cases: list[Case]) -> list[Case]:
+    """The cases of the variants, too."""
+    return cases
+
+
+@pytest.fixture
+def trained(cases: list[Case]) -> list[Case]:
+    found = [case for case in cases if case.planned.stage.trains]
+    if not found:
+        pytest.skip("it declares that it trains nothing")
+    return found
+
+
+def tensors_of(encoding: Encoding) -> Iterator[torch.Tensor]:
+    yield from [encoding] if isinstance(encoding, torch.Tensor) else encoding.values()
+
+
+def test_a_method_that_trains_nothing_declares_it_and_no_other_does(cases: list[Case]) -> None:
+    for case in cases:
+        asked = [name for name, p in case.build().named_parameters() if p.requires_grad]
+        assert bool(asked) == case.planned.stage.trains
+        assert (case.planned in case.plan.trained) == case.planned.stage.trains
+
+
+def test_any_number_of_rows_and_any_width(any_network: list[Case]) -> None:
+    for case in any_network:
+        on_features = isinstance(case.planned.stage.inputs(case._context(0)), FeatureInputs)
+        for width in (0, 24, 36) if on_features else (0,):
+            sized = Case(case.plan, case.planned, width)
+            method = sized.build().eval()
+            queries, targets = sized.triplets(method, 7), sized.triplets(method, 5, 3)
+            with torch.no_grad():
+                query = method.encode_query(queries.reference, queries.text)
+                target = method.encode_target(targets.target)
+                scores = method.score(query, target)
+            assert (rows_of(query), rows_of(target), scores.shape) == ({7}, {5}, (7, 5))
+            assert scores.isfinite().all()
+            if method.scores_by_dot_product:
+                assert isinstance(query, torch.Tensor) and isinstance(target, torch.Tensor)
+                torch.testing.assert_close(scores, query @ target.T)
+
+
+def test_a_row_alone_is_encoded_as_in_a_batch(cases: list[Case]) -> None:
+    for case in cases:
+        method = case.build()
+        whole = case.triplets(method)
+        together = scores_of(method, whole, whole)
+        alone = torch.cat([scores_of(method, case.triplets(method, 1, i), whole) for i in (0, 7, 19)])
+        torch.testing.assert_close(alone, together[[0, 7, 19]], rtol=1e-4, atol=2e-5)
+        one = case.triplets(method, 1, 4)
+        torch.testing.assert_close(scores_of(method, whole, one)[:, 0], together[:, 4], rtol=1e-4, atol=2e-5)
+
+
+def test_a_training_batch_of_one_trains_or_says_in_one_line_why_not(trained: list[Case]) -> None:
+    for case in trained:
+        method = case.build()
+        try:
+            loss = loss_of(method, case.triplets(method, 1))
+        except UserError as refusal:
+            assert "\n" not in str(refusal) and "batch norm" in str(refusal)
+        else:
+            assert loss.isfinite()
+
+
+def test_a_seed_decides_start_loss_and_gradient(trained: list[Case]) -> None:
+    for case in trained:
+        outcomes = []
+        for seed in (1, 1, 2):
+            method = case.build(seed, dropout=True)
+            start = state_of(method)
+            torch.manual_seed(seed)
+            loss = loss_of(method, case.triplets(method, 6))
+            torch.autograd.backward(loss)
+            gradients = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
+            outcomes.append((start, loss, gradients))
+        (start, loss, gradients), again, other = outcomes
+        assert same_state(start, again[0]) and torch.equal(loss, again[1]) and same_state(gradients, again[2])
+        assert not same_state(start, other[0])
+
+
+def test_evaluation_changes_no_state(any_network: list[Case]) -> None:
+    for case in any_network:
+        method = case.build().eval()
+        before, triplets = state_of(method), case.triplets(method, 5)
+        first = scores_of(method, triplets, triplets)
+        with torch.no_grad():
+            drawn = method.explain(triplets.reference, triplets.text)
+        assert all(tensor.isfinite().all() and len(tensor) == 5 for tensor in drawn.values())
+        assert torch.equal(scores_of(method, triplets, triplets), first)
+        assert same_state(state_of(method), before)
+        assert all(p.grad is None for p in method.parameters())
+
+
+def moved_once(method: Method, case: Case) -> None:
+    """One step: some weights that start at zero stop the gradient of others."""
+    asked = [p for p in method.parameters() if p.requires_grad]
+    torch.autograd.backward(loss_of(method, case.triplets(method, 6).to(torch.float64)))
+    torch.optim.SGD(asked, lr=1e-3).step()
+    method.zero_grad()
+
+
+def test_the_loss_moves_every_parameter_but_those_declared(any_network: list[Case]) -> None:
+    """In float64, where a gradient that is zero in exact arithmetic stands apart from a small one."""
+    for case in any_network:
+        if not case.planned.stage.trains:
+            continue
+        method = case.build().double()
+        moved_once(method, case)
+        torch.autograd.backward(loss_of(method, case.triplets(method, 6).to(torch.float64)))
+        largest = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in method.named_parameters()}
+        floor = 1e-12 * max(largest.values())
+        still = {name for name, value in largest.items() if value <= floor}
+        declared = method.without_gradient
+        covered = {name for name in largest if any(name == d or (d.endswith(".") and name.startswith(d)) for d in declared)}
+        assert still == covered, (sorted(still - covered), sorted(covered - still))
+        unknown = [d for d in declared if not any(name == d or name.startswith(d) for name in largest)]
+        assert not unknown
+        groups = case.planned.stage.parameter_groups(method, case.planned.settings)
+        grouped = [id(p) for group in groups for p in group["params"] if p.requires_grad]
+        assert sorted(grouped) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
+def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Path) -> None:
+    for case in cases:
+        method = case.build(1)
+        if case.planned.stage.trains:
+            loss_of(method, case.triplets(method))
+        triplets = case.triplets(method, 6)
+        expected = scores_of(method, triplets, triplets)
+        header = WeightsHeader(
+            method="any", stage=case.planned.stage.name, dataset="cirr", method_settings={}, training_settings={},
+            backbone={}, width=0, seed=1, prepared=dict(method.prepared()),
+        )  # fmt: skip
+        save_weights(tmp_path / "weights.safetensors", method.state_dict(), header)
+        other = case.build(2)
+        other.restore(json.loads(json.dumps(read_header(tmp_path / "weights.safetensors").prepared)))
+        load_into(other, read_weights(tmp_path / "weights.safetensors"), "the file")
+        again = case.triplets(other, 6)
+        assert torch.equal(scores_of(other, again, again), expected)
+
+
+def test_bfloat16_trains_near_float32(trained: list[Case]) -> None:
+    for case in trained:
+        losses, norms = [], []
+        for half in (False, True):
+            method = case.build()
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                loss = loss_of(method, case.triplets(method, 8))
+            torch.autograd.backward(loss.float())
+            gradients = [p.grad.float() for p in method.parameters() if p.grad is not None]
+            assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+            losses.append(float(loss))
+            norms.append(float(torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()))
+        assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.1)
+        assert norms[1] == pytest.approx(norms[0], rel=0.5)
+
+
+def test_twenty_triplets_are_learnt_by_heart(trained: list[Case]) -> None:
+    """R@1 of 100 % in evaluation mode, dropout off."""
+    case = trained[-1]
+    method = case.build()
+    whole = case.triplets(method)
+    optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    for step in range(_STEPS):
+        optimiser.zero_grad()
+        torch.autograd.backward(loss_of(train(method, case.planned.settings.batch_norm), whole))
+        optimiser.step()
+        if step % 10 == 9 and right(method, case) == ROWS:
+            break
+    assert right(method, case) == ROWS
+
+
+def right(method: Method, case: Case) -> int:
+    """Queries whose own target alone scores highest."""
+    whole = case.triplets(method)
+    scores = scores_of(method, whole, whole)
+    best = scores.diagonal()[:, None] > scores
+    return int((best.sum(dim=1) == ROWS - 1).sum())
+
+
+def test_the_twenty_texts_are_different() -> None:
+    assert len(set(TEXTS)) == ROWS
