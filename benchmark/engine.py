@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.batches import Batch, GroupLayout
 from benchmark.deepspeed_configuration import deepspeed_configuration
+from benchmark.device_memory import enough_memory
 from benchmark.distributed import Process, gather_rows, quiet_deepspeed, start_process_group
 from benchmark.errors import UserError
 from benchmark.execution import DEFAULT_EXECUTION, Execution
+from benchmark.group_layers import GroupLayers
 from benchmark.loss_scale import LossScale
 from benchmark.method import Method
 from benchmark.optimiser_state import give_moments, is_split, moments_of
@@ -26,7 +29,6 @@ from benchmark.pieces import encode_in_pieces, trains_batch_norm
 from benchmark.recomputation import RecomputedBlocks
 from benchmark.settings import TrainingSettings
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -70,12 +72,15 @@ class StageEngine:
         self._layout = layout
         self._execution = execution
         self.method = method
-        self._norms = [m for m in method.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
+        self._norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._process = process
+        group = _group_of_this_rank(layout, process)
+        self._group_layers = None if group is None else GroupLayers(method, group)
         self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
         autocast = _autocast(settings.precision, process.device)
         self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
-            model=_LossModule(method, _group_of_this_rank(layout, process), autocast, execution.piece),
+            model=_LossModule(method, group, autocast, execution.piece),
             model_parameters=[p for p in method.parameters() if p.requires_grad],
             optimizer=optimiser,
             config=deepspeed_configuration(settings, layout, process.world_size, execution),
@@ -110,16 +115,19 @@ class StageEngine:
     def accumulate(self, batch: Batch, part: int) -> Tensor:
         """Add the gradient of one negative group and give its loss (detached, on the device).
 
-        Only the first group of an update moves the batch norms' running statistics: rank 0's do,
-        as under the released data-parallel training; each group is normalised with its own.
+        Each group is normalised with its own statistics. Only the first group of an update moves the
+        batch norms' running ones, as rank 0's does under the released data-parallel training; ranks
+        that have no part in it get them by `share_buffers`. Raises UserError where the device cannot
+        hold the group.
         """
         for norm in self._norms:
-            norm.track_running_stats = part == 0
+            norm.track_running_stats = self._layout.group_of(self._process.rank, part) == 0
         self._engine.set_gradient_accumulation_boundary(part == self._layout.groups_per_rank - 1)
-        loss = self._engine(batch)
-        # ZeRO's optimiser multiplies by the scale that it was told.
-        scaled = loss if self.loss_scale is None or is_split(self.optimiser) else loss * self._whole_scale()
-        self._engine.backward(scaled)
+        with enough_memory(self._process, self._settings, self._layout):
+            loss = self._engine(batch)
+            # ZeRO's optimiser multiplies by the scale that it was told.
+            scaled = loss if self.loss_scale is None or is_split(self.optimiser) else loss * self._whole_scale()
+            self._engine.backward(scaled)
         result: Tensor = loss.detach()
         return result
 
@@ -192,6 +200,19 @@ class StageEngine:
         norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
         return float(norm)
 
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of what all ranks hold; all must call it."""
+        if self._process.world_size > 1:
+            torch.distributed.all_reduce(values)
+            values = values / self._process.world_size
+        return values
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers, the running statistics; all ranks must call it."""
+        if self._process.world_size > 1:
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def learning_rate(self) -> float:
         rate: float = self.optimiser.param_groups[0]["lr"]
         return rate
@@ -232,6 +253,8 @@ class StageEngine:
         give_moments(self.optimiser, self.method, moments)
 
     def close(self) -> None:
+        if self._group_layers is not None:
+            self._group_layers.close()
         if self._recomputed is not None:
             self._recomputed.restore()
         self._engine.destroy()

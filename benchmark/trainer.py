@@ -224,10 +224,13 @@ class _Training:
         return rank_shares(rows, self.settings, self.layout, self.job.process.rank)
 
     def _read_losses(self) -> None:
-        """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one."""
+        """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one.
+
+        A loss is the mean over all groups of its update, on whichever ranks; all ranks must call it.
+        """
         if not self.unread:
             return
-        values = torch.stack(self.unread).tolist()
+        values = self.engine.mean_over_ranks(torch.stack(self.unread)).tolist()
         first = self.update - len(values)
         self.unread.clear()
         for i, value in enumerate(values):
@@ -256,6 +259,7 @@ class _Training:
         progress.note(_log_line(log, self.settings.epochs, self.result.criterion))
 
     def _validate(self, validate: Callable[[Method], Score]) -> float:
+        self.engine.share_buffers()
         with self._evaluated_weights():
             self.job.method.eval()
             score = validate(self.job.method)
@@ -270,6 +274,7 @@ class _Training:
         return self.average.in_place_of_weights(self.job.method) if self.average else nullcontext()
 
     def _finish(self) -> Trained:
+        self.engine.share_buffers()
         with self._evaluated_weights():
             self.result.last = clone_of(self.job.method)
         if not self.result.selected:
