@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmark.backbones import ClipBackbone
 from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights
+from benchmark.cost import count_cost
 from benchmark.dataset import Task
 from benchmark.errors import UserError
 from benchmark.evaluator import EncodedTask, encode_tasks
@@ -85,7 +86,8 @@ def evaluate_checkpoint(
         tested = [TestedWeights(loaded.weights_from, described)]
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
-        record = build_record(plan, tested, stages, start, timings, job.process, frozenset())
+        cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
+        record = build_record(plan, tested, stages, start, timings, job.process, frozenset(), cost)
         written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
     return written, folder
 

@@ -16,7 +16,11 @@ Start = Literal["pretrained", "random"]
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """One line of `list methods`, the citation, and what the method needs from outside."""
+    """One line of `list methods`, the citation, and what the method needs from outside.
+
+    ``outside_fair``: why the method has no honest adaptation to the encoder that a fair comparison
+    gives to all; "" for one that takes part.
+    """
 
     name: str
     title: str
@@ -24,6 +28,7 @@ class MethodInfo:
     paper: str
     citation: str
     needs: tuple[str, ...] = ()
+    outside_fair: str = ""
 
 
 @dataclass(frozen=True)

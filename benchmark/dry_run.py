@@ -7,6 +7,7 @@ from benchmark.backbone_table import BACKBONES
 from benchmark.batches import epoch_table, update_plan
 from benchmark.errors import UserError, gathered
 from benchmark.feature_store import bytes_needed
+from benchmark.lr_sweep import FACTORS
 from benchmark.method import FeatureInputs
 from benchmark.plan import Plan, PlannedStage, require_trainable
 from benchmark.pretrained import find_weights, is_path
@@ -27,6 +28,7 @@ def describe(plan: Plan) -> str:
         f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
         f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {NOTES[plan.selection]}" if plan.selection in NOTES else ""),
+        *(["tuning     learning rate × " + ", ".join(f"{factor:.3g}" for factor in FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
         *_task_lines(plan),
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),

@@ -11,10 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmark.averages import components
 from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.errors import UserError, gathered
+from benchmark.fair_conditions import is_fair
+from benchmark.fair_table import fair_section
 from benchmark.files import atomic_write_text
 from benchmark.leaderboard_blocks import page_blocks
 from benchmark.published import FILE_NAME, PublishedNumber, read_published
@@ -22,6 +25,9 @@ from benchmark.published_rows import published_rows, references
 from benchmark.published_schema import averages
 from benchmark.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
 from benchmark.tables import DRAWN_DEMO, Beside, Table, tables
+
+Reasons = Mapping[str, str]
+_NO_REASONS: Reasons = MappingProxyType({})
 
 MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
 
@@ -68,23 +74,30 @@ def collect(paths: Iterable[Path]) -> list[Record]:
     return sorted(records, key=_record_order)
 
 
-def render(info: DatasetInfo, records: Iterable[Record], published: Sequence[PublishedNumber] = ()) -> str:
+def render(
+    info: DatasetInfo,
+    records: Iterable[Record],
+    published: Sequence[PublishedNumber] = (),
+    fair: str = "",
+) -> str:
     """The page of measured and published results of one dataset, markdown.
 
     Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
-    would refuse.
+    would refuse. Records of a fair comparison stand in their own section alone, ``fair``.
     """
     mine = sorted((r for r in records if _dataset(r) == info.name and not refusals(r)), key=_record_order)
     numbers = [n for n in published if n.key.dataset == info.name]
     beside = published_rows(numbers)
     heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
-    found = tables([_with_averages(r, beside) for r in mine], bold=True, beside=beside)
+    papers = [_with_averages(r, beside) for r in mine if not is_fair(r)]
+    found = tables(papers, bold=True, beside=beside)
     parts = [
         f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
         f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
         "" if mine else _EMPTY,
         _READING if numbers else "",
         page_blocks(info, found, beside) if found else "",
+        fair,
         _how_to_repeat(mine) if mine else "",
         _HOW_TO_ADD.format(dataset=info.name),
         references(numbers),
@@ -92,14 +105,19 @@ def render(info: DatasetInfo, records: Iterable[Record], published: Sequence[Pub
     return _joined(parts)
 
 
-def render_demo(name: str, title: str, records: Iterable[Record]) -> str:
-    """The page of one dataset's runs on drawn pictures, markdown; other records are left out."""
+def render_demo(name: str, title: str, records: Iterable[Record], fair: str = "") -> str:
+    """The page of one dataset's runs on drawn pictures, markdown; other records are left out.
+
+    ``fair``: the section of the records of a fair comparison.
+    """
     mine = sorted((r for r in records if _dataset(r) == name and _is_demo(r)), key=_record_order)
+    papers = [record for record in mine if not is_fair(record)]
     parts = [
         f"# {title}: {DRAWN_DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
         "This program drew the pictures. The tables show that everything works from end to end; they "
         "say nothing about how good a method is on photographs.\n",
-        _demo_blocks(tables(mine)) if mine else _EMPTY,
+        _demo_blocks(tables(papers)) if papers else "" if mine else _EMPTY,
+        fair,
         _how_to_repeat(mine) if mine else "",
     ]
     return _joined(parts)
@@ -128,11 +146,14 @@ def _result_with(result: Result, names: Iterable[str]) -> Result:
     return result.model_copy(update={"metrics": {**result.metrics, **made}})
 
 
-def pages(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> dict[Path, str]:
+def pages(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> dict[Path, str]:
     """Every page's path and text.
 
     ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page.
-    ``runs``: folders of demo runs; datasets that have some get a demo page. Raises UserError where
+    ``runs``: folders of demo runs; datasets that have some get a demo page. ``outside``: why methods
+    are in no fair comparison (`fair_table.reasons_outside`). Raises UserError where
     a record or the published numbers cannot be read, all problems at once.
     """
     kept = results / RECORDS_FOLDER
@@ -148,26 +169,35 @@ def pages(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Pat
         published = read_published(results / FILE_NAME)
     if problems:
         raise UserError.collect(problems)
+    accepted = [record for record in measured if not refusals(record)]
     found = {
-        results / MEASURED_FOLDER / f"{name}.md": render(info, measured, published) for name, info in datasets.items()
+        results / MEASURED_FOLDER / f"{name}.md": render(
+            info, measured, published, fair_section(info, accepted, outside)
+        )
+        for name, info in datasets.items()
     }
     for name in sorted({_dataset(record) for record in demo}):
         title = datasets[name].title if name in datasets else name
-        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo)
+        fair = fair_section(datasets[name], demo, outside) if name in datasets else ""
+        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, fair)
     return found
 
 
-def write_all(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> list[Path]:
+def write_all(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> list[Path]:
     """Write every page (see `pages`) that is stale; gives those."""
-    changed = _differing(pages(results, datasets, runs))
+    changed = _differing(pages(results, datasets, runs, outside))
     for path, text in changed.items():
         atomic_write_text(path, text)
     return list(changed)
 
 
-def stale(results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = ()) -> list[Path]:
+def stale(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> list[Path]:
     """Pages that are missing or differ from what the records and published numbers give."""
-    return list(_differing(pages(results, datasets, runs)))
+    return list(_differing(pages(results, datasets, runs, outside)))
 
 
 def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:

@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.ready_configurations import ready_configuration
@@ -31,6 +31,10 @@ class RunOptions(Settings):
     recipe: str = ""
     variant: str = Field("", description="a named configuration; by default the one whose settings `set` gives")
     selection: Literal["paper", "last", "heldout"] = "paper"
+    fair: Literal["", "untouched", "finetuned"] = Field(
+        "", description="the encoder of a fair comparison; what else is fixed: `benchmark.fair`"
+    )
+    lr_sweep: bool = False
     seed: int = Field(0, ge=0)
     epochs: int | None = Field(None, ge=0)
     batch_size: int | None = Field(None, ge=1)
@@ -50,6 +54,11 @@ class RunOptions(Settings):
     skip_bad_images: bool = False
     allow_missing: bool = False
     plugins: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fair_selects_and_tunes(cls, values: Any) -> Any:
+        return {"selection": "heldout", "lr_sweep": True, **values} if values.get("fair") else values
 
     @field_validator("data_root", mode="before")
     @classmethod

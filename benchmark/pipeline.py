@@ -20,12 +20,14 @@ from benchmark.annotations import require_pictures
 from benchmark.backbones import ClipBackbone, load_backbone
 from benchmark.batches import all_training_strings
 from benchmark.checkpoints import EarlierStage, WeightsHeader, load_into, read_header, read_weights, save_weights
+from benchmark.cost import count_cost
 from benchmark.distributed import this_process
 from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
 from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, read_json, remove_partial
 from benchmark.job import Job, join_job
+from benchmark.lr_sweep import Sweep, sweep
 from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method, PixelInputs
 from benchmark.options import RunOptions, make_options
@@ -33,6 +35,7 @@ from benchmark.pixels import bad_pictures
 from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
 from benchmark.progress import counting, say
 from benchmark.record import Record
+from benchmark.record_costs import Cost
 from benchmark.registry import Registry, discover
 from benchmark.reporting import (
     StageOutcome,
@@ -46,7 +49,7 @@ from benchmark.reporting import (
 from benchmark.shards import broadcast_state, own_span
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
-from benchmark.trainer import State, Trained, TrainingJob, clone_of, train
+from benchmark.trainer import Diverged, State, Trained, TrainingJob, clone_of, train
 
 _WORK = "training"
 _LOG = "training-log.json"
@@ -130,6 +133,7 @@ class _Run:
         self._earlier_trained: Trained | None = None
         self._encoder_file: Path | None = None
         self._encoder_digest = ""
+        self._sweep: Sweep | None = None
 
     def run(self) -> Record:
         with self._timed("data"):
@@ -143,7 +147,7 @@ class _Run:
                 self._encoder_stage(planned)
             else:
                 self._earlier_stage(planned)
-        method, states = self._last_stage(self._plan.last)
+        method, states = self._last_stage()
         return self._report(method, states)
 
     def _check_pictures(self) -> frozenset[int]:
@@ -215,10 +219,13 @@ class _Run:
                 header = self._header(planned, trained, method)
                 self._on_main("writing the encoder", lambda: _write_encoder(folder, file, trained, header))
             self._on_main("clearing the encoder's folder", lambda: _remove_work(folder / _WORK))
-            told = self._on_main("reading the encoder", lambda: [asdict(read_header(file)), file_digest(file)])
+            told = self._on_main(
+                "reading the encoder",
+                lambda: [asdict(read_header(file)), file_digest(file), _seconds_of(folder / _LOG)],
+            )
         header, self._encoder_digest = WeightsHeader.of_json(told[0]), told[1]
         self._encoder_file = file
-        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest))
+        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, told[2]))
         encoder.relabel(f"{plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
         return method
@@ -240,15 +247,22 @@ class _Run:
         self._earlier[planned.stage.name], self._earlier_trained = method, trained
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
 
-    def _last_stage(self, planned: PlannedStage) -> tuple[Method, dict[WeightsFrom, State]]:
+    def _last_stage(self) -> tuple[Method, dict[WeightsFrom, State]]:
         """The evaluated method, and the weights to evaluate it with, by name."""
+        planned = self._plan.last
         if planned.stage.product == "encoder":
             method = self._encoder_stage(planned)
+            self._cost = self._counted(planned, method)
             return method, self._weights_of_encoder(method)
         method = self._build(planned)
+        self._cost = self._counted(planned, method)
         if not planned.stage.trains:
             return method, {}
-        trained = self._train(planned, method, self._plan.folder / _WORK)
+        if self._plan.sweeps:
+            self._sweep = sweep(planned, self._train_at)
+            planned, trained = self._sweep.planned, self._sweep.trained
+        else:
+            trained = self._train(planned, method, self._plan.folder / _WORK)
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
         header = self._header(planned, trained, method)
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
@@ -260,6 +274,20 @@ class _Run:
 
         self._on_main("writing the weights", write)
         return method, weights
+
+    def _counted(self, planned: PlannedStage, method: Method) -> Cost:
+        inputs = planned.stage.inputs(self._context(planned))
+        return count_cost(method, inputs, self._sources.backbone, self._plan.tasks[0].queries.texts)
+
+    def _train_at(self, planned: PlannedStage, word: str) -> Trained:
+        """One training of a search for the learning rate, from the stage's start."""
+        try:
+            return self._train(planned, self._build(planned), self._plan.folder / f"{_WORK}-{word}")
+        except Diverged as error:
+            if self._process.world_size > 1:
+                # The ranks see it at different updates, so that they could not go on together.
+                raise UserError(str(error)) from None
+            raise
 
     def _weights_of_encoder(self, method: Method) -> dict[WeightsFrom, State]:
         """The artefact's weights, copied into the run's folder, for a method that is its encoder alone."""
@@ -359,8 +387,9 @@ class _Run:
                 described = [describe_task(method, task, names, self._job) for task in encoded]
                 tested.append(TestedWeights(name, described))
         record = build_record(
-            plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable
-        )
+            plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable,
+            self._cost, self._sweep,
+        )  # fmt: skip
         return write_by_main(self._job, lambda: self._finish(record, tested))
 
     def _finish(self, record: Record, tested: list[TestedWeights]) -> Record:
@@ -392,6 +421,11 @@ def _take_weights(method: Method, earlier: Method, source: str) -> None:
     if not shared:
         raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
     load_into(method, {**own, **shared}, source)
+
+
+def _seconds_of(log: Path) -> float | None:
+    """Seconds of training that a log tells; None where there is no log."""
+    return sum(entry["seconds"] for entry in read_json(log)) if log.is_file() else None
 
 
 def _remove_work(folder: Path) -> None:

@@ -24,8 +24,10 @@ from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.deepspeed_file import DeepspeedFile, read_deepspeed_file
 from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.execution import Execution
+from benchmark.fair import FAIR, fair_recipe, problems_of, stages_on_any_encoder, untrained_settings
 from benchmark.files import digest_of, file_digest
 from benchmark.limited import LimitedDataset
+from benchmark.lr_sweep import FACTORS
 from benchmark.method import Specification, Stage
 from benchmark.monitoring import Sections, monitor_sections
 from benchmark.options import RunOptions
@@ -108,9 +110,8 @@ class Plan:
     def encoder_identity(self, planned: PlannedStage) -> dict[str, Any]:
         """What makes two encoder artefacts the same; a stage of a plug-in changes with its file."""
         selects = self.options.selection != "last"
-        before = self.stages[: self.stages.index(planned)]
         return {
-            "after": [stage.identity() for stage in before if stage.stage.product == "encoder"],
+            "after": [stage.identity() for stage in self._before(planned) if stage.stage.product == "encoder"],
             **planned.identity(),
             "backbone": self.backbone_identity,
             "data": {
@@ -139,12 +140,17 @@ class Plan:
         """
         if planned.stage.product == "encoder":
             return self.encoder_identity(planned)
-        upto = self.stages[: self.stages.index(planned) + 1]
+        upto = (*self._before(planned), planned)
         return {
             "stages": [self.encoder_identity(stage) for stage in upto],
             "method": {"name": self.method.name, "settings": self.method_settings.model_dump(mode="json")},
             "plugins": dict(self.plugins),
         }
+
+    def _before(self, planned: PlannedStage) -> tuple[PlannedStage, ...]:
+        """The stages before one; it may have another learning rate than the plan's own."""
+        names = [stage.stage.name for stage in self.stages]
+        return self.stages[: names.index(planned.stage.name)]
 
     @property
     def backbone_identity(self) -> dict[str, Any]:
@@ -176,7 +182,14 @@ class Plan:
             "limit": self.options.limit,
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
+            **({"recipe": FAIR} if self.options.fair else {}),
+            **({"learning rates": FACTORS} if self.sweeps else {}),
         }
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether the last stage's learning rate is searched for."""
+        return self.options.lr_sweep and self.last.stage.trains and self.last.stage.product == "method"
 
     @property
     def folder(self) -> Path:
@@ -238,10 +251,15 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     dataset = open_dataset(registry, options, ("train",))
     problems: list[str] = []
     variant = chosen_variant(registry.variants(options.method), options)
+    if options.fair and variant is not None and not variant.settings:
+        # A published version is one on its own encoder.
+        variant = None
     chosen = _by_namespace(options.set)
     filler = _Filler(registry, options, dataset, chosen, problems, variant)
+    problems += problems_of(options, methods[options.method], registry)
     defaults = [("demo data", specification.demo_settings if dataset.is_demo else {})]
-    method_settings = filler.fill(specification.settings, [*defaults, filler.named("method")], "method")
+    above = [filler.named("method"), ("--fair", {"encoder": options.fair} if options.fair and not problems else {})]
+    method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
         weights = options.weights or _default_weights(backbone)
@@ -252,13 +270,17 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     planned = filler.stages(specification.stages(method_settings, start), start)
     own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
     if own is not None and own.method:
-        layers = [*defaults, (f"recipe {own.name}", own.method), filler.named("method")]
+        layers = [*defaults, (f"recipe {own.name}", own.method), *above]
         method_settings = filler.fill(specification.settings, layers, "method")
         planned = filler.stages(specification.stages(method_settings, start), start)
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
+    if options.lr_sweep and planned[-1].stage.product == "encoder":
+        problems.append(f"--lr-sweep: {options.method} trains an encoder, which other runs take as it is; leave it out")
+    if options.fair:
+        known += stages_on_any_encoder(specification, method_settings, start)
     problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
     groups: dict[str, Settings] = {part.stage.name: part.settings for part in planned}
     groups |= {"method": method_settings, "backbone": backbone_settings}
@@ -419,7 +441,11 @@ class _Filler:
             name = options.recipe if has_named or options.recipe == "from-scratch" else ""
             with gathered(self.problems):
                 recipe = self.registry.recipe(stage.name, self.dataset.info.name, name, start)
+                if options.fair and is_last:
+                    recipe = fair_recipe(self.registry, self.dataset.info, start, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))
+        elif options.fair and is_last:
+            layers.append(("--fair", untrained_settings(self.registry, self.dataset.info, start)))
         layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))

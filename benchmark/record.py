@@ -14,40 +14,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of, read_json
 from benchmark.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.per_query import PerQuery, read_per_query_file, write_per_query_file
+from benchmark.record_costs import Cost, Trial, Tuning
 from benchmark.record_measurement import Measurement as Measurement
 from benchmark.record_measurement import Precision
+from benchmark.record_part import Count, RecordPart
 
 SCHEMA_VERSION: Final = 2
 RECORD_NAME = "record.json"
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Count = Annotated[int, Field(ge=0)]
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
 UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw}
-"""From version n to n + 1. Version 2 adds entries that no older record has, `variant` among them."""
+"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Result(_Part):
+class Result(RecordPart):
     """Numbers of one column of a table.
 
     ``dataset`` is the label of the data (demo data and cuts have their manifest's name).
@@ -86,7 +75,7 @@ class Result(_Part):
         return self
 
 
-class DataIdentity(_Part):
+class DataIdentity(RecordPart):
     """``name`` is the dataset's name on the shelf, ``label`` what outputs call this folder;
     ``fingerprint`` is the digest of all annotations read."""
 
@@ -103,7 +92,7 @@ class DataIdentity(_Part):
         return self
 
 
-class EncoderIdentity(_Part):
+class EncoderIdentity(RecordPart):
     """The encoder whose features were used.
 
     ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
@@ -120,7 +109,7 @@ class EncoderIdentity(_Part):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
 
 
-class StageIdentity(_Part):
+class StageIdentity(RecordPart):
     """A training stage: all its settings, and what it did. ``artefact``: digest of its product."""
 
     name: str
@@ -133,12 +122,13 @@ class StageIdentity(_Part):
     artefact: str | None = None
 
 
-class Identity(_Part):
+class Identity(RecordPart):
     """Everything that makes two numbers comparable or not.
 
     ``variant``: the name of the method's configuration where it has one (an ablation, a published
     version); ``recipe``, ``batch_size`` and ``negative_group`` are those of the stage that is evaluated
-    (empty where nothing is trained). ``limit``: what `--limit` shrank the run to. ``plugins`` and
+    (empty where nothing is trained). ``tuning``: how that stage's learning rate was searched for, where
+    it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``data`` is None only where no dataset takes part (throughput).
     """
@@ -150,6 +140,7 @@ class Identity(_Part):
     variant: str = ""
     method_settings: dict[str, JsonValue] = {}
     stages: tuple[StageIdentity, ...] = ()
+    tuning: Tuning | None = None
     batch_size: Count | None = None
     negative_group: Count | None = None
     selection: Literal["paper", "last", "heldout", "none"] = "none"
@@ -165,7 +156,7 @@ class Identity(_Part):
     skipped_triplets: Count = 0
 
 
-class Code(_Part):
+class Code(RecordPart):
     """``commit`` is None where the package does not lie in its own git checkout; ``dirty`` tells
     whether the checkout's code then differed from that commit."""
 
@@ -174,7 +165,7 @@ class Code(_Part):
     dirty: bool = False
 
 
-class Environment(_Part):
+class Environment(RecordPart):
     """Where it ran; a library that is not installed is None."""
 
     python: str
@@ -190,7 +181,7 @@ class Environment(_Part):
     threads: Annotated[int, Field(ge=1)]
 
 
-class StoredFile(_Part):
+class StoredFile(RecordPart):
     """A file of the record's folder: relative name, bytes, sha256."""
 
     name: str
@@ -206,9 +197,10 @@ class StoredFile(_Part):
         return name
 
 
-class Record(_Part):
+class Record(RecordPart):
     """``timings``: seconds by phase. ``peak_memory_bytes``: by "process" and "device".
-    ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
+    ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
+    tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
@@ -223,6 +215,8 @@ class Record(_Part):
     timings: dict[str, Annotated[float, Field(ge=0)]] = {}
     throughput: dict[str, Measurement] = {}
     peak_memory_bytes: dict[str, Count] = {}
+    cost: Cost | None = None
+    trials: tuple[Trial, ...] = ()
     not_fixed: tuple[str, ...] = ()
     files: dict[str, StoredFile] = {}
 
@@ -243,16 +237,21 @@ class Record(_Part):
 
 
 def seedless_identity(record: Record) -> dict[str, Any]:
-    """All of a run's identity but the seed and what follows from it, as JSON.
+    """All of a run's identity but the seed and what follows from it, as JSON, without what is at its default.
+
+    So a record keeps its name in the book of results when later versions add entries.
 
     What follows from the seed: stage seeds, artefacts, the digest of randomly started weights,
-    updates and triplets seen (where pairs are drawn, their number varies).
+    updates and triplets seen (where pairs are drawn, their number varies), and the learning rate where
+    it was searched for.
     """
-    identity = record.identity.model_dump(mode="json", exclude={"seed", "selection_note"})
-    for stage in identity["stages"]:
+    identity = record.identity.model_dump(mode="json", exclude={"seed", "selection_note"}, exclude_defaults=True)
+    for stage in identity.get("stages", ()):
         for consequence in ("seed", "artefact", "updates", "triplets_seen"):
-            del stage[consequence]
-    if identity["encoder"] is not None and identity["encoder"]["start"] == "random":
+            stage.pop(consequence, None)
+        if record.identity.tuning is not None and stage["name"] == record.identity.tuning.stage:
+            del stage["settings"]["learning_rate"]
+    if "encoder" in identity and identity["encoder"]["start"] == "random":
         del identity["encoder"]["digest"]
     return identity
 

@@ -15,15 +15,18 @@ from benchmark.distributed import Process
 from benchmark.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.evaluator import EncodedTask, score_task, top_of_task
 from benchmark.example_picture import ExampleRow, draw_examples
+from benchmark.fair import FAIR
 from benchmark.files import atomic_write_text
 from benchmark.intervals import task_intervals
 from benchmark.job import ALONE, Job
+from benchmark.lr_sweep import Sweep
 from benchmark.method import Method
 from benchmark.metrics import mean_over_categories
 from benchmark.partial import missing_names
 from benchmark.per_query import TOP, PerQuery
 from benchmark.plan import Plan, PlannedStage, readable
 from benchmark.record import DataIdentity, EncoderIdentity, Identity, Record, Result, StageIdentity, write_record
+from benchmark.record_costs import Cost
 from benchmark.selection import NOTES
 from benchmark.tables import DRAWN_DEMO, run_table
 from benchmark.trainer import Trained
@@ -47,14 +50,18 @@ class StageOutcome:
     seed: int
     artefact: str | None
     selected_epoch: int = 0
+    seconds: float | None = None
 
     @classmethod
     def of(cls, planned: PlannedStage, trained: Trained, seed: int, artefact: str | None = None) -> StageOutcome:
-        return cls(planned, trained.updates, trained.triplets_seen, seed, artefact, trained.selected_epoch)
+        seen, epoch = trained.triplets_seen, trained.selected_epoch
+        return cls(planned, trained.updates, seen, seed, artefact, epoch, trained.seconds)
 
     @classmethod
-    def of_header(cls, planned: PlannedStage, header: WeightsHeader, artefact: str | None) -> StageOutcome:
-        return cls(planned, header.updates, header.triplets_seen, header.seed, artefact)
+    def of_header(
+        cls, planned: PlannedStage, header: WeightsHeader, artefact: str | None, seconds: float | None = None
+    ) -> StageOutcome:
+        return cls(planned, header.updates, header.triplets_seen, header.seed, artefact, seconds=seconds)
 
     def identity(self) -> StageIdentity:
         recipe = self.planned.recipe
@@ -176,8 +183,10 @@ def build_record(
     timings: Mapping[str, float],
     process: Process,
     unreadable: frozenset[int],
+    cost: Cost,
+    sweep: Sweep | None = None,
 ) -> Record:
-    """The record of a finished run."""
+    """The record of a finished run; ``sweep`` where its learning rate was searched for."""
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
     finetuned = any(planned.stage.product == "encoder" for planned in plan.stages)
@@ -194,11 +203,12 @@ def build_record(
         )
         if plan.backbone
         else None,
-        recipe=recipe.name if recipe else "",
+        recipe=FAIR if plan.options.fair else recipe.name if recipe else "",
         recipe_source=recipe.source if recipe else "",
         variant=plan.variant.name if plan.variant else "",
         method_settings=plan.method_settings.model_dump(mode="json"),
         stages=tuple(outcome.identity() for outcome in stages),
+        tuning=sweep.tuning if sweep else None,
         batch_size=plan.last.settings.batch_size if trained else None,
         negative_group=plan.last.settings.group if trained else None,
         selection=plan.selection,
@@ -225,8 +235,15 @@ def build_record(
         environment=environment(str(process.device), process.world_size),
         timings={name: round(seconds, 2) for name, seconds in timings.items()},
         peak_memory_bytes=peak_memory_bytes(),
+        cost=_with_seconds(cost, stages),
+        trials=sweep.trials if sweep else (),
         not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
     )
+
+
+def _with_seconds(cost: Cost, stages: Sequence[StageOutcome]) -> Cost:
+    known = {stage.planned.stage.name: stage.seconds for stage in stages if stage.seconds is not None}
+    return cost.model_copy(update={"training_seconds": {name: round(s, 2) for name, s in known.items()}})
 
 
 def data_identity(dataset: Dataset) -> DataIdentity:

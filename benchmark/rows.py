@@ -82,7 +82,7 @@ def _seeds(row: Row) -> str:
 _DESCRIPTIONS: dict[str, Callable[[Row], str]] = {
     "encoder": _encoder,
     "weights": _weights,
-    "recipe": lambda row: row.first.identity.recipe or "none",
+    "recipe": lambda row: (row.first.identity.recipe or "none") + (", rate tuned" * bool(row.first.identity.tuning)),
     "text rule": lambda row: row.first.identity.text_rule or "none",
     "seeds": _seeds,
 }

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from tabulate import tabulate
 
+from benchmark.cost_words import cost_line
 from benchmark.dataset import TaskKey
 from benchmark.record import DataIdentity, Record, Result
 from benchmark.rows import Row, described, distinct_names, rows_of
@@ -94,12 +95,14 @@ def tables(
 
 
 def run_table(record: Record) -> str:
-    """What `run` prints: all tables of one record."""
+    """What `run` prints: all tables of one record, and what its method costs in use."""
     blocks = [f"{table.key}{table.remark}\n\n{table.content()}" for table in tables([record])]
     unlabelled = [
         f"{r.key}: ranked, not scored, since its labels are hidden\n" for r in record.results if not r.metrics
     ]
-    return "\n".join([*blocks, *unlabelled])
+    mark = f"{DRAWN.capitalize()}: " if record.identity.data is not None and record.identity.data.is_demo else ""
+    cost = [f"- {mark}Cost: {cost_line(record.cost)}.\n"] if record.cost is not None else []
+    return "\n".join([*blocks, *unlabelled, *cost])
 
 
 def metric_order(names: Iterable[str]) -> list[str]:

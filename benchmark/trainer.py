@@ -39,6 +39,10 @@ _LOSS_CHECK_INTERVAL = 50
 State = dict[str, Tensor]
 
 
+class Diverged(UserError):
+    """The loss of a stage is not finite."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop and has saved a resumable state."""
 
@@ -100,7 +104,7 @@ class TrainingJob:
 def train(job: TrainingJob, resume: bool) -> Trained:
     """Train a stage to its end, from its resumable state where there is one and ``resume`` is True.
 
-    Raises Interrupted after saving when SIGINT or SIGTERM arrives, UserError on a loss that is not
+    Raises Interrupted after saving when SIGINT or SIGTERM arrives, Diverged on a loss that is not
     finite.
     """
     training = _Training(job)
@@ -235,7 +239,7 @@ class _Training:
         self.unread.clear()
         for i, value in enumerate(values):
             if not math.isfinite(value):
-                raise UserError(
+                raise Diverged(
                     f"stage {self.job.stage.name}: the loss is {value} at update {first + i + 1} of "
                     f"{self.total_updates} (epoch {self.epoch + 1}); lower the learning rate with "
                     f"--set {self.job.stage.name}.learning_rate=…, or use --precision fp32"

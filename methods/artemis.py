@@ -52,6 +52,7 @@ METHODS = [
             "Representations (ICLR)}, year={2022}}"
         ),
         needs=("resnet50", "glove"),
+        outside_fair="trains a ResNet and a GRU of its own on pixels; ARTEMIS on CLIP features stands for it",
     ),
     MethodInfo(
         name="artemis_clip",

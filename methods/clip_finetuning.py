@@ -51,6 +51,7 @@ METHODS = [
             "Communications and Applications}, year={2023}}"
         ),
         needs=("clip",),
+        outside_fair="is stage 1 itself, which all methods share; Sum on the fine-tuned encoder stands for it",
     ),
 ]
 

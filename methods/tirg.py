@@ -63,6 +63,9 @@ METHODS = [
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
         needs=("resnet18", "resnet50", "glove"),
+        outside_fair=(
+            "trains a ResNet and a recurrent text encoder of its own on pixels; TIRG on CLIP features stands for it"
+        ),
     ),
     MethodInfo(
         name="tirg_lastconv",
@@ -75,6 +78,9 @@ METHODS = [
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
         needs=("resnet18", "resnet50", "glove"),
+        outside_fair=(
+            "composes on the last map of a CNN that it trains; a CLIP's pooled feature has no such map"
+        ),
     ),
     MethodInfo(
         name="concat",
@@ -87,6 +93,10 @@ METHODS = [
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
         needs=("resnet18", "resnet50", "glove"),
+        outside_fair=(
+            "trains a ResNet and a recurrent text encoder of its own on pixels; Concat + MLP on CLIP features stands "
+            "for it"
+        ),
     ),
     MethodInfo(
         name="tirg_clip",

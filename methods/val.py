@@ -57,6 +57,7 @@ METHODS = [
             "Learning}, author={Chen, Yanbei and Gong, Shaogang and Bazzani, Loris}, booktitle={CVPR}, year={2020}}"
         ),
         needs=("resnetv2_50.a1h_in1k or mobilenetv1_100.ra4_e3600_r224_in1k (timm)",),
+        outside_fair="composes at three levels of a CNN that it trains; a CLIP's pooled feature has no such levels",
     ),
 ]
 

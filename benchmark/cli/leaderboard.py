@@ -18,18 +18,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark import leaderboard
+    from benchmark.fair_table import reasons_outside
     from benchmark.registry import discover
 
     results = Path(options.results)
-    datasets = discover().datasets()
+    registry = discover()
+    datasets, outside = registry.datasets(), reasons_outside(registry)
     runs = [Path(name) for name in options.runs]
     if options.add:
         print(f"added {leaderboard.add(Path(options.add), results)}")
     if options.check:
-        stale = leaderboard.stale(results, datasets, runs)
+        stale = leaderboard.stale(results, datasets, runs, outside)
         for path in stale:
             print(f"stale: {path}; write it again with `python -m benchmark leaderboard`")
         return 1 if stale else 0
-    for path in leaderboard.write_all(results, datasets, runs):
+    for path in leaderboard.write_all(results, datasets, runs, outside):
         print(f"wrote {path}")
     return 0

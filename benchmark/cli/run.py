@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from benchmark.ablations import AblationStudy
     from benchmark.job import Job
     from benchmark.options import RunOptions
+    from benchmark.record import Record
     from benchmark.registry import Registry
 
-_MULTIPLE = ("data_root", "set", "method", "dataset", "seed", "variant")
+_MULTIPLE = ("data_root", "set", "method", "dataset", "seed", "variant", "fair")
 _WHOLE = "whole"
 
 SUMMARY = "train and evaluate a method on a dataset"
@@ -65,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="named configurations of the method, or all; see `list variants`")  # fmt: skip
     parser.add_argument("--ablations", action="store_true", help="the method and all of its ablations, and their table")
     parser.add_argument("--selection", choices=["paper", "last", "heldout"], help="which epoch is reported")
+    parser.add_argument("--lr-sweep", action="store_true",
+                        help="try the learning rate × 1/3, 1 and 3, keep the best by held-out selection")  # fmt: skip
+    parser.add_argument(
+        "--fair", nargs="*", choices=["untouched", "finetuned"], metavar="untouched|finetuned",
+        help="a fair comparison on one common encoder or on either: same text rule, triplets seen, batch, "
+        "negative group, schedule, held-out selection and --lr-sweep for all; prints its table",
+    )
     parser.add_argument("--text-mode", metavar="MODE", help="how captions become strings")
     parser.add_argument("--epochs", type=int, metavar="N", help="of the method's own stage")
     parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update, over all processes")
@@ -101,7 +109,7 @@ def common_values(options: argparse.Namespace) -> dict[str, Any]:
         values["set"] = {**values.get("set", {}), **parse_assignments(options.assignments)}
     for name in RunOptions.model_fields:
         given = getattr(options, name, None)
-        if name in _MULTIPLE or given in (None, False):
+        if name in _MULTIPLE or given is None or given is False:
             continue
         values[name] = tuple(given) if isinstance(given, list) else given
     return values
@@ -114,18 +122,20 @@ def run(options: argparse.Namespace) -> int:
     registry = discover()
     for plugin in values.get("plugins", ()):
         registry.add_plugin(Path(plugin))
-    runs = list(_product(options, values, registry))
+    encoders = _encoders(options, values)
+    runs = [chosen for encoder in encoders for chosen in _product(options, {**values, **encoder}, registry)]
     studies: dict[tuple[str, str], AblationStudy] = {}
     if options.dry_run and os.environ.get("RANK", "0") != "0":
         return 0
     job = None if options.dry_run else _joined(runs[0])
     failures = []
+    made: list[Record] = []
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
             _announce(number, len(runs), chosen)
         study = _study(studies, chosen, registry) if options.ablations else None
         try:
-            _one(chosen, registry, job, study)
+            made += _one(chosen, registry, job, study)
         except Exception as error:
             if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
@@ -136,6 +146,8 @@ def run(options: argparse.Namespace) -> int:
                 study.left_out[chosen.variant] = f"it failed: {error!s}"
     if os.environ.get("RANK", "0") == "0":
         _write_tables(studies)
+        if any(chosen.fair for chosen in runs) and job is not None:
+            _print_fair_tables(made, registry)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
@@ -150,7 +162,8 @@ def _joined(chosen: RunOptions) -> Job:
 def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
     from benchmark.options import make_options
 
-    methods = _names("method", options.method or values.pop("method", None), list(registry.methods()))
+    known = _partakers(registry) if values.get("fair") else list(registry.methods())
+    methods = _names("method", options.method or values.pop("method", None), known)
     datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
     seeds = options.seed if options.seed is not None else values.pop("seed", 0)
     variants = options.variant or values.pop("variant", None)
@@ -182,6 +195,33 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
         return ["", *names]
     names = [given] if isinstance(given, str) else given or [""]
     return [variant.name for variant in declared] if names == ["all"] else names
+
+
+def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The options that tell the parts of a fair comparison from one another; one empty part without one."""
+    from benchmark.fair import ENCODERS
+
+    given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
+    encoders = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    output = values.get("output", "")
+    if len(encoders) == 1 or not output:
+        return [{"fair": encoder} for encoder in encoders]
+    return [{"fair": encoder, "output": str(Path(output) / f"fair-{encoder}")} for encoder in encoders]
+
+
+def _partakers(registry: Registry) -> list[str]:
+    """The methods of a fair comparison."""
+    from benchmark.fair import refusal
+
+    return [name for name, info in registry.methods().items() if not refusal(info, registry)]
+
+
+def _print_fair_tables(made: list[Record], registry: Registry) -> None:
+    from benchmark.fair_table import fair_section, reasons_outside
+
+    infos, outside = registry.datasets(), reasons_outside(registry)
+    for name in dict.fromkeys(record.identity.data.name for record in made if record.identity.data is not None):
+        print(fair_section(infos[name], made, outside))
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
@@ -222,8 +262,10 @@ def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
             print(f"\n{file.read_text(encoding='utf-8')}\nablations: {file}")
 
 
-def _one(chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None) -> None:
-    """Carry out one run; without a job print its plan."""
+def _one(
+    chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None
+) -> list[Record]:
+    """Carry out one run and give its record; without a job print its plan."""
     from benchmark.plan import make_plan
     from benchmark.progress import say
 
@@ -234,12 +276,12 @@ def _one(chosen: RunOptions, registry: Registry, job: Job | None, study: Ablatio
     plan = make_plan(chosen, registry)
     if study is not None and not study.changes_something(plan):
         say(f"{plan.title}: the same as the method itself with this recipe")
-        return
+        return []
     if job is None:
         from benchmark.dry_run import describe
 
         print(describe(plan))
-        return
+        return []
     from benchmark.pipeline import execute
     from benchmark.reporting import summary_lines, timing_line
     from benchmark.trainer import Interrupted
@@ -253,3 +295,4 @@ def _one(chosen: RunOptions, registry: Registry, job: Job | None, study: Ablatio
         study.add(record, plan.folder)
     print("\n".join(summary_lines(record, plan.folder)))
     say(f"time: {timing_line(record.timings)}")
+    return [record]

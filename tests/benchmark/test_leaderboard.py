@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from benchmark.published import COLUMNS, PublishedNumber, read_published
 from benchmark.record import Record, read_record, write_record
 from benchmark.registry import discover
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8")
-)
+GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
 RESULTS = Path(__file__).parents[2] / "results"
 ALL = discover().datasets()
 DATASETS = {"cirr": ALL["cirr"]}

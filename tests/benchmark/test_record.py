@@ -22,7 +22,9 @@ from benchmark.record import (
     write_record,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "record_version_1.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "record_version_2.json"
+FIRST = GOLDEN.with_name("record_version_1.json")
+FIRST_RUN_KEY = "59ec5e3d14ec7321fabb4e3272f20db390537141bad52af31856b754b646b596"
 
 
 def raw_record() -> dict[str, Any]:
@@ -61,16 +63,25 @@ def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
         assert word in text
 
 
-def test_a_committed_file_of_version_1_is_still_read_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
-    """The file is frozen: it was written by the first version of this program."""
+def test_a_committed_file_of_this_version_is_read_and_written_alike(tmp_path: Path) -> None:
+    """Both files are frozen: they are what the program of that version wrote."""
     found = read_record(GOLDEN)
+    assert found.results[0].metrics["R@1"] == 24.5
+    assert found.cost is not None and found.cost.gallery.picture_passes == 14
+    assert [trial.chosen for trial in found.trials] == [False, True, False]
+    write_record(tmp_path, found)
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == raw_record()
+
+
+def test_a_committed_file_of_version_1_is_still_read_and_has_no_costs(tmp_path: Path) -> None:
+    found = read_record(FIRST)
     assert found.results[0].metrics["R@1"] == 24.5
     assert found.results[0].key.protocol == "official"
     write_record(tmp_path, found)
     written = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert written["schema_version"] == record.SCHEMA_VERSION
-    assert_within({**raw_record(), "schema_version": record.SCHEMA_VERSION}, written)
-    assert found.identity.variant == ""
+    assert_within({**json.loads(FIRST.read_text(encoding="utf-8")), "schema_version": record.SCHEMA_VERSION}, written)
+    assert found.identity.variant == "" and found.identity.tuning is None and found.cost is None and found.trials == ()
 
 
 def assert_within(old: Any, new: Any) -> None:
@@ -80,6 +91,11 @@ def assert_within(old: Any, new: Any) -> None:
             assert_within(value, new[name])
     else:
         assert new == old
+
+
+def test_an_upgraded_record_keeps_its_name_in_the_book_of_results() -> None:
+    """Entries that later versions add change no digest while they are at their default."""
+    assert run_key(read_record(FIRST)) == FIRST_RUN_KEY
 
 
 def test_round_trip_with_per_query_results(tmp_path: Path) -> None:
@@ -181,6 +197,8 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, wor
         ({"identity.data.is_official": True}, "demo data and official"),
         ({"files": {"x": {"name": "../x", "size": 1, "sha256": ""}}}, "inside the record's folder"),
         ({"created": "2030-01-31 12:00"}, "pattern"),
+        ({"trials.1.score": None}, "cannot be the chosen one"),
+        ({"cost.pair_flops": -1}, "greater than or equal to 0"),
     ],
 )
 def test_the_schema_refuses_what_would_mislead(change: dict[str, Any], words: str) -> None:
@@ -219,6 +237,9 @@ def test_only_the_seed_and_what_follows_from_it_leave_the_row_alone() -> None:
         "created": "2031-01-01T00:00:00Z",
         "environment.world_size": 8,
         "results.0.ties": 9,
+        "identity.stages.1.settings.learning_rate": 0.0003,
+        "trials.1.score": 12.5,
+        "cost.trainable_parameters": 7,
     }
     other = made(same_row)
     assert identity_key(other, other.results[0]) == key
@@ -236,6 +257,9 @@ def test_only_the_seed_and_what_follows_from_it_leave_the_row_alone() -> None:
         "identity.selection": "last",
         "identity.precision": "bf16",
         "identity.limit": 50,
+        "identity.tuning": None,
+        "identity.tuning.base": 0.001,
+        "identity.stages.0.settings.learning_rate": 0.0003,
         "identity.plugins": {"mine.py": "aa" * 32},
         "identity.missing_pictures": ["dev-1"],
         "results.0.protocol": "official-partial",

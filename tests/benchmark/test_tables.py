@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmark.record import Record
+from benchmark.record import Record, read_record
 from benchmark.tables import metric_order, run_table, tables
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8")
-)
+GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
 
 
 def made(seed: int = 0, recall: float = 20.0, *, demo: bool = False, **identity: Any) -> Record:
