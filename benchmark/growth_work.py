@@ -136,6 +136,9 @@ class _Sum(Method):
 class _Features:
     """Whole-picture features as a memory-mapped file would give them, computed from the picture's number."""
 
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Nothing is computed ahead."""
+
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         return self.target(split, pictures)
 

@@ -101,7 +101,7 @@ def bare_step(
             with torch.autocast(device.type, half, enabled=half is not None):
                 queries = own.encode_query(batch.reference, batch.text)
                 loss = own.loss(queries, own.encode_target(batch.target)) / len(batches)
-            scaler.scale(loss).backward()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if settings.gradient_clip:
             scaler.unscale_(optimiser)
             torch.nn.utils.clip_grad_norm_(own.parameters(), settings.gradient_clip)

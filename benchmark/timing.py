@@ -84,7 +84,7 @@ class EventClock:
     def seconds(self, call: Call) -> float:
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             call()
             end.record()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +114,7 @@ def train(job: TrainingJob, resume: bool) -> Trained:
         training.engine.close()
 
 
-def endless_updates(job: TrainingJob) -> Iterator[None]:
+def endless_updates(job: TrainingJob) -> Generator[None]:
     """A stage's updates one by one, as `train` makes them; nothing is validated, selected or saved.
 
     It is there to be measured. Closing the generator closes the engine.

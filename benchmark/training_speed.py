@@ -24,6 +24,7 @@ from benchmark.dataset import Pictures, Triplets
 from benchmark.distributed import Process
 from benchmark.execution import Execution
 from benchmark.feature_store import FeatureStore
+from benchmark.job import ALONE
 from benchmark.limits import bare_step, computing_in, memory_copy
 from benchmark.made_up import MadeUpBackbone, made_up_features
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
@@ -35,6 +36,7 @@ from benchmark.product_shapes import Products
 from benchmark.rates import Limit, Setting, rate
 from benchmark.record_measurement import Measurement, Precision
 from benchmark.settings import TrainerSettings
+from benchmark.shared_store import SharedStore
 from benchmark.sources import FeatureTraining, PixelTraining
 from benchmark.text_rules import text_rule
 from benchmark.timing import repeated
@@ -114,11 +116,18 @@ def _updates(
             rounds = setting.rounds(calls)
     rows, group = settings.batch_size, settings.group
     work = f"batch {rows}" + (f" in groups of {group}" if group < rows else "") + f", {precision}"
-    name, counted = planned.stage.name, {"flops": products.flops, "setting": setting, "precision": precision}
     return {
-        f"{name}: updates": rate(rounds, "trainer", 1, "updates", Limit("bare", _BARE_LOOP), work),
-        f"{name}: triplets": rate(
-            rounds, "trainer", rows, "triplets", Limit("products", _BARE_PRODUCTS), work, **counted
+        f"{planned.stage.name}: updates": rate(rounds, "trainer", 1, "updates", Limit("bare", _BARE_LOOP), work),
+        f"{planned.stage.name}: triplets": rate(
+            rounds,
+            "trainer",
+            rows,
+            "triplets",
+            Limit("products", _BARE_PRODUCTS),
+            work,
+            flops=products.flops,
+            setting=setting,
+            precision=precision,
         ),
     }
 
@@ -157,7 +166,7 @@ def training_source(
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
     triplets = Triplets(triplets.reference % len(shown), triplets.target % len(shown), triplets.captions)
     backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(process.device)
-    store = FeatureStore(folder, backbone, encoder_digest="made-up", device=process.device)
+    store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=process.device), ALONE)
     patches = sum(grid * grid for grid in stage.inputs.grids)
     features = made_up_features(folder, shown, stage.width, patches, stage.inputs.views)
     return FeatureTraining(
