@@ -335,10 +335,7 @@ class _Run:
         say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")
         with self._timed(f"{planned.stage.name}: training"):
             # What an encoder's folder holds was made with the same settings: it can only be continued.
-            trained = train(job, resume=plan.options.resume or planned.stage.product == "encoder")
-        for state in (trained.selected, trained.last):
-            broadcast_state(state, self._job)
-        return trained
+            return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
 
     def _header(self, planned: PlannedStage, trained: Trained, method: Method) -> WeightsHeader:
         plan = self._plan

@@ -23,7 +23,6 @@ from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Transfo
 from benchmark.pixels import PixelSource
 from benchmark.plan import Plan, PlannedStage
 from benchmark.selection import Score, criterion_score, heldout_score
-from benchmark.shards import broadcast_state
 from benchmark.shared_store import SharedStore
 from benchmark.sources import (
     EvaluationSource,
@@ -95,7 +94,6 @@ class StageSources:
         source = live or self.evaluation(method, inputs)
 
         def validate(current: Method) -> Score:
-            broadcast_state(dict(current.named_buffers()), self._job)
             scores = evaluate(current, tasks, source, self._job)
             metrics = {score.task.key.category: score.metrics for score in scores}
             if plan.options.selection == "heldout":
