@@ -33,7 +33,7 @@ def facts_of(plan: Plan, device: str) -> dict[str, str]:
         **{f"plug-in {name}": f"{digest[:_SHOWN_DIGITS]}…" for name, digest in plan.plugins.items()},
         **_flat("trainer.", plan.trainer.model_dump(mode="json")),
         **_flat("--deepspeed-config: ", plan.deepspeed.values if plan.deepspeed else {}),
-        "--monitor": " ".join(plan.monitors) or "none",
+        "--monitors": " ".join(plan.monitors) or "none",
     }
     for planned in plan.stages:
         facts |= _flat(f"{planned.stage.name}.", planned.settings.model_dump(mode="json"))

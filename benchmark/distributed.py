@@ -70,6 +70,9 @@ def quiet_deepspeed(verbose: bool = False) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
+    if not verbose:
+        # It calls what torch means to rename.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     for speaker in (deepspeed.utils.logger, *deepspeed.utils.logger.handlers):
         speaker.setLevel(logging.INFO if verbose else logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -26,7 +26,7 @@ Sections = dict[str, dict[str, Any]]
 
 
 def monitor_sections(names: Sequence[str], file: DeepspeedFile | None) -> Sections:
-    """The monitors named by `--monitor` and those that the file enables.
+    """The monitors named by `--monitors` and those that the file enables.
 
     Raises UserError where a monitor's package is not installed.
     """
@@ -39,7 +39,7 @@ def monitor_sections(names: Sequence[str], file: DeepspeedFile | None) -> Sectio
     if missing:
         raise UserError.collect(
             f"monitor {name}: the package {_PACKAGES[name]} is not installed; pip install {_PACKAGES[name]}, or "
-            "choose another --monitor"
+            "choose another --monitors"
             for name in missing
         )
     return enabled

@@ -49,7 +49,7 @@ class RunOptions(Settings):
     device: str = ""
     precision: Literal["", "fp32", "bf16", "fp16"] = ""
     deepspeed_config: str = ""
-    monitor: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ()
+    monitors: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ()
     verbose: bool = False
     skip_bad_images: bool = False
     allow_missing: bool = False
@@ -65,7 +65,7 @@ class RunOptions(Settings):
     def _one_root_for_all(cls, value: Any) -> Any:
         return {"*": str(value)} if isinstance(value, str | Path) else value
 
-    @field_validator("protocol", "monitor", mode="before")
+    @field_validator("protocol", "monitors", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value

@@ -318,7 +318,7 @@ def _execution(
         file = read_deepspeed_file(options.deepspeed_config) if options.deepspeed_config else None
         with gathered(problems):
             execution = Execution.of(trainer, file, options.verbose)
-        monitors = monitor_sections(options.monitor, file)
+        monitors = monitor_sections(options.monitors, file)
     return file, execution, monitors
 
 

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file, or a ready one by name")
     parser.add_argument("--deepspeed-config", metavar="FILE.json",
                         help="DeepSpeed's configuration (ZeRO, communication), or a ready one by name")  # fmt: skip
-    parser.add_argument("--monitor", nargs="+", choices=["tensorboard", "csv", "wandb"],
+    parser.add_argument("--monitors", nargs="+", choices=["tensorboard", "csv", "wandb"],
                         help="write losses, rates, speeds and scores there while training")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="store_true", help="show DeepSpeed's own lines, too")
     parser.add_argument("--output", metavar="PATH",

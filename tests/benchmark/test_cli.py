@@ -293,3 +293,18 @@ def test_heldout_and_last_selection_run(command: Command, small_cirr: Path, tmp_
         assert read_record(folder).identity.selection == selection
     a, b = (read_weights(tmp_path / "last" / "weights" / f"{name}.safetensors") for name in ("selected", "last"))
     assert all((a[key] == b[key]).all() for key in a)
+
+
+def test_no_option_is_taken_by_a_launcher() -> None:
+    """torchrun reads a beginning of one of its own options as that option, even behind the module's name."""
+    import argparse
+
+    from torch.distributed.run import get_args_parser
+
+    from benchmark.cli import run
+
+    parser = argparse.ArgumentParser()
+    run.add_arguments(parser)
+    own = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    theirs = {option for action in get_args_parser()._actions for option in action.option_strings}
+    assert [o for o in own - {"--help"} if any(t.startswith(o) for t in theirs)] == []
