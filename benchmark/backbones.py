@@ -33,7 +33,8 @@ from benchmark.pretrained import (
     split_name,
     tag_activation,
 )
-from benchmark.weights import OPENAI_SIZES, WeightsFile, load_weights, read_state_dict, state_digest
+from benchmark.weights import OPENAI_SIZES, WeightsFile, read_state_dict, state_digest
+from benchmark.weights_fit import load_into
 
 CLIP_VOCABULARY = 49408
 _SINGLE_BYTE_TOKENS = 512  # 256 bytes, each inside a word and at its end
@@ -212,7 +213,7 @@ def load_backbone(
     on disk or do not fit, and an activation that contradicts the weights.
     """
     architecture, _ = split_name(name)
-    config = _configuration(name)
+    config = backbone_configuration(name)
     weights = weights or _default_weights(architecture)
     entry: Mapping[str, Any] = {}
     path = None
@@ -222,11 +223,11 @@ def load_backbone(
         path = find_weights(architecture, weights, assets_root)
         entry = published(architecture)[weights.lower().replace("-", "_")]
     file = read_state_dict(path) if path is not None else None
-    activation = _activation(name, weights, file, entry)
+    activation = activation_of(name, weights, file, entry)
     clip = build_clip(config, activation, seed)
     if file is not None:
         tensors = {k: v for k, v in file.state_dict.items() if k not in OPENAI_SIZES}
-        load_weights(clip, tensors, f"{path} as {architecture}")
+        load_into(clip, tensors, f"{path} as {architecture}")
     pipeline = Preprocessing(
         preprocessing,
         int(config["vision_cfg"]["image_size"]),
@@ -236,6 +237,22 @@ def load_backbone(
     )
     label = path.stem if path is not None and not entry else weights
     return ClipBackbone(clip, pipeline, architecture, label, activation).eval()
+
+
+def rebuild_backbone(description: Mapping[str, Any]) -> ClipBackbone:
+    """The backbone of a description (its fields as plain values), its weights still to be loaded.
+
+    No weights file is read. Raises UserError where the architecture is not known here.
+    """
+    named, key = str(description["name"]), description["preprocessing"]
+    activation: Activation = description["activation"]
+    mean, std = (tuple(float(value) for value in key[name]) for name in ("mean", "std"))
+    assert len(mean) == len(std) == 3
+    pipeline = Preprocessing(
+        key["pad"], key["size"], mean=mean, std=std, rgb_first=key["rgb_first"], ratio=key["ratio"] or 1.25
+    )
+    clip = build_clip(backbone_configuration(named), activation)
+    return ClipBackbone(clip, pipeline, named, str(description["weights"]), activation).eval()
 
 
 def _default_weights(architecture: str) -> str:
@@ -250,7 +267,11 @@ def _default_weights(architecture: str) -> str:
     )
 
 
-def _activation(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
+def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
+    """The activation of weights: their file tells it, or what is published of them (``entry``), or the name.
+
+    Raises UserError where these contradict each other, or none tells.
+    """
     architecture, _ = split_name(name)
     if architecture in _OWN:
         return _OWN[architecture][1]
@@ -268,7 +289,7 @@ def _activation(name: str, weights: str, file: WeightsFile | None, entry: Mappin
     return choose_activation(name, weights, required, likely)
 
 
-def _configuration(name: str) -> Mapping[str, Any]:
+def backbone_configuration(name: str) -> Mapping[str, Any]:
     """open_clip's configuration of a name; raises UserError for what is unknown or no plain CLIP."""
     architecture, asked = split_name(name)
     if architecture in _OWN and asked is None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.backbones import ClipBackbone
-from benchmark.checkpoints import WeightsHeader, load_into, read_header, read_weights
+from benchmark.backbones import ClipBackbone, rebuild_backbone
+from benchmark.checkpoints import WeightsHeader, read_header, read_weights
 from benchmark.cost import count_cost
 from benchmark.dataset import Task
 from benchmark.errors import UserError
@@ -23,7 +23,7 @@ from benchmark.files import file_digest, folder_lock
 from benchmark.job import Job, join_job
 from benchmark.method import BuildContext, Inputs, Method
 from benchmark.options import RunOptions, make_options
-from benchmark.pipeline import backbone_of, draw_demo_data
+from benchmark.pipeline import UNTRAINED, backbone_of, draw_demo_data
 from benchmark.plan import Plan, PlannedStage, make_plan
 from benchmark.record import Record
 from benchmark.registry import discover
@@ -38,11 +38,16 @@ from benchmark.reporting import (
 )
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.variants import UNNAMED
+from benchmark.weights_fit import load_into
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A method with the weights of a file, ready to encode, and what a record says of them."""
+    """A method with the weights of a file, ready to encode, and what a record says of them.
+
+    ``encoder`` is the backbone that the method's features come from, with its weights; None where
+    the method brings its own networks.
+    """
 
     plan: Plan
     method: Method
@@ -52,6 +57,7 @@ class LoadedCheckpoint:
     stages: list[StageOutcome]
     start_digest: str
     weights_from: WeightsFrom
+    imported: Mapping[str, str]
 
     def encode(self, tasks: Sequence[Task]) -> list[EncodedTask]:
         """Encodings of tasks of the plan's dataset."""
@@ -70,6 +76,8 @@ def evaluate_checkpoint(
     started = time.monotonic()
     file = weights_file(checkpoint)
     header = read_header(file)
+    if header.exported:
+        raise UserError(f"{file}: an export, for use outside; evaluate the run that it was made from")
     if header.method != method:
         raise UserError(f"{file}: weights of '{header.method}', not of method '{method}'; give its own --method")
     chosen = options_of(header, dataset or header.dataset, values)
@@ -87,7 +95,9 @@ def evaluate_checkpoint(
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
-        record = build_record(plan, tested, stages, start, timings, job.process, frozenset(), cost)
+        record = build_record(
+            plan, tested, stages, start, timings, job.process, frozenset(), cost, imported=loaded.imported
+        )
         written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
     return written, folder
 
@@ -99,14 +109,15 @@ def load_checkpoint(
 
     Raises UserError where the width differs, or the encoder is gone or another one.
     """
-    backbone = backbone_of(plan)
-    start_digest = backbone.description.digest if backbone else ""
+    backbone, start_digest = _backbone(plan, header, job)
     if backbone is not None and backbone.width != header.width:
         raise UserError(
             f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.width}"
         )
     stages: list[StageOutcome] = []
     before: dict[str, Method] = {}
+    if backbone is not None and header.encoder and not plan.has_encoder_stage:
+        _load_untouched(backbone, header, file, encoder)
     for planned, told in zip(plan.stages[:-1], header.earlier, strict=True):
         if planned.stage.product == "encoder" and backbone is not None:
             stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
@@ -119,7 +130,8 @@ def load_checkpoint(
     built.restore(header.prepared)
     stored = apart_from(built, backbone)
     load_into(built, read_weights(file), str(file))
-    stages.append(StageOutcome.of_header(plan.last, header, None))
+    if plan.last.stage.trains:
+        stages.append(StageOutcome.of_header(plan.last, header, None))
     return LoadedCheckpoint(
         plan=plan,
         method=built.to(job.process.device).eval(),
@@ -128,22 +140,47 @@ def load_checkpoint(
         job=job,
         stages=stages,
         start_digest=start_digest,
-        weights_from="last" if file.stem == "last" else "selected",
+        weights_from=_weights_from(plan, header, file),
+        imported=header.imported,
     )
+
+
+def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
+    if header.imported:
+        return "imported"
+    if not plan.last.stage.trains:
+        return "none trained"
+    return "last" if file.stem == "last" else "selected"
+
+
+def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[ClipBackbone | None, str]:
+    """The backbone and the digest of its start; what it started from is not read where its weights follow."""
+    if header.start and (header.encoder or plan.last.stage.product == "encoder"):
+        rebuilt = rebuild_backbone(header.start).to(job.process.device)
+        return rebuilt, str(header.start["digest"])
+    backbone = backbone_of(plan)
+    return backbone, backbone.description.digest if backbone else ""
+
+
+def _load_untouched(backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str) -> None:
+    """Put imported weights that no stage trained further into the backbone."""
+    path = encoder_file(header, file, named)
+    load_into(backbone, read_weights(path), str(path))
+    backbone.relabel(str(header.start["weights"]))
 
 
 def _context(
     plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method]
 ) -> BuildContext:
     assets = plan.options.assets_root or None
-    return BuildContext(backbone, plan.method_settings, planned.settings, assets, earlier)
+    return BuildContext(backbone, plan.method_settings, planned.settings, assets, earlier, weights_follow=True)
 
 
 def _load_encoder(
     plan: Plan, planned: PlannedStage, backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str
 ) -> StageOutcome:
     """Put the encoder that a checkpoint was trained on into the backbone."""
-    path = _encoder_file(header, file, named)
+    path = encoder_file(header, file, named)
     load_into(planned.stage.build(_context(plan, planned, backbone, {})), read_weights(path), str(path))
     backbone.relabel(f"{plan.weights}+{planned.stage.name}")
     return StageOutcome.of_header(planned, read_header(path), file_digest(path))
@@ -153,7 +190,8 @@ def weights_file(checkpoint: Path) -> Path:
     """The file itself, or the selected weights of a run's folder."""
     if not checkpoint.is_dir():
         return checkpoint
-    for candidate in (checkpoint / "weights" / "selected.safetensors", checkpoint / "selected.safetensors"):
+    for name in ("weights/selected.safetensors", "selected.safetensors", UNTRAINED):
+        candidate = checkpoint / name
         if candidate.is_file():
             return candidate
     raise UserError(f"{checkpoint}: holds no weights/selected.safetensors; give a run's folder or a weights file")
@@ -183,11 +221,17 @@ def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> R
     return make_options(method=header.method, dataset=dataset, **chosen)
 
 
-def _encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:
-    """The encoder artefact that the checkpoint's features came from, checked by its digest."""
-    path = Path(named) if named else Path(header.encoder_file)
-    if not header.encoder_file or not path.is_file():
-        raise UserError(f"{file}: needs the encoder {path} that it was trained on; give it with --encoder FILE")
-    if file_digest(path) != header.encoder:
-        raise UserError(f"{path}: not the encoder that {file} was trained on; give the right one with --encoder FILE")
-    return path
+def encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:
+    """The encoder artefact that the checkpoint's features came from, checked by its digest.
+
+    Looked for where it was, and beside the weights file and its folder, in case both were moved.
+    """
+    told = Path(named or header.encoder_file)
+    beside = () if named else (file.parent / told.name, file.parent.parent / told.name)
+    found = [path for path in (told, *beside) if header.encoder_file and path.is_file()]
+    if not found:
+        raise UserError(f"{file}: needs the encoder {told} that it was trained on; give it with --encoder FILE")
+    for path in found:
+        if file_digest(path) == header.encoder:
+            return path
+    raise UserError(f"{found[0]}: not the encoder that {file} was trained on; give the right one with --encoder FILE")

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
@@ -39,7 +38,10 @@ class WeightsHeader:
 
     ``stage`` and ``settings`` rebuild the module; ``backbone`` (name, weights, seed, preprocessing)
     the encoder it starts from; ``encoder`` the digest of the encoder artefact whose features it was
-    trained on ("" for none); ``prepared`` what `Method.prepare` made.
+    trained on ("" for none), a path beside the weights file where it is relative; ``prepared`` what
+    `Method.prepare` made; ``start`` the backbone's description as it started, from which it is built
+    again without its weights' file; ``imported`` the files that weights from elsewhere were read from,
+    name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
     """
 
     method: str
@@ -59,6 +61,9 @@ class WeightsHeader:
     triplets_seen: int = 0
     prepared: dict[str, Any] = field(default_factory=dict)
     earlier: list[EarlierStage] = field(default_factory=list)
+    start: dict[str, Any] = field(default_factory=dict)
+    imported: dict[str, str] = field(default_factory=dict)
+    exported: bool = False
     format: str = FORMAT
 
     @classmethod
@@ -108,22 +113,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = load_file(path)
     return state
-
-
-def load_into(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a module; raises UserError listing what is missing, extra or misshapen."""
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in own]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        listed = "; ".join(problems[:10])
-        raise UserError(
-            f"{source}: does not fit this method: {len(problems)} tensors differ ({listed}); "
-            "likely of another method, or of a backbone of another width"
-        )
-    module.load_state_dict(dict(state))

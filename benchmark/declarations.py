@@ -15,9 +15,32 @@ Start = Literal["pretrained", "random"]
 
 
 @dataclass(frozen=True)
+class Asset:
+    """A file from outside that methods need. It is looked for on disk, and never fetched by a run.
+
+    ``file``: its name under `--assets-root`; ``megabytes``: of what is to be downloaded; ``source``:
+    where. ``hub``: repository and file (``owner/name/file``) in Hugging Face's cache, "" for none;
+    ``cache``: a folder below the user's home where another program keeps it. ``when``: which settings
+    ask for it. ``optional``: a run does without it, and says so.
+    """
+
+    name: str
+    summary: str
+    file: str
+    megabytes: int
+    source: str
+    licence: str
+    hub: str = ""
+    cache: str = ""
+    when: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True)
 class MethodInfo:
     """One line of `list methods`, the citation, and what the method needs from outside.
 
+    ``needs``: names of assets, of which settings choose; "clip" is the backbone's weights.
     ``outside_fair``: why the method has no honest adaptation to the encoder that a fair comparison
     gives to all; "" for one that takes part.
     """

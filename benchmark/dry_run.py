@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmark.annotations import picture_problems
+from benchmark.assets import clip_asset, described
 from benchmark.backbone_table import BACKBONES
 from benchmark.batches import epoch_table, update_plan
 from benchmark.errors import UserError, gathered
@@ -33,6 +36,7 @@ def describe(plan: Plan) -> str:
         *_task_lines(plan),
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
         *_store_lines(plan),
+        *_need_lines(plan),
         f"output     {plan.folder}",
     ]
     return "\n".join(lines)
@@ -49,10 +53,27 @@ def _problems(plan: Plan) -> list[str]:
         if found:
             problems += [f"{split}: {line}" for line in found[:_SHOWN]]
             problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
-    if plan.backbone and plan.weights != "random" and not is_path(plan.weights):
+    if plan.backbone and plan.weights != "random":
         with gathered(problems):
-            find_weights(plan.backbone, plan.weights, plan.options.assets)
+            if not is_path(plan.weights):
+                find_weights(plan.backbone, plan.weights, plan.options.assets)
+            elif not Path(plan.weights).is_file():
+                raise UserError(f"--weights {plan.weights}: no such weights file")
     return problems
+
+
+def _need_lines(plan: Plan) -> list[str]:
+    """What is needed from outside, where it was found, and what is done without."""
+    needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.needs]
+    if plan.backbone and plan.weights != "random":
+        path = Path(plan.weights)
+        if not is_path(plan.weights):
+            path = find_weights(plan.backbone, plan.weights, plan.options.assets)
+        info = BACKBONES.get(plan.backbone)
+        asset = clip_asset(info) if info is not None and plan.weights == info.default_weights else None
+        what = described(asset) if asset is not None else f"weights {plan.weights} of {plan.backbone}"
+        needs.append(f"needs      {what}: found at {path}")
+    return [*(needs or ["needs      nothing from outside"]), *(f"note       {remark}" for remark in plan.remarks)]
 
 
 def _task_lines(plan: Plan) -> list[str]:

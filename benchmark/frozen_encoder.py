@@ -106,7 +106,7 @@ class FrozenEncoder:
         half = _HALVES.get(self._precision)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(_tf32(self._precision == "tf32"))
+            stack.enter_context(tf32(self._precision == "tf32"))
             stack.enter_context(torch.autocast(self._device.type, half, enabled=half is not None))
             self.backbone.eval()
             try:
@@ -157,7 +157,8 @@ def _channels_last(backbone: StoreBackbone) -> None:
 
 
 @contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
+def tf32(allowed: bool) -> Iterator[None]:
+    """Products of float32 in full, or rounded as a GPU's TF32 has them; everything is put back as it was."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32
     matmul.allow_tf32 = allowed

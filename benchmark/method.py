@@ -144,6 +144,8 @@ class BuildContext:
     the earlier encoder stage if there was one; None for methods that bring their own networks.
     ``earlier`` holds the methods of earlier stages by stage name: trained in a run; only built,
     with what they prepared, where a checkpoint's weights are loaded next.
+    ``weights_follow``: that is the case, so that nothing from outside (pretrained weights, word
+    vectors) need be read or asked for.
     """
 
     backbone: ClipBackbone | None
@@ -151,12 +153,17 @@ class BuildContext:
     training_settings: TrainingSettings
     assets_root: str | None = None
     earlier: Mapping[str, Method] = field(default_factory=dict)
+    weights_follow: bool = False
 
     @property
     def width(self) -> int:
         if self.backbone is None:
             raise TypeError("this method has no backbone of the engine's")
-        return self.backbone.description.width
+        return self.backbone.width
+
+    def start(self, asked: Start) -> Start:
+        """Where a network of the method's own starts: as asked for, but anyhow where its weights follow."""
+        return "random" if self.weights_follow else asked
 
 
 ParameterGroups = list[dict[str, Any]]
@@ -217,12 +224,47 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Release:
+    """How the authors' own checkpoint of a method is read, for `import`.
+
+    ``part``: the submodule that bears the released names. ``entry``: the key under which the file has
+    the state dict, where it may hold others beside it. ``settings``: shapes by released name to the
+    width of the encoder and the method's settings that they tell; KeyError where a tensor is missing.
+    ``without_effect``: the beginning of a released name to the reason why it changes no output.
+    """
+
+    part: str
+    settings: Callable[[Mapping[str, tuple[int, ...]]], tuple[int, dict[str, Any]]]
+    entry: str = ""
+    without_effect: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A declared asset that a run needs; ``given``: the file that the user named for it, or ""."""
+
+    asset: str
+    given: str = ""
+
+
+def _no_needs(settings: MethodSettings) -> tuple[Need, ...]:
+    return ()
+
+
+def _no_remarks(settings: MethodSettings) -> tuple[str, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
 class Specification:
     """All stages of a method as its settings ask, earliest first; the last one is evaluated.
 
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
+    ``needs``: the assets that the settings ask for, the backbone's weights excepted. ``remarks``: what
+    every output of a run says of its settings (words that start at random, say). ``release`` is None
+    for methods whose authors' checkpoints cannot be imported.
     """
 
     stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
@@ -230,3 +272,6 @@ class Specification:
     own_networks: Callable[[MethodSettings], Start] | None = None
     parity: Parity | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: Callable[[MethodSettings], tuple[Need, ...]] = _no_needs
+    remarks: Callable[[MethodSettings], tuple[str, ...]] = _no_remarks
+    release: Release | None = None

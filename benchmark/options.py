@@ -88,8 +88,13 @@ class RunOptions(Settings):
 
     @property
     def assets(self) -> Path | None:
-        named = self.assets_root or os.environ.get(ASSETS_VARIABLE, "")
-        return Path(named).expanduser() if named else None
+        return assets_root(self.assets_root)
+
+
+def assets_root(named: str = "") -> Path | None:
+    """The folder of weights files: named, or by environment; None where neither is."""
+    chosen = named or os.environ.get(ASSETS_VARIABLE, "")
+    return Path(chosen).expanduser() if chosen else None
 
 
 def cache_root(named: str = "") -> Path:

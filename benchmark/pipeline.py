@@ -19,7 +19,7 @@ from benchmark.agreement import facts_of
 from benchmark.annotations import require_pictures
 from benchmark.backbones import ClipBackbone, load_backbone
 from benchmark.batches import all_training_strings
-from benchmark.checkpoints import EarlierStage, WeightsHeader, load_into, read_header, read_weights, save_weights
+from benchmark.checkpoints import EarlierStage, WeightsHeader, read_header, read_weights, save_weights
 from benchmark.cost import count_cost
 from benchmark.distributed import this_process
 from benchmark.environment import check_accelerator
@@ -50,10 +50,13 @@ from benchmark.shards import broadcast_state, own_span
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
 from benchmark.trainer import Diverged, State, Trained, TrainingJob, clone_of, train
+from benchmark.weights_fit import load_into
 
 _WORK = "training"
 _LOG = "training-log.json"
 _LAST_WEIGHTS = "last.safetensors"
+UNTRAINED = "weights/untrained.safetensors"
+"""Of a method with nothing of its own to train: what it is, and which encoder it scores."""
 
 
 def run(method: str, dataset: str, **options: Any) -> Record:
@@ -136,11 +139,13 @@ class _Run:
         self._sweep: Sweep | None = None
 
     def run(self) -> Record:
+        for remark in self._plan.remarks:
+            say(f"{self._plan.method.title}: {remark}")
         with self._timed("data"):
             self._unreadable = self._check_pictures()
         with self._timed("backbone"):
             backbone = backbone_of(self._plan)
-            self._start_digest = backbone.description.digest if backbone else ""
+            self._start = asdict(backbone.description) if backbone else {}
             self._sources = self._open_sources(backbone)
         for planned in self._plan.stages[:-1]:
             if planned.stage.product == "encoder":
@@ -257,6 +262,11 @@ class _Run:
         method = self._build(planned)
         self._cost = self._counted(planned, method)
         if not planned.stage.trains:
+            told = self._header(planned, None, method)
+            self._on_main(
+                "writing what is evaluated",
+                lambda: save_weights(self._plan.folder / UNTRAINED, method.state_dict(), told),
+            )
             return method, {}
         if self._plan.sweeps:
             self._sweep = sweep(planned, self._train_at)
@@ -299,7 +309,9 @@ class _Run:
         def copy_files() -> None:
             weights.update({name: read_weights(file) for name, file in files.items()})
             variant = plan.variant.name if plan.variant else ""
-            header = replace(read_header(artefact), method=plan.method.name, variant=variant)
+            # The artefact may have been trained on behalf of another method.
+            settings = plan.method_settings.model_dump(mode="json")
+            header = replace(read_header(artefact), method=plan.method.name, variant=variant, method_settings=settings)
             for name, state in weights.items():
                 save_weights(plan.folder / "weights" / f"{name}.safetensors", state, header)
             atomic_write_json(plan.folder / _LOG, read_json(artefact.with_name(_LOG)))
@@ -337,7 +349,7 @@ class _Run:
             # What an encoder's folder holds was made with the same settings: it can only be continued.
             return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
 
-    def _header(self, planned: PlannedStage, trained: Trained, method: Method) -> WeightsHeader:
+    def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
         plan = self._plan
         return WeightsHeader(
             method=plan.method.name if planned.stage.product == "method" else planned.stage.name,
@@ -353,10 +365,11 @@ class _Run:
             recipe=planned.recipe.name if planned.recipe else "",
             variant=plan.variant.name if plan.variant and planned.stage.product == "method" else "",
             selection=plan.options.selection,
-            updates=trained.updates,
-            triplets_seen=trained.triplets_seen,
+            updates=trained.updates if trained else 0,
+            triplets_seen=trained.triplets_seen if trained else 0,
             prepared=dict(method.prepared()),
             earlier=[self._told(outcome) for outcome in self._stages if outcome.planned is not planned],
+            start=self._start,
         )
 
     def _told(self, outcome: StageOutcome) -> EarlierStage:
@@ -384,7 +397,7 @@ class _Run:
                 described = [describe_task(method, task, names, self._job) for task in encoded]
                 tested.append(TestedWeights(name, described))
         record = build_record(
-            plan, tested, self._stages, self._start_digest, self._timings, self._process, self._unreadable,
+            plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
             self._cost, self._sweep,
         )  # fmt: skip
         return write_by_main(self._job, lambda: self._finish(record, tested))

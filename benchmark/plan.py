@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from benchmark.annotations import require_counts
+from benchmark.assets import Needed
 from benchmark.backbone_table import BACKBONES
 from benchmark.batches import GroupLayout, require_one_batch
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
@@ -85,6 +86,7 @@ class Plan:
     deepspeed: DeepspeedFile | None = None
     execution: Execution = Execution()
     monitors: Sections = field(default_factory=dict)
+    needs: tuple[Needed, ...] = ()
 
     @property
     def title(self) -> str:
@@ -102,6 +104,16 @@ class Plan:
     @property
     def trained(self) -> tuple[PlannedStage, ...]:
         return tuple(planned for planned in self.stages if planned.stage.trains)
+
+    @property
+    def has_encoder_stage(self) -> bool:
+        """Whether a stage fine-tunes the encoder that the last one's features come from."""
+        return any(planned.stage.product == "encoder" for planned in self.stages)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What every output says of the method's settings."""
+        return self.specification.remarks(self.method_settings)
 
     @property
     def selection(self) -> Literal["paper", "last", "heldout", "none"]:
@@ -305,7 +317,13 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         deepspeed=deepspeed,
         execution=execution,
         monitors=monitors,
+        needs=_needs(registry, specification, method_settings),
     )
+
+
+def _needs(registry: Registry, specification: Specification, settings: MethodSettings) -> tuple[Needed, ...]:
+    assets = registry.assets()
+    return tuple(Needed(assets[need.asset], need.given) for need in specification.needs(settings))
 
 
 def _execution(
@@ -323,7 +341,7 @@ def _execution(
 
 
 def require_trainable(plan: Plan) -> None:
-    """Raise UserError with all that would stop the run's training or evaluation later on."""
+    """Raise UserError with all that would stop the run's training or evaluation later on, missing files too."""
     problems: list[str] = []
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with gathered(problems):
@@ -338,6 +356,7 @@ def require_trainable(plan: Plan) -> None:
             rule = text_rule(planned.settings.text_rule)
             captions = plan.triplets(planned, frozenset())(0).captions
             require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
+    problems += filter(None, (need.problem(plan.options.assets) for need in plan.needs))
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
 

@@ -40,11 +40,11 @@ class Result(RecordPart):
     """Numbers of one column of a table.
 
     ``dataset`` is the label of the data (demo data and cuts have their manifest's name).
-    ``weights_from``: which weights of the run were evaluated; "external" where they are not ours
-    (embeddings, rankings). ``measured_by`` "server" marks numbers returned by an official test
-    server. ``metrics``: name ("R@10", "R_subset@1", "mAP@10") to percent; ``intervals``: the 95 %
-    interval of those that have one. ``ties``: queries whose best positive ties with another
-    picture. In a mean over categories (``category`` "average") the counts are sums.
+    ``weights_from``: which weights of the run were evaluated; "imported" where they were trained
+    elsewhere, "external" where there are none (embeddings, rankings). ``measured_by`` "server" marks
+    numbers returned by an official test server. ``metrics``: name ("R@10", "R_subset@1", "mAP@10") to
+    percent; ``intervals``: the 95 % interval of those that have one. ``ties``: queries whose best
+    positive ties with another picture. In a mean over categories (``category`` "average") the counts are sums.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class Result(RecordPart):
     protocol: str
     text_mode: str
     category: str = ""
-    weights_from: Literal["selected", "last", "none trained", "external"]
+    weights_from: Literal["selected", "last", "none trained", "imported", "external"]
     measured_by: Literal["this run", "server"] = "this run"
     metrics: dict[str, Percent]
     intervals: dict[str, tuple[Percent, Percent]] = {}

@@ -1,9 +1,10 @@
 """The registry: which methods, datasets and recipes there are, and where their files lie.
 
 Names point at files. A file declares itself with literals (``INFO = DatasetInfo(...)``,
-``METHODS = [MethodInfo(...)]``, ``RECIPES = [Recipe(...)]``, ``VARIANTS = [Variant(...)]``) that are
-read here without importing it, and is imported when one of its names is asked for. Sources, in this
-order: the two shelves, entry points of other distributions, and files given with `--plugin`.
+``METHODS = [MethodInfo(...)]``, ``RECIPES = [Recipe(...)]``, ``VARIANTS = [Variant(...)]``,
+``ASSETS = [Asset(...)]``) that are read here without importing it, and is imported when one of its
+names is asked for. Sources, in this order: the two shelves, entry points of other distributions, and
+files given with `--plugin`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from benchmark.declarations import DatasetInfo, MethodInfo, Recipe, Variant
+from benchmark.declarations import Asset, DatasetInfo, MethodInfo, Recipe, Variant
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from benchmark.method import Specification
 
 _DECLARED: dict[str, Callable[..., Any]] = {
+    "Asset": Asset,
     "DatasetInfo": DatasetInfo,
     "MethodInfo": MethodInfo,
     "Recipe": Recipe,
@@ -47,13 +49,13 @@ class ShelfFile:
     is_plugin: bool = False
 
     @cached_property
-    def declared(self) -> tuple[DatasetInfo | MethodInfo | Recipe | Variant, ...]:
+    def declared(self) -> tuple[Asset | DatasetInfo | MethodInfo | Recipe | Variant, ...]:
         """Everything declared at the top of the file. Raises UserError where it is no literal."""
         try:
             tree = ast.parse(self.path.read_text(encoding="utf-8"))
         except (OSError, SyntaxError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot be read as a plug-in ({error})") from None
-        found: list[DatasetInfo | MethodInfo | Recipe | Variant] = []
+        found: list[Asset | DatasetInfo | MethodInfo | Recipe | Variant] = []
         known: dict[str, Any] = {}
         for statement in tree.body:
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
@@ -164,6 +166,10 @@ class Registry:
 
     def datasets(self) -> dict[str, DatasetInfo]:
         return {d.name: d for _, d in self._all() if isinstance(d, DatasetInfo)}
+
+    def assets(self) -> dict[str, Asset]:
+        """Files from outside, by the names that methods call them."""
+        return {d.name: d for _, d in self._all() if isinstance(d, Asset)}
 
     def recipes(self) -> tuple[Recipe, ...]:
         return tuple(d for _, d in self._all() if isinstance(d, Recipe))

@@ -37,7 +37,7 @@ _EXAMPLE_ROWS = 6
 _SHOWN = 5
 _AVERAGE = "average"
 
-WeightsFrom = Literal["selected", "last", "none trained", "external"]
+WeightsFrom = Literal["selected", "last", "none trained", "imported", "external"]
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,15 @@ def build_record(
     unreadable: frozenset[int],
     cost: Cost,
     sweep: Sweep | None = None,
+    imported: Mapping[str, str] | None = None,
 ) -> Record:
-    """The record of a finished run; ``sweep`` where its learning rate was searched for."""
+    """The record of a finished run.
+
+    ``sweep`` where its learning rate was searched for; ``imported``: the files of weights from
+    elsewhere, name to digest.
+    """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
-    finetuned = any(planned.stage.product == "encoder" for planned in plan.stages)
     triplets = plan.dataset.train_triplets(0, plan.options.seed, plan.last.settings.drawing)
     identity = Identity(
         data=data_identity(plan.dataset),
@@ -198,7 +202,7 @@ def build_record(
             weights=plan.weights,
             digest=start_digest,
             start=plan.start,
-            state="finetuned" if finetuned else "untouched",
+            state="finetuned" if plan.has_encoder_stage else "untouched",
             precision=plan.backbone_settings.precision,
         )
         if plan.backbone
@@ -218,11 +222,13 @@ def build_record(
         seed=plan.options.seed,
         limit=plan.options.limit,
         plugins=dict(plan.plugins),
+        inputs=dict(imported or {}),
         missing_pictures=missing_names(plan.dataset),
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
         skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
     )
-    results, _ = results_of(tested)
+    remarks = [*plan.remarks, *([_import_note(imported)] if imported else [])]
+    results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)[0]]
     return Record(
         kind="run",
         method=plan.method.name,
@@ -244,6 +250,11 @@ def build_record(
 def _with_seconds(cost: Cost, stages: Sequence[StageOutcome]) -> Cost:
     known = {stage.planned.stage.name: stage.seconds for stage in stages if stage.seconds is not None}
     return cost.model_copy(update={"training_seconds": {name: round(s, 2) for name, s in known.items()}})
+
+
+def _import_note(imported: Mapping[str, str]) -> str:
+    files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
+    return f"weights imported from {files}, trained elsewhere; the recipe named is the published one"
 
 
 def data_identity(dataset: Dataset) -> DataIdentity:

@@ -70,9 +70,10 @@ def _weights(row: Row) -> str:
         return "measured by the server"
     if result.weights_from == "selected":
         return _SELECTION.get(row.first.identity.selection, "selected")
-    return {"last": "last epoch", "none trained": "nothing trained", "external": "from outside"}[
-        result.weights_from
-    ]
+    names = {
+        "last": "last epoch", "none trained": "nothing trained", "imported": "imported", "external": "from outside",
+    }  # fmt: skip
+    return names[result.weights_from]
 
 
 def _seeds(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""Weights files: read without executing anything, digested, checked against a module.
+"""Weights files: read without executing anything, and digested.
 
 Forms that are read: safetensors; a plain state dict; open_clip's training checkpoints
 (``{"state_dict": ...}``, ``module.`` prefixes); CLIP4Cir's ``{"epoch", "CLIP": state_dict}``; and
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,23 @@ OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 
 _NESTED = {"CLIP": "clip4cir", "state_dict": "open_clip"}
 _PREFIXES = ("module.", "_orig_mod.")
-_SHOWN = 10
+_GLOBALS_SHOWN = 3
+_GLOBAL = re.compile(r"(?:GLOBAL|asks for) ([\w.]+)")
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file holds. ``format``: safetensors, state_dict, open_clip, clip4cir, nested or torchscript."""
+    """What a file holds. ``format``: safetensors, state_dict, open_clip, clip4cir, nested or torchscript.
+
+    ``entry``: the key under which the state dict stood in the file, "" where it is the whole;
+    ``others``: what else stood there.
+    """
 
     state_dict: StateDict
     format: str
     note: str = ""
+    entry: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def from_openai(self) -> bool:
@@ -45,11 +55,12 @@ class WeightsFile:
         return self.format == "clip4cir" or all(name in self.state_dict for name in OPENAI_SIZES)
 
 
-def read_state_dict(path: Path) -> WeightsFile:
+def read_state_dict(path: Path, entry: str = "") -> WeightsFile:
     """Read a weights file onto the CPU, tensors as stored (float16 stays float16).
 
-    Raises UserError naming the file where it is missing, empty, damaged, of no known form, or
-    readable only by executing code.
+    ``entry`` is taken where a file holds several state dicts, that one among them. Raises UserError
+    naming the file where it is missing, empty, damaged, of no known form, or readable only by
+    executing code.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
@@ -60,27 +71,61 @@ def read_state_dict(path: Path) -> WeightsFile:
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: a Git LFS pointer, not the weights; fetch the file with `git lfs pull`")
     try:
-        return _read(path, head)
+        return _read(path, head, entry)
     except UserError:
         raise
     except Exception as error:  # damaged files make zipfile, torch and safetensors raise almost anything
-        raise UserError(f"{path}: {_problem(error)}") from error
+        raise UserError(f"{path}: {_problem(path, error)}") from error
 
 
-def _problem(error: Exception) -> str:
+def _problem(path: Path, error: Exception) -> str:
     """Why a file could not be read: it asks for code, or it is no weights file at all."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    asks = [line for line in lines if "GLOBAL" in line or "asks for" in line]
-    if isinstance(error, pickle.UnpicklingError) and asks:
+    asked = _asked_for(path, error)
+    if asked:
+        more = f" and {len(asked) - _GLOBALS_SHOWN} more" if len(asked) > _GLOBALS_SHOWN else ""
         return (
-            f"refused, since reading it would execute code that it carries ({asks[0][:200]}); where you "
-            "trust it, save its state dict alone (safetensors, or torch.save) and use that file"
+            f"refused, since reading it would execute code: the pickle in it calls {', '.join(asked[:_GLOBALS_SHOWN])}"
+            f"{more}; weights are read here without executing anything. Where you trust the file, load it with the "
+            "program that wrote it, save the model's state dict alone (safetensors, or torch.save), and use that file"
         )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
     return f"damaged, truncated or not a weights file ({reason}); get it again"
 
 
-def _read(path: Path, head: bytes) -> WeightsFile:
+def _asked_for(path: Path, error: Exception) -> list[str]:
+    """What a refused pickle would import and call, by its full names; empty where nothing was refused."""
+    named = _GLOBAL.findall(str(error)) if isinstance(error, pickle.UnpicklingError) else []
+    if zipfile.is_zipfile(path):
+        if named:
+            with suppress(Exception):  # a damaged archive tells no more than its error did
+                named += torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    elif not named:
+        named = _imports_of_pickle(path)
+    return list(dict.fromkeys(named))
+
+
+def _imports_of_pickle(path: Path) -> list[str]:
+    """The names that a plain pickle imports, told from its opcodes, of which none is executed."""
+    names: list[str] = []
+    strings: list[str] = []
+    memo: list[str] = []
+    with path.open("rb") as stream, suppress(Exception):  # what is no pickle ends here
+        for operation, argument, _ in pickletools.genops(stream):
+            if operation.name in ("GLOBAL", "INST"):
+                names.append(str(argument).replace(" ", "."))
+            elif operation.name == "STACK_GLOBAL":
+                names.append(".".join(strings[-2:]))
+            elif operation.name == "MEMOIZE":
+                memo.append(strings[-1] if strings else "")
+            elif operation.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+                strings += memo[argument : argument + 1]
+            elif isinstance(argument, str):
+                strings.append(argument)
+    return names
+
+
+def _read(path: Path, head: bytes, entry: str) -> WeightsFile:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         from safetensors.torch import load_file
 
@@ -90,25 +135,26 @@ def _read(path: Path, head: bytes) -> WeightsFile:
             if is_torchscript(archive):
                 note = "tensors of a TorchScript archive, read without running it"
                 return WeightsFile(read_torchscript(archive), "torchscript", note)
-    return _without_prefix(_unnest(path, torch.load(path, map_location="cpu", weights_only=True)))
+    return _without_prefix(_unnest(path, torch.load(path, map_location="cpu", weights_only=True), entry))
 
 
 def _is_state_dict(value: object) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
-def _unnest(path: Path, content: Any) -> WeightsFile:
+def _unnest(path: Path, content: Any, entry: str) -> WeightsFile:
     if _is_state_dict(content):
         return WeightsFile(dict(content), "state_dict")
     entries = content if isinstance(content, Mapping) else {}
     nested = [key for key, value in entries.items() if _is_state_dict(value)]
-    chosen = [key for key in nested if key in _NESTED] or nested
+    chosen = [key for key in nested if key == entry] or [key for key in nested if key in _NESTED] or nested
     if len(chosen) != 1:
         found = f"it holds several: {', '.join(map(str, nested))}" if nested else "it holds none"
         raise UserError(f"{path}: one state dict is expected in a weights file, but {found}")
     key = chosen[0]
     epoch = f", epoch {content['epoch']}" if isinstance(content.get("epoch"), int) else ""
-    return WeightsFile(dict(content[key]), _NESTED.get(key, "nested"), f"entry '{key}'{epoch}")
+    others = tuple(str(other) for other in content if other != key)
+    return WeightsFile(dict(content[key]), _NESTED.get(key, "nested"), f"entry '{key}'{epoch}", str(key), others)
 
 
 def _without_prefix(file: WeightsFile) -> WeightsFile:
@@ -117,7 +163,7 @@ def _without_prefix(file: WeightsFile) -> WeightsFile:
         if all(name.startswith(prefix) for name in file.state_dict):
             stripped = {name.removeprefix(prefix): tensor for name, tensor in file.state_dict.items()}
             note = "; ".join(part for part in (file.note, f"'{prefix}' removed from every name") if part)
-            return _without_prefix(WeightsFile(stripped, file.format, note))
+            return _without_prefix(replace(file, state_dict=stripped, note=note))
     return file
 
 
@@ -129,42 +175,3 @@ def state_digest(state_dict: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def load_weights(module: torch.nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Copy a state dict into a module, every tensor and no other; floats are cast to the module's.
-
-    A tensor of one entry fits whether it is a scalar or a vector (CLIP's logit scale is stored
-    both ways). Raises UserError with the first ten of what is missing, extra or of another shape.
-    """
-    expected = module.state_dict()
-    problems = [f"{name} is missing" for name in expected if name not in state_dict]
-    problems += [f"{name} is not expected" for name in state_dict if name not in expected]
-    for name, tensor in expected.items():
-        if name in state_dict and not _fits(state_dict[name], tensor):
-            found, wanted = tuple(state_dict[name].shape), tuple(tensor.shape)
-            problems.append(f"{name} is {found} where {wanted} is expected")
-    if problems:
-        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise UserError(
-            f"{source}: {len(problems)} tensors do not fit: {'; '.join(problems[:_SHOWN])}{more}. "
-            f"{_likely_cause(expected, state_dict)}"
-        )
-    module.load_state_dict({name: state_dict[name].reshape(t.shape) for name, t in expected.items()})
-
-
-def _fits(found: Tensor, wanted: Tensor) -> bool:
-    return found.shape == wanted.shape or (found.numel() == wanted.numel() == 1)
-
-
-def _likely_cause(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    shared = expected.keys() & found.keys()
-    if any(name.startswith(("vision_model.", "text_model.")) for name in found):
-        return "The names are Hugging Face transformers'; get the weights in OpenAI's or open_clip's form"
-    if not shared:
-        return "No name is shared: most likely these are the weights of another kind of model"
-    if any(not _fits(found[name], expected[name]) for name in shared):
-        return "Most likely these are the weights of another architecture or width; name it with --backbone"
-    if len(shared) == len(expected):
-        return "Most likely the file holds more than this model: save the model's own tensors alone"
-    return "Most likely the file holds one part of the model only, or another depth; check --backbone"

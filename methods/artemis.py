@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.encoding import Encoding
-from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
+from benchmark.method import BuildContext, FeatureInputs, Method, Need, Parity, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .artemis_frame import (
@@ -33,6 +33,8 @@ from .artemis_frame import (
     cnn_encoders,
     cnn_start,
     feature_encoders,
+    frame_needs,
+    frame_remarks,
     pixel_inputs,
 )
 from .artemis_modules import Attention, implicit_reference, matching
@@ -51,7 +53,7 @@ METHODS = [
             "Csurka, Gabriela and Larlus, Diane}, booktitle={International Conference on Learning "
             "Representations (ICLR)}, year={2022}}"
         ),
-        needs=("resnet50", "glove"),
+        needs=("resnet50", "resnet18", "glove.840B"),
         outside_fair="trains a ResNet and a GRU of its own on pixels; ARTEMIS on CLIP features stands for it",
     ),
     MethodInfo(
@@ -277,7 +279,8 @@ def artemis_method(encoders: Encoders, width: int, version: Version, frozen: boo
 def _build(context: BuildContext, frozen: bool) -> Method:
     settings = context.method_settings
     assert isinstance(settings, ArtemisSettings)
-    return artemis_method(cnn_encoders(settings, context.assets_root), settings.width, settings.version, frozen)
+    encoders = cnn_encoders(settings, context.assets_root, context.weights_follow)
+    return artemis_method(encoders, settings.width, settings.version, frozen)
 
 
 def _build_on_features(context: BuildContext) -> Method:
@@ -309,6 +312,16 @@ def _start(settings: MethodSettings) -> Start:
     return cnn_start(settings)
 
 
+def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+    assert isinstance(settings, ArtemisSettings)
+    return frame_needs(settings)
+
+
+def _remarks(settings: MethodSettings) -> tuple[str, ...]:
+    assert isinstance(settings, ArtemisSettings)
+    return frame_remarks(settings)
+
+
 def _check(file: Any) -> Any:
     from .artemis_golden import check_artemis
 
@@ -321,6 +334,8 @@ SPECIFICATIONS = {
         settings=ArtemisSettings,
         own_networks=_start,
         parity=Parity(forms={"artemis": _check}),
+        needs=_needs,
+        remarks=_remarks,
         demo_settings={"cnn": "tiny", "width": 128, "word_width": 64, "lstm_width": 128},
     ),
     "artemis_clip": Specification(stages=_stages_on_features, settings=ArtemisClipSettings),

@@ -12,7 +12,6 @@ Deviation: word vectors are drawn at random unless a file of them is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -22,10 +21,20 @@ from torch import Tensor, nn
 
 from benchmark.declarations import Start
 from benchmark.errors import UserError
-from benchmark.method import BuildContext, Method, PixelInputs, Views
+from benchmark.method import BuildContext, Method, Need, PixelInputs, Views
 from benchmark.settings import MethodSettings
 
-from .cnn import ImageEncoder, TrunkName, build_trunk, freeze, require_rows, trunk_named, trunk_start, unit
+from .cnn import (
+    ImageEncoder,
+    TrunkName,
+    build_trunk,
+    freeze,
+    require_rows,
+    trunk_named,
+    trunk_needs,
+    trunk_start,
+    unit,
+)
 from .cnn_pictures import WhiteSquare
 from .recurrent_texts import (
     BiGruText,
@@ -35,12 +44,13 @@ from .recurrent_texts import (
     text_views,
 )
 from .vocabulary import Vocabulary
-from .word_vectors import read_word_vectors
+from .word_vectors import find_word_vectors, read_word_vectors, word_vector_needs, word_vector_remarks
 
 TEMPERATURE = 2.65926
 """τ at the start, a factor of 14.29."""
 
 _ENLARGED = 256 / 224
+_VECTORS = "glove.840B"
 
 
 class CnnSettings(MethodSettings):
@@ -50,7 +60,7 @@ class CnnSettings(MethodSettings):
     start: Start = Field("pretrained", description="weights of the CNN: ImageNet's, or random")
     width: int = Field(512, ge=2, multiple_of=2, description="width of the embeddings")
     word_width: int = Field(300, ge=1, description="width of the word vectors")
-    word_vectors: str = Field("", description="a GloVe text file; without one words start at random")
+    word_vectors: str = Field("", description="a GloVe text file, or its name under --assets-root; else a random start")
     text_encoder: Literal["bigru", "lstm"] = Field("bigru", description="GRU both ways, or LSTM and maximum")
     lstm_width: int = Field(1024, ge=1, description="hidden width of the text encoder lstm")
     padding: Literal["masked", "released"] = Field(
@@ -195,18 +205,27 @@ class FramedMethod(Method):
         require_rows(rows, self.training, type(self).__name__)
 
 
-def cnn_encoders(settings: CnnSettings, assets_root: str | None) -> Encoders:
-    """The encoders on pixels and strings. Raises UserError where weights or word vectors are missing."""
-    if settings.word_vectors and not Path(settings.word_vectors).is_file():
-        raise UserError(
-            f"word vectors {settings.word_vectors}: no such file; get glove.840B.300d.txt (5,600 MB, public domain) "
-            "from https://nlp.stanford.edu/projects/glove, or leave method.word_vectors out for a random start"
-        )
-    start = cnn_start(settings)
+def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow: bool = False) -> Encoders:
+    """The encoders on pixels and strings. Raises UserError where weights or word vectors are missing.
+
+    ``weights_follow``: all weights are loaded next, so that neither is looked for.
+    """
+    vectors = "" if weights_follow else find_word_vectors(_VECTORS, settings.word_vectors, assets_root)
+    start: Start = "random" if weights_follow else cnn_start(settings)
     cnn = build_trunk(settings.cnn, start, assets_root)
     channels = trunk_named(settings.cnn).channels
     image = ImageEncoder(cnn, nn.Linear(channels, settings.width), "gem")
-    return Encoders(image, text_maker(settings), settings.word_vectors)
+    return Encoders(image, text_maker(settings), vectors)
+
+
+def frame_needs(settings: CnnSettings) -> tuple[Need, ...]:
+    """ImageNet weights where the CNN starts from them, and word vectors, which a run may do without."""
+    trunk = trunk_named(settings.cnn)
+    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
+
+
+def frame_remarks(settings: CnnSettings) -> tuple[str, ...]:
+    return word_vector_remarks(settings.word_vectors)
 
 
 def text_maker(settings: CnnSettings) -> Callable[[int], nn.Module]:

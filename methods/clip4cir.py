@@ -8,7 +8,8 @@ cross_entropy(100 · Q · Kᵀ, diagonal). Deviation: features are computed once
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
-from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
+from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Release, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
@@ -154,10 +155,17 @@ def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
 
 _GOLDEN = Head(_golden_build, lambda method: method.get_submodule("combiner"), _golden_outputs)
 
+def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+    """d, and the Combiner's p and h."""
+    projection, width = shapes["text_projection_layer.weight"]
+    return width, {"projection": projection, "hidden": shapes["output_layer.weight"][1]}
+
+
 SPECIFICATIONS = {
     "clip4cir": Specification(
         stages=_stages,
         settings=CombinerSettings,
+        release=Release(part="combiner", settings=_released_settings, entry="Combiner"),
         parity=Parity(
             forms={"clip4cir": _GOLDEN.check, "clip": check_finetuning},
             recipes={

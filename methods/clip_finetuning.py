@@ -226,6 +226,7 @@ def encoder_stages(
     return (FINETUNING,) if chosen == "finetuned" else ()
 
 
+# Its official file is a CLIP alone, which `import` reads as such: there is no release to declare.
 SPECIFICATIONS = {"clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,))}
 
 

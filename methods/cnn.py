@@ -15,9 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.checkpoints import load_into, read_weights
-from benchmark.declarations import Start
+from benchmark.assets import find_asset, missing
+from benchmark.checkpoints import read_weights
+from benchmark.declarations import Asset, Start
 from benchmark.errors import UserError, unknown_name
+from benchmark.method import Need
+from benchmark.weights_fit import load_into
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,34 +30,49 @@ GEM_FLOOR = 1e-6
 Pooling = Literal["average", "gem"]
 
 
+ASSETS = [
+    Asset(
+        name="resnet18",
+        summary="ImageNet weights of ResNet-18",
+        file="resnet18.tv_in1k.safetensors",
+        megabytes=47,
+        source="https://huggingface.co/timm/resnet18.tv_in1k (model.safetensors)",
+        licence="BSD-3-Clause (torchvision), trained on ImageNet",
+        hub="timm/resnet18.tv_in1k/model.safetensors",
+        when="method.cnn=resnet18",
+    ),
+    Asset(
+        name="resnet50",
+        summary="ImageNet weights of ResNet-50",
+        file="resnet50.tv_in1k.safetensors",
+        megabytes=102,
+        source="https://huggingface.co/timm/resnet50.tv_in1k (model.safetensors)",
+        licence="BSD-3-Clause (torchvision), trained on ImageNet",
+        hub="timm/resnet50.tv_in1k/model.safetensors",
+        when="method.cnn=resnet50",
+    ),
+]
+_ASSETS = {asset.name: asset for asset in ASSETS}
+
+
 @dataclass(frozen=True)
 class Trunk:
-    """A CNN by name: C channels of its last map, side of its input, and where its weights come from.
+    """A CNN by timm's name: C channels of its last map, side of its input, and its weights.
 
-    ``timm``: architecture and tag of the weights in timm, "" for a trunk that always starts at random.
+    ``asset`` is None for a trunk that always starts at random.
     """
 
     name: str
     channels: int
     size: int
-    timm: str = ""
-    megabytes: int = 0
-    licence: str = ""
-
-    @property
-    def file(self) -> str:
-        return f"{self.timm}.safetensors"
-
-    @property
-    def source(self) -> str:
-        return f"https://huggingface.co/timm/{self.timm} (model.safetensors)"
+    asset: Asset | None = None
 
 
 TRUNKS: Mapping[str, Trunk] = {
     trunk.name: trunk
     for trunk in (
-        Trunk("resnet18", 512, 224, "resnet18.tv_in1k", 47, "BSD-3-Clause (torchvision), trained on ImageNet"),
-        Trunk("resnet50", 2048, 224, "resnet50.tv_in1k", 102, "BSD-3-Clause (torchvision), trained on ImageNet"),
+        Trunk("resnet18", 512, 224, _ASSETS["resnet18"]),
+        Trunk("resnet50", 2048, 224, _ASSETS["resnet50"]),
         Trunk("tiny", 192, 64),
     )
 }
@@ -72,7 +90,7 @@ def trunk_named(name: str) -> Trunk:
 
 def trunk_start(name: str, asked: Start) -> Start:
     """Where a trunk starts: as asked for, but at random where no weights of it exist."""
-    return asked if trunk_named(name).timm else "random"
+    return asked if trunk_named(name).asset else "random"
 
 
 def build_trunk(name: str, start: Start, assets_root: str | Path | None = None) -> nn.Module:
@@ -86,7 +104,7 @@ def build_trunk(name: str, start: Start, assets_root: str | Path | None = None) 
     from timm.models.resnet import BasicBlock, ResNet
 
     trunk = trunk_named(name)
-    if not trunk.timm:
+    if trunk.asset is None:
         tiny: nn.Module = ResNet(
             BasicBlock,  # type: ignore[arg-type]
             (1, 1, 1, 1), num_classes=0, global_pool="",
@@ -106,22 +124,16 @@ def find_trunk_weights(trunk: Trunk, assets_root: str | Path | None) -> Path:
 
     Raises UserError that names the file, its size, where to get it and its licence.
     """
-    from huggingface_hub import try_to_load_from_cache
+    assert trunk.asset is not None, f"{trunk.name} has no weights from outside"
+    found = find_asset(trunk.asset, assets_root)
+    if found is None:
+        raise UserError(f"{missing(trunk.asset, assets_root)}, or start at random with --set method.start=random")
+    return found
 
-    names = (trunk.file, f"{trunk.timm}/model.safetensors", f"timm/{trunk.timm}/model.safetensors")
-    folder = Path(assets_root) if assets_root else None
-    for name in names:
-        if folder is not None and (folder / name).is_file():
-            return folder / name
-    cached = try_to_load_from_cache(f"timm/{trunk.timm}", "model.safetensors")
-    if isinstance(cached, str):
-        return Path(cached)
-    places = f"in {folder}" if folder is not None else "as no --assets-root is given"
-    raise UserError(
-        f"CNN {trunk.name}: its ImageNet weights {trunk.file} are not on this machine (looked for {' or '.join(names)} "
-        f"{places}, and in the Hugging Face cache); get them ({trunk.megabytes} MB, {trunk.licence}) from "
-        f"{trunk.source} and name the folder with --assets-root, or start at random with --set method.start=random"
-    )
+
+def trunk_needs(trunk: Trunk, start: Start) -> tuple[Need, ...]:
+    """What a trunk needs from outside where it starts like that."""
+    return (Need(trunk.asset.name),) if trunk.asset is not None and start == "pretrained" else ()
 
 
 class ImageEncoder(nn.Module):

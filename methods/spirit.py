@@ -12,7 +12,8 @@ do there.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
-from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Specification, Stage, Views
+from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Release, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
@@ -323,10 +324,33 @@ def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
 
 _GOLDEN = Head(_golden_build, lambda method: method.get_submodule("network"), _golden_outputs)
 
+_GRIDS = {13: (2, 3), 9: (3,), 4: (2,)}
+
+
+def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+    """d, p and h of the visual-textual fusion, which works at 2d, and the patch grids."""
+    double, hidden = shapes["combiner.output_layer.weight"]
+    patches = shapes["visual_attn.transformer.positional_embedding"][1]
+    sizes = {"projection": shapes["combiner.text_projection_layer.weight"][0], "hidden": hidden}
+    return double // 2, {**sizes, "grids": _GRIDS.get(patches, _GRIDS[13])}
+
+
+_NOT_COMPUTED = "multiplies a softmax over one entry, which is always 1"
+_RELEASE = Release(
+    part="network",
+    settings=_released_settings,
+    without_effect={
+        "combiner.image_mlp.": _NOT_COMPUTED,
+        "combiner.text_mlp.": _NOT_COMPUTED,
+        "simi_loss.": "a triplet loss that the release never uses",
+    },
+)
+
 SPECIFICATIONS = {
     "spirit": Specification(
         stages=_stages,
         settings=SpiritSettings,
+        release=_RELEASE,
         parity=Parity(
             forms={"spirit": _GOLDEN.check},
             recipes={"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)},

@@ -28,6 +28,7 @@ from benchmark.method import (
     BuildContext,
     FeatureInputs,
     Method,
+    Need,
     ParameterGroups,
     Parity,
     PixelInputs,
@@ -36,7 +37,7 @@ from benchmark.method import (
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
-from .artemis_frame import cnn_encoders, cnn_start, feature_encoders, pixel_inputs
+from .artemis_frame import cnn_encoders, cnn_start, feature_encoders, frame_needs, frame_remarks, pixel_inputs
 from .clip_finetuning import encoder_stages
 from .cnn import build_trunk, trunk_named
 from .cnn_pictures import ShortSide
@@ -62,7 +63,7 @@ METHODS = [
             "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
-        needs=("resnet18", "resnet50", "glove"),
+        needs=("resnet18", "resnet50", "glove.840B"),
         outside_fair=(
             "trains a ResNet and a recurrent text encoder of its own on pixels; TIRG on CLIP features stands for it"
         ),
@@ -77,7 +78,7 @@ METHODS = [
             "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
-        needs=("resnet18", "resnet50", "glove"),
+        needs=("resnet18", "resnet50", "glove.840B"),
         outside_fair=(
             "composes on the last map of a CNN that it trains; a CLIP's pooled feature has no such map"
         ),
@@ -92,7 +93,7 @@ METHODS = [
             "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
             "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
         ),
-        needs=("resnet18", "resnet50", "glove"),
+        needs=("resnet18", "resnet50", "glove.840B"),
         outside_fair=(
             "trains a ResNet and a recurrent text encoder of its own on pixels; Concat + MLP on CLIP features stands "
             "for it"
@@ -265,13 +266,13 @@ def _settings(context: BuildContext) -> TirgSettings:
 
 def _build_released(context: BuildContext, kind: Kind) -> Method:
     settings = _settings(context)
-    cnn = build_trunk(settings.cnn, cnn_start(settings), context.assets_root)
+    cnn = build_trunk(settings.cnn, context.start(cnn_start(settings)), context.assets_root)
     return released_method(kind, settings, cnn, trunk_named(settings.cnn).channels)
 
 
 def _build_framed(context: BuildContext, kind: Kind, frozen: bool) -> Method:
     settings = _settings(context)
-    encoders = cnn_encoders(settings, context.assets_root)
+    encoders = cnn_encoders(settings, context.assets_root, context.weights_follow)
     return framed_method(kind, settings, encoders, trunk_named(settings.cnn).channels, frozen)
 
 
@@ -339,6 +340,18 @@ def _start(settings: MethodSettings) -> Start:
     return cnn_start(settings)
 
 
+def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+    """The released frame has no place for word vectors."""
+    assert isinstance(settings, TirgSettings)
+    needs = frame_needs(settings)
+    return needs if settings.frame == "artemis" else tuple(need for need in needs if need.asset == settings.cnn)
+
+
+def _remarks(settings: MethodSettings) -> tuple[str, ...]:
+    assert isinstance(settings, TirgSettings)
+    return frame_remarks(settings) if settings.frame == "artemis" else ("words start at random, as released",)
+
+
 def _specification(kind: Kind, parity: Parity | None = None) -> Specification:
     released, (frozen, whole) = _released_stage(kind), _framed_stages(kind)
 
@@ -354,6 +367,8 @@ def _specification(kind: Kind, parity: Parity | None = None) -> Specification:
         own_networks=_start,
         parity=parity,
         demo_settings={"cnn": "tiny", "width": 128},
+        needs=_needs,
+        remarks=_remarks,
     )
 
 

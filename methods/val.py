@@ -25,6 +25,7 @@ from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import (
     BuildContext,
     Method,
+    Need,
     ParameterGroups,
     Parity,
     PixelInputs,
@@ -36,7 +37,7 @@ from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.text_rules import punctuation_words
 
-from .cnn import require_rows
+from .cnn import require_rows, trunk_needs
 from .val_backbones import VAL_TRUNKS, CnnName, build_taps, levels_of
 from .val_loss import hierarchical_loss
 from .val_modules import Level, Sizes, ValNetwork, level_vectors
@@ -44,7 +45,15 @@ from .val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
 from .val_parity import check_val
 from .val_pictures import Squeezed
 from .vocabulary import TOKENISERS, Vocabulary
-from .word_vectors import read_word_vectors, start_from_vectors
+from .word_vectors import (
+    find_word_vectors,
+    read_word_vectors,
+    start_from_vectors,
+    word_vector_needs,
+    word_vector_remarks,
+)
+
+_VECTORS = "glove.42B"
 
 METHODS = [
     MethodInfo(
@@ -56,7 +65,7 @@ METHODS = [
             "@inproceedings{chen2020image, title={Image Search with Text Feedback by Visiolinguistic Attention "
             "Learning}, author={Chen, Yanbei and Gong, Shaogang and Bazzani, Loris}, booktitle={CVPR}, year={2020}}"
         ),
-        needs=("resnetv2_50.a1h_in1k or mobilenetv1_100.ra4_e3600_r224_in1k (timm)",),
+        needs=("resnetv2_50", "mobilenetv1_100", "glove.42B"),
         outside_fair="composes at three levels of a CNN that it trains; a CLIP's pooled feature has no such levels",
     ),
 ]
@@ -150,7 +159,7 @@ class ValSettings(MethodSettings):
     start: Start = Field("pretrained", description="where the CNN starts: ImageNet weights or a draw")
     image_side: int = Field(0, ge=0, description="side of the pictures; 0: the CNN's own")
     word_width: int = Field(512, ge=1, description="width of word vectors; a given file's must be the same")
-    word_vectors: str = Field("", description="file of word vectors in GloVe's form; without one a random start")
+    word_vectors: str = Field("", description="a GloVe text file, or its name under --assets-root; else a random start")
     lstm_width: int = Field(1024, ge=1)
     text_width: int = Field(512, ge=1)
     dropout: float = Field(0.1, ge=0, lt=1, description="of the pooled text and of the self-attention")
@@ -187,12 +196,14 @@ class ValTraining(TrainingSettings):
 class Val(Method):
     """Takes pixels and word numbers; encodings are (B, ΣC), 3584 with the ResNet."""
 
-    def __init__(self, cnn: nn.Module, levels: Sequence[Level], settings: ValSettings) -> None:
+    def __init__(
+        self, cnn: nn.Module, levels: Sequence[Level], settings: ValSettings, word_vectors: str = ""
+    ) -> None:
         super().__init__()
         self.cnn = cnn
         self.network = ValNetwork(levels, settings.sizes, VAL_TRUNKS[settings.cnn].style)
         self.vocabulary = Vocabulary.of([])
-        self._settings = settings
+        self._settings, self._word_vectors = settings, word_vectors
         self._widths = tuple(level.channels for level in levels)
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
@@ -224,9 +235,9 @@ class Val(Method):
     def prepare(self, texts: Sequence[str]) -> None:
         left_out = set(self._settings.left_out)
         self._use(Vocabulary.of([w for w in self._words(text) if w not in left_out] for text in texts))
-        if self._settings.word_vectors:
+        if self._word_vectors:
             words, width = self.vocabulary.words, self._settings.word_width
-            vectors = read_word_vectors(self._settings.word_vectors, words, width)
+            vectors = read_word_vectors(self._word_vectors, words, width)
             start_from_vectors(self.network.text.words, words, vectors)
 
     def prepared(self) -> Mapping[str, Any]:
@@ -265,8 +276,10 @@ def _training(settings: TrainingSettings) -> ValTraining:
 
 def _build(context: BuildContext) -> Method:
     settings = _settings(context)
-    cnn = build_taps(settings.cnn, settings.start, context.assets_root)
-    method = Val(cnn, levels_of(cnn, settings.side), settings)
+    cnn = build_taps(settings.cnn, context.start(settings.start), context.assets_root)
+    given = "" if context.weights_follow else settings.word_vectors
+    vectors = find_word_vectors(_VECTORS, given, context.assets_root)
+    method = Val(cnn, levels_of(cnn, settings.side), settings, vectors)
     if _training(context.training_settings).optimisation == "release":
         method.network.text.cell.requires_grad_(False)
         method.network.text.hidden.requires_grad_(False)
@@ -310,7 +323,18 @@ STAGE = Stage(
 
 def _own_networks(settings: MethodSettings) -> Start:
     assert isinstance(settings, ValSettings)
-    return settings.start if VAL_TRUNKS[settings.cnn].trunk.timm else "random"
+    return settings.start if VAL_TRUNKS[settings.cnn].trunk.asset else "random"
+
+
+def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+    assert isinstance(settings, ValSettings)
+    trunk = VAL_TRUNKS[settings.cnn].trunk
+    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
+
+
+def _remarks(settings: MethodSettings) -> tuple[str, ...]:
+    assert isinstance(settings, ValSettings)
+    return word_vector_remarks(settings.word_vectors)
 
 
 SPECIFICATIONS = {
@@ -320,5 +344,7 @@ SPECIFICATIONS = {
         own_networks=_own_networks,
         parity=Parity(forms={"val": check_val}),
         demo_settings={"cnn": "tiny"},
+        needs=_needs,
+        remarks=_remarks,
     )
 }

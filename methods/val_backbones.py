@@ -22,8 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.checkpoints import load_into, read_weights
-from benchmark.declarations import Start
+from benchmark.checkpoints import read_weights
+from benchmark.declarations import Asset, Start
+from benchmark.weights_fit import load_into
 
 from .cnn import TRUNKS, Trunk, build_trunk, find_trunk_weights
 from .val_modules import LayerStyle, Level
@@ -32,7 +33,29 @@ CnnName = Literal["resnetv2_50", "mobilenetv1_100", "tiny"]
 Maps = tuple[Tensor, Tensor, Tensor]
 
 LEVELS = ("low", "mid", "high")
-_LICENCE = "Apache-2.0 (timm), trained on ImageNet"
+ASSETS = [
+    Asset(
+        name="resnetv2_50",
+        summary="ImageNet weights of ResNet-50 v2",
+        file="resnetv2_50.a1h_in1k.safetensors",
+        megabytes=102,
+        source="https://huggingface.co/timm/resnetv2_50.a1h_in1k (model.safetensors)",
+        licence="Apache-2.0 (timm), trained on ImageNet",
+        hub="timm/resnetv2_50.a1h_in1k/model.safetensors",
+        when="method.cnn=resnetv2_50",
+    ),
+    Asset(
+        name="mobilenetv1_100",
+        summary="ImageNet weights of MobileNet-V1",
+        file="mobilenetv1_100.ra4_e3600_r224_in1k.safetensors",
+        megabytes=17,
+        source="https://huggingface.co/timm/mobilenetv1_100.ra4_e3600_r224_in1k (model.safetensors)",
+        licence="Apache-2.0 (timm), trained on ImageNet",
+        hub="timm/mobilenetv1_100.ra4_e3600_r224_in1k/model.safetensors",
+        when="method.cnn=mobilenetv1_100",
+    ),
+]
+_ASSETS = {asset.name: asset for asset in ASSETS}
 _CLASSIFIERS = ("head.fc.", "classifier.")
 
 
@@ -46,11 +69,11 @@ class ValTrunk:
 
 VAL_TRUNKS: Mapping[str, ValTrunk] = {
     "resnetv2_50": ValTrunk(
-        Trunk("resnetv2_50", 2048, 256, "resnetv2_50.a1h_in1k", 102, _LICENCE),
+        Trunk("resnetv2_50", 2048, 256, _ASSETS["resnetv2_50"]),
         LayerStyle(eps=1e-5, momentum=0.003, activation="relu", start="fan-in"),
     ),
     "mobilenetv1_100": ValTrunk(
-        Trunk("mobilenetv1_100", 1024, 224, "mobilenetv1_100.ra4_e3600_r224_in1k", 17, _LICENCE),
+        Trunk("mobilenetv1_100", 1024, 224, _ASSETS["mobilenetv1_100"]),
         LayerStyle(eps=1e-3, momentum=0.0003, activation="relu6", start="fixed"),
     ),
     "tiny": ValTrunk(TRUNKS["tiny"], LayerStyle(eps=1e-5, momentum=0.1, activation="relu", start="fan-in")),

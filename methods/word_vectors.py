@@ -7,9 +7,60 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmark.assets import given_file, missing
+from benchmark.declarations import Asset
 from benchmark.errors import UserError
+from benchmark.method import Need
 
+ASSETS = [
+    Asset(
+        name="glove.840B",
+        summary="word vectors",
+        file="glove.840B.300d.txt",
+        megabytes=2177,
+        source="https://nlp.stanford.edu/data/glove.840B.300d.zip (5.6 GB unpacked)",
+        licence="public domain (PDDL)",
+        when="method.word_vectors=FILE; words start at random without",
+        optional=True,
+    ),
+    Asset(
+        name="glove.42B",
+        summary="word vectors",
+        file="glove.42B.300d.txt",
+        megabytes=1878,
+        source="https://nlp.stanford.edu/data/glove.42B.300d.zip (5.0 GB unpacked)",
+        licence="public domain (PDDL)",
+        when="method.word_vectors=FILE and method.word_width=300; words start at random without",
+        optional=True,
+    ),
+]
+_ASSETS = {asset.name: asset for asset in ASSETS}
 _WITHOUT_VECTOR = 0.09
+
+
+def word_vector_needs(asset: str, given: str) -> tuple[Need, ...]:
+    """Word vectors as a need: optional, and missing only where a file was named."""
+    return (Need(asset, given),)
+
+
+def word_vector_remarks(given: str) -> tuple[str, ...]:
+    """What every output says of the words' start."""
+    if given:
+        return (f"words start from {Path(given).name}",)
+    return ("words start at random: no word vectors given (--set method.word_vectors=FILE)",)
+
+
+def find_word_vectors(asset: str, given: str, assets_root: str | None) -> str:
+    """The file that was named, as a path or as a name under ``assets_root``; "" where none was.
+
+    Raises UserError that says where to get one.
+    """
+    if not given:
+        return ""
+    found = given_file(given, assets_root)
+    if found is None:
+        raise missing(_ASSETS[asset], assets_root, given)
+    return str(found)
 
 
 def read_word_vectors(path: str, words: tuple[str, ...], width: int) -> dict[str, Tensor]:
@@ -29,7 +80,7 @@ def read_word_vectors(path: str, words: tuple[str, ...], width: int) -> dict[str
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"word vectors {path}: cannot be read ({error}); name a file in GloVe's text form "
-            "(https://nlp.stanford.edu/projects/glove, glove.42B.300d: 1.9 GB zipped, public domain)"
+            "(https://nlp.stanford.edu/projects/glove)"
         ) from None
     return found
 

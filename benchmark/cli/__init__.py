@@ -95,7 +95,19 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def _commands() -> dict[str, ModuleType]:
-    from benchmark.cli import data, evaluate, features, leaderboard, listing, parity, run, submit, throughput
+    from benchmark.cli import (
+        data,
+        evaluate,
+        export,
+        features,
+        importing,
+        leaderboard,
+        listing,
+        parity,
+        run,
+        submit,
+        throughput,
+    )
 
     return {
         "run": run,
@@ -103,6 +115,8 @@ def _commands() -> dict[str, ModuleType]:
         "data": data,
         "features": features,
         "evaluate": evaluate,
+        "import": importing,
+        "export": export,
         "parity": parity,
         "submit": submit,
         "leaderboard": leaderboard,

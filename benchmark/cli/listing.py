@@ -6,7 +6,12 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from benchmark.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmark.registry import Registry
 
 SUMMARY = "list methods, variants, datasets, backbones and recipes"
 _KINDS = ("methods", "variants", "datasets", "backbones", "recipes")
@@ -16,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=_KINDS, help="one kind; by default all")
     parser.add_argument("--json", action="store_true", help="all fields, as JSON")
     parser.add_argument("--cite", action="store_true", help="BibTeX entries")
+    parser.add_argument("--needs", action="store_true", help="what methods need from outside, and whether it is here")
+    parser.add_argument("--assets-root", metavar="PATH", help="with --needs: folder that holds weights files")
     parser.add_argument("--plugin", action="append", metavar="FILE.py", help="list what a file declares, too")
 
 
@@ -26,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     registry = discover()
     for plugin in options.plugin or ():
         registry.add_plugin(Path(plugin))
+    if options.needs:
+        return _list_needs(options, registry)
     found: dict[str, list[dict[str, Any]]] = {
         "methods": [asdict(info) for info in registry.methods().values()],
         "variants": [asdict(variant) for variant in registry.variants()],
@@ -41,6 +50,17 @@ def run(options: argparse.Namespace) -> int:
         print("\n\n".join(entries))
     else:
         print("\n\n".join(_block(kind, entries) for kind, entries in chosen.items()))
+    return 0
+
+
+def _list_needs(options: argparse.Namespace, registry: Registry) -> int:
+    from benchmark.needs import needs_of_methods, told
+    from benchmark.options import assets_root
+
+    if options.kind not in (None, "methods") or options.cite:
+        raise UserError("--needs goes with `list methods` alone")
+    needs = needs_of_methods(registry, assets_root(options.assets_root or ""))
+    print(json.dumps([asdict(need) for need in needs], indent=1, ensure_ascii=False) if options.json else told(needs))
     return 0
 
 

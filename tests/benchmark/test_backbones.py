@@ -18,7 +18,7 @@ from benchmark.errors import UserError
 from benchmark.golden_rules import clip_images, clip_weight, names_sha256
 from benchmark.preprocessing import Preprocessing
 from benchmark.pretrained import Activation, find_weights, published
-from benchmark.weights import load_weights
+from benchmark.weights_fit import load_into
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "clip_encoder.json").read_text())
 PREFIX = GOLDEN["seed_prefix"]
@@ -32,7 +32,7 @@ def golden_backbone(name: str, activation: Activation = "quickgelu") -> ClipBack
     backbone = ClipBackbone(clip, preprocessing, name, "golden", activation).eval()
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.openai_state_dict().items()}
     drawn = {name: torch.from_numpy(clip_weight(name, shape, PREFIX)) for name, shape in shapes.items()}
-    load_weights(clip, drawn, "golden rule")
+    load_into(clip, drawn, "golden rule")
     return backbone
 
 

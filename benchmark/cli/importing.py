@@ -1,0 +1,50 @@
+"""Read the authors' own checkpoints and write them as this program's weights; nothing in them is executed.
+
+FILE holds a method's own weights: <dataset>-best.pth of SPIRIT, combiner*.pt of CLIP4Cir. --clip is the
+CLIP that they were trained on: tuned_<dataset>.pt of SPIRIT, tuned_clip_*.pt of CLIP4Cir, or OpenAI's
+(TorchScript) or open_clip's (safetensors, .bin, .pt) weights. Every tensor is checked by name and shape,
+and what became of it is listed. `evaluate --checkpoint FOLDER` then scores what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "read the authors' checkpoints"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="the method's own weights, where it has any")
+    parser.add_argument("--method", required=True, metavar="NAME")
+    parser.add_argument("--clip", metavar="FILE", help="weights of the CLIP whose features the method reads")
+    parser.add_argument("--dataset", metavar="NAME", help="the one trained on; by default told from the files' names")
+    parser.add_argument("--backbone", metavar="NAME", help="CLIP's architecture; by default told from the shapes")
+    parser.add_argument("--variant", metavar="NAME", help="the method's named configuration; see `list variants`")
+    parser.add_argument(
+        "--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
+        help="backbone.preprocessing=…, method.encoder=untouched|finetuned, or any other setting; may be repeated",
+    )
+    parser.add_argument("--output", metavar="PATH", help="a new folder; by default below ./imported")
+    parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
+                        help="a file that declares the method")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    from benchmark.import_folder import told, write_import
+    from benchmark.importing import ImportRequest, check_import
+    from benchmark.options import parse_assignments
+
+    request = ImportRequest(
+        method=options.method,
+        file=Path(options.file) if options.file else None,
+        clip=Path(options.clip) if options.clip else None,
+        dataset=options.dataset or "",
+        backbone=options.backbone or "",
+        variant=options.variant or "",
+        settings=parse_assignments(options.assignments or []),
+        plugins=tuple(options.plugins or ()),
+    )
+    checked = check_import(request)
+    print(told(checked, write_import(checked, Path(options.output) if options.output else None)))
+    return 0
