@@ -28,7 +28,7 @@ from benchmark.checkpoints import WeightsHeader, read_header, read_weights
 from benchmark.declarations import Start
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
-from benchmark.frozen_encoder import tf32
+from benchmark.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.method import BuildContext, FeatureInputs, Inputs, Method, Stage, Views
 from benchmark.pictures import open_picture
 from benchmark.registry import Registry, discover
@@ -57,7 +57,7 @@ class Model:
         header: WeightsHeader,
         method: Method,
         inputs: Inputs,
-        encoder: ClipBackbone | None,
+        encoder: FrozenEncoder | None,
         rule: TextRule,
         device: torch.device,
     ) -> None:
@@ -123,7 +123,7 @@ class Model:
     def _features(self, view: str, images: Sequence[Image.Image], grids: tuple[int, ...]) -> Tensor:
         """(B, d) of whole pictures, (B, P, d) of patches, as the feature store has them."""
         assert self._encoder is not None
-        preprocessing = self._encoder.preprocessing
+        preprocessing = self._encoder.backbone.preprocessing
         if view == "whole":
             return self._encoded(np.stack([preprocessing.picture(image) for image in images]))
         crops = np.stack([preprocessing.patches(image, grids) for image in images])
@@ -133,18 +133,20 @@ class Model:
     def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
         """(m, S, S, 3) → (m, d), in passes of at most one batch."""
         assert self._encoder is not None
-        normalise, passes = self._encoder.preprocessing.normalise, []
-        for start in range(0, len(pixels), _BATCH):
-            part = torch.from_numpy(pixels[start : start + _BATCH]).to(self._device)
-            passes.append(self._encoder.encode_image(normalise(part)).float())
+        backbone, passes = self._encoder.backbone, []
+        with self._encoder.frozen():
+            for start in range(0, len(pixels), _BATCH):
+                part = torch.from_numpy(pixels[start : start + _BATCH]).to(self._device)
+                passes.append(backbone.encode_image(backbone.preprocessing.normalise(part)).float())
         return torch.cat(passes)
 
     def _texts(self, strings: Sequence[str]) -> Views:
         if not isinstance(self._inputs, FeatureInputs):
             return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
         assert self._encoder is not None
-        tokens = self._encoder.tokenize(strings).to(self._device)
-        return {"text": self._encoder.encode_text(tokens).float()}
+        backbone = self._encoder.backbone
+        with self._encoder.frozen():
+            return {"text": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
 
 
 def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:
@@ -164,13 +166,25 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
     place = torch.device(device)
     backbone = rebuild_backbone(header.start) if header.start else None
     method, inputs = build_method(registry, header, backbone)
-    encoder = apart_from(method, backbone) if isinstance(inputs, FeatureInputs) else None
-    if encoder is not None:
-        load_into(encoder, _part(state, ENCODER_PART), str(file))
-        encoder.to(place).eval()
+    encoder = None
+    if isinstance(inputs, FeatureInputs):
+        encoder = _frozen_encoder(apart_from(method, backbone), _part(state, ENCODER_PART), header, file, place)
     load_into(method, _part(state, METHOD_PART), str(file))
     rule = text_rule(str(header.training_settings["text_rule"]))
     return Model(header, method.to(place).eval(), inputs, encoder, rule, place)
+
+
+def _frozen_encoder(
+    backbone: ClipBackbone | None, state: Mapping[str, Tensor], header: WeightsHeader, file: Path, place: torch.device
+) -> FrozenEncoder:
+    """The encoder as the run's feature store used it; TF32 is a GPU's, and full precision elsewhere."""
+    if backbone is None:
+        raise UserError(f"{file}: its header tells no encoder, whose features the method reads; export the run again")
+    load_into(backbone, state, str(file))
+    precision: Precision = header.backbone.get("settings", {}).get("precision", "fp32")
+    if precision == "tf32" and place.type != "cuda":
+        precision = "fp32"
+    return FrozenEncoder(backbone.to(place).eval(), place, precision)
 
 
 def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbone | None) -> tuple[Method, Inputs]:

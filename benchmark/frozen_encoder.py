@@ -100,7 +100,7 @@ class FrozenEncoder:
             _channels_last(backbone)
 
     @contextmanager
-    def _frozen(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the precision asked for; everything is put back as it was."""
         training = [module for module in self.backbone.modules() if module.training]
         half = _HALVES.get(self._precision)
@@ -118,7 +118,7 @@ class FrozenEncoder:
     def pictures(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 (m, S, S, 3) to raw features (m, d), for any m above 0."""
         starts = range(0, len(pixels), PICTURES_PER_PASS)
-        with self._frozen():
+        with self.frozen():
             passes = [self._pass(pixels[start : start + PICTURES_PER_PASS]) for start in starts]
             features: NDArray[np.float32] = torch.cat(passes)[: len(pixels)].cpu().numpy()
         return features
@@ -133,7 +133,7 @@ class FrozenEncoder:
     def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
         """TEXTS_PER_PASS strings to raw features (B, d)."""
         tokens = self.backbone.tokenize(strings)
-        with self._frozen():
+        with self.frozen():
             encoded = self.backbone.encode_text(tokens.to(self._device))
         features: NDArray[np.float32] = encoded.float().cpu().numpy()
         return features

@@ -22,6 +22,7 @@ from benchmark.encoding import Encoding, rows
 from benchmark.errors import UserError
 from benchmark.export import export
 from benchmark.exported import Model, load
+from benchmark.job import join_job
 from benchmark.record import read_per_query, read_record
 
 # What trains fast and still differs in kind: a head on whole pictures and patches, a score that is no dot
@@ -65,7 +66,8 @@ def test_an_export_gives_the_benchmark_s_own_encodings_and_ranks(
     file = weights_file(runs[method])
     header = read_header(file)
     plan = plan_of(header, "cirr", {"data_root": {"*": str(small_cirr)}})
-    loaded = load_checkpoint(file, header, plan, "")
+    job = join_job(plan.options.device, plan.options.cache_root)
+    loaded = load_checkpoint(file, header, plan, "", job)
     (expected,) = loaded.encode(plan.tasks[:1])
     model = load(export(runs[method], tmp_path / "model.safetensors"))
     entries, paths = entries_and_names(small_cirr)

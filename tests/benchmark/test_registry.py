@@ -25,6 +25,7 @@ def test_literals_equal_the_imported_objects() -> None:
         module = file.load()
         objects = [
             *getattr(module, "METHODS", []), *getattr(module, "RECIPES", []), *getattr(module, "VARIANTS", []),
+                *getattr(module, "ASSETS", []),
             *([module.INFO] if hasattr(module, "INFO") else []),
         ]  # fmt: skip
         assert sorted(map(repr, file.declared)) == sorted(map(repr, objects)), file.path
