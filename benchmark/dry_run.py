@@ -37,6 +37,7 @@ def describe(plan: Plan) -> str:
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
         *_store_lines(plan),
         *_need_lines(plan),
+        *_execution_lines(plan),
         f"output     {plan.folder}",
     ]
     return "\n".join(lines)
@@ -99,6 +100,16 @@ def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
         f"           {settings.epochs} epochs of {updates} updates, batch {settings.batch_size} in negative groups "
         f"of {settings.group}, {settings.optimiser} at {settings.learning_rate:g}, {settings.precision}",
     ]
+
+
+def _execution_lines(plan: Plan) -> list[str]:
+    """How it is computed, where that was asked for."""
+    execution = plan.execution
+    told = [f"ZeRO {execution.zero}"] if execution.zero else []
+    told += [f"pictures in pieces of {execution.piece}"] if execution.piece else []
+    told += ["gradient checkpointing"] if execution.gradient_checkpointing else []
+    lines = [f"computing  {', '.join(told)}"] if told else []
+    return lines + ([f"monitors   {', '.join(plan.monitors)} in {plan.folder / 'monitor'}"] if plan.monitors else [])
 
 
 def _store_lines(plan: Plan) -> list[str]:

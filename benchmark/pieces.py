@@ -56,5 +56,5 @@ def trains_batch_norm(method: nn.Module) -> str:
     """Name of a batch norm that is in train mode, "" for none."""
     for name, module in method.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            return name
+            return str(name)
     return ""

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class ResumableState:
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
                 written = _Digested(stream)
-                torch.save(dict(state), written)
+                torch.save(dict(state), cast(IO[bytes], written))
         pointer = {"file": path.name, "bytes": written.size, "sha256": written.digest(), "identity": self._identity}
         atomic_write_json(self._pointer, pointer)
         self._remove_states(keep=path.name)

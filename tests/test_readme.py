@@ -22,7 +22,7 @@ BY_CI = {
     'python -m venv .venv && . .venv/bin/activate && pip install -e . && python -m benchmark run --method spirit --dataset cirr',
     '. .venv/bin/activate && pip install -e ".[test]" && pytest',
 }
-SMALLER = {"--backbone RN50x4": "--backbone tiny", "--method all": "--method image_only sum", "--limit 200": "--limit 24"}
+SMALLER = {"--backbone RN50x4": "--backbone tiny", "--method all": "--method image_only sum", "--limit 200": "--limit 24", "--config any-card": "--config any-card --set encoders.batch_norm=eval"}
 
 
 def commands() -> list[str]:
