@@ -4,6 +4,13 @@ Without --data-root the run uses drawn demo data and says so. Defaults reproduce
 paper on that dataset. Several methods, datasets, variants or seeds run one after the other; one
 failure does not stop the rest, but for a job of several processes, which ends. With --ablations a
 method and each of its ablations are run, and the table of them is written beside their folders.
+
+With --fair all methods get the same encoder artefact, frozen (untouched weights; one stage 1 that all
+share), the dataset's text rule, the same number of triplets seen, batch, negative group, schedule,
+selection heldout and --lr-sweep; `list recipes` shows the numbers under "fair", and --epochs,
+--batch-size, --negative-group and --text-mode change them for all. Layers, loss, optimiser and the
+learning rate around which --lr-sweep tries stay the method's own. The table at the end is made of
+records that are seen to share all this.
 """
 
 from __future__ import annotations
