@@ -47,11 +47,8 @@ def comparisons(records: Iterable[Record]) -> list[Comparison]:
 
 
 def own_stage(record: Record) -> StageIdentity | None:
-    """The stage that the method itself trained; None where it trained nothing of its own."""
-    tuning = record.identity.tuning
-    if tuning is None:
-        return None
-    return next(stage for stage in record.identity.stages if stage.name == tuning.stage)
+    """The stage that the method itself trained, its last one; None where it trained nothing of its own."""
+    return record.identity.stages[-1] if trains(record) else None
 
 
 def trains(record: Record) -> bool:
@@ -59,7 +56,7 @@ def trains(record: Record) -> bool:
 
 
 def _comparison(encoder: str, records: Sequence[Record]) -> Comparison:
-    deciding = [record for record in records if trains(record)] or list(records)
+    deciding = [record for record in records if record.identity.tuning is not None] or list(records)
     common = _most_common(deciding, {id(record): _conditions(record) for record in deciding})
     fitting = [record for record in deciding if not _differences(_conditions(record), common)]
     of_seed: dict[int | None, Conditions] = {}

@@ -458,9 +458,11 @@ class _Filler:
         recipe = None
         if stage.trains:
             name = options.recipe if has_named or options.recipe == "from-scratch" else ""
+            is_fair = is_last and bool(options.fair or name == FAIR)
             with gathered(self.problems):
-                recipe = self.registry.recipe(stage.name, self.dataset.info.name, name, start)
-                if options.fair and is_last:
+                own = "" if is_fair else name
+                recipe = self.registry.recipe(stage.name, self.dataset.info.name, own, start)
+                if is_fair:
                     recipe = fair_recipe(self.registry, self.dataset.info, start, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))
         elif options.fair and is_last:

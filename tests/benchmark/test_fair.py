@@ -13,6 +13,7 @@ from benchmark import pipeline
 from benchmark.checkpoints import read_header
 from benchmark.errors import UserError
 from benchmark.fair import FAIR, refusal
+from benchmark.fair_conditions import comparisons
 from benchmark.options import make_options
 from benchmark.plan import make_plan
 from benchmark.record import Record, read_record
@@ -158,3 +159,17 @@ def test_every_method_without_a_common_encoder_says_why() -> None:
         own = registry.specification(name).own_networks is not None
         assert bool(refusal(info, registry)) == (own or bool(info.outside_fair)), name
         assert not own or info.outside_fair, f"{name} brings its own networks and its file gives no reason"
+
+
+def test_a_checkpoint_of_a_comparison_can_be_evaluated_and_does_not_pass_for_a_tuned_run(
+    command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    made = fair(command, small_cirr, "untouched", "--method", "concat_clip", "--output", str(tmp_path / "run"))
+    assert made.status == 0, made.err
+    outcome = command("evaluate", "--method", "concat_clip", "--checkpoint", tmp_path / "run", "--data-root", small_cirr)
+    assert outcome.status == 0, outcome.err
+    run, evaluated = records(tmp_path / "run")
+    assert evaluated.results[0].metrics == run.results[0].metrics
+    assert (evaluated.identity.recipe, evaluated.trials) == (FAIR, ())
+    (comparison,) = comparisons([run, evaluated])
+    assert [reason for _, reason in comparison.left_out] == ["tuning none, not " + comparison.conditions["tuning"]]
