@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
-from benchmark.dataset import Pictures
 from benchmark.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS, FrozenEncoder
 from benchmark.limits import bare_patches, bare_picture, computing_in, large_product, memory_copy
 from benchmark.pictures import open_picture
@@ -28,19 +25,11 @@ from benchmark.preprocessing import GRIDS
 from benchmark.product_shapes import Products
 from benchmark.rates import Limit, Setting, rate
 from benchmark.record_measurement import Measurement
+from benchmark.throughput_sample import Sample
 
 _TEXT_PASSES = 4
 _BARE_PILLOW = "bare Pillow loop"
 _BARE_FORWARD = "bare forward pass"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The pictures and texts that are measured; ``described`` says what the pictures are."""
-
-    pictures: Pictures
-    texts: tuple[str, ...]
-    described: str
 
 
 def machine_speeds(setting: Setting) -> dict[str, Measurement]:
@@ -175,13 +164,3 @@ def _filled(pixels: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[
     """As many pictures as a pass has, those given over and over."""
     given = np.stack(list(pixels))
     return given[np.arange(PICTURES_PER_PASS) % len(given)]
-
-
-def drawn_sample(folder: Path, pictures: Pictures, size: tuple[int, int]) -> Pictures:
-    """The pictures enlarged or reduced to ``size`` (width, height), as JPEG files in ``folder``."""
-    paths = []
-    for number, path in enumerate(pictures.paths):
-        made = folder / f"{number:04}.jpg"
-        open_picture(path).convert("RGB").resize(size).save(made, quality=90)
-        paths.append(made)
-    return Pictures(pictures.names, tuple(paths))

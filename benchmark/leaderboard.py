@@ -1,7 +1,7 @@
 """Leaderboards: pages of tables made from records, the same from the same records, always.
 
 Measured pages (`results/leaderboard`) come from the committed records in `results/records`, with
-the published numbers of `results/published.csv` beside them; demo pages (`results/demo`) from run
+the published numbers of `results/published.csv` beside them, and a page of speeds; demo pages (`results/demo`) from run
 folders that are named, with nothing beside them. A page has one block per split, protocol and text
 mode: numbers of two blocks are not to be compared.
 """
@@ -25,6 +25,7 @@ from benchmark.published_rows import published_rows, references
 from benchmark.published_schema import averages
 from benchmark.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
 from benchmark.tables import DRAWN_DEMO, Beside, Table, tables
+from benchmark.throughput_page import THROUGHPUT_PAGE, render_throughput, throughput_folder, throughput_refusals
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})
@@ -176,6 +177,9 @@ def pages(
         )
         for name, info in datasets.items()
     }
+    speeds = results / MEASURED_FOLDER / THROUGHPUT_PAGE
+    if speeds.is_file() or any(record.kind == "throughput" for record in measured):
+        found[speeds] = render_throughput(measured)
     for name in sorted({_dataset(record) for record in demo}):
         title = datasets[name].title if name in datasets else name
         fair = fair_section(datasets[name], demo, outside) if name in datasets else ""
@@ -209,18 +213,19 @@ def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
 
 
 def add(run_folder: Path, results: Path) -> Path:
-    """Copy a run's record, without pictures and per-query files, into the book of results.
+    """Copy a run's or a speed's record, without pictures and per-query files, into the book of results.
 
     Raises UserError where the run is none for a leaderboard, or where another record of the same
     identity and seed is there already.
     """
     record = read_record(run_folder)
-    problems = refusals(record)
+    is_speed = record.kind == "throughput"
+    problems = throughput_refusals(record) if is_speed else refusals(record)
     if problems:
         raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
     seed = "none" if record.identity.seed is None else record.identity.seed
     run = Path(_dataset(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
-    folder = results / RECORDS_FOLDER / run
+    folder = results / RECORDS_FOLDER / (throughput_folder(record) if is_speed else run)
     kept = record.model_copy(update={"files": {}})
     if (folder / RECORD_NAME).exists():
         if read_record(folder) == kept:
@@ -256,7 +261,7 @@ def _dataset(record: Record) -> str:
 
 
 def _is_demo(record: Record) -> bool:
-    return record.identity.data is not None and record.identity.data.is_demo
+    return record.kind != "throughput" and record.identity.data is not None and record.identity.data.is_demo
 
 
 def _record_order(record: Record) -> tuple[str, str, str, int, str]:

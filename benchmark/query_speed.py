@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
-from benchmark.encoder_speed import Sample
 from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluator import EncodedTask, score_task
 from benchmark.limits import computing_in
@@ -27,6 +26,7 @@ from benchmark.pictures import open_picture
 from benchmark.rates import Limit, Setting, latencies, rate
 from benchmark.record_measurement import Measurement
 from benchmark.scoring import GALLERY_CHUNK, QUERY_CHUNK
+from benchmark.throughput_sample import Sample
 
 _ENCODED = 16
 _FEWEST = 12

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,8 @@ import torch
 from PIL import Image
 
 from benchmark.batches import all_training_strings
-from benchmark.dataset import Dataset, Pictures
 from benchmark.distributed import Process, this_process
-from benchmark.encoder_speed import Sample, decoding_speeds, drawn_sample, encoding_speeds, machine_speeds
+from benchmark.encoder_speed import decoding_speeds, encoding_speeds, machine_speeds
 from benchmark.environment import check_accelerator, code_version, environment, load_note, peak_memory_bytes, utc_now
 from benchmark.errors import UserError
 from benchmark.files import digest_of
@@ -39,11 +37,11 @@ from benchmark.record_measurement import Measurement, Precision
 from benchmark.registry import Registry
 from benchmark.reporting import StageOutcome, command_line, data_identity
 from benchmark.text_rules import text_rule
+from benchmark.throughput_sample import sample_of
 from benchmark.training_speed import StageToMeasure, cut_to_machine, stage_speeds
 
 FEATURES = "features"
 FOLDER = Path("runs") / "throughput"
-_PICTURES = 64
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class _Measuring:
         self._encoders = Setting(process.device, precision, how.seconds)
         self._backbone = backbone_of(plan)
         self._digest = self._backbone.description.digest if self._backbone else ""
-        self._sample = _sample(plan, how, stack)
+        self._sample = sample_of(plan.dataset, plan.tasks[0], how.picture_size, stack)
         self._earlier: dict[str, Method] = {}
 
     def records(self) -> Iterator[Record]:
@@ -251,30 +249,6 @@ def _identity(
         limit=plan.options.limit,
         plugins=dict(plan.plugins),
     )
-
-
-def _sample(plan: Plan, how: HowToMeasure, stack: ExitStack) -> Sample:
-    """Pictures spread evenly over the evaluated split, and the texts that its first task asks."""
-    dataset = plan.dataset
-    indices = dataset.split_pictures(dataset.info.evaluation_split)
-    shown = indices[np.unique(np.linspace(0, len(indices) - 1, _PICTURES).astype(np.int64))]
-    all_of_them = dataset.pictures
-    pictures = Pictures(
-        tuple(all_of_them.names[i] for i in shown), tuple(all_of_them.paths[i] for i in shown)
-    )
-    if how.picture_size is not None:
-        folder = stack.enter_context(TemporaryDirectory(prefix="throughput-"))
-        pictures = drawn_sample(Path(folder), pictures, how.picture_size)
-    texts = tuple(dict.fromkeys(plan.tasks[0].queries.texts[: 4 * _PICTURES]))
-    return Sample(pictures, texts, _described(dataset, pictures, enlarged=how.picture_size is not None))
-
-
-def _described(dataset: Dataset, pictures: Pictures, enlarged: bool) -> str:
-    """ "64 drawn pictures (PNG, 120 x 160)" """
-    with Image.open(pictures.paths[0]) as image:
-        form, (width, height) = image.format, image.size
-    kind = "drawn pictures" if dataset.is_demo else f"pictures of {dataset.label}"
-    return f"{len(pictures)} {kind}{' resized' if enlarged else ''} ({form}, {width} x {height})"
 
 
 def _batch_is_asked_for(plan: Plan, planned: PlannedStage) -> bool:

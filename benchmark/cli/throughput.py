@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli.run import add_data_arguments, add_encoder_arguments, common_values
+from benchmark.cli.run import add_data_arguments, common_values
 from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", nargs="+", metavar="NAME", help="one or more methods, or all; spirit by default")
     parser.add_argument("--dataset", nargs="+", metavar="NAME", help="one or more datasets, or all; cirr by default")
     add_data_arguments(parser)
-    add_encoder_arguments(parser)
+    parser.add_argument("--backbone", nargs="+", metavar="NAME", help="by default RN50x4, on demo data tiny")
+    parser.add_argument("--weights", metavar="TAG|FILE|random", help="the backbones' weights; for speed random ones do")
     parser.add_argument("--picture-size", metavar="WxH", help="measure JPEG files of this size, made of the pictures")
     parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
     parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update of the method's own stage")
@@ -111,15 +112,15 @@ def _chosen(
 
     methods = _names("method", options.method or [_METHOD], list(registry.methods()))
     datasets = _names("dataset", options.dataset or [_DATASET], list(registry.datasets()))
-    of_backbone = {name: value for name, value in values.items() if name in ("backbone", "weights")}
-    others = {name: value for name, value in values.items() if name not in of_backbone}
+    others = {name: value for name, value in values.items() if name not in ("backbone", "weights")}
+    weights = {"weights": values["weights"]} if "weights" in values else {}
     for dataset, method in product(datasets, methods):
         if registry.specification(method).own_networks is not None:
             yield options_for(others, method, dataset, how)
             continue
         for backbone in options.backbone or [None]:
             named = {"backbone": backbone} if backbone else {}
-            yield options_for({**others, **of_backbone, **named}, method, dataset, how)
+            yield options_for({**others, **weights, **named}, method, dataset, how)
 
 
 def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
@@ -142,8 +143,9 @@ def _size(given: str | None) -> tuple[int, int] | None:
 
 def _growth(options: argparse.Namespace) -> int:
     """Growth is of one method, backbone and dataset: the first of each that is named."""
-    from benchmark.growth import PARTS, growth_record, growth_table
+    from benchmark.growth import growth_record
     from benchmark.growth_picture import draw_growth
+    from benchmark.growth_table import PARTS, growth_table
     from benchmark.plan import make_plan
     from benchmark.registry import discover
     from benchmark.throughput import FOLDER, HowToMeasure, write_throughput

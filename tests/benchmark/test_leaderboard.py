@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboard import add, collect, pages, render, render_demo, stale, write_all
+from benchmark.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_all
 from benchmark.published import COLUMNS, PublishedNumber, read_published
 from benchmark.record import Record, read_record, write_record
 from benchmark.registry import discover
@@ -102,16 +102,15 @@ def test_runs_that_are_no_result_are_refused_and_nothing_is_written(
     assert not (tmp_path / "results").exists()
 
 
-def test_throughput_and_unscored_runs_are_refused(tmp_path: Path) -> None:
+def test_unscored_runs_are_refused_and_speeds_stand_on_no_dataset_s_page(tmp_path: Path) -> None:
     raw = real().model_dump(mode="json")
     raw["results"] = [{**raw["results"][0], "metrics": {}, "intervals": {}}]
     write_record(tmp_path / "hidden", Record.model_validate(raw))
     with pytest.raises(UserError, match="labels are hidden"):
         add(tmp_path / "hidden", tmp_path)
-    raw = {**GOLDEN, "kind": "throughput", "results": []}
-    write_record(tmp_path / "speed", Record.model_validate(raw))
-    with pytest.raises(UserError, match="no retrieval results"):
-        add(tmp_path / "speed", tmp_path)
+    speed = Record.model_validate({**GOLDEN, "kind": "throughput", "results": []})
+    assert "no measured rows yet" in render(CIRR, [speed])
+    assert "holds no retrieval results" in refusals(speed)[0]
 
 
 def test_a_record_put_there_by_hand_is_still_kept_off_the_measured_page() -> None:

@@ -1,0 +1,75 @@
+"""The limits do the work that they stand for: equal pixels, one update, the precision asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_training import Small, Vectors, small_job, small_stage
+
+from benchmark import limits
+from benchmark.batches import GroupLayout, rank_shares, update_plan
+from benchmark.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
+from benchmark.pictures import open_picture
+from benchmark.preprocessing import GRIDS, PADS, Preprocessing
+from benchmark.settings import TrainingSettings
+from benchmark.trainer import endless_updates
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("size", [(40, 64), (97, 31), (50, 50), (33, 200)])
+@pytest.mark.parametrize("pad", PADS)
+def test_the_plain_loop_gives_the_pipeline_s_pixels(tmp_path: Path, size: tuple[int, int], pad: str):
+    path = tmp_path / "picture.png"
+    noise = np.random.default_rng(0).integers(0, 256, size=(size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    pipeline = Preprocessing(pad, 24)
+    np.testing.assert_array_equal(bare_picture(path, pipeline), pipeline.picture(open_picture(path)))
+    np.testing.assert_array_equal(bare_patches(path, pipeline, GRIDS), pipeline.patches(open_picture(path), GRIDS))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_plain_step_is_the_trainer_s(tmp_path: Path, groups: int):
+    """After one update of either the next loss on the same batch is the same, so the weights are."""
+    rows = 8
+    settings = TrainingSettings(batch_size=rows, negative_group=rows // groups, learning_rate=0.1, optimiser="sgd")
+    source = Vectors(rows)
+    job = small_job(tmp_path, settings, source, method=Small(dropout=0))
+    (order,) = update_plan(rows, settings, job.seed, 0)
+    batches = list(source.batches(rank_shares(order, settings, GroupLayout.of(settings, 1), 0)))
+    before = {name: tensor.clone() for name, tensor in job.method.state_dict().items()}
+    step = bare_step(job.method, small_stage(), settings, batches)
+    first, second = step(), step()
+    assert second < first
+    assert all(torch.equal(before[name], tensor) for name, tensor in job.method.state_dict().items())
+    updates = endless_updates(job)
+    next(updates)
+    updates.close()
+    last = batches[-1]
+    queries = job.method.train().encode_query(last.reference, last.text)
+    loss = job.method.loss(queries, job.method.encode_target(last.target)) / groups
+    torch.testing.assert_close(loss.detach(), second)
+
+
+def test_the_precision_is_set_and_put_back():
+    before = torch.backends.cuda.matmul.allow_tf32
+    with computing_in("tf32", CPU):
+        assert torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+    with computing_in("bf16", CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cuda.matmul.allow_tf32 == before
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_machine_limits_do_what_they_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(limits._PRODUCT_SIDE, "cpu", 64)
+    copied = memory_copy(CPU, 4096)()
+    assert copied.nbytes == 4096 and bool((copied == 1).all())
+    multiply, flops = large_product(CPU, "bf16")
+    product = multiply()
+    assert product.dtype == torch.bfloat16 and flops == 2 * product.shape[0] ** 3

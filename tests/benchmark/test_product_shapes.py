@@ -1,0 +1,61 @@
+"""Bare products: all of a piece of work is recorded, counted and made again, and nothing else."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from benchmark.product_shapes import Products
+
+BATCH, SIDE, CHANNELS, OUT = 4, 10, 8, 5
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, CHANNELS, 3), nn.ReLU(), nn.Flatten(), nn.Linear(CHANNELS * 8 * 8, OUT))
+
+
+def test_a_step_s_products_are_counted_forward_and_backward():
+    net, pixels = network(), torch.randn(BATCH, 3, SIDE, SIDE)
+    found = Products.recorded(lambda: net(pixels).sum().backward())
+    convolution = 2 * BATCH * CHANNELS * 8 * 8 * 3 * 9
+    linear = 2 * BATCH * CHANNELS * 8 * 8 * OUT
+    # Backward: the gradient of the weights of both, and of the linear layer's input (pixels want none).
+    assert found.flops == 2 * convolution + 3 * linear
+
+
+def test_a_replay_makes_the_same_products_and_nothing_besides():
+    net, pixels = network(), torch.randn(BATCH, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    found = Products.recorded(lambda: net(pixels).sum().backward())
+    again = Products.recorded(found.replay())
+    assert (len(again), again.flops) == (len(found), found.flops)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        found.replay()()
+    assert not any("relu" in event.key or "threshold" in event.key for event in profile.key_averages())
+
+
+def test_replays_leave_the_work_s_tensors_alone():
+    weight, data = torch.randn(6, 6), torch.randn(3, 6)
+    before = (weight.clone(), data.clone())
+    Products.recorded(lambda: data @ weight).replay()()
+    assert torch.equal(weight, before[0]) and torch.equal(data, before[1])
+
+
+def test_attention_and_lstms_count_on_a_cpu():
+    layer, rows = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 5, 8)
+    found = Products.recorded(lambda: layer(rows, rows, rows, need_weights=False)[0].sum().backward())
+    projections = 2 * (2 * 5) * 8 * (3 * 8 + 8)
+    attention = 2 * (2 * 2 * 5 * 5 * 4)
+    assert found.flops > projections + attention + 2.5 * attention
+    lstm = nn.LSTM(4, 6, batch_first=True)
+    words = torch.randn(2, 3, 4)
+    with torch.no_grad():
+        found = Products.recorded(lambda: lstm(words))
+    assert found.flops == 2 * (2 * 3) * 4 * 6 * (4 + 6)
+    found.replay()()
+
+
+def test_broadcast_and_empty_operands_can_be_replayed():
+    row, empty = torch.randn(1, 4).expand(3, 4), torch.randn(0, 4)
+    found = Products.recorded(lambda: (row @ torch.randn(4, 2), empty @ torch.randn(4, 2)))
+    assert len(found) == 2 and found.flops == 2 * 3 * 4 * 2
+    found.replay()()
