@@ -256,6 +256,35 @@ def _no_remarks(settings: MethodSettings) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a network: beginnings of its parameters' names, and how many a paper or release has there.
+
+    ``within``: how far the published number may be rounded. ``remark``: why ours may be another.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    published: int
+    within: int = 0
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedSizes:
+    """A method's numbers of parameters, beside the published ones.
+
+    Counted on the last stage's network with these settings, ``words`` different words of training
+    texts, and a backbone of this width ("" for a method that has no part in the backbone).
+    """
+
+    parts: tuple[Part, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    width: int = 640
+    backbone: str = ""
+    words: int = 0
+
+
+@dataclass(frozen=True)
 class Specification:
     """All stages of a method as its settings ask, earliest first; the last one is evaluated.
 
@@ -265,6 +294,7 @@ class Specification:
     ``needs``: the assets that the settings ask for, the backbone's weights excepted. ``remarks``: what
     every output of a run says of its settings (words that start at random, say). ``release`` is None
     for methods whose authors' checkpoints cannot be imported.
+    ``sizes``: the network in one or more of its published forms, by name.
     """
 
     stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
@@ -275,3 +305,4 @@ class Specification:
     needs: Callable[[MethodSettings], tuple[Need, ...]] = _no_needs
     remarks: Callable[[MethodSettings], tuple[str, ...]] = _no_remarks
     release: Release | None = None
+    sizes: Mapping[str, PublishedSizes] = field(default_factory=dict)

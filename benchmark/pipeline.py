@@ -120,6 +120,7 @@ def backbone_of(plan: Plan) -> ClipBackbone | None:
         plan.backbone,
         plan.weights,
         preprocessing=plan.backbone_settings.preprocessing,
+        rgb_first=plan.backbone_settings.rgb_first,
         seed=plan.options.seed,
         assets_root=plan.options.assets,
     )

@@ -80,6 +80,7 @@ class BackboneSettings(Settings):
     preprocessing: Literal["targetpad", "squarepad", "clip"] = Field(
         "targetpad", description="how a picture is padded before it is resized and cropped"
     )
+    rgb_first: bool = Field(False, description="convert a picture to RGB before padding, not after, as released")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
         "fp32", description="of the frozen encoder's pass; tf32 is a GPU's, bf16 and fp16 are autocast"
     )

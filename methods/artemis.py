@@ -23,7 +23,18 @@ from torch import Tensor, nn
 
 from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.encoding import Encoding
-from benchmark.method import BuildContext, FeatureInputs, Method, Need, Parity, Specification, Stage, Views
+from benchmark.method import (
+    BuildContext,
+    FeatureInputs,
+    Method,
+    Need,
+    Parity,
+    Part,
+    PublishedSizes,
+    Specification,
+    Stage,
+    Views,
+)
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .artemis_frame import (
@@ -328,11 +339,34 @@ def _check(file: Any) -> Any:
     return check_artemis(file)
 
 
+_BESIDES_THE_CNN = ("encoders.txt_enc.", "encoders.img_enc.fc.", "Transform_m.", "Attention_", "temperature")
+_SIZES = {
+    "GRU, 40 words": PublishedSizes(
+        (
+            Part("all but the CNN", _BESIDES_THE_CNN, 3_231_457),
+            Part("GRU", ("encoders.txt_enc.sent_enc.",), 857_088),
+            Part("words", ("encoders.txt_enc.embed.",), 12_000),
+            Part("image linear", ("encoders.img_enc.fc.",), 1_049_088),
+            Part("T", ("Transform_m.",), 262_656),
+            Part("attention of EM", ("Attention_EM.",), 525_312),
+            Part("attention of IS", ("Attention_IS.",), 525_312),
+        ),
+        settings={"start": "random"},
+        words=35,
+    ),
+    "LSTM, 40 words": PublishedSizes(
+        (Part("all but the CNN", _BESIDES_THE_CNN, 8_330_465),),
+        settings={"start": "random", "text_encoder": "lstm"},
+        words=35,
+    ),
+}
+
 SPECIFICATIONS = {
     "artemis": Specification(
         stages=_stages,
         settings=ArtemisSettings,
         own_networks=_start,
+        sizes=_SIZES,
         parity=Parity(forms={"artemis": _check}),
         needs=_needs,
         remarks=_remarks,

@@ -17,7 +17,18 @@ from torch import Tensor
 from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
-from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Release, Specification, Stage, Views
+from benchmark.method import (
+    BuildContext,
+    FeatureInputs,
+    Method,
+    Parity,
+    Part,
+    PublishedSizes,
+    Release,
+    Specification,
+    Stage,
+    Views,
+)
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
@@ -100,7 +111,7 @@ RECIPES = [
 
 
 class CombinerSettings(EncoderChoice):
-    """Sizes of the Combiner; 0 takes the paper's multiples of the backbone's width."""
+    """PublishedSizes of the Combiner; 0 takes the paper's multiples of the backbone's width."""
 
     projection: int = Field(0, ge=0, description="width of the two projections; 0: 4 d")
     hidden: int = Field(0, ge=0, description="width of the hidden layers; 0: 8 d")
@@ -166,6 +177,7 @@ SPECIFICATIONS = {
         stages=_stages,
         settings=CombinerSettings,
         release=Release(part="combiner", settings=_released_settings, entry="Combiner"),
+        sizes={"RN50x4": PublishedSizes(parts=(Part("Combiner", ("combiner.",), 59_003_521),))},
         parity=Parity(
             forms={"clip4cir": _GOLDEN.check, "clip": check_finetuning},
             recipes={

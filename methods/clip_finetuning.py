@@ -26,7 +26,17 @@ from torch import Tensor, nn
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_training import recipe_settings
-from benchmark.method import BuildContext, Method, ParameterGroups, PixelInputs, Specification, Stage, Views
+from benchmark.method import (
+    BuildContext,
+    Method,
+    ParameterGroups,
+    Part,
+    PixelInputs,
+    PublishedSizes,
+    Specification,
+    Stage,
+    Views,
+)
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .layers import contrastive_loss, normalise
@@ -226,8 +236,12 @@ def encoder_stages(
     return (FINETUNING,) if chosen == "finetuned" else ()
 
 
+_SIZES = PublishedSizes(parts=(Part("CLIP, both encoders", ("backbone.",), 178_300_601),), backbone="RN50x4")
+
 # Its official file is a CLIP alone, which `import` reads as such: there is no release to declare.
-SPECIFICATIONS = {"clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,))}
+SPECIFICATIONS = {
+    "clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,), sizes={"RN50x4": _SIZES})
+}
 
 
 def _golden_method(backbone: ClipBackbone) -> Method:

@@ -21,7 +21,18 @@ from torch import Tensor
 from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.golden_heads import Head, HeadSizes
-from benchmark.method import BuildContext, FeatureInputs, Method, Parity, Release, Specification, Stage, Views
+from benchmark.method import (
+    BuildContext,
+    FeatureInputs,
+    Method,
+    Parity,
+    Part,
+    PublishedSizes,
+    Release,
+    Specification,
+    Stage,
+    Views,
+)
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
@@ -345,12 +356,25 @@ _RELEASE = Release(
         "simi_loss.": "a triplet loss that the release never uses",
     },
 )
+_SIZES = PublishedSizes(
+    parts=(
+        Part("all", ("network.",), 115_581_478),
+        Part("VTF", ("network.combiner.",), 101_624_324),
+        Part("local network", ("network.visual_attn.",), 13_957_153),
+        Part("PSC", ("network.visual_attn.transformer.",), 4_931_840),
+        Part("visual self-attention", ("network.visual_attn.visual_sa.",), 3_690_907),
+        Part("PSD", ("network.visual_attn.visual_gr.",), 3_692_805),
+        Part("PSF", ("network.visual_attn.local_fusion.",), 1_641_601),
+        Part("triplet alpha", ("network.simi_loss.",), 1),
+    )
+)
 
 SPECIFICATIONS = {
     "spirit": Specification(
         stages=_stages,
         settings=SpiritSettings,
         release=_RELEASE,
+        sizes={"RN50x4": _SIZES},
         parity=Parity(
             forms={"spirit": _GOLDEN.check},
             recipes={"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)},

@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cite", action="store_true", help="BibTeX entries")
     parser.add_argument("--needs", action="store_true", help="what methods need from outside, and whether it is here")
     parser.add_argument("--assets-root", metavar="PATH", help="with --needs: folder that holds weights files")
+    parser.add_argument("--parameters", action="store_true",
+                        help="the methods' parameters by part, beside the published numbers")  # fmt: skip
     parser.add_argument("--plugin", action="append", metavar="FILE.py", help="list what a file declares, too")
 
 
@@ -35,6 +37,11 @@ def run(options: argparse.Namespace) -> int:
         registry.add_plugin(Path(plugin))
     if options.needs:
         return _list_needs(options, registry)
+    if options.parameters:
+        from benchmark.sizes import size_table
+
+        print(size_table(registry))
+        return 0
     found: dict[str, list[dict[str, Any]]] = {
         "methods": [asdict(info) for info in registry.methods().values()],
         "variants": [asdict(variant) for variant in registry.variants()],

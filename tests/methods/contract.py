@@ -100,7 +100,7 @@ class Case:
     def _context(self, seed: int) -> BuildContext:
         backbone: Any = None
         if self.width:
-            backbone = SimpleNamespace(description=SimpleNamespace(width=self.width))
+            backbone = SimpleNamespace(width=self.width)
         elif self.plan.backbone:
             backbone = load_backbone("tiny", "random", seed=seed)
         earlier: dict[str, Method] = {}

@@ -15,6 +15,8 @@ from benchmark.methods.artemis_modules import Attention, matching
 from benchmark.methods.cnn_pictures import WhiteSquare
 from benchmark.methods.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from toy_triplets import TEXTS, built, losses, right, scores, without_gradient
 
 from benchmark.cli import main
@@ -72,25 +74,60 @@ def test_the_score_does_not_change_with_the_length_of_attention_or_target() -> N
     assert torch.isfinite(matching(left[:1], one_hot, torch.zeros(2, 24))).all()
 
 
-def test_the_evaluator_ranks_by_the_explicit_form_exactly() -> None:
-    queries, gallery = drawn_encodings(40, 150)
-    gallery[75:80] = gallery[0]
-    positives = np.arange(40, dtype=np.int64)
-    task = Task(
+def drawn_task(queries: int, gallery: int) -> Task:
+    """Query i is answered by picture i."""
+    positives = np.arange(queries, dtype=np.int64)
+    return Task(
         key=TaskKey("made up", "val", "official", "single"),
         queries=Queries(
-            ids=tuple(map(str, range(40))),
+            ids=tuple(map(str, range(queries))),
             picture=positives,
-            reference=np.full(40, -1, dtype=np.int64),
-            texts=("",) * 40,
+            reference=np.full(queries, -1, dtype=np.int64),
+            texts=("",) * queries,
             positives=Ragged.single(positives),
             group=positives,
         ),
-        gallery=np.arange(150, dtype=np.int64),
+        gallery=np.arange(gallery, dtype=np.int64),
         exclude_reference=False,
         cutoffs=(1, 10),
     )
-    found = score_task(artemis(), EncodedTask(task, queries, gallery)).ranks.rank
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches every operation for the entries of the largest tensor that one makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outcome = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outcome):
+            if isinstance(tensor, torch.Tensor):
+                self.entries = max(self.entries, tensor.numel())
+        return outcome
+
+
+def test_no_tensor_of_queries_times_gallery_times_width_is_made_in_ranking_or_training() -> None:
+    rows, pictures, width = 60, 2000, 48
+    queries, gallery = drawn_encodings(rows, pictures, width)
+    method = artemis()
+    with LargestTensor() as ranking:
+        score_task(method, EncodedTask(drawn_task(rows, pictures), queries, gallery))
+    assert 0 < ranking.entries <= 2 * max(rows, width) * pictures
+    with LargestTensor() as training:
+        loss = method.loss({k: v.requires_grad_() for k, v in queries.items()}, gallery[:rows].requires_grad_())
+        torch.autograd.backward(loss)
+    assert 0 < training.entries < rows * rows * width / 4
+    with LargestTensor() as explicit:
+        explicit_scores(queries, gallery)
+    assert explicit.entries == rows * pictures * width
+
+
+def test_the_evaluator_ranks_by_the_explicit_form_exactly() -> None:
+    queries, gallery = drawn_encodings(40, 150)
+    gallery[75:80] = gallery[0]
+    found = score_task(artemis(), EncodedTask(drawn_task(40, 150), queries, gallery)).ranks.rank
     exact = explicit_scores({name: tensor.double() for name, tensor in queries.items()}, gallery.double())
     for row in range(40):
         own = exact[row, row]

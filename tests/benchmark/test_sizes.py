@@ -1,0 +1,41 @@
+"""Numbers of parameters, part by part, beside those of papers and releases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from conftest import Command
+
+from benchmark import sizes
+from benchmark.registry import discover
+from benchmark.sizes import Counted, count_parts, size_table
+
+
+@pytest.fixture(scope="module")
+def counted() -> list[Counted]:
+    return list(count_parts(discover()))
+
+
+def test_every_part_has_the_published_number_of_parameters(counted: list[Counted]) -> None:
+    assert [(c.method, c.form, c.part.title, c.found) for c in counted if not c.agrees] == []
+    exact = {(c.method, c.part.title): c.found for c in counted if not c.part.within}
+    assert exact["spirit", "all"] == 115_581_478 == sum(
+        exact["spirit", part] for part in ("VTF", "local network", "triplet alpha")
+    )
+    assert exact["spirit", "local network"] == sum(
+        exact["spirit", part] for part in ("PSC", "visual self-attention", "PSD", "PSF")
+    )
+    assert {c.method for c in counted} >= {"spirit", "clip4cir", "clip4cir_sum", "val", "tirg", "concat", "artemis"}
+
+
+def test_a_difference_is_told(counted: list[Counted], monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [replace(counted[0], found=counted[0].found + 1 + counted[0].part.within), counted[1]]
+    monkeypatch.setattr(sizes, "count_parts", lambda registry: iter(wrong))
+    rows = size_table(discover()).splitlines()[2:]
+    assert "DIFFERS" in rows[0] and "DIFFERS" not in rows[1]
+
+
+def test_the_command_prints_the_table(command: Command) -> None:
+    outcome = command("list", "methods", "--parameters")
+    assert outcome.status == 0 and "115,581,478" in outcome.out and "DIFFERS" not in outcome.out
