@@ -23,7 +23,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that their owner alone can read
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TOY_PLUGIN, Command
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -82,6 +83,20 @@ def rankings(data: Path, folder: Path) -> None:
             (folder / f"{name}.json").write_text(json.dumps({"version": "rc2", "metric": metric, **content}))
 
 
+def official(folder: Path) -> None:
+    """The authors' files under their names, small ones."""
+    from official_files import clip_state, combiner_state, spirit_state, write_clip
+
+    from benchmark.backbones import TINY
+
+    clip = clip_state(TINY)
+    for name in ("tuned_fashioniq.pt", "tuned_clip_best.pt"):
+        write_clip(folder / name, clip, "tuned")
+    write_clip(folder / "RN50x4.pt", clip, "torchscript")
+    torch.save(spirit_state(64), folder / "fashioniq-best.pth")
+    torch.save({"epoch": 1, "Combiner": combiner_state(64)}, folder / "combiner.pt")
+
+
 def shortened(line: str, data: Path, run: Path) -> list[str]:
     """A README line as arguments of the program, on small data."""
     for written, smaller in SMALLER.items():
@@ -94,6 +109,8 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
         words += ["--data-root", str(data)]
     if words[0] == "evaluate" and "--data-root" not in words:
         words += ["--data-root", str(data), "--limit", "24"]
+    if "IMPORTED" in words:
+        words += ["--dataset", "cirr", "--limit", "24"]
     if words[0] == "run":
         # Too little is held out of a limited run for a search.
         words += [] if "--limit" in words or "--fair" in words else ["--limit", "24"]
@@ -108,6 +125,11 @@ def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: P
     embeddings(small_cirr, "test1", tmp_path / "test1.npz")
     rankings(small_cirr, tmp_path)
     words = shortened(line, small_cirr, run)
+    if words[0] == "import" or "IMPORTED" in words:
+        official(tmp_path)
+    if "IMPORTED" in words:
+        files = ("fashioniq-best.pth", "--clip", "tuned_fashioniq.pt", "--output", "IMPORTED")
+        assert command("import", "--method", "spirit", *files).status == 0
     outcome = command(*words)
     if words[:2] == ["leaderboard", "--add"]:
         assert outcome.status == 2

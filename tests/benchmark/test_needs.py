@@ -1,0 +1,181 @@
+"""What methods need from outside: listed, found or told before any work, never fetched; and what is said without it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Command
+from official_files import clip_state, write_clip
+from safetensors.torch import save_file
+
+from benchmark.assets import find_asset
+from benchmark.backbone_table import BACKBONES
+from benchmark.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
+from benchmark.method import BuildContext
+from benchmark.needs import CLIP
+from benchmark.record import read_record
+from benchmark.registry import discover
+
+MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
+VAL = ("run", "--method", "val", "--dataset", "cirr", "--limit", 12, "--set", "method.cnn=mobilenetv1_100",
+       "--set", "method.image_side=64")  # fmt: skip
+SMALL = ("--recipe", "adapted", "--epochs", 1, "--batch-size", 6, "--set", "val.augmentation=none")
+VECTORS = ("--set", "method.word_vectors=glove.txt", "--set", "method.word_width=3")
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> Path:
+    """A folder with random weights under MobileNet's published name, and word vectors."""
+    import timm
+
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    torch.manual_seed(0)
+    save_file(timm.create_model("mobilenetv1_100", pretrained=False).state_dict(), folder / MOBILENET)
+    (folder / "glove.txt").write_text("red 1 2 3\nblue 4 5 6\n")
+    return folder
+
+
+def test_every_need_is_declared_and_every_declared_file_is_needed() -> None:
+    registry = discover()
+    named = {name for method in registry.methods().values() for name in method.needs} - {CLIP}
+    assert named == registry.assets().keys()
+    for name, info in registry.methods().items():
+        specification = registry.specification(name)
+        if specification.own_networks is not None:
+            asked = {need.asset for need in specification.needs(specification.settings())}
+            assert asked and asked <= set(info.needs)
+        else:
+            assert info.needs == (CLIP,)
+
+
+def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command: Command, assets: Path) -> None:
+    told = command("list", "methods", "--needs", "--assets-root", assets)
+    assert told.status == 0
+    for part in ("RN50x4.pt", "420 MB", "MIT (OpenAI CLIP)", "https://openaipublic.azureedge.net", MOBILENET,
+                 f"here     {assets / MOBILENET}", "glove.840B.300d.txt", "word vectors, optional",
+                 "public domain (PDDL)", "https://nlp.stanford.edu/data/glove.42B.300d.zip"):  # fmt: skip
+        assert part in told.out
+    assert told.out.count("not found") == 6
+    needs = json.loads(command("list", "methods", "--needs", "--json", "--assets-root", assets).out)
+    found = {(need["method"], need["name"]) for need in needs if need["found"]}
+    assert found == {("val", "mobilenetv1_100")}
+    assert all(need["file"] and need["megabytes"] and need["source"] and need["licence"] for need in needs)
+    assert command("list", "datasets", "--needs").status == 2
+
+
+def test_a_file_is_found_by_any_of_its_names(tmp_path: Path) -> None:
+    asset = discover().assets()["resnet18"]
+    assert find_asset(asset, None) is None and find_asset(asset, tmp_path) is None
+    for name in ("timm/resnet18.tv_in1k/model.safetensors", "resnet18.tv_in1k/model.safetensors", asset.file):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+        assert find_asset(asset, tmp_path) == tmp_path / name
+
+
+def test_a_dry_run_and_a_run_tell_all_that_is_missing(command: Command, small_cirr: Path, tmp_path: Path) -> None:
+    for further in (("--dry-run",), ("--output", tmp_path / "out")):
+        outcome = command(*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, *further)
+        assert outcome.status == 2 and len(outcome.errors) == 2, outcome.err
+        for part in (MOBILENET, "17 MB", "Apache-2.0", "huggingface.co/timm/mobilenetv1_100", "--assets-root",
+                     "word vectors glove.txt: no such file", "glove.42B.300d.txt"):  # fmt: skip
+            assert part in outcome.err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name != ".lock"]
+
+
+def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, assets: Path, tmp_path: Path) -> None:
+    told = command(*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, "--assets-root", assets, "--dry-run").out
+    assert f"{MOBILENET} (17 MB, Apache-2.0 (timm), trained on ImageNet)" in told
+    assert f"found at {assets / MOBILENET}" in told and f"found at {assets / 'glove.txt'}" in told
+    assert "note       words start from glove.txt" in told
+    without = command(*VAL, *SMALL, "--data-root", small_cirr, "--assets-root", assets, "--dry-run").out
+    assert "optional, not given" in without and "note       words start at random: no word vectors given" in without
+    clip = write_clip(assets / "RN50x4.pt", clip_state(TINY), "tuned")
+    spirit = ("run", "--method", "spirit", "--dataset", "cirr", "--data-root", small_cirr, "--dry-run")
+    real = (*spirit, "--backbone", "RN50x4", "--batch-size", 24, "--negative-group", 24, "--set", "encoders.batch_size=24")
+    told = command(*real, "--assets-root", assets)
+    assert told.status == 0, told.err
+    assert "RN50x4.pt (420 MB, MIT (OpenAI CLIP)), https://openaipublic" in told.out and f"found at {clip}" in told.out
+    assert "nothing from outside" in command(*spirit, "--limit", 24).out
+
+
+def test_a_checkpoint_needs_none_of_what_its_run_needed(
+    command: Command, small_cirr: Path, assets: Path, tmp_path: Path
+) -> None:
+    run = (*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, "--assets-root", assets, "--output", tmp_path / "val")
+    outcome = command(*run)
+    assert outcome.status == 0, outcome.err
+    assert "VAL: words start from glove.txt" in outcome.err and "words start from glove.txt." in outcome.out
+    notes = [note for result in read_record(tmp_path / "val").results for note in result.notes]
+    assert "words start from glove.txt" in notes
+    for file in assets.iterdir():
+        file.unlink()
+    evaluate = ("evaluate", "--method", "val", "--checkpoint", tmp_path / "val", "--data-root", small_cirr)
+    outcome = command(*evaluate, "--limit", 12)
+    assert outcome.status == 0, outcome.err
+    assert command("export", tmp_path / "val").status == 0
+    a, b = (read_record(f) for f in (tmp_path / "val", tmp_path / "val" / "weights" / "evaluated-demo-cirr"))
+    assert a.results[0].metrics == b.results[0].metrics
+
+
+def test_a_fine_tuned_encoder_needs_not_the_clip_that_it_started_from(
+    command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "start.pt", clip_state(TINY), "tuned")
+    data = ("--data-root", small_cirr, "--limit", 24)
+    run = ("run", "--method", "clip4cir", "--dataset", "cirr", "--backbone", "tiny", "--weights", clip, *data)
+    outcome = command(*run, "--epochs", 1, "--set", "encoders.epochs=1", "--output", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    clip.unlink()
+    outcome = command("evaluate", "--method", "clip4cir", "--checkpoint", tmp_path / "run", *data)
+    assert outcome.status == 0, outcome.err
+    a, b = (read_record(f) for f in (tmp_path / "run", tmp_path / "run" / "weights" / "evaluated-demo-cirr"))
+    assert a.results[0].metrics == b.results[0].metrics
+    assert a.identity.encoder == b.identity.encoder
+
+
+def test_words_that_start_at_random_are_told_in_every_output(
+    command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    run = ("run", "--method", "artemis", "--dataset", "cirr", "--data-root", small_cirr, "--limit", 24, "--epochs", 1)
+    outcome = command(*run, "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    remark = "words start at random: no word vectors given"
+    assert remark in outcome.err and remark in outcome.out
+    assert remark in (tmp_path / "out" / "table.md").read_text()
+    assert all(remark in " ".join(result.notes) for result in read_record(tmp_path / "out").results)
+
+
+def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    _tokenizer.cache_clear()
+    text = "is Red, isn't striped; V-neck & 3/4 sleeves"
+    for vocabulary in (CLIP_VOCABULARY, int(TINY["text_cfg"]["vocab_size"])):
+        assert _tokenizer(vocabulary)([text], context_length=32).shape == (1, 32)
+    registry, backbone = discover(), load_backbone("tiny")
+    for name in registry.methods():
+        specification = registry.specification(name)
+        settings = specification.settings(**specification.demo_settings)
+        stage = specification.stages(settings, "random")[-1]
+        method = stage.build(BuildContext(backbone, settings, stage.settings(), weights_follow=True))
+        method.prepare([text])
+        if specification.own_networks is not None:
+            assert method.tokenize([text])["tokens"].shape[1] > 5
+    assert all(info.default_weights in ("random", "openai") for info in BACKBONES.values())
