@@ -40,6 +40,9 @@ from benchmark.stage_sources import StageSources, apart_from
 from benchmark.variants import UNNAMED
 from benchmark.weights_fit import load_into
 
+_OF_THE_DATASET = ("text_rule", "drawing")
+"""Training settings that another dataset has values of its own for."""
+
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
@@ -204,8 +207,9 @@ def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan
 
 def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> RunOptions:
     """The options of that run, on the data that is asked for."""
-    settings = {f"{header.stage}.{k}": v for k, v in header.training_settings.items()}
-    settings |= {f"{stage.name}.{k}": v for stage in header.earlier for k, v in stage.settings.items()}
+    left = () if dataset == header.dataset else _OF_THE_DATASET
+    trained = {header.stage: header.training_settings} | {stage.name: stage.settings for stage in header.earlier}
+    settings = {f"{name}.{k}": v for name, told in trained.items() for k, v in told.items() if k not in left}
     settings |= {f"method.{k}": v for k, v in header.method_settings.items()}
     settings |= {f"backbone.{k}": v for k, v in header.backbone.get("settings", {}).items()}
     chosen = {

@@ -47,7 +47,8 @@ def write_import(checked: Checked, output: Path | None) -> Path:
 
 
 def _default_folder(header: WeightsHeader) -> Path:
-    identity = digest_of([header.imported, header.method_settings, header.training_settings, header.backbone])
+    chosen = [header.method_settings, header.training_settings, header.backbone, header.variant]
+    identity = digest_of([header.imported, *chosen])
     return Path("imported") / header.dataset / header.method / identity[:12]
 
 

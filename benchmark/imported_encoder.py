@@ -12,6 +12,7 @@ from torch import Tensor
 from benchmark.architectures import architecture_of
 from benchmark.backbones import ClipBackbone, activation_of, backbone_configuration, build_clip
 from benchmark.errors import UserError
+from benchmark.method import Method
 from benchmark.preprocessing import Preprocessing
 from benchmark.pretrained import split_name
 from benchmark.settings import BackboneSettings
@@ -86,3 +87,11 @@ def require_state(encoder: ImportedEncoder, asked: str) -> State:
             "task; say --set method.encoder=untouched or --set method.encoder=finetuned"
         )
     return encoder.state
+
+
+def encoder_state(method: Method, encoder: ImportedEncoder) -> dict[str, Tensor]:
+    """The encoder's tensors under the names of a method that trains it, every one of them checked."""
+    place = next(name for name, module in method.named_modules() if module is encoder.backbone)
+    state = {f"{place}.{name}": tensor for name, tensor in encoder.tensors.items()}
+    require_fit(shapes_of(method.state_dict()), shapes_of(state), str(encoder.path))
+    return state

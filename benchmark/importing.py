@@ -19,7 +19,7 @@ from benchmark.checkpoints import EarlierStage, WeightsHeader
 from benchmark.declarations import DatasetInfo, Recipe
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import file_digest
-from benchmark.imported_encoder import ImportedEncoder, read_encoder, require_state
+from benchmark.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
 from benchmark.method import BuildContext, Method, Specification, Stage
 from benchmark.registry import Registry, discover
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainingSettings, fill
@@ -120,7 +120,7 @@ class _Import:
             artefact = encoder.tensors
             if makes_encoder is not None:
                 built = self._built(makes_encoder, settings, training[makes_encoder.name][1], encoder)
-                artefact = _encoder_state(built, encoder)
+                artefact = encoder_state(built, encoder)
         return Checked(
             title=self._title,
             header=header,
@@ -214,7 +214,7 @@ class _Import:
     ) -> dict[str, Tensor]:
         """The tensors under the method's names, every one of them checked."""
         if stage.product == "encoder" and encoder is not None:
-            return _encoder_state(method, encoder)
+            return encoder_state(method, encoder)
         renamed: dict[str, Tensor] = {}
         release = self.specification.release
         source = f"{self._title}'s file" if head is None else f"{head.path} as {self._title}"
@@ -259,14 +259,6 @@ class _Import:
             start=start,
             imported={path.name: file_digest(path) for path in sources},
         )
-
-
-def _encoder_state(method: Method, encoder: ImportedEncoder) -> dict[str, Tensor]:
-    """The encoder's tensors under the names of a method that trains it, every one of them checked."""
-    place = next(name for name, module in method.named_modules() if module is encoder.backbone)
-    state = {f"{place}.{name}": tensor for name, tensor in encoder.tensors.items()}
-    require_fit(shapes_of(method.state_dict()), shapes_of(state), str(encoder.path))
-    return state
 
 
 def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeader:

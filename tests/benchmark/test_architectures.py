@@ -1,0 +1,30 @@
+"""CLIP's architectures are told from the shapes of a state dict."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmark.architectures import architecture_of
+from benchmark.backbone_table import BACKBONES
+from benchmark.backbones import TINY, backbone_configuration, build_clip
+from benchmark.errors import UserError
+from benchmark.weights_fit import Shapes, shapes_of
+
+
+def shapes(config: dict[str, object]) -> Shapes:
+    with torch.device("meta"):
+        return shapes_of(build_clip(config, "quickgelu").state_dict())
+
+
+@pytest.mark.parametrize("name", [*BACKBONES, "ViT-H-14", "ViT-B-32-256"])
+def test_every_architecture_is_told_apart(name: str) -> None:
+    assert architecture_of(shapes(dict(backbone_configuration(name))), "file.pt") == name
+
+
+def test_unknown_sizes_are_told() -> None:
+    wide = shapes({**TINY, "embed_dim": 96})
+    with pytest.raises(UserError, match=r"file.pt: no architecture of open_clip has these sizes: width 96, image_size 64"):
+        architecture_of(wide, "file.pt")
+    with pytest.raises(UserError, match="no CLIP with OpenAI's names: text_projection is missing"):
+        architecture_of({name: shape for name, shape in wide.items() if name != "text_projection"}, "file.pt")
