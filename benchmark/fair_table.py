@@ -30,6 +30,7 @@ _TITLES = {
     "untouched": "Encoder untouched, its weights frozen",
     "finetuned": "Encoder fine-tuned by one stage 1 that all share, then frozen",
 }
+_SEEDS = "seeds"
 _READING = """All methods of a table have the same encoder artefact, text rule, triplets seen, batch, negative group,
 schedule, held-out selection and search for the learning rate; layers, loss, optimiser and the rate searched
 around are each method's own. These conditions are read from the records; a record that differs in one is left out.
@@ -69,7 +70,9 @@ def _tables(info: DatasetInfo, comparison: Comparison, mark: str) -> Iterator[st
         rows = rows_of([(record, result) for record, result in pairs if result.category == category])
         yield f"{rows[0].results[0].key}{mark}\n"
         yield _table(rows, mark, with_costs=category == categories[0])
-        yield _listed((*notes_of(rows, {}), *(more if category == categories[0] else ())), mark)
+        _, common = described(rows)
+        seeds = {name: told for name, told in common.items() if name == _SEEDS}
+        yield _listed((*notes_of(rows, seeds), *(more if category == categories[0] else ())), mark)
 
 
 def _is_reported(result: Result, info: DatasetInfo) -> bool:
@@ -82,6 +85,8 @@ def _table(rows: Sequence[Row], mark: str, with_costs: bool) -> str:
     shown, _ = described(rows)
     names = [f"{name}{mark}" for name in distinct_names(rows, shown)]
     lead = pd.DataFrame({"method": names, "trained": [_trained(row) for row in rows]})
+    if _SEEDS in shown:
+        lead[_SEEDS] = shown[_SEEDS]
     metrics = metric_cells(rows)
     costs = pd.DataFrame([_costs(row) for row in rows]) if with_costs else pd.DataFrame(index=lead.index)
     whole = lead.join(metrics).join(costs)
@@ -89,7 +94,7 @@ def _table(rows: Sequence[Row], mark: str, with_costs: bool) -> str:
         whole.fillna("").to_numpy().tolist(),
         headers=[str(name) for name in whole.columns],
         tablefmt="pipe",
-        colalign=["left"] * 2 + ["right"] * (whole.shape[1] - 2),
+        colalign=["left"] * lead.shape[1] + ["right"] * (whole.shape[1] - lead.shape[1]),
         disable_numparse=True,
     ) + "\n"
 

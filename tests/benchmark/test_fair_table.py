@@ -85,7 +85,9 @@ def test_seeds_share_a_row_and_each_has_its_own_artefact() -> None:
     (row,) = cells(section)
     assert row["R@1"] == "21.00 (sd 1.0) ± 2.0"
     assert "encoder artefact: 0a0a0a0a0a0a (seed 0), 1a1a1a1a1a1a (seed 1), 2a2a2a2a2a2a (seed 2)" in section
-    assert "left out: " not in section
+    assert "left out: " not in section and "seeds: 0, 1, 2" in section
+    rows = cells(fair_section(CIRR, [made(), made("clip4cir"), made("clip4cir", 1)], {}))
+    assert [(row["method"].split()[0], row["seeds"]) for row in rows] == [("CLIP4CIR", "0, 1"), ("SPIRIT", "0")]
 
 
 @pytest.mark.parametrize(
