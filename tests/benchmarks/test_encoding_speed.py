@@ -106,39 +106,35 @@ def bare_loop(paths: list[Path]) -> list[np.ndarray]:
     return found
 
 
-def _loop_without_result(paths: list[Path]) -> None:
-    bare_loop(paths)
-
-
-def _processes_possible() -> int:
-    return max(cores(), 1)
+def in_processes(shares: list[list[Path]]) -> None:
+    """One process per share, from its start to its end."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=bare_loop, args=(share,)) for share in shares]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1 core", "2 cores"])
 def loading(request: pytest.FixtureRequest, pictures: Pictures) -> Iterator[Compared]:
     """As many threads as there are processes of the bare loop, each of these with its share."""
     workers = request.param
-    if workers > _processes_possible():
+    if workers > cores():
         pytest.skip("fewer cores than that")
-    paths, every = list(pictures.paths), np.arange(DECODED)
-    with (
-        PixelSource(pictures, Preprocessing("targetpad", SIDE), workers=workers, budget_bytes=0) as source,
-        multiprocessing.get_context("forkserver").Pool(workers) as pool,
-    ):
-        shares = [paths[start::workers] for start in range(workers)]
-        keys = [(0,)] * DECODED
-        assert all(
-            np.array_equal(a, b) for a, b in zip(source.batch(every, keys).numpy(), bare_loop(paths), strict=True)
-        )
-        calls = (lambda: source.batch(every, keys), lambda: pool.map(_loop_without_result, shares, chunksize=1))
-        yield compared(f"loader of {DECODED} pictures, {SIDE} pixels, {request.node.callspec.id if hasattr(request.node, 'callspec') else workers}", dict(zip(LOADING, calls, strict=True)), rounds=7)
+    paths, every, keys = list(pictures.paths), np.arange(DECODED), [(0,)] * DECODED
+    shares = [paths[start::workers] for start in range(workers)]
+    with PixelSource(pictures, Preprocessing("targetpad", SIDE), workers=workers, budget_bytes=0) as source:
+        pixels = source.batch(every, keys).numpy()
+        assert all(np.array_equal(a, b) for a, b in zip(pixels, bare_loop(paths), strict=True))
+        calls = (lambda: source.batch(every, keys), lambda: in_processes(shares))
+        path = f"loader of {DECODED} pictures, {SIDE} pixels, {workers} core{'s'[: workers - 1]}"
+        yield compared(path, dict(zip(LOADING, calls, strict=True)), rounds=7)
 
 
 @played_back
 @pytest.mark.parametrize("row", LOADING)
-def test_loading(benchmark, number, loading: Compared, row: str) -> None:
+def test_loading(benchmark, ratio, loading: Compared, row: str) -> None:
     if row == LOADING[0]:
-        # The processor time of the pool's processes is not this process's to see.
-        share = loading.ratio(LOADING[1], LOADING[0])[0]
-        number(loading.path, f"{LOADING[1]} / {LOADING[0]}", share, at_least(0.9))
+        ratio(loading, row, LOADING[1], at_least(0.9), inverse=True)
     loading.play(benchmark, row, **{"pictures per second": DECODED / float(loading.wall.seconds[row].min())})

@@ -1,6 +1,6 @@
 """Fashion200k at its full size: reading made-up labels, drawing pairs, ranking random features.
 
-Run with ``pytest tests/benchmarks/test_fashion200k_size.py --benchmark-only -s``, or as a script
+Run with ``pytest tests/benchmarks/test_fashion200k_size.py --benchmark-only``, or as a script
 with an empty folder and optionally a number of threads: it prints what it measured as JSON.
 """
 
@@ -20,6 +20,7 @@ import pytest
 import torch
 from benchmark.datasets import fashion200k
 from benchmark.datasets.fashion200k_pairs import DRAWINGS
+from comparing import Stopwatch, at_most
 
 from benchmark.ranking import QUERY_CHUNK, rank_queries
 
@@ -97,9 +98,19 @@ def measure(root: Path) -> dict[str, Any]:
     for encoding in (queries, gallery):
         encoding /= torch.linalg.vector_norm(encoding, dim=1, keepdim=True)
     before = peak_gib()
-    seconds["rank"], ranks = timed(lambda: rank_queries(queries, gallery, task))
+    # Half of the bare product before the ranking and half of it behind: both meet the same machine.
+    stopwatch, half = Stopwatch(), len(queries) // 2
+    stopwatch.time("first half of the bare product", lambda: bare_product(queries[:half], gallery))
+    stopwatch.start()
+    ranks = rank_queries(queries, gallery, task)
+    stopwatch.stop("rank")
     peak = peak_gib()
-    seconds["bare product"], _ = timed(lambda: bare_product(queries, gallery))
+    stopwatch.time("second half of the bare product", lambda: bare_product(queries[half:], gallery))
+    both = stopwatch.compared("")
+    for kind, found in (("", both.wall), (" (processor)", both.processor)):
+        parts = {name: float(times.sum()) for name, times in found.seconds.items()}
+        seconds[f"rank{kind}"] = parts.pop("rank")
+        seconds[f"bare product{kind}"] = sum(parts.values())
     pairs = {}
     for name in DRAWINGS:
         seconds[f"draw {name}"], triplets = timed(lambda name=name: dataset.train_triplets(0, 0, name))
@@ -107,7 +118,8 @@ def measure(root: Path) -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "seconds": seconds,
-        "ratio of ranking to bare product": round(seconds["rank"] / seconds["bare product"], 2),
+        "ranking / bare product": seconds["rank"] / seconds["bare product"],
+        "ranking / bare product (processor)": seconds["rank (processor)"] / seconds["bare product (processor)"],
         "peak GiB before ranking": before,
         "peak GiB": peak,
         "counts": {f"{c.split} {c.what}": c.found for c in counts},
@@ -119,7 +131,7 @@ def measure(root: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_full_size_fits_in_two_gigabytes(benchmark: Any, tmp_path: Path) -> None:
+def test_full_size_fits_in_two_gigabytes(benchmark: Any, number: Any, tmp_path: Path) -> None:
     """In a process of its own, so that the peak is that of this work."""
     root = write_labels(tmp_path)
     command = [sys.executable, __file__, str(root)]
@@ -129,8 +141,11 @@ def test_full_size_fits_in_two_gigabytes(benchmark: Any, tmp_path: Path) -> None
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
     found = json.loads(benchmark.pedantic(run, rounds=1))
-    print(json.dumps(found, indent=1))
     benchmark.extra_info.update(found)
+    path = f"evaluator {QUERIES:,} x {GALLERY:,} x {WIDTH:,}, threads: {found['threads']}"
+    name = "ranking / bare product"
+    number(path, name, found[name], at_most(1.3), found[f"{name} (processor)"])
+    number(path, "peak memory of the process in GB", found["peak GiB"] * GIB / 1e9, at_most(2))
     assert found["counts"]["train pictures"] == TRAIN
     assert found["counts"]["train captions"] == CAPTIONS
     assert found["counts"]["test gallery"] == GALLERY
