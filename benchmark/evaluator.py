@@ -6,6 +6,8 @@ task is its ranks and everything derived from them.
 The ranks of a job share the work: each encodes whole blocks of queries and of gallery pictures, all
 encodings go to every rank once, and each ranks its own part of the queries. Since neither an encoding
 nor a query's rank depends on who computes it, everything is equal to what one process finds.
+
+Encodings are kept on the host and ranked on the job's device, block by block.
 """
 
 from __future__ import annotations
@@ -130,7 +132,7 @@ def top_of_task(method: Method | None, encoded: EncodedTask, k: int, job: Job = 
     own, score = _own_part(encoded, job), score_function(method)
     found = np.empty((0, k), dtype=np.int64)
     if len(own.task.queries):
-        found = top_pictures(own.queries, own.gallery, own.task, k, score)
+        found = top_pictures(own.queries, own.gallery, own.task, k, score, device=job.process.device)
     job.rendezvous.meet(f"listing the best pictures of {encoded.task.key}")
     return gather_array(found, shard_spans(len(encoded.task.queries), job.process.world_size), job)
 
@@ -148,12 +150,12 @@ def _own_part(encoded: EncodedTask, job: Job) -> EncodedTask:
 def _rank_shards(encoded: EncodedTask, score: ScoreFunction, job: Job) -> Ranks:
     """Ranks of all queries, each rank of the job having found those of its own part."""
     if job.process.world_size == 1:
-        return rank_queries(encoded.queries, encoded.gallery, encoded.task, score)
+        return rank_queries(encoded.queries, encoded.gallery, encoded.task, score, device=job.process.device)
     own, whole = _own_part(encoded, job), encoded.task.queries
     none = np.empty(0, dtype=np.int64)
     found = Ranks(none, none, None if whole.subset is None else none, Ragged(np.zeros(1, dtype=np.int64), none))
     if len(own.task.queries):
-        found = rank_queries(own.queries, own.gallery, own.task, score)
+        found = rank_queries(own.queries, own.gallery, own.task, score, device=job.process.device)
     job.rendezvous.meet(f"ranking the queries of {encoded.task.key}")
     spans = shard_spans(len(whole), job.process.world_size)
     offsets = whole.positives.offsets

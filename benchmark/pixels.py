@@ -76,9 +76,19 @@ class PixelSource:
         pixels = dict(zip(distinct, _results([self._look_up(index) for index in distinct]), strict=True))
         return torch.from_numpy(np.stack([pixels[index] for index in indices]))
 
-    def prefetch(self, requests: Iterable[BatchRequest], ahead: int = 2) -> Iterator[Tensor]:
-        """Batches in the order of the requests, of which ``ahead`` (1 or more) are made in advance."""
-        return made_ahead(lambda request: self.batch(*request), requests, "batches", ahead)
+    def prefetch(
+        self, requests: Iterable[BatchRequest], ahead: int = 2, pinned: bool = False
+    ) -> Iterator[Tensor]:
+        """Batches in the order of the requests, of which ``ahead`` (1 or more) are made in advance.
+
+        ``pinned`` ones can be copied to a GPU while the host goes on.
+        """
+
+        def make(request: BatchRequest) -> Tensor:
+            pixels = self.batch(*request)
+            return pixels.pin_memory() if pinned else pixels
+
+        return made_ahead(make, requests, "batches", ahead)
 
     def _look_up(self, index: int) -> Future[NDArray[np.uint8]]:
         kept = self._kept.get(index)

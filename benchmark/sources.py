@@ -108,7 +108,7 @@ class PixelTraining:
         wanted = [
             (np.concatenate([table.reference[s.rows], table.target[s.rows]]), self._keys(s.rows)) for s in plan
         ]
-        for share, pixels in zip(plan, self._pixels.prefetch(wanted), strict=True):
+        for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
             # All of the group's texts: what they are padded to is the longest of them.
             texts = self._method.tokenize([table.texts[i] for i in share.group])
