@@ -35,17 +35,20 @@ _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class _LossModule(nn.Module):
     """The method as DeepSpeed sees it: tensors of one negative group in, its loss out."""
 
-    def __init__(self, method: Method, process_group: Any, autocast: AbstractContextManager[Any], piece: int) -> None:
+    def __init__(
+        self, method: Method, process_group: Any, precision: str, piece: int, device: torch.device
+    ) -> None:
         super().__init__()
         self.method = method
         self._process_group = process_group
-        self._autocast = autocast
-        self._piece = piece
+        self._autocast = _autocast(precision, device)
+        self._piece, self._device = piece, device
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
-            queries = encode_in_pieces(self.method.encode_query, (batch.reference, batch.text), self._piece)
-            targets = encode_in_pieces(self.method.encode_target, (batch.target,), self._piece)
+            asked = (batch.reference, batch.text)
+            queries = encode_in_pieces(self.method.encode_query, asked, self._piece, self._device)
+            targets = encode_in_pieces(self.method.encode_target, (batch.target,), self._piece, self._device)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
             return self.method.loss(queries, targets)
@@ -78,9 +81,8 @@ class StageEngine:
         self._group_layers = None if group is None else GroupLayers(method, group)
         self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
-        autocast = _autocast(settings.precision, process.device)
         self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
-            model=_LossModule(method, group, autocast, execution.piece),
+            model=_LossModule(method, group, settings.precision, execution.piece, process.device),
             model_parameters=[p for p in method.parameters() if p.requires_grad],
             optimizer=optimiser,
             config=deepspeed_configuration(settings, layout, process.world_size, execution),

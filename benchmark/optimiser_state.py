@@ -45,15 +45,16 @@ def give_moments(optimiser: Any, module: nn.Module, moments: Mapping[str, Mappin
     parameters = dict(module.named_parameters())
     known = {parameters[name]: kept for name, kept in moments.items() if name in parameters}
     if not is_split(optimiser):
-        trained = {p for group in optimiser.param_groups for p in group["params"]}
-        for parameter, kept in known.items():
-            if parameter in trained:
-                optimiser.state[parameter] = {k: _placed(v, parameter) for k, v in kept.items()}
+        for options in optimiser.param_groups:
+            for parameter in options["params"]:
+                if parameter in known:
+                    optimiser.state[parameter] = _placed(known[parameter], parameter, options)
         return
     for group, flat in enumerate(optimiser.single_partition_of_fp32_groups):
         places = [(p, offset) for p, offset in _places(optimiser, group) if p in known]
         if places:
-            optimiser.state[flat] = _own_part(optimiser, group, flat, {p: known[p] for p, _ in places}, places)
+            own = _own_part(optimiser, group, flat, {p: known[p] for p, _ in places}, places)
+            optimiser.state[flat] = _placed(own, flat, optimiser.param_groups[group])
 
 
 def is_split(optimiser: Any) -> bool:
@@ -109,7 +110,7 @@ def _own_part(
             if begin < end:
                 values = known[parameter][key].flatten()
                 own[begin - rank * size : end - rank * size] = values[begin - offset : end - offset]
-        state[key] = own.to(flat.device)
+        state[key] = own
     return state
 
 
@@ -117,8 +118,12 @@ def _copied(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
-def _placed(value: Any, parameter: nn.Parameter) -> Any:
-    """A copy beside its parameter; counts stay on the host, where torch keeps them."""
-    if not isinstance(value, Tensor):
-        return value
-    return value.detach().clone().to(parameter.device if value.shape == parameter.shape else "cpu")
+def _placed(kept: Mapping[str, Any], parameter: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Copies where the optimiser looks for them: counts stay on the host unless its kernels read them."""
+    counts = parameter.device if options.get("fused") or options.get("capturable") else torch.device("cpu")
+    return {
+        key: value.detach().clone().to(parameter.device if value.shape == parameter.shape else counts)
+        if isinstance(value, Tensor)
+        else value
+        for key, value in kept.items()
+    }

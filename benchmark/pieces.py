@@ -22,21 +22,28 @@ from benchmark.encoding import Encoding, concatenate
 from benchmark.method import Views
 
 
-def encode_in_pieces(encode: Callable[..., Encoding], views: tuple[Views, ...], rows: int) -> Encoding:
+def encode_in_pieces(
+    encode: Callable[..., Encoding], views: tuple[Views, ...], rows: int, device: torch.device | None = None
+) -> Encoding:
     """``encode(*views)``, computed ``rows`` rows at a time (0: all); every view has the batch's rows.
 
-    Pieces are of equal size, or differ by one row, and have two rows at least, as methods ask for.
+    Pieces are of equal size, or differ by one row, and have two rows at least, as methods ask for. Views
+    may lie on the host: each piece is moved to ``device`` when it is needed.
     """
     total = len(next(iter(views[0].values())))
     pieces = min(-(-total // rows), total // 2) if rows else 1
+
+    def encode_there(*piece: Views) -> Encoding:
+        return encode(*({name: tensor.to(device) for name, tensor in view.items()} for view in piece))
+
     if pieces <= 1 or not torch.is_grad_enabled():
-        return encode(*views)
+        return encode_there(*views)
     parts = []
     with _weights_cast_in_each_piece():
         for index in torch.arange(total).tensor_split(pieces):
             own = slice(int(index[0]), int(index[-1]) + 1)
             piece = [{name: tensor[own] for name, tensor in view.items()} for view in views]
-            encoded: Encoding = checkpoint(encode, *piece, use_reentrant=False)
+            encoded: Encoding = checkpoint(encode_there, *piece, use_reentrant=False)
             parts.append(encoded)
     return concatenate(parts)
 

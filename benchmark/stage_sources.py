@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from benchmark.backbones import ClipBackbone
 from benchmark.batches import TrainingSource
@@ -70,7 +71,9 @@ class StageSources:
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)
-        return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, device)
+        # In pieces a batch may be of any size: it waits on the host, and its pieces move when they are encoded.
+        waits = torch.device("cpu") if self._plan.execution.piece else device
+        return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, waits)
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
         """What tasks are evaluated on."""

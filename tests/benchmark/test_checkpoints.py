@@ -169,3 +169,31 @@ def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
             pass
     with folder_lock(tmp_path / "run", "three"):
         pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path) -> None:
+    states = ResumableState(tmp_path, ME)
+    states.save({"update": 1}, 1)
+    to_full_disk(tmp_path, "resume-00000002.pt")
+    with pytest.raises(UserError, match="the disk is full"):
+        states.save({"update": 2, "a": torch.zeros(100_000)}, 2)
+    assert states.load() == {"update": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["resume-00000001.pt", "resume.json"]
+
+
+def test_other_settings_are_told_old_value_and_new(tmp_path: Path) -> None:
+    """In the names that the user writes, three at most."""
+    def identity(**changed: Any) -> dict[str, Any]:
+        settings = {"learning_rate": 0.1, "epochs": 3, "betas": [0.9, 0.99], "warmup": 0.0, **changed}
+        return {"stages": [{"stage": "encoders", "settings": {"epochs": 1}}, {"stage": "spirit", "settings": settings}],
+                "method": {"name": "spirit", "settings": {"grids": [2, 3]}}, "seed": 0}  # fmt: skip
+
+    ResumableState(tmp_path, identity()).save({}, 1)
+    with pytest.raises(UserError) as error:
+        ResumableState(tmp_path, identity(learning_rate=0.2)).load()
+    assert "made with other settings: spirit.learning_rate was 0.1, now 0.2; run with the settings as they were" in str(error.value)
+    with pytest.raises(UserError, match="and 1 more; run with"):
+        ResumableState(tmp_path, identity(learning_rate=0.2, epochs=4, betas=[0.8, 0.9], warmup=0.5)).load()
+    with pytest.raises(UserError, match=r"spirit.decay was not there, now 1"):
+        ResumableState(tmp_path, identity(decay=1)).load()

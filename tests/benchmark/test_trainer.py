@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from small_training import Small, Vectors, same, small_job, small_stage
 
 from benchmark.errors import UserError
+from benchmark.execution import Execution
 from benchmark.settings import TrainingSettings
 from benchmark.trainer import Interrupted, Trained, train
 
@@ -189,11 +191,13 @@ def test_moments_and_best_score_of_an_earlier_stage_are_taken_over_but_not_its_r
     assert same(after.selected, before.selected)
 
 
-def test_parameters_that_were_frozen_before_start_with_fresh_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_parameters_that_were_frozen_before_start_with_fresh_moments(tmp_path: Path, zero: int) -> None:
+    """ZeRO keeps one count of updates for a group of parameters: those are cut up."""
     method, before = earlier(tmp_path)
     before.moments.pop("layer.weight")
     stage = small_stage(takes="weights and optimiser")
     job = small_job(tmp_path / "b", adam(epochs=1), Vectors(ROWS), method=method, stage=stage, earlier=before)
-    after = train(job, resume=False)
+    after = train(replace(job, execution=Execution(zero=zero)), resume=False)
     assert after.moments["layer.weight"]["step"] == 5
     assert after.moments["layer.bias"]["step"] == 20
