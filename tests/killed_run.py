@@ -31,6 +31,8 @@ def run(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     os.environ |= variables
     torch.set_num_threads(1)
     stream = Path(log).open("a", encoding="utf-8")
+    os.dup2(stream.fileno(), 1)
+    os.dup2(stream.fileno(), 2)
     sys.stdout = sys.stderr = stream
     demo._LAYOUTS["cirr"] = replace(demo._LAYOUTS["cirr"], sizes=demo.Sizes(12, 6, 4, 6, 2, 3))
     status = main(arguments)
