@@ -71,13 +71,13 @@ def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 @pytest.mark.parametrize("name", METHODS)
 def test_pieces_of_any_size_have_the_gradient_of_the_whole(name: str) -> None:
-    """In float64, where rounding hides nothing; the last piece is shorter."""
+    """In float64, where rounding hides nothing; pieces of seven, and of two, the least that methods take."""
     method, batch = built(METHODS[name])
     method.double()
     batch = Toy(*({k: v.double() if v.is_floating_point() else v for k, v in views.items()} for views in vars(batch).values()))
     without_chance(method, "eval")
     loss, expected = gradients(method, batch, 0)
-    for piece in (1, 3, 19):
+    for piece in (1, 7):
         again, found = gradients(method, batch, piece)
         assert abs(float(again - loss)) < 1e-9
         assert largest_difference(found, expected) < TOLERANCE
