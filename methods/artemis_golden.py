@@ -34,9 +34,9 @@ from benchmark.golden_models import draw_input, shapes_of, without_dropout
 from benchmark.golden_rules import Shape, draw
 from benchmark.method import Views
 
-from .artemis import Artemis, ArtemisSettings, Version, artemis_method
+from .artemis import ArtemisSettings
 from .artemis_frame import Encoders, FramedMethod, LinearPicture, text_maker
-from .artemis_modules import implicit_reference
+from .artemis_modules import Artemis, Version, artemis_method, implicit_reference
 from .cnn import ImageEncoder, generalised_mean, unit
 from .tirg_frames import VARIANT_SHARES, FramedTirg, composition
 from .tirg_golden import TOLERANCE, Entry, common_weight, draw_named, drawn_map, numbered_words, text_of

@@ -1,4 +1,4 @@
-"""ARTEMIS's text attentions and its two scores, each as products of matrices.
+"""ARTEMIS's text attentions and its versions of the score, each as products of matrices.
 
 Delmas, Sampaio de Rezende, Csurka, Larlus, "ARTEMIS: Attention-based Retrieval with Text-Explicit
 Matching and Implicit Similarity", ICLR 2022.
@@ -8,10 +8,19 @@ Notation: B queries, N targets, d width; ℓ(u) = u / ‖u‖; r reference, m te
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from benchmark.encoding import Encoding
+from benchmark.method import Views
+
+from .artemis_frame import Encoders, FramedMethod
 from .cnn import unit
+
+Version = Literal["ARTEMIS", "EM-only", "IS-only", "late-fusion", "cross-modal", "visual-search"]
+VERSION_HELP = "which score: the sum, one of its halves, or a plain dot product"
 
 
 class Attention(nn.Module):
@@ -47,3 +56,73 @@ def matching(left: Tensor, attention: Tensor, targets: Tensor) -> Tensor:
 def implicit_reference(attention: Tensor, reference: Tensor) -> Tensor:
     """``ℓ(A' ⊙ r)``, (B, d): the reference under the text's attention."""
     return unit(attention * reference)
+
+
+class Artemis(FramedMethod):
+    """EM + IS, or one of the two alone."""
+
+    def __init__(self, encoders: Encoders, width: int, version: Version, frozen: bool = False) -> None:
+        super().__init__(encoders, frozen)
+        self._matches, self._compares = version != "IS-only", version != "EM-only"
+        if self._matches:
+            self.Transform_m = nn.Sequential(nn.Linear(width, width))
+            self.Attention_EM = Attention(width)
+        if self._compares:
+            self.Attention_IS = Attention(width)
+
+    def encode_query(self, reference: Views, text: Views) -> dict[str, Tensor]:
+        """(B, d) each: "wanted" T and "explicit" A for EM, "reference" ℓ(A' ⊙ r) and "implicit" A' for IS."""
+        vectors = self.encoders.text(text)
+        self._require_rows(len(vectors))
+        encoding: dict[str, Tensor] = {}
+        if self._matches:
+            encoding |= {"wanted": unit(self.Transform_m(vectors)), "explicit": self.Attention_EM(vectors)}
+        if self._compares:
+            attention = self.Attention_IS(vectors)
+            picture = self.encoders.picture(reference)
+            encoding |= {"reference": implicit_reference(attention, picture), "implicit": attention}
+        return encoding
+
+    def score(self, queries: Encoding, targets: Encoding) -> Tensor:
+        """(b, n) from blocks of queries and targets, in [−2, 2]."""
+        assert isinstance(queries, dict) and isinstance(targets, Tensor)
+        scores = []
+        if self._matches:
+            scores.append(matching(queries["wanted"], queries["explicit"], targets))
+        if self._compares:
+            scores.append(matching(queries["reference"], queries["implicit"], targets))
+        return torch.stack(scores).sum(dim=0)
+
+    def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
+        """The attentions over the d coordinates, (B, d)."""
+        encoding = self.encode_query(reference, text)
+        return {name: encoding[name] for name in ("explicit", "implicit") if name in encoding}
+
+
+class PlainFusion(FramedMethod):
+    """The release's versions whose score is a dot product: ⟨ℓ(r + m), t⟩, ⟨m, t⟩, ⟨r, t⟩."""
+
+    def __init__(self, encoders: Encoders, version: Version, frozen: bool = False) -> None:
+        super().__init__(encoders, frozen)
+        self._kind = version
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """The version that reads no text leaves the text encoder alone."""
+        reads_text = self._kind != "visual-search" or self.encoders.vocabulary is None
+        return super().without_gradient if reads_text else (*super().without_gradient, "encoders.txt_enc.")
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        """(B, d)."""
+        if self._kind == "cross-modal":
+            return self.encoders.text(text)
+        picture = self.encoders.picture(reference)
+        self._require_rows(len(picture))
+        return picture if self._kind == "visual-search" else unit(picture + self.encoders.text(text))
+
+
+def artemis_method(encoders: Encoders, width: int, version: Version, frozen: bool = False) -> FramedMethod:
+    """The method of a version."""
+    if version in ("ARTEMIS", "EM-only", "IS-only"):
+        return Artemis(encoders, width, version, frozen)
+    return PlainFusion(encoders, version, frozen)

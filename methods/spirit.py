@@ -119,109 +119,41 @@ VARIANTS = [
     ),
 ]  # fmt: skip
 
+_RELEASED = {
+    "epochs": 300, "batch_size": 8192, "negative_group": 1024, "optimiser": "adam", "learning_rate": 4e-5,
+    "schedule": "cosine-rising", "schedule_epochs": 100, "precision": "fp16",
+}  # fmt: skip
+_ONE_GPU = {**_RELEASED, "batch_size": 1024, "negative_group": 0}
+_SCRIPT = "SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each"
+_ONE_GPU_SCRIPT = "SPIRIT's released script on one GPU: batch 1,024 in one group, eight times the updates"
+
 RECIPES = [
     Recipe(
-        stage="spirit",
-        dataset="fashioniq",
-        name="paper",
-        source="SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each",
-        settings={
-            "epochs": 300,
-            "batch_size": 8192,
-            "negative_group": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "weight_decay": 5e-4,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-            "text_rule": "joined",
-        },
+        stage="spirit", dataset="fashioniq", name="paper", source=_SCRIPT,
+        settings={**_RELEASED, "weight_decay": 5e-4, "text_rule": "joined"},
     ),
     Recipe(
-        stage="spirit",
-        dataset="shoes",
-        name="paper",
-        source="SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each",
-        settings={
-            "epochs": 300,
-            "batch_size": 8192,
-            "negative_group": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-            "text_rule": "capitalised",
-        },
+        stage="spirit", dataset="shoes", name="paper", source=_SCRIPT,
+        settings={**_RELEASED, "text_rule": "capitalised"},
     ),
     Recipe(
-        stage="spirit",
-        dataset="cirr",
-        name="paper",
-        source="SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each",
-        settings={
-            "epochs": 300,
-            "batch_size": 8192,
-            "negative_group": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-            "text_rule": "as-is",
-        },
+        stage="spirit", dataset="cirr", name="paper", source=_SCRIPT,
+        settings={**_RELEASED, "text_rule": "as-is"},
     ),
     Recipe(
-        stage="spirit",
-        dataset="fashion200k",
-        name="paper",
+        stage="spirit", dataset="fashion200k", name="paper",
         source="SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each; pairs drawn once, five per image",
-        settings={
-            "epochs": 10,
-            "batch_size": 8192,
-            "negative_group": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-            "text_rule": "template",
-            "drawing": "five-per-image",
-        },
+        settings={**_RELEASED, "epochs": 10, "text_rule": "template", "drawing": "five-per-image"},
     ),
     Recipe(
-        stage="spirit",
-        dataset="fashioniq",
-        name="one-gpu",
-        source="SPIRIT's released script on one GPU: batch 1,024 in one group, eight times the updates",
-        settings={
-            "epochs": 300,
-            "batch_size": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "weight_decay": 5e-4,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-            "text_rule": "joined",
-        },
+        stage="spirit", dataset="fashioniq", name="one-gpu", source=_ONE_GPU_SCRIPT,
+        settings={**_ONE_GPU, "weight_decay": 5e-4, "text_rule": "joined"},
     ),
     Recipe(
-        stage="spirit",
-        dataset="*",
-        name="one-gpu",
-        source="SPIRIT's released script on one GPU: batch 1,024 in one group, eight times the updates",
-        settings={
-            "epochs": 300,
-            "batch_size": 1024,
-            "optimiser": "adam",
-            "learning_rate": 4e-5,
-            "schedule": "cosine-rising",
-            "schedule_epochs": 100,
-            "precision": "fp16",
-        },
+        stage="spirit", dataset="fashion200k", name="one-gpu", source=_ONE_GPU_SCRIPT,
+        settings={**_ONE_GPU, "epochs": 10, "text_rule": "template", "drawing": "five-per-image"},
     ),
+    Recipe(stage="spirit", dataset="*", name="one-gpu", source=_ONE_GPU_SCRIPT, settings=_ONE_GPU),
     Recipe(
         stage="spirit",
         dataset="*",
@@ -236,7 +168,7 @@ RECIPES = [
             "schedule": "cosine",
         },
     ),
-]
+]  # fmt: skip
 
 
 class SpiritSettings(EncoderChoice):

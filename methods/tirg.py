@@ -9,9 +9,7 @@ Two frames. "released" is the authors' code, for Fashion200k: ResNet-18, LSTM, l
 "artemis" is the variant in ARTEMIS's release (`artemis_frame.py`), for the datasets that the authors'
 code does not know: ResNet-50 with generalised-mean pooling, GRU, a = (1, 1), exp(τ), AdamW in two
 phases; of last conv and Concat + MLP no such release exists, and they follow the same frame. Both are
-in `tirg_frames.py`. The methods named …_clip put the same composition on the features of a frozen
-CLIP, so that a reader can tell what comes from the composition; last conv has no such form, since it
-composes at every position of a map, and of a picture's CLIP only the one pooled vector is stored.
+in `tirg_frames.py`. `tirg_clip.py` puts the same compositions on the features of a frozen CLIP.
 
 Deviation: unmodifiable pictures of Fashion200k are redrawn properly in every epoch.
 """
@@ -26,7 +24,6 @@ from pydantic import Field
 from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import (
     BuildContext,
-    FeatureInputs,
     Method,
     Need,
     ParameterGroups,
@@ -37,21 +34,17 @@ from benchmark.method import (
     Specification,
     Stage,
 )
-from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
+from benchmark.settings import MethodSettings, TrainingSettings
 
-from .artemis_frame import cnn_encoders, cnn_start, feature_encoders, frame_needs, frame_remarks, pixel_inputs
-from .clip_finetuning import encoder_stages
+from .artemis_frame import cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
 from .cnn import build_trunk, trunk_named
 from .cnn_pictures import ShortSide
-from .tirg_frames import (
-    VARIANT_SHARES,
-    FramedTirg,
-    Kind,
-    ReleasedTirg,
-    TirgSettings,
-    composition,
-    framed_method,
-    released_method,
+from .tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
+
+_CITATION = (
+    "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
+    "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
+    "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
 )
 
 METHODS = [
@@ -60,11 +53,7 @@ METHODS = [
         title="TIRG",
         summary="gated picture plus residual on pooled vectors, on a ResNet and a recurrent text encoder",
         paper="CVPR 2019",
-        citation=(
-            "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-            "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-            "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-        ),
+        citation=_CITATION,
         needs=("resnet18", "resnet50", "glove.840B"),
         outside_fair=(
             "trains a ResNet and a recurrent text encoder of its own on pixels; TIRG on CLIP features stands for it"
@@ -75,55 +64,21 @@ METHODS = [
         title="TIRG (last conv)",
         summary="TIRG's gate and residual as convolutions on the CNN's last map",
         paper="CVPR 2019",
-        citation=(
-            "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-            "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-            "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-        ),
+        citation=_CITATION,
         needs=("resnet18", "resnet50", "glove.840B"),
-        outside_fair=(
-            "composes on the last map of a CNN that it trains; a CLIP's pooled feature has no such map"
-        ),
+        outside_fair="composes on the last map of a CNN that it trains; a CLIP's pooled feature has no such map",
     ),
     MethodInfo(
         name="concat",
         title="Concat + MLP",
         summary="the plainest learned composition: an MLP on picture and text side by side",
         paper="CVPR 2019, baseline of TIRG",
-        citation=(
-            "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-            "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-            "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-        ),
+        citation=_CITATION,
         needs=("resnet18", "resnet50", "glove.840B"),
         outside_fair=(
             "trains a ResNet and a recurrent text encoder of its own on pixels; Concat + MLP on CLIP features stands "
             "for it"
         ),
-    ),
-    MethodInfo(
-        name="tirg_clip",
-        title="TIRG on CLIP features",
-        summary="TIRG's composition on the stored features of a frozen CLIP; a variant of ours",
-        paper="CVPR 2019, variant",
-        citation=(
-            "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-            "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-            "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-        ),
-        needs=("clip",),
-    ),
-    MethodInfo(
-        name="concat_clip",
-        title="Concat + MLP on CLIP features",
-        summary="an MLP on the stored features of a frozen CLIP, side by side; a variant of ours",
-        paper="CVPR 2019, baseline of TIRG, variant",
-        citation=(
-            "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-            "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-            "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-        ),
-        needs=("clip",),
     ),
 ]
 
@@ -232,26 +187,7 @@ RECIPES = [
             "schedule": "cosine", "warmup": 0.05,
         },
     ),
-    Recipe(
-        stage="tirg-clip", dataset="*", name="adapted",
-        source="ours: phase 2 of TIRG's variant in ARTEMIS's release, at batch 128 on stored features",
-        settings={**_PHASE_2, "batch_size": 128},
-    ),
-    Recipe(
-        stage="tirg-clip", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data",
-        settings={
-            "epochs": 6, "batch_size": 128, "optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01,
-            "schedule": "cosine",
-        },
-    ),
 ]  # fmt: skip
-
-
-class TirgClipSettings(EncoderChoice):
-    """TIRG's composition on stored features."""
-
-    dropout: float = Field(0.1, ge=0, lt=1, description="of Concat + MLP")
 
 
 class TirgTrainingSettings(TrainingSettings):
@@ -276,13 +212,6 @@ def _build_framed(context: BuildContext, kind: Kind, frozen: bool) -> Method:
     settings = _settings(context)
     encoders = cnn_encoders(settings, context.assets_root, context.weights_follow)
     return framed_method(kind, settings, encoders, trunk_named(settings.cnn).channels, frozen)
-
-
-def _build_on_features(context: BuildContext, kind: Kind) -> Method:
-    settings, width = context.method_settings, context.width
-    assert isinstance(settings, TirgClipSettings)
-    composed = composition(kind, width, width, VARIANT_SHARES, settings.dropout)
-    return FramedTirg(feature_encoders(width), composed)
 
 
 def _short_side(context: BuildContext) -> PixelInputs:
@@ -392,19 +321,6 @@ def _specification(kind: Kind, besides_the_trunk: int, parity: Parity | None = N
     )
 
 
-def _specification_on_features(kind: Kind) -> Specification:
-    stage = Stage(
-        name="tirg-clip",
-        build=lambda context: _build_on_features(context, kind),
-        inputs=lambda context: FeatureInputs(),
-    )
-
-    def stages(settings: MethodSettings, start: Start) -> tuple[Stage, ...]:
-        return (*encoder_stages(settings, start, default="untouched"), stage)
-
-    return Specification(stages=stages, settings=TirgClipSettings)
-
-
 def _check(file: Any) -> Any:
     from .tirg_golden import check_tirg
 
@@ -415,6 +331,4 @@ SPECIFICATIONS = {
     "tirg": _specification("tirg", 4_750_341, Parity(forms={"tirg": _check})),
     "tirg_lastconv": _specification("tirg_lastconv", 30_965_765),
     "concat": _specification("concat", 4_225_537),
-    "tirg_clip": _specification_on_features("tirg"),
-    "concat_clip": _specification_on_features("concat"),
 }

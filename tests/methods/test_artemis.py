@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark.methods.artemis import SPECIFICATIONS, ArtemisSettings, Version, artemis_method
+from benchmark.methods.artemis import SPECIFICATIONS, ArtemisSettings
 from benchmark.methods.artemis_frame import FramedMethod, cnn_encoders
-from benchmark.methods.artemis_modules import Attention, matching
+from benchmark.methods.artemis_modules import Attention, Version, artemis_method, matching
 from benchmark.methods.cnn_pictures import WhiteSquare
 from benchmark.methods.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
 from PIL import Image
