@@ -55,8 +55,8 @@ class HowToMeasure:
 
 
 @dataclass
-class _Known:
-    """What was measured already and need not be again: digests of identities."""
+class AlreadyMeasured:
+    """What several methods share and was measured with an earlier one: digests of identities."""
 
     identities: set[str] = field(default_factory=set)
 
@@ -67,7 +67,9 @@ class _Known:
         return fresh
 
 
-def measure(chosen: RunOptions, how: HowToMeasure, registry: Registry, known: _Known | None = None) -> Iterator[Record]:
+def measure(
+    chosen: RunOptions, how: HowToMeasure, registry: Registry, known: AlreadyMeasured | None = None
+) -> Iterator[Record]:
     """Records of one method on one dataset: its backbone's, those of shared stages, its own.
 
     ``known``: what earlier calls measured, left out here. Raises UserError as a run does.
@@ -80,16 +82,13 @@ def measure(chosen: RunOptions, how: HowToMeasure, registry: Registry, known: _K
         raise UserError("--precision tf32: only NVIDIA's GPUs compute in it; choose fp32 or bf16, or --device cuda")
     with ExitStack() as stack:
         plan = make_plan(chosen, registry)
-        yield from _Measuring(plan, how, process, known or _Known(), stack).records()
-
-
-def remembering() -> _Known:
-    """For several calls of :func:`measure` that leave out what an earlier one measured."""
-    return _Known()
+        yield from _Measuring(plan, how, process, known or AlreadyMeasured(), stack).records()
 
 
 class _Measuring:
-    def __init__(self, plan: Plan, how: HowToMeasure, process: Process, known: _Known, stack: ExitStack) -> None:
+    def __init__(
+        self, plan: Plan, how: HowToMeasure, process: Process, known: AlreadyMeasured, stack: ExitStack
+    ) -> None:
         self._plan, self._how, self._process, self._known = plan, how, process, known
         self._busy = load_note()
         precision = how.precision or plan.backbone_settings.precision
@@ -126,7 +125,7 @@ class _Measuring:
         started = time.monotonic()
         speeds = self._trained(planned, method, inputs)
         name = planned.stage.name if shared else f"{self._plan.method.name}, {planned.stage.name}"
-        yield self._record(name, f"Stage {planned.stage.name}", speeds, (planned,), planned.settings.precision, started)
+        yield self._record(name, f"Stage {planned.stage.name}", speeds, (planned,), self._precision(planned), started)
 
     def _method(self, planned: PlannedStage) -> Record:
         planned, method, inputs = self._built(planned)
@@ -136,7 +135,7 @@ class _Measuring:
         setting = self._encoders
         speeds |= query_speeds(method, inputs, self._backbone, self._sample, setting, self._plan.options.limit)
         trained = (planned,) if planned.stage.trains else ()
-        precision = planned.settings.precision if trained else setting.precision
+        precision = self._precision(planned) if trained else setting.precision
         return self._record(self._plan.method.name, self._plan.title, speeds, trained, precision, started)
 
     def _trained(self, planned: PlannedStage, method: Method, inputs: Inputs) -> dict[str, Measurement]:
@@ -151,8 +150,12 @@ class _Measuring:
             seed=plan.options.seed,
             execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
         )
-        precision = self._how.precision or planned.settings.precision
-        return stage_speeds(stage, self._process, Setting(self._process.device, precision, self._how.seconds))
+        setting = Setting(self._process.device, self._precision(planned), self._how.seconds)
+        return stage_speeds(stage, self._process, setting)
+
+    def _precision(self, planned: PlannedStage) -> Precision:
+        """What a stage computes in: TF32 is float32 in its settings."""
+        return "tf32" if self._how.precision == "tf32" else planned.settings.precision
 
     def _built(self, planned: PlannedStage) -> tuple[PlannedStage, Method, Inputs]:
         """The stage cut to what this machine trains in seconds, its method and its inputs."""

@@ -217,7 +217,7 @@ def _gathering(
 
     batch = gather()[0]
     moved = sum(t.nbytes for views in (batch.reference, batch.target, batch.text) for t in views.values())
-    copied = repeated(memory_copy(torch.device("cpu"), moved), len(shares))
+    copied = repeated(memory_copy(device, moved), len(shares))
     rounds = replace(setting, device=device).rounds({"source": gather, "copy": copied})
     limit = Limit("copy", "copy of as many bytes in memory")
     work = f"{len(shares)} batches of {settings.group}, {moved / 1e6:.1f} MB each"

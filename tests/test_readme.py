@@ -28,6 +28,7 @@ SMALLER = {
     "--backbone RN50x4": "--backbone tiny",
     "--method all": "--method image_only sum",
     "--limit 200": "--limit 24",
+    "--growth": "--growth leaderboard --size 2",
     "--config any-card": "--config any-card --set encoders.batch_norm=eval",
 }
 
@@ -107,6 +108,8 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
     words = shlex.split(line)[3:]
     if words[0] in ("run", "features") and "--data-root" not in words:
         words += ["--data-root", str(data)]
+    if words[0] == "throughput":
+        words += ["--data-root", str(data), "--limit", "16", "--seconds", "0"]
     if words[0] == "evaluate" and "--data-root" not in words:
         words += ["--data-root", str(data), "--limit", "24"]
     if "IMPORTED" in words:

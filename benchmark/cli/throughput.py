@@ -89,9 +89,9 @@ def _records(
     options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
 ) -> Iterator[Record | str]:
     """Records as they are measured; where there are several methods, what went wrong with one as a string."""
-    from benchmark.throughput import measure, remembering
+    from benchmark.throughput import AlreadyMeasured, measure
 
-    known = remembering()
+    known = AlreadyMeasured()
     chosen = list(_chosen(options, values, how, registry))
     for one in chosen:
         try:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmark import growth_work
 from benchmark.errors import UserError
+from benchmark.feature_store import PictureFeatures
 from benchmark.growth import Grown, exponent, measure_growth
 from benchmark.growth_picture import draw_growth
 from benchmark.growth_table import FACTORS, PARTS, growth_table
@@ -82,3 +83,14 @@ def test_made_up_records_fill_a_leaderboard(tmp_path: Path):
     call = growth_work.make_leaderboard(7, make_options(method="sum", dataset="cirr"), tmp_path)
     (page,) = call().values()
     assert page.count("| method-") == 3 and "0, 1, 2" in page
+
+
+def test_store_and_training_do_the_work_that_they_count(small_cirr: Path, tmp_path: Path):
+    options = make_options(method="spirit", dataset="cirr", data_root=str(small_cirr), backbone="tiny", limit=24)
+    (tmp_path / "store").mkdir()
+    features = growth_work.fill_store(5, options, tmp_path / "store")()
+    assert isinstance(features, PictureFeatures)
+    assert features.views["whole"].shape == (5, 64) and features.views["patches"].shape == (5, 13, 64)
+    (tmp_path / "training").mkdir()
+    growth_work.train_an_epoch(24, options, tmp_path / "training")()
+    assert (tmp_path / "training" / "patches.f32").stat().st_size == 24 * 13 * 64 * 4
