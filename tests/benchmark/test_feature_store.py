@@ -567,6 +567,22 @@ def test_half_precision_is_stored_as_float32(tmp_path: Path, pictures: Pictures)
     assert 0 < difference < 0.05
 
 
+def test_tf32_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    backbone = load_backbone("tiny", seed=1)
+    with pytest.raises(UserError, match="cpu has no TF32; choose fp32 or bf16"):
+        FeatureStore(tmp_path, backbone, encoder_digest="tiny", device=torch.device("cpu"), precision="tf32")
+
+
+def test_a_compiled_encoder_has_features_of_its_own(tmp_path: Path) -> None:
+    """Its last digits differ: they never stand in the place of the others."""
+    backbone = load_backbone("tiny", seed=1)
+    eager, compiled = (
+        FeatureStore(tmp_path, backbone, encoder_digest="tiny", device=torch.device("cpu"), compiled=compiled)
+        for compiled in (False, True)
+    )
+    assert eager.folder != compiled.folder
+
+
 def test_bytes_needed_are_those_on_disk(tmp_path: Path, pictures: Pictures) -> None:
     store = small_store(tmp_path)
     ask(store, pictures)

@@ -68,7 +68,7 @@ def encoding(pictures: Pictures, one_thread: None, tmp_path_factory: pytest.Temp
         store.pictures("benchmark", "few", pictures, few, ("whole",))
 
     calls = dict(zip(ENCODING, (fill, _forward(backbone, pixels)), strict=True))
-    return compared(f"encoding with RN50x4, {ENCODED} pictures, 1 thread", calls, rounds=2, warm_ups=0)
+    return compared(f"encoding with RN50x4, {ENCODED} pictures, 1 thread", calls, rounds=3, warm_ups=0)
 
 
 def _forward(backbone: ClipBackbone, pixels: torch.Tensor) -> Callable[[], None]:

@@ -23,13 +23,15 @@ from store_backbone import LENGTH, Description, SmallBackbone, small_store
 from torch import Tensor, nn
 
 from benchmark.backbones import load_backbone
-from benchmark.batches import Batch
+from benchmark.batches import Batch, Share
 from benchmark.block_file import map_rows
-from benchmark.dataset import IntArray, Triplets
+from benchmark.dataset import Triplets
 from benchmark.feature_store import PictureFeatures
+from benchmark.job import ALONE
 from benchmark.method import FeatureInputs
 from benchmark.optimisation import standard_optimiser
 from benchmark.settings import TrainingSettings
+from benchmark.shared_store import SharedStore
 from benchmark.sources import FeatureTraining
 from benchmark.text_rules import text_rule
 
@@ -64,13 +66,13 @@ class Epoch:
             np.arange(PICTURES),
         )
         inputs = FeatureInputs(reference=VIEWS, target=VIEWS)
-        store = small_store(folder / "texts", WideTexts())
+        store = SharedStore(small_store(folder / "texts", WideTexts()), ALONE)
         self.source = FeatureTraining(
             lambda epoch: triplets, text_rule("joined"), inputs, features, store, 0, torch.device("cpu")
         )
         self.start()
         order = draw.permutation(TRIPLETS)
-        self.plan: list[IntArray] = [order[n * ROWS : (n + 1) * ROWS] for n in range(UPDATES)]
+        self.plan = [Share(order[n * ROWS : (n + 1) * ROWS]) for n in range(UPDATES)]
         self.in_memory = [_copied(batch) for batch in self.source.batches(self.plan)]
         self.method = Spirit(WIDTH, SpiritSettings()).train()
         trained = [p for p in self.method.parameters() if p.requires_grad]

@@ -17,8 +17,7 @@ from benchmark.methods.spirit import HEAD, Spirit, SpiritSettings
 from comparing import Compared, Stopwatch, at_most, played_back
 from torch import Tensor
 
-from benchmark.batches import Batch
-from benchmark.dataset import IntArray
+from benchmark.batches import Batch, Share
 from benchmark.distributed import this_process
 from benchmark.method import Method, Stage
 from benchmark.optimisation import standard_optimiser, standard_schedule
@@ -70,7 +69,7 @@ class InTurn:
     def start_epoch(self, epoch: int) -> int:
         return self._rows * UPDATES
 
-    def batches(self, plan: Iterable[IntArray]) -> Iterator[Batch]:
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         for _ in plan:
             self.stopwatch.start()
             yield self._views
