@@ -77,7 +77,7 @@ class ResidentFeed:
             return
         entries = torch.from_numpy(np.concatenate(parts))
         rows = handed_over(torch.stack([rows[entries] for _, rows in columns]), self._device)
-        for batch in rows.split([len(part) for part in parts], dim=1):
+        for batch in torch.split_with_sizes(rows, [len(part) for part in parts], dim=1):
             taken = zip(columns, batch.unbind(), strict=True)
             yield [self._tables[name].index_select(0, index) for (name, _), index in taken]
 
@@ -88,7 +88,7 @@ class StreamedFeed:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._tables: dict[str, Tensor] = {}
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def put(self, name: str, table: Tensor) -> None:
         self._tables[name] = table

@@ -78,11 +78,11 @@ class Operations:
     crossed_bytes: int = 0
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Context in which torch's operations are recorded into ``found``, those of a backward pass included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found = Operations()
 
     def __torch_dispatch__(
@@ -111,7 +111,8 @@ class Recorder(TorchDispatchMode):
 
 def recorded(call: Callable[[], object]) -> Operations:
     """The operations of one call."""
-    with Recorder() as recorder:
+    recorder = Recorder()
+    with recorder:
         call()
     return recorder.found
 
