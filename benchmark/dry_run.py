@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from benchmark.annotations import picture_problems
 from benchmark.assets import clip_asset, described
 from benchmark.backbone_table import BACKBONES
@@ -13,7 +11,7 @@ from benchmark.feature_store import bytes_needed
 from benchmark.lr_sweep import FACTORS
 from benchmark.method import FeatureInputs
 from benchmark.plan import Plan, PlannedStage, require_trainable
-from benchmark.pretrained import find_weights, is_path
+from benchmark.pretrained import weights_path
 from benchmark.selection import NOTES
 from benchmark.text_rules import text_rule
 
@@ -54,12 +52,6 @@ def _problems(plan: Plan) -> list[str]:
         if found:
             problems += [f"{split}: {line}" for line in found[:_SHOWN]]
             problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
-    if plan.backbone and plan.weights != "random":
-        with gathered(problems):
-            if not is_path(plan.weights):
-                find_weights(plan.backbone, plan.weights, plan.options.assets)
-            elif not Path(plan.weights).is_file():
-                raise UserError(f"--weights {plan.weights}: no such weights file")
     return problems
 
 
@@ -67,9 +59,7 @@ def _need_lines(plan: Plan) -> list[str]:
     """What is needed from outside, where it was found, and what is done without."""
     needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.needs]
     if plan.backbone and plan.weights != "random":
-        path = Path(plan.weights)
-        if not is_path(plan.weights):
-            path = find_weights(plan.backbone, plan.weights, plan.options.assets)
+        path = weights_path(plan.backbone, plan.weights, plan.options.assets)
         info = BACKBONES.get(plan.backbone)
         asset = clip_asset(info) if info is not None and plan.weights == info.default_weights else None
         what = described(asset) if asset is not None else f"weights {plan.weights} of {plan.backbone}"

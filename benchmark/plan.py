@@ -357,8 +357,22 @@ def require_trainable(plan: Plan) -> None:
             captions = plan.triplets(planned, frozenset())(0).captions
             require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
     problems += filter(None, (need.problem(plan.options.assets) for need in plan.needs))
+    with gathered(problems):
+        _require_weights(plan)
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
+
+
+def _require_weights(plan: Plan) -> None:
+    """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
+    if not plan.backbone:
+        return
+    from benchmark.backbones import backbone_configuration
+    from benchmark.pretrained import weights_path
+
+    backbone_configuration(plan.backbone)
+    if plan.weights != "random":
+        weights_path(plan.backbone, plan.weights, plan.options.assets)
 
 
 def _refused_backbone(options: RunOptions) -> list[str]:

@@ -100,6 +100,15 @@ def find_weights(architecture: str, tag: str, assets_root: Path | None) -> Path:
     return _in_hub_cache(hub) or _missing(architecture, tag, names, folders, url, hub)
 
 
+def weights_path(architecture: str, weights: str, assets_root: Path | None) -> Path:
+    """The file that `--weights` means, a path or a tag. Raises UserError where it is not on this machine."""
+    if not is_path(weights):
+        return find_weights(split_name(architecture)[0], weights, assets_root)
+    if not Path(weights).is_file():
+        raise UserError(f"--weights {weights}: no such weights file")
+    return Path(weights)
+
+
 def _in_hub_cache(hub: str) -> Path | None:
     """The file in Hugging Face's cache; ``hub`` is ``owner/repository/`` and maybe a file name."""
     from huggingface_hub import try_to_load_from_cache
