@@ -16,6 +16,7 @@ from typing import Any
 from benchmark.checkpoints import WeightsHeader, save_weights
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of
+from benchmark.import_request import file_label
 from benchmark.importing import Checked
 from benchmark.weights import WeightsFile
 
@@ -64,16 +65,19 @@ def _write_files(folder: Path, checked: Checked) -> None:
 def account(checked: Checked) -> list[dict[str, Any]]:
     """What became of every tensor of every file: name, shape, type, and its use or why it is dropped."""
     files = []
+    sources = [part.path for part in (checked.head, checked.encoder) if part is not None]
     if checked.head is not None:
         head = checked.head
         renamed = {name.partition(".")[2]: name for name in checked.state}
         uses = {name: _use(renamed[name], name, checked.without_effect) for name in head.file.state_dict}
-        files.append(_file_account(head.path, head.file, uses, checked.header))
+        label = file_label(head.path, sources)
+        files.append(_file_account(label, head.file, uses, checked.header))
     if checked.encoder is not None:
         encoder = checked.encoder
         uses = {name: f"used as clip.{name} of the encoder" for name in encoder.file.state_dict}
         uses |= dict.fromkeys(encoder.dropped, f"dropped: {_SIZES}")
-        files.append(_file_account(encoder.path, encoder.file, uses, checked.header))
+        label = file_label(encoder.path, sources)
+        files.append(_file_account(label, encoder.file, uses, checked.header))
     return files
 
 
@@ -82,14 +86,14 @@ def _use(name: str, released: str, without_effect: Mapping[str, str]) -> str:
     return f"used as {name}" + (f", without effect: {reasons[0]}" if reasons else "")
 
 
-def _file_account(path: Path, file: WeightsFile, uses: Mapping[str, str], header: WeightsHeader) -> dict[str, Any]:
+def _file_account(label: str, file: WeightsFile, uses: Mapping[str, str], header: WeightsHeader) -> dict[str, Any]:
     tensors = [
         {"name": name, "shape": list(tensor.shape), "type": str(tensor.dtype).removeprefix("torch."), "use": uses[name]}
         for name, tensor in file.state_dict.items()
     ]
     return {
-        "file": path.name,
-        "sha256": header.imported[path.name],
+        "file": label,
+        "sha256": header.imported[label],
         "form": file.format,
         "entry": file.entry,
         "note": file.note,

@@ -8,7 +8,7 @@ published recipe, as far as the shapes do not tell better.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from benchmark.checkpoints import EarlierStage, WeightsHeader
 from benchmark.declarations import DatasetInfo, Recipe
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import file_digest
+from benchmark.import_request import ImportRequest, dataset_of, file_label
 from benchmark.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
 from benchmark.method import BuildContext, Method, Specification, Stage
 from benchmark.registry import Registry, discover
@@ -28,25 +29,6 @@ from benchmark.weights import WeightsFile, read_state_dict
 from benchmark.weights_fit import require_fit, shapes_of
 
 S = TypeVar("S", bound=Settings)
-
-
-@dataclass(frozen=True)
-class ImportRequest:
-    """What to import. ``file`` is None for methods that have no weights of their own.
-
-    ``dataset``: the one that the weights were trained on, "" to take it from the files' names.
-    ``backbone``: CLIP's architecture, "" to tell it from the shapes. ``variant``: the method's named
-    configuration that the weights are of. ``settings``: as of `--set`.
-    """
-
-    method: str
-    file: Path | None
-    clip: Path | None
-    dataset: str = ""
-    backbone: str = ""
-    variant: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +83,10 @@ class _Import:
     specification: Specification
 
     def checked(self) -> Checked:
-        dataset = _dataset(self.registry, self.request)
+        dataset = dataset_of(self.request, self.registry)
         if self._is_encoder_alone:
+            if self.request.clip and self.request.file:
+                raise UserError(f"--clip {self.request.clip}: {self._title}'s own file is a CLIP; leave one out")
             head, encoder = None, self._read_encoder(self.request.clip or self.request.file)
         else:
             head, encoder = self._read_head(), self._read_encoder(self.request.clip)
@@ -257,7 +241,7 @@ class _Import:
                 for stage in stages[:-1]
             ],
             start=start,
-            imported={path.name: file_digest(path) for path in sources},
+            imported={file_label(path, sources): file_digest(path) for path in sources},
         )
 
 
@@ -278,20 +262,3 @@ def _require_one_width(head: Head | None, encoder: ImportedEncoder | None) -> No
         f"{head.path}: made for features of width {head.width}, but {encoder.path} "
         f"({encoder.start()['name']}) gives {encoder.backbone.width}; give the CLIP that it was trained on with --clip"
     )
-
-
-def _dataset(registry: Registry, request: ImportRequest) -> DatasetInfo:
-    """The dataset that is named, or the only one whose name stands in a file's name."""
-    known = registry.datasets()
-    if request.dataset:
-        if request.dataset not in known:
-            raise unknown_name("dataset", request.dataset, known)
-        return known[request.dataset]
-    names = " ".join(path.name.lower() for path in (request.file, request.clip) if path is not None)
-    found = [info for name, info in known.items() if name in names]
-    if len(found) != 1:
-        raise UserError(
-            "--dataset is missing: the files' names do not tell which dataset the weights were trained on; "
-            f"known: {', '.join(sorted(known))}"
-        )
-    return found[0]

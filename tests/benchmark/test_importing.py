@@ -137,6 +137,18 @@ def test_every_form_of_clip_gives_the_same_encoder(command: Command, files: Path
     assert all(torch.equal(tensors[f"clip.{n}"].reshape(t.shape), t) for n, t in state.items())
 
 
+def test_two_files_of_one_name_are_told_apart(command: Command, files: Path, tmp_path: Path) -> None:
+    for folder, name in (("head", "cirr-best.pth"), ("clip", "tuned_cirr.pt")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "cirr.pt").symlink_to(files / name)
+    clip = ("--clip", tmp_path / "clip" / "cirr.pt")
+    folder = imported(command, "--method", "spirit", tmp_path / "head" / "cirr.pt", *clip)
+    assert [file["file"] for file in json.loads((folder / "import.json").read_text())] == ["head/cirr.pt", "clip/cirr.pt"]
+    assert set(read_header(folder / "weights" / "selected.safetensors").imported) == {"head/cirr.pt", "clip/cirr.pt"}
+    told = refused(command, "--method", "clip4cir_sum", tmp_path / "clip" / "cirr.pt", *clip)
+    assert "own file is a CLIP; leave one out" in told
+
+
 def test_the_released_prefix_of_several_gpus_is_taken_off(command: Command, files: Path, tmp_path: Path) -> None:
     state = {f"module.{name}": tensor for name, tensor in spirit_state(64).items()}
     torch.save({"epoch": 299, "model": state}, tmp_path / "cirr-best.pth")
