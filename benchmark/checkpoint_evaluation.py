@@ -231,8 +231,9 @@ def encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:
     Looked for where it was, and beside the weights file and its folder, in case both were moved.
     """
     told = Path(named or header.encoder_file)
-    beside = () if named else (file.parent / told.name, file.parent.parent / told.name)
-    found = [path for path in (told, *beside) if header.encoder_file and path.is_file()]
+    beside = [file.parent / told.name, file.parent.parent / told.name]
+    places = [told] if named else [told, *beside]
+    found = [path for path in places if header.encoder_file and path.is_file()]
     if not found:
         raise UserError(f"{file}: needs the encoder {told} that it was trained on; give it with --encoder FILE")
     for path in found:
