@@ -141,7 +141,7 @@ def _text_encoding(
     strings = [texts[i % len(texts)] for i in range(wanted)]
     passes = [strings[start : start + TEXTS_PER_PASS] for start in range(0, wanted, TEXTS_PER_PASS)]
     with computing_in(setting.precision, setting.device), torch.no_grad():
-        ready = [_tokens(backbone, part).to(setting.device) for part in passes]
+        ready = [short_tokens(backbone, part).to(setting.device) for part in passes]
 
         def forward() -> None:
             for tokens in ready:
@@ -155,7 +155,8 @@ def _text_encoding(
     return rate(rounds, "store", wanted, "texts", limit, work, flops=products.flops, setting=setting)
 
 
-def _tokens(backbone: ClipBackbone, texts: Sequence[str]) -> Tensor:
+def short_tokens(backbone: ClipBackbone, texts: Sequence[str]) -> Tensor:
+    """(B, L), L being the tokens of the longest text."""
     tokens = backbone.tokenize(texts)
     return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
 

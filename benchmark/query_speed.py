@@ -16,16 +16,20 @@ import torch
 from torch import Tensor
 
 from benchmark.backbones import ClipBackbone
+from benchmark.checkpoints import WeightsHeader
+from benchmark.encoder_speed import short_tokens
 from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluator import EncodedTask, score_task
+from benchmark.exported import Model
+from benchmark.frozen_encoder import FrozenEncoder
 from benchmark.limits import computing_in
-from benchmark.live_query import LiveQuery
 from benchmark.made_up import CIRR_VALIDATION, made_up_task, many_rows
 from benchmark.method import FeatureInputs, Inputs, Method, Views
 from benchmark.pictures import open_picture
 from benchmark.rates import Limit, Setting, latencies, rate
 from benchmark.record_measurement import Measurement
 from benchmark.scoring import GALLERY_CHUNK, QUERY_CHUNK
+from benchmark.text_rules import text_rule
 from benchmark.throughput_sample import Sample
 
 _ENCODED = 16
@@ -33,6 +37,10 @@ _FEWEST = 12
 _SLOW_SCORE_QUERIES = 512
 _TOP = 50
 _LEAST_QUERIES = 20
+_AS_ASKED = "as-is"
+"""The text rule of strings that a task's rule has made already."""
+
+_NO_FILE = WeightsHeader("", "", "", {}, {}, {}, 0, 0)
 
 
 def query_speeds(
@@ -77,25 +85,57 @@ def _all_scores(method: Method, queries: Encoding, gallery: Encoding) -> None:
 def _one_query(
     method: Method, inputs: Inputs, backbone: ClipBackbone | None, gallery: Encoding, sample: Sample, setting: Setting
 ) -> dict[str, Measurement]:
+    """As a search service has it: `exported.Model` on picture files and strings, the gallery on the device."""
     there = map_tensors(lambda tensor: tensor.to(setting.device), gallery)
-    live = LiveQuery(method, inputs, backbone, there, setting.device)
+    reads_features = backbone is not None and isinstance(inputs, FeatureInputs)
+    encoder = FrozenEncoder(backbone, setting.device, setting.precision) if reads_features and backbone else None
+    model = Model(_NO_FILE, method, inputs, encoder, text_rule(_AS_ASKED), setting.device)
     asked = list(zip(sample.pictures.paths, cycle(sample.texts), strict=False))
     number = min(_TOP, rows(gallery))
-    with computing_in(setting.precision, setting.device):
-        ready = [live.read(*query) for query in asked]
+    with computing_in(setting.precision, setting.device), torch.no_grad():
+        ready = [_ready(method, inputs, backbone, *query, setting.device) for query in asked]
         numbers, same = cycle(range(len(asked))), cycle(range(len(asked)))
+
+        def whole() -> Tensor:
+            picture, text = asked[next(numbers)]
+            return model.score(model.encode_query([picture], [text]), there).topk(number).indices
 
         def bare() -> Tensor:
             i = next(same)
             open_picture(asked[i][0])
-            return live.rank(*ready[i], number)
+            return method.score(ready[i](), there).topk(number).indices
 
-        rounds = setting.single_rounds(
-            {"live": lambda: live.best(*asked[next(numbers)], number), "bare": bare}, _LEAST_QUERIES
-        )
+        rounds = setting.single_rounds({"whole": whole, "bare": bare}, _LEAST_QUERIES)
     limit = Limit("bare", "decoding, bare forward passes and products")
     read = "picture and 13 patches" if _reads_patches(inputs) else "picture"
-    return latencies(rounds, "live", limit, f"{read} and text, {rows(gallery):,} ranked")
+    return latencies(rounds, "whole", limit, f"{read} and text, {rows(gallery):,} ranked")
+
+
+def _ready(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, picture: Path, text: str, device: torch.device
+) -> Callable[[], Encoding]:
+    """The forward passes of one query alone: pixels are normalised and texts are tokens beforehand."""
+    image = open_picture(picture)
+    if not isinstance(inputs, FeatureInputs) or backbone is None:
+        assert not isinstance(inputs, FeatureInputs)
+        pixels = np.stack([inputs.evaluate.picture(image, np.random.default_rng(0))])
+        reference = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
+        tokens = {name: tensor.to(device) for name, tensor in method.tokenize([text]).items()}
+        return lambda: method.encode_query(reference, tokens)
+    pipeline = backbone.preprocessing
+    views = {"whole": np.stack([pipeline.picture(image)])}
+    if _reads_patches(inputs):
+        views["patches"] = pipeline.patches(image, inputs.grids)
+    ready = {name: pipeline.normalise(torch.from_numpy(view).to(device)) for name, view in views.items()}
+    words = short_tokens(backbone, [text]).to(device)
+
+    def forward() -> Encoding:
+        features = {name: backbone.encode_image(view).float() for name, view in ready.items()}
+        if "patches" in features:
+            features["patches"] = features["patches"][None]
+        return method.encode_query(features, {"text": backbone.encode_text(words).float()})
+
+    return forward
 
 
 def _encodings(
