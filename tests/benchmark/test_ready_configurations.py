@@ -46,6 +46,10 @@ def test_a_run_s_configuration_makes_a_plan(name: str, method: str, small_cirr: 
     # The recipe of pretrained weights: nothing of it changes but the precision where the file names one.
     assert (stage.batch_size, stage.batch_norm) == (128, "eval")
     assert plan.execution.piece or plan.execution.zero
+    processes = 8 if name.startswith("eight") else 1
+    for planned in plan.trained:
+        layout = GroupLayout.of(planned.settings, processes)
+        assert layout.rows_per_rank * layout.groups_per_rank * processes == planned.settings.batch_size
     if "precision" in values:
         assert stage.precision == values["precision"]
 
