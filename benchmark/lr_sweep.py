@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.progress import say
 from benchmark.record_costs import Trial, Tuning
-from benchmark.trainer import Diverged, Trained
+from benchmark.training_job import Diverged, Trained
 
 if TYPE_CHECKING:
     from benchmark.plan import PlannedStage

@@ -49,7 +49,8 @@ from benchmark.reporting import (
 from benchmark.shards import broadcast_state, own_span
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
-from benchmark.trainer import Diverged, State, Trained, TrainingJob, clone_of, train
+from benchmark.trainer import train
+from benchmark.training_job import Diverged, State, Trained, TrainingJob, clone_of
 from benchmark.weights_fit import load_into
 
 _WORK = "training"

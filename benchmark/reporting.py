@@ -29,7 +29,7 @@ from benchmark.record import DataIdentity, EncoderIdentity, Identity, Record, Re
 from benchmark.record_costs import Cost
 from benchmark.selection import NOTES
 from benchmark.tables import DRAWN_DEMO, run_table
-from benchmark.trainer import Trained
+from benchmark.training_job import Trained
 
 EXAMPLES = "examples.png"
 TABLE = "table.md"

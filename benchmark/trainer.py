@@ -8,97 +8,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmark.batches import GroupLayout, Share, TrainingSource, rank_shares, step_seed, update_plan
+from benchmark.batches import GroupLayout, Share, rank_shares, step_seed, update_plan
 from benchmark.dataset import IntArray
-from benchmark.distributed import Process
 from benchmark.engine import StageEngine
-from benchmark.errors import UserError
-from benchmark.execution import Execution
 from benchmark.measurements import Measurements
-from benchmark.method import Method, Stage
-from benchmark.monitoring import Monitors, Sections
+from benchmark.method import Method
+from benchmark.monitoring import Monitors
 from benchmark.optimisation import MovingAverage, standard_optimiser, standard_schedule
-from benchmark.optimiser_state import Moments, groups_by_count
+from benchmark.optimiser_state import groups_by_count
 from benchmark.pauses import Pause, Pauses, StopRequest, stop_requests
 from benchmark.progress import Progress
 from benchmark.resumable_state import ResumableState
 from benchmark.selection import Score
-from benchmark.settings import TrainerSettings, TrainingSettings
+from benchmark.training_job import (
+    Diverged,
+    EpochLog,
+    Interrupted,
+    Trained,
+    TrainingJob,
+    clone_of,
+    log_line,
+)
 
 _LOSS_CHECK_INTERVAL = 50
-
-State = dict[str, Tensor]
-
-
-class Diverged(UserError):
-    """The loss of a stage is not finite."""
-
-
-class Interrupted(Exception):
-    """Training was asked to stop and has saved a resumable state."""
-
-
-@dataclass
-class EpochLog:
-    """One line of a stage's training log; ``score`` is None where the epoch was not validated."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
-    seconds: float
-    score: float | None = None
-
-
-@dataclass
-class Trained:
-    """What a stage leaves: the selected and the last weights, and how it went."""
-
-    selected: State
-    last: State
-    selected_epoch: int
-    criterion: str
-    best: float | None
-    updates: int
-    triplets_seen: int
-    log: list[EpochLog] = field(default_factory=list)
-    seconds: float = 0.0
-    moments: Moments = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """Everything that one stage's training needs, already built.
-
-    ``validate`` gives the criterion's value of the method as it stands; None validates nothing and
-    selects the last weights. ``earlier`` is the stage before, whose selected weights the method holds
-    already, where this one takes its optimiser's moments and best score. ``identity``: all that a
-    resumable state depends on. ``monitors`` write under ``monitor_folder``.
-    """
-
-    method: Method
-    stage: Stage
-    settings: TrainingSettings
-    source: TrainingSource
-    process: Process
-    seed: int
-    folder: Path
-    identity: Mapping[str, Any]
-    validate: Callable[[Method], Score] | None
-    trainer: TrainerSettings = TrainerSettings()
-    earlier: Trained | None = None
-    execution: Execution = Execution()
-    monitors: Sections = field(default_factory=dict)
-    monitor_folder: Path = Path("monitor")
 
 
 def train(job: TrainingJob, resume: bool) -> Trained:
@@ -260,7 +199,7 @@ class _Training:
             log.score = self._validate(self.job.validate)
             self.measurements.write_score(self.update, self.result.criterion, log.score)
         self.result.log.append(log)
-        progress.note(_log_line(log, self.settings.epochs, self.result.criterion))
+        progress.note(log_line(log, self.settings.epochs, self.result.criterion))
 
     def _validate(self, validate: Callable[[Method], Score]) -> float:
         self.engine.share_buffers()
@@ -321,13 +260,3 @@ class _Training:
         self.result.criterion, self.result.best = state["criterion"], state["best"]
         self.result.triplets_seen = state["triplets_seen"]
         self.result.log = [EpochLog(**entry) for entry in state["log"]]
-
-
-def clone_of(method: Method) -> State:
-    """A copy of a method's weights on the CPU."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
-
-
-def _log_line(log: EpochLog, epochs: int, criterion: str) -> str:
-    score = "" if log.score is None else f", {criterion} {log.score:.2f}"
-    return f"epoch {log.epoch}/{epochs}: loss {log.loss:.4f}, lr {log.learning_rate:.3g}{score} ({log.seconds:.1f} s)"

@@ -40,7 +40,8 @@ from benchmark.shared_store import SharedStore
 from benchmark.sources import FeatureTraining, PixelTraining
 from benchmark.text_rules import text_rule
 from benchmark.timing import repeated
-from benchmark.trainer import TrainingJob, endless_updates
+from benchmark.trainer import endless_updates
+from benchmark.training_job import TrainingJob
 
 _UPDATES = 8
 """Updates of the made-up epoch."""

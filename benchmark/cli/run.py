@@ -291,7 +291,7 @@ def _one(
         return []
     from benchmark.pipeline import execute
     from benchmark.reporting import summary_lines, timing_line
-    from benchmark.trainer import Interrupted
+    from benchmark.training_job import Interrupted
 
     try:
         record = execute(plan, job)

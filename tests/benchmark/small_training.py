@@ -18,7 +18,7 @@ from benchmark.distributed import this_process
 from benchmark.method import FeatureInputs, Method, Stage, Views
 from benchmark.selection import Score
 from benchmark.settings import TrainerSettings, TrainingSettings
-from benchmark.trainer import Trained, TrainingJob
+from benchmark.training_job import Trained, TrainingJob
 
 WIDTH = 6
 

@@ -18,7 +18,7 @@ from benchmark.options import make_options
 from benchmark.plan import make_plan
 from benchmark.record import Record, read_record
 from benchmark.registry import discover
-from benchmark.trainer import Interrupted
+from benchmark.training_job import Interrupted
 
 SMALL = "--dataset cirr --backbone tiny --batch-size 16 --epochs 2 --set encoders.epochs=1 --set encoders.batch_size=16".split()
 

@@ -13,7 +13,7 @@ from benchmark.lr_sweep import sweep
 from benchmark.options import make_options
 from benchmark.plan import PlannedStage, make_plan
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import Diverged, Trained
+from benchmark.training_job import Diverged, Trained
 
 PLANNED = PlannedStage(small_stage(), TrainingSettings(learning_rate=0.3, epochs=4), None)
 

@@ -18,7 +18,8 @@ from benchmark.engine import StageEngine
 from benchmark.errors import UserError
 from benchmark.monitoring import Monitors, monitor_sections
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import Trained, TrainingJob, train
+from benchmark.trainer import train
+from benchmark.training_job import Trained, TrainingJob
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, negative_group=4, learning_rate=0.05, precision="fp16")
 NAMES = {

@@ -15,7 +15,8 @@ from small_training import Small, Vectors, same, small_job, small_stage
 from benchmark.errors import UserError
 from benchmark.execution import Execution
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import Interrupted, Trained, train
+from benchmark.trainer import train
+from benchmark.training_job import Interrupted, Trained
 
 ROWS = 40  # five updates of eight per epoch
 

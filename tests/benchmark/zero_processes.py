@@ -17,7 +17,8 @@ from benchmark.distributed import this_process
 from benchmark.execution import Execution
 from benchmark.pauses import Pauses
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import Interrupted, Trained, train
+from benchmark.trainer import train
+from benchmark.training_job import Interrupted, Trained
 
 ROWS = 40
 

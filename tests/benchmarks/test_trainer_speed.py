@@ -22,7 +22,8 @@ from benchmark.distributed import this_process
 from benchmark.method import Method, Stage
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import TrainerSettings, TrainingSettings
-from benchmark.trainer import TrainingJob, train
+from benchmark.trainer import train
+from benchmark.training_job import TrainingJob
 
 WIDTH, UPDATES, WARM_UPS = 640, 6, 2
 CALLS = ("trainer", "bare loop")
