@@ -2,8 +2,8 @@
 
 FLOPs are those of matrix products and convolutions, a multiply-add counted as two, as torch's
 FlopCounterMode sees them; what works element by element is left out, as is usual. They are counted on
-a copy on the CPU with fused kernels off, since the counter cannot look into these: the numbers are the
-architecture's and the same on every machine.
+a copy, of a frozen encoder without its weights, with fused kernels off, since the counter cannot look
+into these: the numbers are the architecture's and the same on every machine.
 """
 
 from __future__ import annotations
@@ -100,11 +100,10 @@ class _PassCosts:
             return
         if backbone is None:
             raise TypeError("stored features need the encoder that gives them")
-        frozen = copy.deepcopy(backbone).cpu().eval().requires_grad_(False)
-        side = frozen.preprocessing.size
-        blank = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-        _, self._picture_flops = _counted(lambda: frozen.encode_image(frozen.preprocessing.normalise(blank)))
-        _, self._text_flops = _counted(lambda: frozen.encode_text(frozen.tokenize([text])))
+        side = backbone.preprocessing.size
+        frozen, pixels = _without_weights(backbone), torch.zeros(1, 3, side, side, device="meta")
+        _, self._picture_flops = _counted(lambda: frozen.encode_image(pixels))
+        _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
         self._passes["patches"] = sum(grid * grid for grid in inputs.grids)
         self.reference = self._stored(inputs.reference, backbone.width)
         self.target = self._stored(inputs.target, backbone.width)
@@ -121,6 +120,14 @@ class _PassCosts:
         passes, reads_text = sum(self._passes[name] for name in pictures), bool(texts)
         flops = own_flops + passes * self._picture_flops + reads_text * self._text_flops
         return EncodingCost(picture_passes=passes, text_passes=int(reads_text), flops=flops)
+
+
+def _without_weights(backbone: ClipBackbone) -> ClipBackbone:
+    """A copy whose tensors have shapes alone: large encoders are counted without being copied or run."""
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    shapes = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    parameters = {id(p): torch.nn.Parameter(shapes[id(p)], requires_grad=False) for p in backbone.parameters()}
+    return copy.deepcopy(backbone, {**shapes, **parameters}).eval()
 
 
 def _blank_pixels(transform: Transform) -> Tensor:
