@@ -76,6 +76,22 @@ def test_a_dataset_s_own_recipe_comes_before_the_general_one(tmp_path: Path) -> 
         registry.recipe("s", "cirr", "", "random")
 
 
+def test_a_literal_may_be_named_above_and_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "named.py"
+    file.write_text(
+        '_BASE = {"epochs": 3, "batch_size": 8}\n_OTHER = {**_BASE, "epochs": 5}\n_MADE = dict(epochs=7)\n'
+        'RECIPES = [Recipe(stage="s", dataset="*", name="paper", source="a", settings={**_OTHER, "eps": 0.1})]\n'
+        'VARIANTS = [Variant(method="m", name="v", title="t", source="a", settings=_BASE)]\n'
+    )
+    registry = Registry([ShelfFile("named", file)])
+    assert registry.recipes()[0].settings == {"epochs": 5, "batch_size": 8, "eps": 0.1}
+    assert [v.settings for v in registry.variants("m")] == [{"epochs": 3, "batch_size": 8}]
+    assert registry.variants("other") == ()
+    file.write_text(file.read_text().replace("settings=_BASE", "settings=_MADE"))
+    with pytest.raises(UserError, match="line 5: Variant.*must have literal keyword arguments only, or names of literals"):
+        Registry([ShelfFile("named", file)]).variants()
+
+
 def test_declarations_must_be_literals(tmp_path: Path) -> None:
     file = tmp_path / "odd.py"
     file.write_text("N = 3\nMETHODS = [MethodInfo(name='odd' * N)]\n")

@@ -17,7 +17,7 @@ from benchmark.methods.recurrent_texts import MaximumText, artemis_tokens, artem
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from toy_triplets import TEXTS, built, losses, right, scores, without_gradient
+from toy_triplets import built, losses, right, scores, without_gradient
 
 from benchmark.cli import main
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
@@ -146,7 +146,7 @@ def test_loss_by_a_slow_loop_and_the_learned_factor(version: Version) -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("version", ["ARTEMIS", "late-fusion"])
+@pytest.mark.parametrize("version", ["EM-only", "IS-only", "late-fusion"])
 def test_twenty_triplets_can_be_overfitted(version: Version) -> None:
     method, batch = built(lambda: artemis(version))
     losses(method, batch, 40)
@@ -200,11 +200,6 @@ def test_frozen_batch_norms_follow_the_pictures_in_the_first_phase() -> None:
     assert not torch.equal(before, method.encoders.img_enc.cnn.bn1.running_mean)
 
 
-def test_the_same_seed_gives_the_same_losses() -> None:
-    runs = [losses(*built(lambda: artemis(text_encoder="lstm", dropout=0.2)), updates=2) for _ in range(2)]
-    assert runs[0] == runs[1]
-
-
 def test_a_training_batch_of_one_is_refused() -> None:
     method, batch = built(artemis)
     one = batch.rows(method, [0])
@@ -220,15 +215,6 @@ def test_two_captions_are_joined_by_a_token_of_their_own() -> None:
     vocabulary = artemis_vocabulary(["replace with", "red dress"])
     assert vocabulary.words == ("<pad>", "<start>", "<and>", "<end>", "<unk>", "replace", "with", "red", "dress")
     assert vocabulary.number("coat") == 4
-
-
-def test_vocabulary_and_weights_come_back() -> None:
-    method, batch = built(artemis)
-    again = artemis()
-    again.restore(method.prepared())
-    again.load_state_dict(method.state_dict())
-    assert torch.equal(scores(again.eval(), batch), scores(method.eval(), batch))
-    assert torch.equal(again.tokenize(TEXTS)["tokens"], batch.text["tokens"])
 
 
 def test_given_word_vectors_are_used_and_a_missing_file_is_told(tmp_path: Path) -> None:

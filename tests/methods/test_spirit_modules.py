@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,22 +15,17 @@ from benchmark.methods.spirit_modules import (
     SpiritDesign,
     SpiritNetwork,
 )
-from golden_heads import (
-    Batch,
-    assert_gradient_norms,
-    assert_ten_steps,
-    deviation,
-    golden,
-    golden_batch,
-    gradient_norms,
-    with_golden_weights,
-)
 from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.golden_comparison import Rows, compare_output
+from benchmark.golden_heads import HeadSizes, head_batch
+from benchmark.golden_models import draw_weights
+from benchmark.golden_rules import head_weight
 
-FILE = golden("spirit.json")
+Batch = dict[str, Tensor]
+FILE = json.loads((Path(__file__).parents[1] / "golden" / "spirit.json").read_text())
 TOLERANCE = 2e-5
 ABLATIONS = [
     SpiritDesign(commonality=False),
@@ -41,13 +38,13 @@ ABLATIONS = [
 
 def released(dropout: float = 0.5) -> SpiritNetwork:
     network = SpiritNetwork(640, dropout=dropout)
-    with_golden_weights(network)
+    draw_weights(network, head_weight, "")
     return network
 
 
 def small(width: int, patches: int = 13, dropout: float = 0.0, design: SpiritDesign | None = None) -> SpiritNetwork:
     network = SpiritNetwork(width, patches, 24, 40, design=design, dropout=dropout)
-    with_golden_weights(network)
+    draw_weights(network, head_weight, "")
     return network
 
 
@@ -70,6 +67,8 @@ def test_names_shapes_and_counts() -> None:
     network = SpiritNetwork(640)
     expected = {entry["name"]: entry["shape"] for entry in FILE["state_dict"]}
     assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected
+    assert list(UNUSED_PARAMETERS) == FILE["train_dropout_off"]["parameters_without_gradient"]
+    assert sum(tensor.numel() for tensor in network.state_dict().values()) == 115_581_478 + 1_311
     counts = {
         "": 115_581_478,
         "combiner": 101_624_324,
@@ -88,34 +87,20 @@ def test_names_shapes_and_counts() -> None:
 def test_golden_evaluation(copies: int) -> None:
     """Many rows take the other of the two ways to an edge of the graph."""
     network = released().eval()
-    batch = {name: tensor.repeat_interleave(copies, 0) for name, tensor in golden_batch(FILE["config"]).items()}
+    drawn = head_batch(HeadSizes.model_validate(FILE["config"]), "", "input")
+
+    def repeated(tensor: Tensor) -> Tensor:
+        return tensor.repeat_interleave(copies, 0)
+
+    patches = repeated(drawn.target["patches"])
     with torch.no_grad():
-        query, target = encode(network, batch)
-        styles = network.local(batch["target_patches"])
-    outputs = {f"target_{name}": style[::copies] for name, style in styles.items()}
-    outputs |= {"query": query[::copies], "logits": 100 * query[::copies] @ target[::copies].T}
-    found = {name: deviation(outputs[name], expected) for name, expected in FILE["eval"].items()}
-    assert max(found.values()) <= TOLERANCE, found
-
-
-def test_golden_loss_logits_and_gradients() -> None:
-    network = released(dropout=0.0).train()
-    expected = FILE["train_dropout_off"]
-    query, target = encode(network, golden_batch(FILE["config"]))
-    logits = torch.tensor(expected["logits"])
-    assert (100 * query @ target.T - logits).abs().max() <= TOLERANCE * logits.abs().max()
-    loss = contrastive_loss(query, target)
-    loss.backward()
-    assert loss.item() == pytest.approx(expected["loss"], rel=TOLERANCE)
-    assert_gradient_norms(network, expected["grad_norms"])
-    assert [n for n, p in network.named_parameters() if p.grad is None] == list(UNUSED_PARAMETERS)
-    assert list(UNUSED_PARAMETERS) == expected["parameters_without_gradient"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["spirit_weight_decay_5e-4", "spirit_weight_decay_0"])
-def test_ten_training_steps(recipe: str) -> None:
-    assert_ten_steps(released(dropout=0.0).train(), encode, golden("training.json")["recipes"][recipe])
+        query = network.encode_query(
+            repeated(drawn.reference["whole"]), repeated(drawn.text["text"]), repeated(drawn.reference["patches"])
+        )
+        styles = network.local(patches)
+    outputs = {f"target_{name}": style[::copies] for name, style in styles.items()} | {"query": query[::copies]}
+    found = [compare_output(n, tensor, Rows(**FILE["eval"][n]), TOLERANCE) for n, tensor in outputs.items()]
+    assert all(deviation.ok for deviation in found), found
 
 
 # The plain form: what is left out or folded changes nothing
@@ -225,7 +210,7 @@ def test_an_ablation_trains_every_weight_it_has(design: SpiritDesign) -> None:
     expected = {name for name, _ in network.named_parameters()} & without_effect
     # A graph layer of a narrow network may be dead, and biases that a softmax or batch norm
     # removes are noise: only exact zeros elsewhere would be a weight cut off from the loss.
-    found = {name for name, norm in gradient_norms(network).items() if norm == 0}
+    found = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()}
     assert found == expected
 
 

@@ -136,13 +136,6 @@ def test_odd_sizes(side: int) -> None:
     assert [x.shape for x in composed] == [x.shape for x in maps]
 
 
-def test_a_batch_of_one_trains_nothing_and_says_so() -> None:
-    method = build().train()
-    with pytest.raises(UserError, match="--batch-size"):
-        method.encode_query(pictures(1), method.tokenize(["blue"]))
-    assert method.eval().encode_query(pictures(1), method.tokenize(["blue"])).shape == (1, 336)
-
-
 def step(method: Val, rows: int = 4) -> Tensor:
     torch.manual_seed(1)
     method.train()
@@ -165,52 +158,6 @@ def test_gradient_reaches_all_but_what_is_named(optimisation: str) -> None:
     gradients = {name: p.grad.abs().sum().item() for name, p in method.named_parameters() if p.grad is not None}
     assert all(math.isfinite(value) for value in gradients.values())
     assert not [name for name, value in gradients.items() if value == 0]
-
-
-def test_a_step_is_determined_by_the_seed() -> None:
-    losses = []
-    for _ in range(2):
-        method = build()
-        optimiser = ReleasedAdam(penalty_groups(method), 2e-4, (0.9, 0.999), 1e-8, 4e-5)
-        for _ in range(2):
-            loss = step(method)
-            optimiser.zero_grad()
-            torch.autograd.backward(loss)
-            optimiser.step()
-        losses.append(loss.item())
-    assert losses[0] == losses[1]
-
-
-def test_bfloat16_is_near_float32() -> None:
-    method = build().eval()
-    text = method.tokenize(TEXTS)
-    with torch.no_grad():
-        single = method.encode_query(pictures(4), text)
-        with torch.autocast("cpu", torch.bfloat16):
-            half = method.encode_query(pictures(4), text)
-            loss = method.loss(half, half)
-    assert half.dtype == loss.dtype == torch.float32
-    assert torch.allclose(single, half, atol=0.03)
-
-
-def test_it_overfits_twenty_triplets() -> None:
-    method = build(dropout=0.0, image_side=48)
-    words = ["red", "blue", "long", "short", "striped"]
-    texts = [f"{words[i % 5]} {words[(i // 5 + i + 1) % 5]} {words[i // 5]}" for i in range(20)]
-    method.prepare(texts)
-    reference, target = pictures(20, 48, 5), pictures(20, 48, 6)
-    optimiser = torch.optim.Adam(penalty_groups(method), lr=2e-3)
-    for _ in range(40):
-        method.train()
-        query = method.encode_query(reference, method.tokenize(texts))
-        loss = method.loss(query, method.encode_target(target))
-        optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        optimiser.step()
-    method.eval()
-    with torch.no_grad():
-        scores = method.score(method.encode_query(reference, method.tokenize(texts)), method.encode_target(target))
-    assert scores.argmax(dim=1).tolist() == list(range(20))
 
 
 def test_the_released_adam_is_tensorflow_s_with_its_counter_stuck_at_one() -> None:
@@ -303,14 +250,6 @@ def test_word_vectors_start_the_embedding(tmp_path: Path) -> None:
         build(word_vectors=str(file), word_width=4)
     with pytest.raises(UserError, match=r"glove\.42B"):
         build(word_vectors=str(tmp_path / "none.txt"), word_width=3)
-
-
-def test_the_vocabulary_and_weights_survive_a_checkpoint() -> None:
-    trained, again = build(), build()
-    again.prepare(["something else entirely"])
-    again.restore(json.loads(json.dumps(dict(trained.prepared()))))
-    again.load_state_dict(trained.state_dict())
-    assert again.tokenize(TEXTS)["tokens"].equal(trained.tokenize(TEXTS)["tokens"])
 
 
 def test_tensorflow_1_s_resize() -> None:
