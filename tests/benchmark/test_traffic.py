@@ -67,6 +67,20 @@ def test_whole_groups_gather_nothing_and_gradients_are_reduced_once(
         assert counted[world][0]["four groups"]["calls"] == {"all_reduce": 1}
 
 
+@pytest.mark.parametrize("world", [2, 4])
+def test_zero_gathers_the_updated_weights_and_its_stage_2_reduces_every_group(
+    counted: dict[int, list[dict[str, Any]]], world: int
+) -> None:
+    """Four groups: two accumulated on each of two ranks, one on each of four; 4 bytes are the gradient's norm."""
+    for found in counted[world]:
+        gradients = FLOAT * found["zero 1"]["parameters"]
+        for stage, reductions in ((1, 1), (2, 4 // world)):
+            moved = found[f"zero {stage}"]["bytes"]
+            assert moved["all_reduce"] == reductions * gradients + FLOAT
+            # Filled up to whole words of memory.
+            assert 0 <= moved["all_gather"] - gradients / world <= 16
+
+
 @pytest.mark.parametrize(("parameters", "rows", "width", "given", "gradients"), [
     (113_940_516, 128, 1280, 1.31e6, 455.8e6),
     (178_300_601, 2, 640, 0.0102e6, 713.2e6),

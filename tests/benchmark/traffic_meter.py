@@ -43,7 +43,17 @@ class Meter:
             real = getattr(torch.distributed, name, None)
             if real is not None:
                 self._stack.enter_context(mock.patch.object(torch.distributed, name, self._counted(name, real, place)))
+        self._count_what_deepspeed_kept()
         return self
+
+    def _count_what_deepspeed_kept(self) -> None:
+        """DeepSpeed's backend holds two of the functions since its start."""
+        from deepspeed.comm import comm
+
+        for attribute, name in (("all_gather_function", "all_gather"), ("reduce_scatter_function", "reduce_scatter")):
+            real = getattr(comm.cdb, attribute, None)
+            if real is not None:
+                self._stack.enter_context(mock.patch.object(comm.cdb, attribute, self._counted(name, real, 1)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -53,7 +63,8 @@ class Meter:
     def _counted(self, name: str, real: Callable[..., Any], place: int) -> Callable[..., Any]:
         @wraps(real)
         def call(*given: Any, **named: Any) -> Any:
-            payload = given[place] if len(given) > place else next(iter(named.values()))
+            by_name = (named[key] for key in ("input_tensor", "input", "tensor") if key in named)
+            payload = given[place] if len(given) > place else next(by_name)
             tensors = [payload] if isinstance(payload, Tensor) else payload
             self.bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
             self.calls[name] += 1

@@ -19,13 +19,15 @@ from benchmark.batches import Batch, GroupLayout, rank_shares, update_plan
 from benchmark.dataset import IntArray
 from benchmark.distributed import quiet_deepspeed, this_process
 from benchmark.engine import StageEngine
+from benchmark.execution import Execution
 from benchmark.method import Views
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import TrainingSettings
 
 WORLDS = (1, 2, 4)
 WIDTH, BATCH = 6, 16
-GROUPS = {"one group": 0, "four groups": 4}
+LAYOUTS = {"one group": (0, 0), "four groups": (4, 0), "zero 1": (4, 1), "zero 2": (4, 2)}
+"""Negative group (0: the whole batch) and stage of ZeRO."""
 
 
 def features(rows: IntArray, seed: int) -> Views:
@@ -39,7 +41,7 @@ def batch(rows: IntArray) -> Batch:
     return Batch(features(rows, 1), features(rows, 2), {"text": features(rows, 3)["whole"]})
 
 
-def one_update(negative_group: int) -> dict[str, object]:
+def one_update(negative_group: int, zero: int) -> dict[str, object]:
     """Bytes by collective, and what the formula needs: parameters, and channels of the batch norms that ran."""
     settings = TrainingSettings(batch_size=BATCH, negative_group=negative_group, optimiser="sgd", learning_rate=0.1)
     torch.manual_seed(0)
@@ -47,7 +49,9 @@ def one_update(negative_group: int) -> dict[str, object]:
     trained = [p for p in method.parameters() if p.requires_grad]
     layout = GroupLayout.of(settings, process.world_size)
     optimiser = standard_optimiser([{"params": trained}], settings)
-    engine = StageEngine(method, optimiser, standard_schedule(settings, 3), settings, layout, process)
+    engine = StageEngine(
+        method, optimiser, standard_schedule(settings, 3), settings, layout, process, Execution(zero=zero)
+    )
     engine.training_mode()
     channels: list[int] = []
     for norm in (module for module in method.modules() if isinstance(module, _BatchNorm)):
@@ -70,7 +74,7 @@ def one_update(negative_group: int) -> dict[str, object]:
 
 def all_layouts(folder: Path) -> None:
     torch.set_num_threads(1)
-    found = {name: one_update(group) for name, group in GROUPS.items()}
+    found = {name: one_update(*layout) for name, layout in LAYOUTS.items()}
     name = f"{os.environ.get('WORLD_SIZE', '1')}-{os.environ.get('RANK', '0')}.json"
     (folder / name).write_text(json.dumps(found), encoding="utf-8")
 
