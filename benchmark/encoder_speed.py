@@ -127,10 +127,10 @@ def _encoding(
         def forward() -> Tensor:
             return backbone.encode_image(ready)
 
-        products = Products.recorded(forward)
+        flops = len(pixels) * Products.recorded(lambda: backbone.encode_image(ready[:1])).flops
         rounds = setting.rounds({"store": lambda: encoder.pictures(pixels), "bare": forward})
     limit = Limit("bare", _BARE_FORWARD)
-    return rate(rounds, "store", pictures, "pictures", limit, work, flops=products.flops, setting=setting)
+    return rate(rounds, "store", pictures, "pictures", limit, work, flops=flops, setting=setting)
 
 
 def _text_encoding(

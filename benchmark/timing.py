@@ -31,6 +31,7 @@ SAMPLE_SECONDS = 0.01
 
 CPU = torch.device("cpu")
 
+_SLOW = 1.0
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -124,15 +125,18 @@ def in_turn(
 ) -> Rounds:
     """Make the calls in turn for about so many ``seconds`` in all, at least ``least`` rounds.
 
-    Every call is warmed up first (twice, and its peak memory taken the second time). Every other
-    round goes backwards, so that no call always comes behind the same one.
+    Every call is warmed up first and its peak memory taken: by two calls where the first takes less
+    than a second, else by one, since what is done once is little beside it then. Every other round
+    goes backwards, so that no call always comes behind the same one.
     """
     clock = clock_of(device)
     peaks, loops = {}, {}
     for name, call in calls.items():
-        clock.seconds(call)
         reset_peak_memory(device)
         took = clock.seconds(call)
+        if took < _SLOW:
+            reset_peak_memory(device)
+            took = clock.seconds(call)
         peak = peak_memory(device)
         if peak is not None:
             peaks[name] = peak

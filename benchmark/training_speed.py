@@ -110,7 +110,6 @@ def _updates(
     precision: Precision = "tf32" if setting.precision == "tf32" else settings.precision
     with computing_in("tf32" if precision == "tf32" else "fp32", process.device):
         bare = bare_step(stage.method, planned.stage, settings, first)
-        bare()
         products = Products.recorded(bare)
         with closing(endless_updates(training_job(stage, source, folder, process))) as updates:
             calls = {"trainer": lambda: next(updates), "bare": bare, "products": products.replay()}
