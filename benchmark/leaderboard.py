@@ -8,7 +8,6 @@ mode: numbers of two blocks are not to be compared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from benchmark.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.published_rows import published_rows, references
 from benchmark.published_schema import averages
 from benchmark.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
+from benchmark.repeating import repeatable_command
 from benchmark.tables import DRAWN_DEMO, Beside, Table, tables
 from benchmark.throughput_page import THROUGHPUT_PAGE, render_throughput, throughput_folder, throughput_refusals
 
@@ -283,10 +283,6 @@ def _demo_blocks(found: Sequence[Table]) -> str:
     return "\n".join(text)
 
 
-_OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
-"""Options of a command that name somebody's own folders and change no number."""
-
-
 def _how_to_repeat(records: Sequence[Record]) -> str:
     """The stored command lines, each once, with the version of the code that ran them."""
     mark = f" ({DRAWN_DEMO})" if any(map(_is_demo, records)) else ""
@@ -295,6 +291,6 @@ def _how_to_repeat(records: Sequence[Record]) -> str:
         code = record.code
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
-        command = _OWN_FOLDERS.sub("", record.command)
+        command = repeatable_command(record)
         lines[f"- {record.title} (version {code.version}{commit}{changes}): `{command}`\n"] = None
     return f"## How to repeat{mark}\n\n" + "".join(lines)

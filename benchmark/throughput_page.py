@@ -15,6 +15,7 @@ from benchmark.files import digest_of
 from benchmark.growth_table import METHOD as GROWTH
 from benchmark.growth_table import growth_table
 from benchmark.record import Measurement, Record, run_key
+from benchmark.repeating import repeatable_command
 from benchmark.throughput_tables import heading, identity_words, machine, number, share
 
 THROUGHPUT_PAGE = "throughput.md"
@@ -161,7 +162,7 @@ def _measured_by(records: Sequence[Record]) -> str:
         commit = f", commit {record.code.commit[:12]}" if record.code.commit else ""
         changes = ", with uncommitted changes" if record.code.dirty else ""
         doubts = "".join(f"; {note}" for note in record.not_fixed)
-        lines[f"- version {record.code.version}{commit}{changes}: `{record.command}`{doubts}\n"] = None
+        lines[f"- version {record.code.version}{commit}{changes}: `{repeatable_command(record)}`{doubts}\n"] = None
     return "### How it was measured\n\n" + "".join(lines)
 
 
