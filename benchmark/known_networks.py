@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
@@ -17,6 +18,7 @@ LEAST_NAMES = 8
 _TEXTS = ("red and blue",)
 
 
+@cache
 def known_networks() -> list[tuple[str, frozenset[str]]]:
     """(title, tensor names) of CLIP and of each method as its defaults build it.
 
