@@ -46,6 +46,7 @@ from benchmark.reporting import (
     write_by_main,
     write_run,
 )
+from benchmark.resumable_state import ResumableState
 from benchmark.shards import broadcast_state, own_span
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
@@ -111,6 +112,11 @@ def _refuse_unfinished(plan: Plan) -> None:
             f"{plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
             "it, or delete the folder to start again"
         )
+    for planned in plan.trained:
+        if planned.stage.product == "method":
+            # Before the stages in front of it are trained: an encoder's own folder knows its settings.
+            folder = plan.folder / (_WORK if planned is plan.last else f"{_WORK}-{planned.stage.name}")
+            ResumableState(folder, plan.training_identity(planned)).require_same_settings()
 
 
 def backbone_of(plan: Plan) -> ClipBackbone | None:

@@ -50,8 +50,21 @@ class ResumableState:
         atomic_write_json(self._pointer, pointer)
         self._remove_states(keep=path.name)
 
+    def require_same_settings(self) -> None:
+        """Raises UserError where there is a state that was made with other settings."""
+        if self.exists():
+            self._read_pointer()
+
     def load(self) -> dict[str, Any]:
         """Read the state back; raises UserError where it was made with other settings or is damaged."""
+        pointer = self._read_pointer()
+        path = self._folder / str(pointer["file"])
+        if not path.is_file() or path.stat().st_size != pointer["bytes"] or _digest(path) != pointer["sha256"]:
+            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def _read_pointer(self) -> dict[str, Any]:
         pointer = read_json(self._pointer)
         if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
             raise UserError(f"{self._pointer}: damaged, or of an older version; delete {self._folder} and run again")
@@ -61,11 +74,7 @@ class ResumableState:
                 f"{_told(pointer['identity'], self._identity)}; run with the settings as they were, or delete "
                 "this folder to start again"
             )
-        path = self._folder / str(pointer["file"])
-        if not path.is_file() or path.stat().st_size != pointer["bytes"] or _digest(path) != pointer["sha256"]:
-            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        return pointer
 
     def load_for_all(self, process: Process) -> dict[str, Any] | None:
         """The state as rank 0 finds it, given to every process; None where there is none.

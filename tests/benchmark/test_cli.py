@@ -237,7 +237,14 @@ def test_ctrl_c_can_be_resumed(
     assert outcome.status == 130 and "--resume" in outcome.err and "Traceback" not in outcome.err
     if update == 4:
         told(command(*run), "holds an unfinished run", "--resume")
-        told(command(*run, "--resume", "--set", "combiner.learning_rate=0.1"), "made with other settings")
+        told(
+            command(*run, "--resume", "--set", "combiner.learning_rate=0.1"),
+            "made with other settings: combiner.learning_rate was", ", now 0.1; run with the settings as they were",
+        )  # fmt: skip
+        # Told before the encoder is trained with them.
+        outcome = command(*run, "--resume", "--set", "encoders.learning_rate=0.1")
+        told(outcome, "made with other settings: encoders.learning_rate was", ", now 0.1")
+        assert "training, recipe" not in outcome.err
     assert command(*run, "--resume").status == 0
     assert read_record(tmp_path / "out").results == read_record(finished).results
     for name in ("selected", "last"):
