@@ -32,6 +32,7 @@ SAMPLE_SECONDS = 0.01
 CPU = torch.device("cpu")
 
 _SLOW = 1.0
+_PATIENCE = 10.0
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
@@ -125,6 +126,8 @@ def in_turn(
 ) -> Rounds:
     """Make the calls in turn for about so many ``seconds`` in all, at least ``least`` rounds.
 
+    More than three rounds are not waited for where they take over ten times the ``seconds``.
+
     Every call is warmed up first and its peak memory taken: by two calls where the first takes less
     than a second, else by one, since what is done once is little beside it then. Every other round
     goes backwards, so that no call always comes behind the same one.
@@ -142,12 +145,18 @@ def in_turn(
             peaks[name] = peak
         loops[name] = max(1, int(np.ceil(sample_seconds / max(took, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    until, round_number = time.perf_counter() + seconds, 0
-    while round_number < least or (time.perf_counter() < until and round_number < MOST_ROUNDS):
+    started, round_number = time.perf_counter(), 0
+    while _goes_on(round_number, time.perf_counter() - started, seconds, least):
         for name in list(calls)[:: -1 if round_number % 2 else 1]:
             samples[name].append(clock.seconds(repeated(calls[name], loops[name])) / loops[name])
         round_number += 1
     return Rounds({name: np.asarray(found) for name, found in samples.items()}, peaks)
+
+
+def _goes_on(rounds: int, elapsed: float, seconds: float, least: int) -> bool:
+    if rounds < min(least, LEAST_ROUNDS):
+        return True
+    return rounds < MOST_ROUNDS and elapsed < (_PATIENCE * seconds if rounds < least else seconds)
 
 
 def repeated(call: Call, times: int) -> Call:

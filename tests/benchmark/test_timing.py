@@ -67,6 +67,14 @@ def test_a_short_call_is_repeated_within_a_sample(monkeypatch):
     np.testing.assert_allclose(rounds.seconds["a"], 0.004)
 
 
+def test_many_rounds_are_not_waited_for_where_each_takes_long():
+    assert timing._goes_on(2, 1e9, seconds=2, least=20)
+    assert timing._goes_on(10, 19, seconds=2, least=20)
+    assert not timing._goes_on(3, 21, seconds=2, least=20)
+    assert not timing._goes_on(20, 3, seconds=2, least=20)
+    assert not timing._goes_on(timing.MOST_ROUNDS, 1, seconds=2, least=20)
+
+
 @pytest.mark.skipif(not reset_peak_memory(), reason="this system cannot forget a peak")
 def test_a_peak_belongs_to_its_own_call():
     size = 64 * MIB
