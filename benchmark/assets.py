@@ -9,6 +9,8 @@ from benchmark.backbone_table import BackboneInfo
 from benchmark.declarations import Asset
 from benchmark.errors import UserError
 
+_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
 
 @dataclass(frozen=True)
 class Needed:
@@ -46,7 +48,7 @@ def find_asset(asset: Asset, assets_root: str | Path | None) -> Path | None:
     kept = Path.home() / asset.cache / asset.file
     if asset.cache and kept.is_file():
         return kept
-    return _in_hub_cache(asset.hub)
+    return in_hub_cache(asset.hub)
 
 
 def names(asset: Asset) -> list[str]:
@@ -98,11 +100,15 @@ def clip_asset(info: BackboneInfo) -> Asset | None:
     )
 
 
-def _in_hub_cache(hub: str) -> Path | None:
+def in_hub_cache(hub: str) -> Path | None:
+    """The file in Hugging Face's cache; ``hub`` is ``owner/repository/`` and maybe a file name."""
     from huggingface_hub import try_to_load_from_cache
 
     if not hub:
         return None
     repository, _, file = hub.rpartition("/")
-    found = try_to_load_from_cache(repository, file)
-    return Path(found) if isinstance(found, str) else None
+    for name in (file,) if file else _CLIP_FILES:
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            return Path(found)
+    return None

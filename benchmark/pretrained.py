@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from open_clip import pretrained as open_clip_table
 
+from benchmark.assets import in_hub_cache
 from benchmark.backbone_table import BACKBONES
 from benchmark.errors import UserError, unknown_name
 
@@ -20,7 +21,6 @@ Activation = Literal["quickgelu", "gelu"]
 RANDOM = "random"
 _SUFFIXES: tuple[Activation, ...] = ("quickgelu", "gelu")
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def split_name(name: str) -> tuple[str, Activation | None]:
@@ -97,7 +97,7 @@ def find_weights(architecture: str, tag: str, assets_root: Path | None) -> Path:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-    return _in_hub_cache(hub) or _missing(architecture, tag, names, folders, url, hub)
+    return in_hub_cache(hub) or _missing(architecture, tag, names, folders, url, hub)
 
 
 def weights_path(architecture: str, weights: str, assets_root: Path | None) -> Path:
@@ -107,20 +107,6 @@ def weights_path(architecture: str, weights: str, assets_root: Path | None) -> P
     if not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such weights file")
     return Path(weights)
-
-
-def _in_hub_cache(hub: str) -> Path | None:
-    """The file in Hugging Face's cache; ``hub`` is ``owner/repository/`` and maybe a file name."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if not hub:
-        return None
-    repository, _, file = hub.rpartition("/")
-    for name in (file,) if file else _HUB_FILES:
-        found = try_to_load_from_cache(repository, name)
-        if isinstance(found, str):
-            return Path(found)
-    return None
 
 
 def _missing(architecture: str, tag: str, names: list[str], folders: list[Path], url: str, hub: str) -> Path:
