@@ -61,6 +61,13 @@ def test_a_group_over_two_processes_in_pieces_is_the_group_on_one(one: Any, two:
     assert difference(one["whole 0"]["last"], one["sgd 0"]["last"]) > 1e-4
 
 
+def test_recomputed_blocks_of_a_group_over_two_processes_are_those_of_one(one: Any, two: Any) -> None:
+    """Batch norms over both processes, running statistics and dropout included."""
+    for found in (one, two):
+        assert same(found["deep again"]["last"], found["deep"]["last"])
+        assert difference(found["deep again"]["last"], one["deep"]["last"]) < 1e-5
+
+
 @pytest.mark.parametrize("zero", [0, 1, 2])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_the_same_arithmetic_at_every_stage(one: Any, two: Any, precision: str, zero: int) -> None:

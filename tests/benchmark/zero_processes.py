@@ -11,16 +11,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_training import Small, Vectors, small_job
+from small_training import WIDTH, Small, Vectors, small_job
+from torch import Tensor, nn
 
 from benchmark.distributed import this_process
 from benchmark.execution import Execution
+from benchmark.method import Views
 from benchmark.pauses import Pauses
 from benchmark.settings import TrainingSettings
 from benchmark.trainer import train
 from benchmark.training_job import Interrupted, Trained
 
 ROWS = 40
+
+
+class Block(nn.Module):
+    """What gradient checkpointing computes again: a batch norm that trains and dropout within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.dropout = nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = x + self.dropout(torch.relu(self.norm(self.layer(x))))
+        return mixed
+
+
+class Deep(Small):
+    """Three blocks, through which reference and target pass."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+        torch.manual_seed(3)
+        self.blocks = nn.Sequential(Block(), Block(), Block())
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        deep: Tensor = self.blocks(super().encode_query(reference, text))
+        return deep
+
+    def encode_target(self, target: Views) -> Tensor:
+        deep: Tensor = self.blocks(target["whole"])
+        return deep
 
 
 def settings(**changed: Any) -> TrainingSettings:
@@ -37,12 +68,17 @@ def adam(**changed: Any) -> TrainingSettings:
 
 
 def trained(
-    folder: Path, chosen: TrainingSettings, execution: Execution, resume: bool = False, stop_after: int = 0
+    folder: Path,
+    chosen: TrainingSettings,
+    execution: Execution,
+    resume: bool = False,
+    stop_after: int = 0,
+    method: Small | None = None,
 ) -> Trained | None:
-    """A stage without batch norm and dropout; None where it was stopped after so many updates."""
+    """A stage, by default without batch norm and dropout; None where it was stopped after so many updates."""
     from benchmark import pauses
 
-    method = Small(norm=False)
+    method = method or Small(norm=False)
     job = small_job(folder, chosen, Vectors(ROWS), method=method, execution=execution)
     counted, original = [0], Pauses.after_update
 
@@ -77,6 +113,11 @@ def stages(folder: Path) -> dict[str, Any]:
             done = trained(folder / f"{name}-{zero}", settings(negative_group=0), execution)
             assert done is not None
             results[f"{name} {zero}"] = {"last": done.last}
+    for again in (False, True):
+        execution = Execution(gradient_checkpointing=again)
+        done = trained(folder / f"deep-{again}", settings(negative_group=0), execution, method=Deep())
+        assert done is not None
+        results["deep again" if again else "deep"] = {"last": done.last}
     return results
 
 
