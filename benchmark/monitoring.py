@@ -67,6 +67,17 @@ class Monitors:
         if self._master is not None:
             self._master.write_events([(name, value, update) for name, value in values.items()])
 
+    def close(self) -> None:
+        """End the stage's curves, so that the next stage begins its own."""
+        if self._master is None:
+            return
+        if self._master.tb_monitor is not None and self._master.tb_monitor.summary_writer is not None:
+            self._master.tb_monitor.summary_writer.close()
+        if self._master.wandb_monitor is not None:
+            import wandb
+
+            wandb.finish()
+
     def rewind(self, update: int) -> None:
         """A resumed stage goes on after this update: what was written of later ones is taken back."""
         if self._master is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any
 
 import torch
@@ -108,13 +108,13 @@ class _Training:
         state = self.states.load_for_all(self.job.process) if resume else None
         if state is not None:
             self._restore(state)
-        monitors = Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)
-        monitors.rewind(self.update)
-        self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
-        with stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
-            self._epochs(stop, progress)
-            # What follows may be stopped as well: the stage is not trained again then.
-            self._save()
+        with closing(Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)) as monitors:
+            monitors.rewind(self.update)
+            self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
+            with stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
+                self._epochs(stop, progress)
+                # What follows may be stopped as well: the stage is not trained again then.
+                self._save()
         return self._finish()
 
     def _epochs(self, stop: StopRequest, progress: Progress) -> None:

@@ -67,5 +67,5 @@ def test_a_killed_run_is_resumed_to_the_same_numbers(
 def test_two_processes_one_of_them_killed_at_random_are_resumed_to_the_same_numbers(
     context: ForkServerContext, tmp_path: Path
 ) -> None:
-    outcomes = kill_at_random(context, tmp_path, kills=2, processes=2, seed=1)
-    assert [outcome.problem for outcome in outcomes] == ["", ""]
+    outcomes = kill_at_random(context, tmp_path, kills=1, processes=2, seed=1)
+    assert [outcome.problem for outcome in outcomes] == [""]

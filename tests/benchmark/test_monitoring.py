@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from small_training import Small, Vectors, small_job
 
 from benchmark.deepspeed_file import DeepspeedFile
-from benchmark.distributed import quiet_deepspeed
+from benchmark.distributed import quiet_deepspeed, start_process_group, this_process
 from benchmark.engine import StageEngine
 from benchmark.errors import UserError
 from benchmark.monitoring import Monitors, monitor_sections
@@ -116,6 +118,23 @@ def test_a_file_s_monitors_join_those_of_the_option(tmp_path: Path) -> None:
     file = DeepspeedFile(tmp_path, {"csv_monitor": {"enabled": False, "output_path": "a"}, "tensorboard": {"enabled": True}})
     assert monitor_sections((), file).keys() == {"tensorboard"}
     assert monitor_sections(("csv",), file)["csv_monitor"] == {"enabled": True, "output_path": "a"}
+
+
+def test_each_stage_is_a_run_of_its_own_for_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps begin again with each stage, and it drops those that do not rise."""
+    calls: list[tuple[str, Any]] = []
+    made = ModuleType("wandb")
+    made.init = lambda **named: calls.append(("init", named["project"]))  # type: ignore[attr-defined]
+    made.log = lambda values, step, commit: calls.append(("log", (values, step)))  # type: ignore[attr-defined]
+    made.finish = lambda: calls.append(("finish", None))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    start_process_group(this_process("cpu"))
+    for stage in ("first", "second"):
+        monitors = Monitors({"wandb": {"enabled": True, "project": "p"}}, tmp_path, stage)
+        monitors.rewind(0)
+        monitors.write({"train/loss": 0.5}, 3)
+        monitors.close()
+    assert calls == 2 * [("init", "p"), ("log", ({"train/loss": 0.5}, 3)), ("finish", None)]
 
 
 def test_without_monitors_nothing_is_written(tmp_path: Path) -> None:
