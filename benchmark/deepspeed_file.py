@@ -66,6 +66,12 @@ ZERO_PASSED = frozenset({
 })  # fmt: skip
 """Keys of zero_optimization that stages 1 and 2 read."""
 
+_NUMBERS = {
+    "zero_optimization": ("reduce_bucket_size", "allgather_bucket_size"),
+    "fp16": ("loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale"),
+}  # fmt: skip
+"""Keys by section whose value is a number; what else ZERO_PASSED names is true or false."""
+
 _ZERO_REFUSED: Mapping[str, str] = {
     "offload_optimizer": "it needs DeepSpeed's own optimisers; the recipe's is torch's, on the device",
     "offload_param": "it is of stage 3",
@@ -106,7 +112,7 @@ class DeepspeedFile:
     @property
     def loss_scaling(self) -> LossScaling:
         """What section fp16 says of the loss scale, in DeepSpeed's names and with torch's defaults."""
-        section = self.values.get("fp16", {})
+        section = {key: value for key, value in self.values.get("fp16", {}).items() if value not in ("auto", None)}
         fixed = section.get("loss_scale", 0) or 0
         return LossScaling(
             initial=float(fixed or 2.0 ** section.get("initial_scale_power", 16)),
@@ -240,6 +246,22 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
     zero = values.get("zero_optimization")
     if isinstance(zero, dict):
         yield from _zero_problems(zero)
+        yield from _wrong_kinds("zero_optimization", zero, ZERO_PASSED)
+    fp16 = values.get("fp16")
+    if isinstance(fp16, dict):
+        yield from _wrong_kinds("fp16", fp16, frozenset())
+
+
+def _wrong_kinds(section: str, values: Mapping[str, Any], known: frozenset[str]) -> Iterator[str]:
+    """What is no number where one is read, or neither true nor false."""
+    for key, value in values.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        if value in ("auto", None):
+            continue
+        if key in _NUMBERS[section] and not is_number:
+            yield f"{section}.{key} is {_shown(value)}; write a number"
+        elif key in known and key not in _NUMBERS[section] and not isinstance(value, bool):
+            yield f"{section}.{key} is {_shown(value)}; write true or false"
 
 
 _SECTIONS = frozenset({"optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "zero_optimization"}) | MONITORS

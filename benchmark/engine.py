@@ -7,8 +7,8 @@ train, so that weights and sums stay float32 at every stage; the loss is scaled 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -81,12 +81,13 @@ class StageEngine:
         self._group_layers = None if group is None else GroupLayers(method, group)
         self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
-        self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
-            model=_LossModule(method, group, settings.precision, execution.piece, process.device),
-            model_parameters=[p for p in method.parameters() if p.requires_grad],
-            optimizer=optimiser,
-            config=deepspeed_configuration(settings, layout, process.world_size, execution),
-        )
+        with _refusals_told(execution):
+            self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
+                model=_LossModule(method, group, settings.precision, execution.piece, process.device),
+                model_parameters=[p for p in method.parameters() if p.requires_grad],
+                optimizer=optimiser,
+                config=deepspeed_configuration(settings, layout, process.world_size, execution),
+            )
         # One process has nothing to average: copies of all gradients into buckets and back. ZeRO cuts them there.
         self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
         self._schedule = schedule
@@ -260,6 +261,18 @@ class StageEngine:
         if self._recomputed is not None:
             self._recomputed.restore()
         self._engine.destroy()
+
+
+@contextmanager
+def _refusals_told(execution: Execution) -> Iterator[None]:
+    """Raises UserError for what DeepSpeed itself finds wrong with a user's configuration."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        if not execution.deepspeed:
+            raise
+        told = " ".join(str(error).split()) or "without a word"
+        raise UserError(f"DeepSpeed refuses the configuration: {told}; change --deepspeed-config") from error
 
 
 def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:

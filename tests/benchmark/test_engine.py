@@ -229,3 +229,11 @@ def test_the_scale_bears_as_many_overflows_and_rises_after_a_window() -> None:
     fixed = LossScale(LossScaling(initial=8, dynamic=False))
     fixed.count(True)
     assert fixed.value == 8
+
+
+def test_what_deepspeed_refuses_is_told_in_one_line() -> None:
+    """Scaling before the sum does not go with ZeRO 2's scattered reduction."""
+    passed = {"prescale_gradients": True, "zero_optimization": {"reduce_scatter": True}}
+    with pytest.raises(UserError, match="DeepSpeed refuses the configuration: .*; change --deepspeed-config") as error:
+        engine_of(Small(), sgd(), Execution(zero=2, deepspeed=passed))
+    assert len(str(error.value).splitlines()) == 1
