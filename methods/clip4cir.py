@@ -94,10 +94,11 @@ RECIPES = [
     ),
     Recipe(
         stage="combiner", dataset="fashion200k", name="adapted",
-        source="CLIP4Cir's stage 2 with TIRG's drawing of pairs; no paper has a recipe for Fashion200k",
+        source="CLIP4Cir's stage 2 with TIRG's drawing of pairs, the last epoch; no paper has a recipe for Fashion200k",
         settings={
             "epochs": 10, "batch_size": 4096, "optimiser": "adam", "learning_rate": 2e-5,
             "precision": "fp16", "text_rule": "template", "drawing": "one-per-image",
+            "validate_every": 1000,
         },
     ),
     Recipe(

@@ -108,11 +108,11 @@ RECIPES = [
     ),
     Recipe(
         stage="encoders", dataset="fashion200k", name="adapted",
-        source="CLIP4Cir's stage 1 with TIRG's drawing of pairs; no paper has a recipe for Fashion200k",
+        source="CLIP4Cir's stage 1 with TIRG's drawing of pairs, the last epoch; no paper has a recipe for Fashion200k",
         settings={
             "epochs": 10, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2e-6, "eps": 1e-7,
             "weight_decay": 0.01, "batch_norm": "eval", "precision": "fp16", "text_rule": "template",
-            "drawing": "one-per-image",
+            "drawing": "one-per-image", "validate_every": 1000,
         },
     ),
     Recipe(

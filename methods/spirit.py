@@ -124,6 +124,7 @@ _RELEASED = {
     "schedule": "cosine-rising", "schedule_epochs": 100, "precision": "fp16",
 }  # fmt: skip
 _ONE_GPU = {**_RELEASED, "batch_size": 1024, "negative_group": 0}
+_FASHION200K = {"epochs": 10, "text_rule": "template", "drawing": "five-per-image", "validate_every": 1000}
 _SCRIPT = "SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each"
 _ONE_GPU_SCRIPT = "SPIRIT's released script on one GPU: batch 1,024 in one group, eight times the updates"
 
@@ -142,8 +143,11 @@ RECIPES = [
     ),
     Recipe(
         stage="spirit", dataset="fashion200k", name="paper",
-        source="SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each; pairs drawn once, five per image",
-        settings={**_RELEASED, "epochs": 10, "text_rule": "template", "drawing": "five-per-image"},
+        source=(
+            "SPIRIT, TOMM 2024, released script: 8 GPUs, 1,024 pairs each; pairs drawn once, five per image; no "
+            "epoch is picked"
+        ),
+        settings={**_RELEASED, **_FASHION200K},
     ),
     Recipe(
         stage="spirit", dataset="fashioniq", name="one-gpu", source=_ONE_GPU_SCRIPT,
@@ -151,7 +155,7 @@ RECIPES = [
     ),
     Recipe(
         stage="spirit", dataset="fashion200k", name="one-gpu", source=_ONE_GPU_SCRIPT,
-        settings={**_ONE_GPU, "epochs": 10, "text_rule": "template", "drawing": "five-per-image"},
+        settings={**_ONE_GPU, **_FASHION200K},
     ),
     Recipe(stage="spirit", dataset="*", name="one-gpu", source=_ONE_GPU_SCRIPT, settings=_ONE_GPU),
     Recipe(

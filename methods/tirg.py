@@ -122,9 +122,9 @@ _RELEASED = {
 RECIPES = [
     Recipe(
         stage="tirg", dataset="fashion200k", name="paper",
-        source="TIRG, CVPR 2019, released command: 160,000 updates, ended with the epoch",
+        source="TIRG, CVPR 2019, released command: 160,000 updates, ended with the epoch; the last weights",
         settings={
-            **_RELEASED, "epochs": 30, "text_rule": "template", "drawing": "one-per-image", "validate_every": 3,
+            **_RELEASED, "epochs": 30, "text_rule": "template", "drawing": "one-per-image", "validate_every": 1000,
         },
         method={"left_out": ["replace"]},
     ),
