@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update of the method's own stage")
     parser.add_argument("--negative-group", type=int, metavar="N", help="pairs that see each other in the loss")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp16"], help="by default the recipe's")
-    parser.add_argument("--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments")
+    parser.add_argument("--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
+                        help="any setting, as for `run`; may be repeated")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="per measurement; 2 by default")
     parser.add_argument("--json", action="store_true", help="the records as JSON instead of tables")
     parser.add_argument("--output", metavar="PATH", help="folder for the records; by default runs/throughput")
