@@ -95,7 +95,7 @@ def _statistics(x: Tensor, group: Any) -> tuple[Tensor, Tensor, int]:
     count = world * (x.numel() // x.shape[1])
     if count < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-    own = torch.stack(torch.var_mean(x, dim=_all_but_channels(x), correction=0))
+    own = torch.stack(torch.var_mean(x.to(_summed(x)), dim=_all_but_channels(x), correction=0))
     parts = [torch.empty_like(own) for _ in range(world)]
     torch.distributed.all_gather(parts, own, group=group)
     variances, means = torch.stack(parts, dim=1).double()
@@ -120,10 +120,16 @@ class _Normalise(torch.autograd.Function):
         (gradient,) = gradients
         normed, deviation = ctx.saved_tensors
         dims = _all_but_channels(normed)
-        sums = torch.stack([gradient.sum(dim=dims), (gradient * normed).sum(dim=dims)])
+        terms, wide = (gradient, gradient * normed), _summed(normed)
+        sums = torch.stack([term.sum(dim=dims, dtype=wide) for term in terms])
         torch.distributed.all_reduce(sums, group=ctx.group)
-        plain, weighted = (_per_channel(s, normed) for s in sums / ctx.count)
+        plain, weighted = (_per_channel(s, normed) for s in (sums / ctx.count).to(normed.dtype))
         return (gradient - plain - normed * weighted) / _per_channel(deviation, normed), None, None, None, None
+
+
+def _summed(x: Tensor) -> torch.dtype:
+    """What torch's own batch norm adds up in: float64 on a CPU, float32 on a GPU."""
+    return torch.float64 if x.device.type == "cpu" else x.dtype
 
 
 def _all_but_channels(x: Tensor) -> list[int]:

@@ -177,11 +177,11 @@ def generalised_mean(last_map: Tensor) -> Tensor:
 
 
 def require_rows(rows: int, training: bool, method: str) -> None:
-    """Raises UserError for a training batch of one row, whose batch statistics do not exist."""
+    """Raises UserError for a training batch of one row (of a process), whose batch statistics do not exist."""
     if training and rows < 2:
         raise UserError(
             f"{method}: batch norms and in-batch negatives need at least two triplets that see each other in "
-            "training; choose a larger --batch-size or --negative-group"
+            "training, on each process; choose a larger --batch-size or --negative-group, or fewer processes"
         )
 
 

@@ -167,7 +167,7 @@ class VisualSelfAttention(nn.Module):
         if self.training and len(patches) == 1:
             raise UserError(
                 "SPIRIT's batch norms cannot train on a negative group of one pair: "
-                "choose a batch and a negative group of at least 2"
+                "choose a batch and a negative group of at least 2 for each process"
             )
         local = self.embedding_local(patches)
         glob = self.embedding_global(patches.mean(dim=1))
