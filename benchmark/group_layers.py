@@ -26,7 +26,7 @@ class GroupLayers:
     """Turns a module's batch norms and dropout into those of a group of ranks, until `close`."""
 
     def __init__(self, module: nn.Module, group: Any) -> None:
-        mode = _OverTheGroup(group)
+        mode: Any = _OverTheGroup(group)
         self._hooks = []
         for layer in module.modules():
             if isinstance(layer, _BatchNorm | nn.Dropout):
@@ -95,7 +95,7 @@ def _statistics(x: Tensor, group: Any) -> tuple[Tensor, Tensor, int]:
     count = world * (x.numel() // x.shape[1])
     if count < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-    own = torch.stack(torch.var_mean(x.to(_summed(x)), dim=_all_but_channels(x), correction=0))
+    own = torch.stack(torch.var_mean(x.to(_summed(x)), dim=_all_but_channels(x), correction=0)).to(x.dtype)
     parts = [torch.empty_like(own) for _ in range(world)]
     torch.distributed.all_gather(parts, own, group=group)
     variances, means = torch.stack(parts, dim=1).double()
@@ -121,9 +121,9 @@ class _Normalise(torch.autograd.Function):
         normed, deviation = ctx.saved_tensors
         dims = _all_but_channels(normed)
         terms, wide = (gradient, gradient * normed), _summed(normed)
-        sums = torch.stack([term.sum(dim=dims, dtype=wide) for term in terms])
+        sums = torch.stack([term.sum(dim=dims, dtype=wide) for term in terms]).to(normed.dtype)
         torch.distributed.all_reduce(sums, group=ctx.group)
-        plain, weighted = (_per_channel(s, normed) for s in (sums / ctx.count).to(normed.dtype))
+        plain, weighted = (_per_channel(s, normed) for s in sums / ctx.count)
         return (gradient - plain - normed * weighted) / _per_channel(deviation, normed), None, None, None, None
 
 

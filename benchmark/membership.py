@@ -148,14 +148,13 @@ def join_processes() -> Membership | None:
 
 def _meet(rank: int, world_size: int) -> Any:
     """The job's store, when all ranks are there."""
-    import torch.distributed
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        found, _, _ = next(
-            torch.distributed.rendezvous("env://", timeout=timedelta(seconds=_MEETING_SECONDS))
-        )
-        store = torch.distributed.PrefixStore(f"benchmark {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
+        found, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=_MEETING_SECONDS)))
+        store = PrefixStore(f"benchmark {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", found)
         store.set(f"rank {rank}", "")
         store.wait([f"rank {other}" for other in range(world_size)], timedelta(seconds=_MEETING_SECONDS))
     except (RuntimeError, ValueError) as error:
