@@ -23,8 +23,9 @@ from benchmark.files import file_digest, folder_lock
 from benchmark.job import Job, join_job
 from benchmark.method import BuildContext, Inputs, Method
 from benchmark.options import RunOptions, make_options
-from benchmark.pipeline import UNTRAINED, backbone_of, draw_demo_data
+from benchmark.pipeline import UNTRAINED
 from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.preparation import backbone_of, draw_demo_data
 from benchmark.record import Record
 from benchmark.registry import discover
 from benchmark.reporting import (

@@ -7,8 +7,8 @@ from benchmark.feature_store import bytes_needed
 from benchmark.job import Job
 from benchmark.method import FeatureInputs
 from benchmark.options import RunOptions
-from benchmark.pipeline import backbone_of
 from benchmark.plan import make_plan
+from benchmark.preparation import backbone_of
 from benchmark.stage_sources import StageSources
 
 

@@ -16,27 +16,26 @@ from typing import Any
 import torch
 
 from benchmark.agreement import facts_of
-from benchmark.annotations import require_pictures
-from benchmark.backbones import ClipBackbone, load_backbone
+from benchmark.backbones import ClipBackbone
 from benchmark.batches import all_training_strings
-from benchmark.checkpoints import EarlierStage, WeightsHeader, read_header, read_weights, save_weights
+from benchmark.checkpoints import WeightsHeader, save_weights
 from benchmark.cost import count_cost
-from benchmark.distributed import this_process
+from benchmark.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work
 from benchmark.environment import check_accelerator
 from benchmark.errors import UserError
 from benchmark.evaluator import encode_tasks
-from benchmark.files import atomic_write_json, digest_of, file_digest, folder_lock, read_json, remove_partial
+from benchmark.files import atomic_write_json, folder_lock, remove_partial
 from benchmark.job import Job, join_job
 from benchmark.lr_sweep import Sweep, sweep
 from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method, PixelInputs
-from benchmark.options import RunOptions, make_options
-from benchmark.pixels import bad_pictures
+from benchmark.options import make_options
 from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
-from benchmark.progress import counting, say
+from benchmark.preparation import backbone_of, check_pictures, draw_demo_data
+from benchmark.progress import say
 from benchmark.record import Record
 from benchmark.record_costs import Cost
-from benchmark.registry import Registry, discover
+from benchmark.registry import discover
 from benchmark.reporting import (
     StageOutcome,
     TestedWeights,
@@ -47,16 +46,13 @@ from benchmark.reporting import (
     write_run,
 )
 from benchmark.resumable_state import ResumableState
-from benchmark.shards import broadcast_state, own_span
+from benchmark.stage_headers import header_of, told
 from benchmark.stage_sources import StageSources, apart_from
 from benchmark.text_rules import text_rule
 from benchmark.trainer import train
-from benchmark.training_job import Diverged, State, Trained, TrainingJob, clone_of
+from benchmark.training_job import Diverged, State, Trained, TrainingJob, take_shared
 from benchmark.weights_fit import load_into
 
-_WORK = "training"
-_LOG = "training-log.json"
-_LAST_WEIGHTS = "last.safetensors"
 UNTRAINED = "weights/untrained.safetensors"
 """Of a method with nothing of its own to train: what it is, and which encoder it scores."""
 
@@ -71,15 +67,6 @@ def run(method: str, dataset: str, **options: Any) -> Record:
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, registry, job)
     return execute(make_plan(chosen, registry), job)
-
-
-def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
-    """Where several processes will read the demo data, the first rank of every cache folder draws it."""
-    asked = options.demo and options.dataset in registry.datasets()
-    if asked and job.process.world_size > 1:
-        if job.cache.is_first:
-            registry.demo_folder(options.dataset, options.cache_root)
-        job.rendezvous.meet("drawing demo pictures")
 
 
 def execute(plan: Plan, job: Job | None = None) -> Record:
@@ -106,7 +93,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
 
 def _refuse_unfinished(plan: Plan) -> None:
     """A folder with a state that could be continued is not overwritten by accident."""
-    unfinished = any(plan.folder.glob(f"{_WORK}*/resume.json"))
+    unfinished = any(plan.folder.glob(f"{WORK}*/resume.json"))
     if unfinished and not plan.options.resume:
         raise UserError(
             f"{plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
@@ -115,23 +102,8 @@ def _refuse_unfinished(plan: Plan) -> None:
     for planned in plan.trained:
         if planned.stage.product == "method":
             # Before the stages in front of it are trained: an encoder's own folder knows its settings.
-            folder = plan.folder / (_WORK if planned is plan.last else f"{_WORK}-{planned.stage.name}")
+            folder = plan.folder / (WORK if planned is plan.last else f"{WORK}-{planned.stage.name}")
             ResumableState(folder, plan.training_identity(planned)).require_same_settings()
-
-
-def backbone_of(plan: Plan) -> ClipBackbone | None:
-    """The plan's backbone as it starts, on this process's device; None for methods without one."""
-    if not plan.backbone:
-        return None
-    backbone = load_backbone(
-        plan.backbone,
-        plan.weights,
-        preprocessing=plan.backbone_settings.preprocessing,
-        rgb_first=plan.backbone_settings.rgb_first,
-        seed=plan.options.seed,
-        assets_root=plan.options.assets,
-    )
-    return backbone.to(this_process(plan.options.device).device)
 
 
 class _Run:
@@ -142,6 +114,7 @@ class _Run:
         self._stages: list[StageOutcome] = []
         self._earlier: dict[str, Method] = {}
         self._earlier_trained: Trained | None = None
+        self._artefact: EncoderArtefact | None = None
         self._encoder_file: Path | None = None
         self._encoder_digest = ""
         self._sweep: Sweep | None = None
@@ -150,7 +123,7 @@ class _Run:
         for remark in self._plan.remarks:
             say(f"{self._plan.method.title}: {remark}")
         with self._timed("data"):
-            self._unreadable = self._check_pictures()
+            self._unreadable = check_pictures(self._plan, self._job)
         with self._timed("backbone"):
             backbone = backbone_of(self._plan)
             self._start = asdict(backbone.description) if backbone else {}
@@ -162,25 +135,6 @@ class _Run:
                 self._earlier_stage(planned)
         method, states = self._last_stage()
         return self._report(method, states)
-
-    def _check_pictures(self) -> frozenset[int]:
-        """Raise for missing pictures; give unreadable training ones with `--skip-bad-images`.
-
-        Evaluation never skips a picture.
-        """
-        dataset = self._plan.dataset
-        require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
-        if not self._plan.trained:
-            return frozenset()
-        training = dataset.split_pictures("train")
-        if not self._plan.options.skip_bad_images:
-            require_pictures(dataset, training)
-            return frozenset()
-        phase = "checking training pictures"
-        start, stop = own_span(len(training), self._job)
-        with counting(phase, stop - start) as progress:
-            bad = bad_pictures(dataset.pictures, training[start:stop], self._job.cores, progress)
-        return frozenset(index for found in self._job.rendezvous.share(phase, sorted(bad)) for index in found)
 
     def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
         sources = StageSources(self._plan, self._job, backbone, self._unreadable)
@@ -201,7 +155,7 @@ class _Run:
             torch.default_generator.manual_seed(self._plan.options.seed)
             method = planned.stage.build(self._context(planned))
             if planned.stage.takes != "nothing" and self._earlier:
-                _take_weights(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
+                take_shared(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
             elif planned.stage.trains:
                 rule = text_rule(planned.settings.text_rule)
                 method.prepare(all_training_strings(self._plan.dataset.training_texts(), rule))
@@ -213,40 +167,23 @@ class _Run:
 
     def _encoder_stage(self, planned: PlannedStage) -> Method:
         """Train the encoder artefact, or take the one that a run with the same settings left."""
-        plan = self._plan
-        identity = digest_of(plan.encoder_identity(planned))
-        folder = plan.options.cache_root / "encoders" / f"{plan.dataset.label}-{identity[:16]}"
-        file = folder / "weights.safetensors"
         if self._sources.backbone is None:
             raise ValueError(f"stage {planned.stage.name}: only the engine's backbone can be an encoder")
+        self._artefact = EncoderArtefact(self._plan, planned, self._job)
         encoder = copy.deepcopy(self._sources.backbone)
         self._sources = self._open_sources(encoder)
         method = self._build(planned)
-        with _one_at_a_time(folder, planned.stage.name, self._job):
-            if self._on_main("looking for an encoder trained before", file.is_file):
-                say(f"{planned.stage.name}: taking the encoder trained before ({folder.name})")
-                self._take_encoder(method, file)
-            else:
-                trained = self._train(planned, method, folder / _WORK)
-                load_into(method, trained.selected, str(file))
-                header = self._header(planned, trained, method)
-                self._on_main("writing the encoder", lambda: _write_encoder(folder, file, trained, header))
-            self._on_main("clearing the encoder's folder", lambda: _remove_work(folder / _WORK))
-            told = self._on_main(
-                "reading the encoder",
-                lambda: [asdict(read_header(file)), file_digest(file), _seconds_of(folder / _LOG)],
-            )
-        header, self._encoder_digest = WeightsHeader.of_json(told[0]), told[1]
-        self._encoder_file = file
-        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, told[2]))
-        encoder.relabel(f"{plan.weights}+{planned.stage.name}")
+        with self._artefact.held():
+            if not self._artefact.take_into(method):
+                trained = self._train(planned, method, self._artefact.work)
+                load_into(method, trained.selected, str(self._artefact.file))
+                self._artefact.write(trained, self._header(planned, trained, method))
+            header, self._encoder_digest, seconds = self._artefact.finish()
+        self._encoder_file = self._artefact.file
+        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, seconds))
+        encoder.relabel(f"{self._plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
         return method
-
-    def _take_encoder(self, method: Method, file: Path) -> None:
-        """Rank 0 reads the file, which other nodes may not have, and the others get its weights."""
-        self._on_main("reading the encoder", lambda: load_into(method, read_weights(file), str(file)))
-        broadcast_state(method.state_dict(), self._job)
 
     def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
         """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
@@ -255,7 +192,7 @@ class _Run:
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
         method = self._build(planned)
-        trained = self._train(planned, method, self._plan.folder / f"{_WORK}-{planned.stage.name}")
+        trained = self._train(planned, method, self._plan.folder / f"{WORK}-{planned.stage.name}")
         load_into(method, trained.selected, f"stage {planned.stage.name}")
         self._earlier[planned.stage.name], self._earlier_trained = method, trained
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
@@ -266,7 +203,8 @@ class _Run:
         if planned.stage.product == "encoder":
             method = self._encoder_stage(planned)
             self._cost = self._counted(planned, method)
-            return method, self._weights_of_encoder(method)
+            assert self._artefact is not None
+            return method, self._artefact.copy_to_run(method)
         method = self._build(planned)
         self._cost = self._counted(planned, method)
         if not planned.stage.trains:
@@ -280,7 +218,7 @@ class _Run:
             self._sweep = sweep(planned, self._train_at)
             planned, trained = self._sweep.planned, self._sweep.trained
         else:
-            trained = self._train(planned, method, self._plan.folder / _WORK)
+            trained = self._train(planned, method, self._plan.folder / WORK)
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
         header = self._header(planned, trained, method)
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
@@ -288,7 +226,7 @@ class _Run:
         def write() -> None:
             for name, state in weights.items():
                 save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
-            atomic_write_json(self._plan.folder / _LOG, [vars(entry) for entry in trained.log])
+            atomic_write_json(self._plan.folder / LOG, [vars(entry) for entry in trained.log])
 
         self._on_main("writing the weights", write)
         return method, weights
@@ -300,34 +238,12 @@ class _Run:
     def _train_at(self, planned: PlannedStage, word: str) -> Trained:
         """One training of a search for the learning rate, from the stage's start."""
         try:
-            return self._train(planned, self._build(planned), self._plan.folder / f"{_WORK}-{word}")
+            return self._train(planned, self._build(planned), self._plan.folder / f"{WORK}-{word}")
         except Diverged as error:
             if self._process.world_size > 1:
                 # The ranks see it at different updates, so that they could not go on together.
                 raise UserError(str(error)) from None
             raise
-
-    def _weights_of_encoder(self, method: Method) -> dict[WeightsFrom, State]:
-        """The artefact's weights, copied into the run's folder, for a method that is its encoder alone."""
-        plan, artefact = self._plan, self._encoder_file
-        assert artefact is not None
-        files: dict[WeightsFrom, Path] = {"selected": artefact, "last": artefact.with_name(_LAST_WEIGHTS)}
-        weights = {name: clone_of(method) for name in files}
-
-        def copy_files() -> None:
-            weights.update({name: read_weights(file) for name, file in files.items()})
-            variant = plan.variant.name if plan.variant else ""
-            # The artefact may have been trained on behalf of another method.
-            settings = plan.method_settings.model_dump(mode="json")
-            header = replace(read_header(artefact), method=plan.method.name, variant=variant, method_settings=settings)
-            for name, state in weights.items():
-                save_weights(plan.folder / "weights" / f"{name}.safetensors", state, header)
-            atomic_write_json(plan.folder / _LOG, read_json(artefact.with_name(_LOG)))
-
-        self._on_main("copying the encoder's weights", copy_files)
-        for state in weights.values():
-            broadcast_state(state, self._job)
-        return weights
 
     def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
         plan = self._plan
@@ -358,37 +274,15 @@ class _Run:
             return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
 
     def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
-        plan = self._plan
-        return WeightsHeader(
-            method=plan.method.name if planned.stage.product == "method" else planned.stage.name,
-            stage=planned.stage.name,
-            dataset=plan.dataset.info.name,
-            method_settings=plan.method_settings.model_dump(mode="json"),
-            training_settings=planned.settings.model_dump(mode="json"),
-            backbone={**plan.backbone_identity, "seed": plan.options.seed},
+        return header_of(
+            self._plan,
+            planned,
+            trained,
+            method,
+            earlier=[told(outcome, self._earlier) for outcome in self._stages if outcome.planned is not planned],
+            encoder=(self._encoder_digest, str(self._encoder_file or "")),
             width=self._sources.backbone.width if self._sources.backbone else 0,
-            seed=plan.options.seed,
-            encoder=self._encoder_digest,
-            encoder_file=str(self._encoder_file or ""),
-            recipe=planned.recipe.name if planned.recipe else "",
-            variant=plan.variant.name if plan.variant and planned.stage.product == "method" else "",
-            selection=plan.options.selection,
-            updates=trained.updates if trained else 0,
-            triplets_seen=trained.triplets_seen if trained else 0,
-            prepared=dict(method.prepared()),
-            earlier=[self._told(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
-        )
-
-    def _told(self, outcome: StageOutcome) -> EarlierStage:
-        """An earlier stage as the header of a later one's weights tells it."""
-        name = outcome.planned.stage.name
-        return EarlierStage(
-            name=name,
-            settings=outcome.planned.settings.model_dump(mode="json"),
-            updates=outcome.updates,
-            triplets_seen=outcome.triplets_seen,
-            prepared=dict(self._earlier[name].prepared()) if name in self._earlier else {},
         )
 
     def _report(self, method: Method, states: dict[WeightsFrom, State]) -> Record:
@@ -414,9 +308,9 @@ class _Run:
         """Write the run's folder; what only a resumed run needs is removed once the record stands."""
         plan = self._plan
         written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
-        for folder in plan.folder.glob(f"{_WORK}*"):
+        for folder in plan.folder.glob(f"{WORK}*"):
             if folder.is_dir():
-                _remove_work(folder)
+                remove_work(folder)
         return written
 
     @contextmanager
@@ -429,54 +323,3 @@ class _Run:
         on_features = sources.seconds_on_features - before if sources else 0.0
         for name, seconds in ((phase, time.monotonic() - started - on_features), ("features", on_features)):
             self._timings[name] = self._timings.get(name, 0.0) + seconds
-
-
-def _take_weights(method: Method, earlier: Method, source: str) -> None:
-    """What both have under one name; the later stage goes on with what the earlier one prepared."""
-    method.restore(earlier.prepared())
-    own = method.state_dict()
-    shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
-    if not shared:
-        raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
-    load_into(method, {**own, **shared}, source)
-
-
-def _seconds_of(log: Path) -> float | None:
-    """Seconds of training that a log tells; None where there is no log."""
-    return sum(entry["seconds"] for entry in read_json(log)) if log.is_file() else None
-
-
-def _remove_work(folder: Path) -> None:
-    """Remove a stage's resumable state once its product stands."""
-    for path in folder.glob("resume*"):
-        path.unlink()
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-@contextmanager
-def _one_at_a_time(folder: Path, stage: str, job: Job) -> Iterator[None]:
-    """Wait while another run trains the same artefact, and say so; rank 0 holds the folder for its job."""
-    from filelock import FileLock, Timeout
-
-    with ExitStack() as stack:
-
-        def hold() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                say(f"{stage}: another run is training the same encoder; waiting for it")
-                lock.acquire()
-            stack.callback(lock.release)
-            remove_partial(folder)
-
-        job.rendezvous.from_main(f"{stage}: waiting until no other run trains the same encoder", hold)
-        yield
-
-
-def _write_encoder(folder: Path, file: Path, trained: Trained, header: WeightsHeader) -> None:
-    atomic_write_json(folder / _LOG, [vars(entry) for entry in trained.log])
-    save_weights(folder / _LAST_WEIGHTS, trained.last, header)
-    save_weights(file, trained.selected, header)

@@ -18,6 +18,7 @@ from benchmark.monitoring import Sections
 from benchmark.optimiser_state import Moments
 from benchmark.selection import Score
 from benchmark.settings import TrainerSettings, TrainingSettings
+from benchmark.weights_fit import load_into
 
 State = dict[str, Tensor]
 
@@ -93,3 +94,13 @@ def log_line(log: EpochLog, epochs: int, criterion: str) -> str:
     """How an epoch went, in one line."""
     score = "" if log.score is None else f", {criterion} {log.score:.2f}"
     return f"epoch {log.epoch}/{epochs}: loss {log.loss:.4f}, lr {log.learning_rate:.3g}{score} ({log.seconds:.1f} s)"
+
+
+def take_shared(method: Method, earlier: Method, source: str) -> None:
+    """What both have under one name; the later stage goes on with what the earlier one prepared."""
+    method.restore(earlier.prepared())
+    own = method.state_dict()
+    shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
+    if not shared:
+        raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
+    load_into(method, {**own, **shared}, source)

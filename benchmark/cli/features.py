@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.feature_filling import fill_store
     from benchmark.job import join_job
     from benchmark.options import make_options
-    from benchmark.pipeline import draw_demo_data
+    from benchmark.preparation import draw_demo_data
     from benchmark.registry import discover
 
     values = common_values(options)

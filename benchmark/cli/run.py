@@ -277,7 +277,7 @@ def _one(
     from benchmark.progress import say
 
     if job is not None:
-        from benchmark.pipeline import draw_demo_data
+        from benchmark.preparation import draw_demo_data
 
         draw_demo_data(chosen, registry, job)
     plan = make_plan(chosen, registry)
