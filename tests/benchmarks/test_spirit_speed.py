@@ -2,7 +2,8 @@
 
 Forward and backward of query, target and loss. The bare products are those of our own step, same
 shapes and layouts, and nothing else; both do the same arithmetic, so that the ratio of the times is
-that of the FLOP/s.
+that of the FLOP/s. Fewer triplets come off worse: the gradients of 110 million weights are new memory in
+each step, whose page faults take 0.2 s whatever the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from benchmark.operations import bare_products, floating_point_operations, recorded
 
-WIDTH, ROWS, ROUNDS = 640, 64, 4
+WIDTH, ROWS, ROUNDS = 640, 128, 3
 RELEASED_GROUP = 1024
 CALLS = ("step", "plain step", "bare products")
 
