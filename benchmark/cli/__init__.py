@@ -89,8 +89,10 @@ def _silence_unless(speaks: bool) -> Iterator[None]:
 
 
 def _fail(message: str, status: int = 2) -> int:
+    """Of a process that is alone, or has not met the others yet."""
+    rank = os.environ.get("RANK", "?") if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     for line in message.splitlines():
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error (rank {rank}): {line}" if rank else f"error: {line}", file=sys.stderr)
     return status
 
 
