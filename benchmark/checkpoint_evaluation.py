@@ -24,7 +24,8 @@ from benchmark.job import Job, join_job
 from benchmark.method import BuildContext, Inputs, Method
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline import UNTRAINED
-from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.plan import Plan, PlannedStage
+from benchmark.planning import make_plan
 from benchmark.preparation import backbone_of, draw_demo_data
 from benchmark.record import Record
 from benchmark.registry import discover

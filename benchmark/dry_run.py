@@ -10,7 +10,8 @@ from benchmark.errors import UserError, gathered
 from benchmark.feature_store import bytes_needed
 from benchmark.lr_sweep import FACTORS
 from benchmark.method import FeatureInputs
-from benchmark.plan import Plan, PlannedStage, require_trainable
+from benchmark.plan import Plan, PlannedStage
+from benchmark.planning import require_trainable
 from benchmark.pretrained import weights_path
 from benchmark.selection import NOTES
 from benchmark.text_rules import text_rule

@@ -7,7 +7,7 @@ from benchmark.feature_store import bytes_needed
 from benchmark.job import Job
 from benchmark.method import FeatureInputs
 from benchmark.options import RunOptions
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.preparation import backbone_of
 from benchmark.stage_sources import StageSources
 

@@ -33,7 +33,8 @@ from benchmark.leaderboard import RECORDS_FOLDER, pages
 from benchmark.made_up import made_up_task
 from benchmark.method import BuildContext, FeatureInputs, Method, Views
 from benchmark.options import RunOptions
-from benchmark.plan import Plan, make_plan
+from benchmark.plan import Plan
+from benchmark.planning import make_plan
 from benchmark.preparation import backbone_of
 from benchmark.record import DataIdentity, Identity, Record, Result, write_record
 from benchmark.registry import discover

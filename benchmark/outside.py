@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.dataset import Dataset, Task
+from benchmark.dataset_choice import open_dataset
 from benchmark.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.files import digest_of, file_digest, folder_lock
 from benchmark.options import RunOptions
-from benchmark.plan import open_dataset
 from benchmark.record import Identity, Record
 from benchmark.registry import discover
 from benchmark.reporting import TestedTask, TestedWeights, command_line, data_identity, results_of, write_run

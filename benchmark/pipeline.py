@@ -30,7 +30,8 @@ from benchmark.lr_sweep import Sweep, sweep
 from benchmark.membership import join_processes
 from benchmark.method import BuildContext, Method, PixelInputs
 from benchmark.options import make_options
-from benchmark.plan import Plan, PlannedStage, make_plan, require_trainable
+from benchmark.plan import Plan, PlannedStage
+from benchmark.planning import make_plan, require_trainable
 from benchmark.preparation import backbone_of, check_pictures, draw_demo_data
 from benchmark.progress import say
 from benchmark.record import Record

@@ -27,7 +27,8 @@ from benchmark.errors import UserError
 from benchmark.files import digest_of
 from benchmark.method import BuildContext, Inputs, Method, PixelInputs
 from benchmark.options import RunOptions, make_options
-from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.plan import Plan, PlannedStage
+from benchmark.planning import make_plan
 from benchmark.preparation import backbone_of
 from benchmark.progress import say
 from benchmark.query_speed import query_speeds

@@ -273,7 +273,7 @@ def _one(
     chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None
 ) -> list[Record]:
     """Carry out one run and give its record; without a job print its plan."""
-    from benchmark.plan import make_plan
+    from benchmark.planning import make_plan
     from benchmark.progress import say
 
     if job is not None:

@@ -147,7 +147,7 @@ def _growth(options: argparse.Namespace) -> int:
     from benchmark.growth import growth_record
     from benchmark.growth_picture import draw_growth
     from benchmark.growth_table import PARTS, growth_table
-    from benchmark.plan import make_plan
+    from benchmark.planning import make_plan
     from benchmark.registry import discover
     from benchmark.throughput import FOLDER, HowToMeasure, write_throughput
     from benchmark.throughput_tables import heading, machine, notes

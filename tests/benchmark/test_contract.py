@@ -13,7 +13,8 @@ from conftest import TOY_PLUGIN, Command
 from benchmark.checkpoints import read_header, read_weights
 from benchmark.options import make_options
 from benchmark.pipeline import execute
-from benchmark.plan import Plan, make_plan
+from benchmark.plan import Plan
+from benchmark.planning import make_plan
 from benchmark.record import Record, read_per_query, read_record
 from benchmark.stage_sources import apart_from
 

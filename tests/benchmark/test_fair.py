@@ -15,7 +15,7 @@ from benchmark.errors import UserError
 from benchmark.fair import FAIR, refusal
 from benchmark.fair_conditions import comparisons
 from benchmark.options import make_options
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.record import Record, read_record
 from benchmark.registry import discover
 from benchmark.training_job import Interrupted

@@ -11,7 +11,7 @@ import pytest
 from benchmark.dataset import Task
 from benchmark.limited import limited_task
 from benchmark.options import make_options
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.registry import discover
 
 

@@ -11,7 +11,8 @@ from small_training import small_stage
 from benchmark.errors import UserError
 from benchmark.lr_sweep import sweep
 from benchmark.options import make_options
-from benchmark.plan import PlannedStage, make_plan
+from benchmark.plan import PlannedStage
+from benchmark.planning import make_plan
 from benchmark.settings import TrainingSettings
 from benchmark.training_job import Diverged, Trained
 

@@ -9,7 +9,8 @@ import pytest
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.options import make_options, parse_assignments, parse_data_roots, read_config
-from benchmark.plan import Plan, make_plan, require_trainable
+from benchmark.plan import Plan
+from benchmark.planning import make_plan, require_trainable
 from benchmark.settings import TrainingSettings, fill
 
 

@@ -18,7 +18,7 @@ from benchmark.engine import StageEngine
 from benchmark.execution import Execution
 from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.options import make_options, read_config
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.ready_configurations import FOLDER, ready_names
 from benchmark.settings import TrainerSettings, TrainingSettings
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.selection import Heldout, criterion_score, heldout_score, heldout_task, is_heldout_reference
 from benchmark.text_rules import text_rule
 

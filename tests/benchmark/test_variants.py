@@ -10,7 +10,8 @@ from conftest import TOY_PLUGIN, Command
 from benchmark.checkpoints import read_header
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.plan import Plan, make_plan
+from benchmark.plan import Plan
+from benchmark.planning import make_plan
 from benchmark.record import read_record
 from benchmark.registry import Registry, discover
 

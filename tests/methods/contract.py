@@ -25,7 +25,8 @@ from benchmark.encoding import Encoding
 from benchmark.golden_models import without_dropout
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.options import make_options
-from benchmark.plan import Plan, PlannedStage, make_plan
+from benchmark.plan import Plan, PlannedStage
+from benchmark.planning import make_plan
 from benchmark.registry import Registry
 
 ROWS = 20

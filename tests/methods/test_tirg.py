@@ -24,7 +24,7 @@ from benchmark.cli import main
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.options import make_options
-from benchmark.plan import make_plan
+from benchmark.planning import make_plan
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parents[1] / "golden"
