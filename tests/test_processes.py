@@ -75,6 +75,7 @@ def errors(folder: Path) -> list[str]:
     return [line for line in lines if line.startswith("error")]
 
 
+@pytest.mark.slow
 def test_launchers_and_no_launcher_give_the_same_numbers(context: ForkServerContext, tmp_path: Path) -> None:
     ranks = {alone: 1, by_srun: 2, by_deepspeed: 2}
     metrics = {}

@@ -24,6 +24,7 @@ import pytest
 import torch
 from torch import Tensor
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 WORLDS = (1, 2, 4)
 ALL = os.environ.get("CIR_BENCHMARK_LAYOUTS") == "all"
