@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark.datasets import fashion200k
+from benchmark.datasets.fashion200k_files import CATEGORIES
 from benchmark.datasets.fashion200k_pairs import DRAWINGS
 from comparing import Stopwatch, at_most
 
@@ -35,7 +36,7 @@ def made_up_captions(rng: np.random.Generator, count: int) -> list[str]:
     while len(found) < count:
         words = (rng.zipf(1.4, int(rng.integers(1, 5))) - 1) % 900
         middle = " ".join(f"style{word}" for word in words)
-        garment = fashion200k.CATEGORIES[rng.integers(len(fashion200k.CATEGORIES))]
+        garment = CATEGORIES[rng.integers(len(CATEGORIES))]
         found.setdefault(f"{COLOURS[rng.integers(len(COLOURS))]} {middle} {garment}")
     return list(found)
 
@@ -49,7 +50,7 @@ def write_labels(root: Path) -> Path:
         # Every caption has a picture, the first ones many more: some queries have hundreds of right answers.
         further = (rng.random(count - different) ** 2 * different).astype(np.int64)
         numbers = np.concatenate([np.arange(different), further])
-        lines: dict[str, list[str]] = {category: [] for category in fashion200k.CATEGORIES}
+        lines: dict[str, list[str]] = {category: [] for category in CATEGORIES}
         paths, seen = [], np.zeros(different, dtype=int)
         for number in numbers.tolist():
             category = captions[number].rsplit(" ", 1)[1]
