@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-TOY_PLUGIN = Path(__file__).parent / "toy_distribution" / "toy_cir" / "method.py"
+from command_line import Command, Outcome
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -48,22 +46,6 @@ def small_cirr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "cirr"
     write_demo("cirr", folder, Sizes(12, 6, 4, 6, 2, 3), workers=1)
     return folder
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a command left: exit status, standard output, standard error."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error")]
-
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
-from conftest import TOY_PLUGIN
+from command_line import TOY_PLUGIN
 from killed_run import LONGEST, Job, ended, run
 from random_kills import forkserver
 

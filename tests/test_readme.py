@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY_PLUGIN, Command
+from command_line import TOY_PLUGIN, Command
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 GOLDEN = Path(__file__).parent / "golden"

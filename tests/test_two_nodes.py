@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from command_line import Command
 
 from benchmark.record import read_record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOY_PLUGIN, Command, Outcome
+from command_line import TOY_PLUGIN, Command, Outcome
 
 from benchmark.checkpoints import read_weights
 from benchmark.files import folder_lock

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_PLUGIN, Command
+from command_line import TOY_PLUGIN, Command
 
 from benchmark.checkpoints import read_header, read_weights
 from benchmark.options import make_options

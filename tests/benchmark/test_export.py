@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TOY_PLUGIN, Command
+from command_line import TOY_PLUGIN, Command
 from PIL import Image
 from torch import Tensor
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from command_line import Command
 from official_files import clip_state, combiner_state, spirit_state, write_clip
 from torch import Tensor
 

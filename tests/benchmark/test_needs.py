@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Command
+from command_line import Command
 from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from command_line import Command
 from small_training import Small, Vectors
 
 from benchmark.batches import GroupLayout

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TOY_PLUGIN, Command
+from command_line import TOY_PLUGIN, Command
 
 from benchmark.backbone_table import BACKBONES
 from benchmark.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import Command
+from command_line import Command
 
 from benchmark import sizes
 from benchmark.registry import discover

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Command
+from command_line import Command
 from pydantic import ValidationError
 
 from benchmark import limits

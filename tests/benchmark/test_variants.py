@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import TOY_PLUGIN, Command
+from command_line import TOY_PLUGIN, Command
 
 from benchmark.checkpoints import read_header
 from benchmark.errors import UserError

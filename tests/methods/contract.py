@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from conftest import TOY_PLUGIN
+from command_line import TOY_PLUGIN
 from PIL import Image
 from torch import Tensor, nn
 
