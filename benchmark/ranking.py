@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
+from benchmark.counting import Sieve, Sifted, tiles
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.encoding import Encoding
 from benchmark.scoring import GALLERY_CHUNK as GALLERY_CHUNK
@@ -25,8 +26,10 @@ from benchmark.scoring import QUERY_CHUNK as QUERY_CHUNK
 from benchmark.scoring import ScoreFunction as ScoreFunction
 from benchmark.scoring import Scorer, make_scorer
 from benchmark.scoring import dot_product as dot_product
-from benchmark.task_cells import Cells, cells_where, check_task, flat_positives, removed
+from benchmark.task_cells import Cells, check_task, flat_positives, removed
 from benchmark.top_lists import top_ranked as top_ranked
+
+_SETTLED_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -114,49 +117,64 @@ def _count(
 ) -> tuple[IntArray, IntArray, Tensor | None]:
     """Non-positives at least as good as each positive (L,), those exactly as good (L,), and the
     block scores of the subset's members (Q, S)."""
-    beaten, tied = np.zeros((2, len(positives.entry)), dtype=np.int64)
+    # One more than there are, for what tiles are filled up with.
+    beaten, tied = np.zeros((2, len(positives.entry) + 1), dtype=np.int64)
     low, high = scorer.bounds(positives.owner, positives.score)
     subset = task.queries.subset
     members = None if subset is None else torch.zeros(subset.shape, device=scorer.device, dtype=low.dtype)
-    # Queries with many positives first: the r-th positives of a chunk then belong to its first rows.
+    # Queries with many positives first: neighbours in a chunk then have about equally many.
     order = np.argsort(-positives.live, kind="stable")[: np.count_nonzero(positives.live)]
     unranked = zip(flat_positives(task), removed(task), strict=True)
     hidden = Cells.of(*(np.concatenate(both) for both in unranked))
+    chunks = [order[begin:end] for begin, end in spans(len(order), query_chunk)]
+    width = min(gallery_chunk, len(task.gallery))
+    parts = [list(tiles(positives.first[c], positives.live[c], low, high, width)) for c in chunks]
     for start, stop in spans(len(task.gallery), gallery_chunk):
-        targets = scorer.targets(start, stop)
-        for begin, end in spans(len(order), query_chunk):
-            query = order[begin:end]
+        targets, sieve = scorer.targets(start, stop), Sieve(stop - start, scorer.device)
+        for query, tiled in zip(chunks, parts, strict=True):
             block = scorer.block(query, targets)
             if members is not None and subset is not None:
                 _collect_members(block, members, query, subset[query] - start)
             hidden.hide(block, query, start)
-            for turn in range(positives.live[query[0]]):
-                entry = positives.first[query[positives.live[query] > turn]] + turn
-                exact, bounds = positives.score[entry], (low[entry], high[entry])
-                better, equal = _beaten(scorer, block, query, exact, bounds, start)
-                beaten[entry] += better + equal
-                tied[entry] += equal
-    return beaten, tied, members
+            near = _Near(scorer, positives.score, query, start, beaten, tied)
+            for tile in tiled:
+                sifted = sieve.sift(block, tile)
+                beaten[tile.entry] += sifted.above
+                near.add(sifted)
+            near.settle()
+    return beaten[:-1], tied[:-1], members
 
 
-def _beaten(
-    scorer: Scorer,
-    block: Tensor,
-    query: IntArray,
-    exact: Scores,
-    bounds: tuple[Tensor, Tensor],
-    start: int,
-) -> tuple[IntArray, IntArray]:
-    """For the first m rows of a block: how many cells beat the exact score (m,), and how many equal it."""
-    block, (low, high) = block[: len(exact)], bounds
-    above = block > high[:, None]
-    better: IntArray = above.view(torch.uint8).sum(dim=1, dtype=torch.int32).long().cpu().numpy()
-    near = (block >= low[:, None]).logical_xor_(above)
-    owner, column, found = cells_where(near, block)
-    score = scorer.settle(found, query[owner], column + start)
-    lead, slack = score - exact[owner], scorer.slack[query[owner]]
-    better += np.bincount(owner[lead > slack], minlength=len(exact))
-    return better, np.bincount(owner[np.abs(lead) <= slack], minlength=len(exact))
+class _Near:
+    """Cells of one block too near to a positive's score, settled many at once into ``beaten, tied`` (L + 1,)."""
+
+    def __init__(
+        self, scorer: Scorer, exact: Scores, query: IntArray, start: int, beaten: IntArray, tied: IntArray
+    ) -> None:
+        self._scorer, self._exact, self._query, self._start = scorer, exact, query, start
+        self._beaten, self._tied = beaten, tied
+        self._waiting: list[Sifted] = []
+        self._count = 0
+
+    def add(self, sifted: Sifted) -> None:
+        self._waiting.append(sifted)
+        self._count += len(sifted.entry)
+        if self._count > _SETTLED_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        if not self._count:
+            return
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        entry, row, column, found = (
+            np.concatenate([getattr(sifted, name) for sifted in waiting])
+            for name in ("entry", "row", "column", "score")
+        )
+        query = self._query[row]
+        lead = self._scorer.settle(found, query, column + self._start) - self._exact[entry]
+        slack, size = self._scorer.slack[query], len(self._beaten)
+        self._beaten += np.bincount(entry[lead >= -slack], minlength=size)
+        self._tied += np.bincount(entry[np.abs(lead) <= slack], minlength=size)
 
 
 def _collect_members(block: Tensor, members: Tensor, query: IntArray, column: IntArray) -> None:
