@@ -63,7 +63,8 @@ def fixed_order_sum(terms: Tensor) -> Tensor:
     width = terms.shape[1]
     while width > 1:
         half = (width + 1) // 2
-        terms[:, : width - half] += terms[:, half:width]
+        # Not `+=`, which would copy the sums onto themselves once more.
+        terms[:, : width - half].add_(terms[:, half:width])
         width = half
     return terms[:, 0]
 

@@ -132,7 +132,11 @@ class DotScorer:
 
     def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
         if not self._any_twins:
-            return self.pairs(query, picture)
+            # By picture: rows of the gallery are then read in the order in which they lie in memory.
+            order = np.argsort(picture, kind="stable")
+            single = np.empty(len(order))
+            single[order] = self.pairs(query[order], picture[order])
+            return single
         count = len(self._twin)
         key = torch.from_numpy(query * count + self._twin[picture])
         different, inverse = (part.numpy() for part in torch.unique(key, return_inverse=True))
