@@ -11,7 +11,7 @@ from benchmark import counting
 from benchmark.counting import Sieve, tiles
 
 
-@pytest.fixture(params=[1, 40, 200, 2**18])
+@pytest.fixture(params=[1, 200, 2**18])
 def cells_of_a_tile(request, monkeypatch):
     monkeypatch.setitem(counting._TILE, "cpu", request.param)
     return request.param
@@ -28,7 +28,7 @@ def sifted(block, first, live, low, high):
     return above[:-1].tolist(), sorted(within)
 
 
-@pytest.mark.parametrize("columns", [1, 8, 39, 1024, 1500])
+@pytest.mark.parametrize("columns", [1, 39, 1500])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_cell_is_held_against_every_band_of_its_row(cells_of_a_tile, columns, dtype):
     if cells_of_a_tile == 1 and columns > 100:
