@@ -7,6 +7,8 @@ this purpose.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import torch
 from comparing import Compared, at_least, at_most, compared, played_back
 
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
-from benchmark.ranking import Ranks, rank_queries
+from benchmark.ranking import QUERY_CHUNK, Ranks, rank_queries
 from benchmark.timing import peak_memory, reset_peak_memory, resident_bytes
 from benchmark.top_lists import top_pictures
 
@@ -100,23 +102,39 @@ def test_evaluator(benchmark, ratio, rounds: Compared, row: str) -> None:
     rounds.play(benchmark, row)
 
 
-def test_memory_and_equal_ranks(benchmark, number, one_thread) -> None:
-    """Where nothing ties, so that both measure the same work; peaks are taken beside the encodings."""
+def ranks_and_peak(name: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rank and subset rank (Q,) by one of the problem's ways, and the bytes held beside the encodings meanwhile."""
+    torch.set_num_threads(1)
     problem = Problem(0)
-    peaks, found = {}, {}
-    problem.bare_product()
-    for call in (problem.rank, problem.sort_and_compare_names):
-        reset_peak_memory()
-        before = resident_bytes()
-        found[call.__name__] = benchmark.pedantic(call, rounds=1) if call == problem.rank else call()
-        peaks[call.__name__] = (peak_memory() or 0) - before
-    ours, plain = found["rank"], found["sort_and_compare_names"]
-    for exact, rounded in ((ours.rank, plain[0]), (ours.subset_rank, plain[1])):
+    reset_peak_memory()
+    before = resident_bytes()
+    found = getattr(problem, name)()
+    peak = (peak_memory() or 0) - before
+    return (found.rank, found.subset_rank, peak) if isinstance(found, Ranks) else (*found, peak)
+
+
+def in_a_process_of_its_own(name: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Where nothing was held before that could be used again without being counted."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(ranks_and_peak, name).result()
+
+
+def test_memory_and_equal_ranks(benchmark, number) -> None:
+    """Where nothing ties, so that both measure the same work."""
+    if not reset_peak_memory():
+        pytest.skip("this system cannot forget an earlier peak")
+    ours = benchmark.pedantic(lambda: in_a_process_of_its_own("rank"), rounds=1)
+    plain = in_a_process_of_its_own("sort_and_compare_names")
+    for exact, rounded in zip(ours[:2], plain[:2], strict=True):
         # float32 puts a few pairs of neighbours the wrong way round.
         assert np.abs(exact - rounded).max() <= 1 and (exact != rounded).mean() < 0.01
-    encodings = sum(part.numel() * 4 for part in (problem.queries, problem.gallery))
-    share = (peaks["rank"] + encodings) / (peaks["sort_and_compare_names"] + encodings)
+    encodings = (QUERIES + GALLERY) * WIDTH * 4
+    share = (ours[2] + encodings) / (plain[2] + encodings)
     path = f"evaluator {QUERIES:,} x {GALLERY:,} x {WIDTH:,}"
     number(path, "peak memory, encodings included: evaluator / plain evaluator", share, at_most(1 / 3))
-    benchmark.extra_info["peak MB beside the encodings"] = {name: round(peak / 1e6) for name, peak in peaks.items()}
+    number(path, "peak memory beside the encodings: evaluator / plain evaluator", ours[2] / plain[2])
+    peaks = {"evaluator": ours[2], "plain evaluator": plain[2]}
+    benchmark.extra_info["peak MB beside the encodings"] = {name: round(peak / 1e6, 1) for name, peak in peaks.items()}
+    # A product of this size is held in part: less was not measured but missed.
+    assert ours[2] > QUERY_CHUNK * GALLERY * 4
     assert share <= 1 / 3
