@@ -18,6 +18,8 @@ RUN = [
 ]  # fmt: skip
 LONGEST = 180.0  # seconds that a run may take on a busy machine
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
 Job = list[ForkServerProcess]
 
 
@@ -28,6 +30,9 @@ def run(arguments: list[str], log: str, variables: dict[str, str]) -> None:
 
     from benchmark.cli import main
 
+    # What an earlier test's process group left in the parent's environment is no launcher of this run.
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
     os.environ |= variables
     torch.set_num_threads(1)
     stream = Path(log).open("a", encoding="utf-8")
