@@ -8,7 +8,7 @@
     best = model.score(query, gallery).topk(10)
 
 Pictures are PIL images (or paths), in the file's own colour mode; preprocessing, patches, tokens and
-the text rule are those of the run. `benchmark.export` writes such files.
+the text rule are those of the run. `benchmark.exchange.export` writes such files.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbones import ClipBackbone, rebuild_backbone
-from benchmark.checkpoints import WeightsHeader, read_header, read_weights
+from benchmark.data.pictures import open_picture
 from benchmark.declarations import Start
+from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
+from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
-from benchmark.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.method import BuildContext, FeatureInputs, Inputs, Method, Stage, Views
-from benchmark.pictures import open_picture
 from benchmark.registry import Registry, discover
+from benchmark.running.stage_sources import apart_from
 from benchmark.settings import MethodSettings, Settings, fill
-from benchmark.stage_sources import apart_from
 from benchmark.text_rules import TextRule, text_rule
-from benchmark.weights_fit import load_into
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
+from benchmark.weights.fit import load_into
 
 METHOD_PART = "method."
 ENCODER_PART = "encoder."

@@ -29,10 +29,10 @@ from benchmark.settings import MethodSettings, TrainingSettings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from benchmark.backbones import ClipBackbone
-    from benchmark.golden_comparison import Deviation
-    from benchmark.golden_files import GoldenFile
-    from benchmark.golden_training import CaseReader
+    from benchmark.encoders.backbones import ClipBackbone
+    from benchmark.golden.comparison import Deviation
+    from benchmark.golden.files import GoldenFile
+    from benchmark.golden.training import CaseReader
 
 Views = dict[str, Tensor]
 """What is known of a batch of pictures or texts, by view: "whole" (B, d) and "patches" (B, P, d)
@@ -214,8 +214,8 @@ class Parity:
     """How a method's implementation is held against golden numbers.
 
     ``forms``: what a file calls its ``method``, and the reader of such files. A reader builds the
-    method with weights by the file's rule (`golden_models`) and compares (`golden_comparison`), each
-    output with its own tolerance; `golden_heads.Head` is the one for heads on stored features.
+    method with weights by the file's rule (`golden.models`) and compares (`golden.comparison`), each
+    output with its own tolerance; `golden.heads.Head` is the one for heads on stored features.
     ``recipes``: the beginning of a recipe's name in a training file, and what it trains.
     """
 

@@ -194,7 +194,7 @@ class Registry:
 
     def locate(self, name: str, data_root: Path) -> Path:
         """A dataset's folder under ``data_root``; raises UserError naming what was looked for."""
-        from benchmark.annotations import locate_root
+        from benchmark.data.annotations import locate_root
 
         file = self._file_of(name, DatasetInfo, "dataset")
         module = file.load()

@@ -69,6 +69,11 @@ class TrainingSettings(Settings):
     validate_every: int = Field(1, ge=1, description="epochs between two validations")
 
     @property
+    def picks_an_epoch(self) -> bool:
+        """Whether there is a choice: where only the end of training is validated, the last epoch is the best."""
+        return self.validate_every < self.epochs
+
+    @property
     def group(self) -> int:
         """Rows of one negative group."""
         return self.negative_group or self.batch_size

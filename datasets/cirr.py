@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Manifest,
     PictureFolder,
@@ -20,6 +20,7 @@ from benchmark.annotations import (
     compare_counts,
     read_manifest,
 )
+from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -35,7 +36,6 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
-from benchmark.protocol_choice import fitting_rule
 
 from .cirr_files import LAYOUTS as LAYOUTS
 from .cirr_files import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path

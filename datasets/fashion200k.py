@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Manifest,
     Problems,
     compare_counts,
     read_manifest,
 )
+from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -41,7 +42,6 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
-from benchmark.protocol_choice import fitting_rule
 from benchmark.text_rules import TextRule
 
 from .fashion200k_files import LAYOUTS as LAYOUTS

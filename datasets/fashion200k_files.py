@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.annotations import MANIFEST, AnnotationFile, Layouts, Problems, read_names, safe_relative
+from benchmark.data.annotations import MANIFEST, AnnotationFile, Layouts, Problems, read_names, safe_relative
 from benchmark.dataset import IntArray
 from benchmark.errors import UserError
 from benchmark.text_rules import punctuation_words

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Manifest,
     Problems,
     compare_counts,
     read_manifest,
 )
+from benchmark.data.protocol_choice import fitting_rule
+from benchmark.data.squashed import squashed_size
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -37,8 +39,6 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
-from benchmark.protocol_choice import fitting_rule
-from benchmark.squashed import squashed_size
 from benchmark.text_rules import TextRule
 
 from .fashioniq_files import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Layouts,
     Manifest,
@@ -20,10 +20,10 @@ from benchmark.annotations import (
     read_records,
     type_problem,
 )
+from benchmark.data.picture_names import list_faults
 from benchmark.dataset import Captions, IntArray
 from benchmark.errors import UserError
 from benchmark.files import read_json
-from benchmark.picture_names import list_faults
 from benchmark.text_rules import text_rule
 
 SPLITS = ("train", "val", "test")

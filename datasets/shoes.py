@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Manifest,
     Problems,
@@ -32,6 +32,7 @@ from benchmark.annotations import (
     read_manifest,
     read_records,
 )
+from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -47,7 +48,6 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
-from benchmark.protocol_choice import fitting_rule
 
 from .shoes_files import LAYOUTS as LAYOUTS
 from .shoes_files import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training

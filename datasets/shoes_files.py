@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     AnnotationFile,
     Layouts,
     Manifest,
@@ -21,9 +21,9 @@ from benchmark.annotations import (
     safe_relative,
     type_problem,
 )
+from benchmark.data.picture_names import list_faults, name_problem
 from benchmark.errors import UserError
 from benchmark.files import read_json
-from benchmark.picture_names import list_faults, name_problem
 
 SPLITS = ("train", "test")
 OFFICIAL_NAMES, VAL_NAMES = 4_658, 4_621

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from benchmark.golden_comparison import (
+from benchmark.golden.comparison import (
     Deviation,
     Difference,
     GradientTolerance,
@@ -29,9 +29,9 @@ from benchmark.golden_comparison import (
     compare_tensor,
     worst,
 )
-from benchmark.golden_files import Form, GoldenFile
-from benchmark.golden_models import draw_input, shapes_of, without_dropout
-from benchmark.golden_rules import Shape, draw
+from benchmark.golden.files import Form, GoldenFile
+from benchmark.golden.models import draw_input, shapes_of, without_dropout
+from benchmark.golden.rules import Shape, draw
 from benchmark.method import Views
 
 from .artemis import ArtemisSettings

@@ -14,9 +14,8 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden_heads import Head, HeadSizes
+from benchmark.golden.heads import Head, HeadSizes
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -30,6 +29,7 @@ from benchmark.method import (
     Views,
 )
 from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.training.batches import Batch
 
 from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
 from .layers import Combiner, contrastive_loss, normalise

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden_training import recipe_settings
+from benchmark.golden.training import recipe_settings
 from benchmark.method import (
     BuildContext,
     Method,
@@ -42,11 +42,11 @@ from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 from .layers import contrastive_loss, normalise
 
 if TYPE_CHECKING:
-    from benchmark.backbones import ClipBackbone
-    from benchmark.golden_comparison import Deviation
-    from benchmark.golden_files import GoldenFile
-    from benchmark.golden_training import Recipe as GoldenRecipe
-    from benchmark.golden_training import TrainingCase
+    from benchmark.encoders.backbones import ClipBackbone
+    from benchmark.golden.comparison import Deviation
+    from benchmark.golden.files import GoldenFile
+    from benchmark.golden.training import Recipe as GoldenRecipe
+    from benchmark.golden.training import TrainingCase
 
 METHODS = [
     MethodInfo(
@@ -250,14 +250,14 @@ def _golden_method(backbone: ClipBackbone) -> Method:
 
 def check_finetuning(file: GoldenFile) -> Iterable[Deviation]:
     """CLIP's encoders and this stage's loss and gradients against golden numbers."""
-    from benchmark.golden_encoders import check_encoders
+    from benchmark.golden.encoders import check_encoders
 
     return check_encoders(file, _golden_method)
 
 
 def finetuning_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> TrainingCase:
     """The recipe of a golden training file that trains as this stage does."""
-    from benchmark.golden_encoders import FineTuningConfig, fine_tuning_case
+    from benchmark.golden.encoders import FineTuningConfig, fine_tuning_case
 
     def build(backbone: ClipBackbone, config: FineTuningConfig) -> tuple[Method, TrainingSettings]:
         settings = recipe_settings(config, FinetuningSettings, scale=config.scale)

@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.assets import find_asset, missing
-from benchmark.checkpoints import read_weights
 from benchmark.declarations import Asset, Start
 from benchmark.errors import UserError, unknown_name
 from benchmark.method import Need
-from benchmark.weights_fit import load_into
+from benchmark.weights.assets import find_asset, missing
+from benchmark.weights.checkpoints import read_weights
+from benchmark.weights.fit import load_into
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmark.preprocessing import per_channel
+from benchmark.encoders.preprocessing import per_channel
 
 from .cnn import IMAGENET_MEAN, IMAGENET_STD
 

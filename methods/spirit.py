@@ -18,9 +18,8 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.batches import Batch
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden_heads import Head, HeadSizes
+from benchmark.golden.heads import Head, HeadSizes
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -34,6 +33,7 @@ from benchmark.method import (
     Views,
 )
 from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.training.batches import Batch
 
 from .clip_finetuning import encoder_stages
 from .layers import contrastive_loss

@@ -230,7 +230,7 @@ def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGr
 
 def _schedule(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float]:
     """Steps by the number of updates where the recipe counts them, else the standard schedules."""
-    from benchmark.optimisation import standard_schedule
+    from benchmark.training.optimisation import standard_schedule
 
     assert isinstance(settings, TirgTrainingSettings)
     every, factor = settings.decay_updates, settings.schedule_factor

@@ -35,9 +35,9 @@ from benchmark.method import (
     Stage,
     Views,
 )
-from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.text_rules import punctuation_words
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 from .cnn import require_rows, trunk_needs
 from .val_backbones import VAL_TRUNKS, CnnName, build_taps, levels_of

@@ -22,9 +22,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.checkpoints import read_weights
 from benchmark.declarations import Asset, Start
-from benchmark.weights_fit import load_into
+from benchmark.weights.checkpoints import read_weights
+from benchmark.weights.fit import load_into
 
 from .cnn import TRUNKS, Trunk, build_trunk, find_trunk_weights
 from .val_modules import LayerStyle, Level

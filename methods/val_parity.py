@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from benchmark.golden_comparison import (
+from benchmark.golden.comparison import (
     Deviation,
     Difference,
     GradientTolerance,
@@ -31,9 +31,9 @@ from benchmark.golden_comparison import (
     missing,
     worst,
 )
-from benchmark.golden_files import Form, GoldenFile
-from benchmark.golden_models import draw_input, without_dropout
-from benchmark.golden_rules import Shape, draw
+from benchmark.golden.files import Form, GoldenFile
+from benchmark.golden.models import draw_input, without_dropout
+from benchmark.golden.rules import Shape, draw
 
 from .val_backbones import VAL_TRUNKS
 from .val_loss import Mining, hardest_allowed, matching_loss, squared_distances

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmark.assets import given_file, missing
 from benchmark.declarations import Asset
 from benchmark.errors import UserError
 from benchmark.method import Need
+from benchmark.weights.assets import given_file, missing
 
 ASSETS = [
     Asset(

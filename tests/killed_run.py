@@ -93,7 +93,7 @@ def numbers(folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from benchmark.files import file_digest
-    from benchmark.record import read_per_query, read_record
+    from benchmark.records.record import read_per_query, read_record
 
     record = read_record(folder / "out")
     queries = read_per_query(folder / "out", record)
@@ -111,7 +111,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 
 def tensors(file: Path) -> dict[str, bytes]:
-    from benchmark.checkpoints import read_weights
+    from benchmark.weights.checkpoints import read_weights
 
     return {name: tensor.numpy().tobytes() for name, tensor in read_weights(file).items()}
 

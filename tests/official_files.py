@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmark.backbones import build_clip
-from benchmark.golden_models import shapes_of
-from benchmark.golden_rules import clip_weight, head_weight
+from benchmark.encoders.backbones import build_clip
+from benchmark.golden.models import shapes_of
+from benchmark.golden.rules import clip_weight, head_weight
 
 SIZES = {"input_resolution": 64, "context_length": 32, "vocab_size": 4096}
 

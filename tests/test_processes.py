@@ -13,7 +13,7 @@ from command_line import TOY_PLUGIN
 from killed_run import LONGEST, Job, ended, run
 from random_kills import forkserver
 
-from benchmark.record import read_record
+from benchmark.records.record import read_record
 
 _PORT = 21000 + os.getpid() % 8000
 RUN = [

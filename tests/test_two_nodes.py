@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from command_line import Command
 
-from benchmark.record import read_record
+from benchmark.records.record import read_record
 
 pytestmark = pytest.mark.slow
 NODES = 2

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from benchmark import __version__
 from benchmark.errors import UserError, described
-from benchmark.launchers import adopt_launcher
+from benchmark.processes.launchers import adopt_launcher
 
 if TYPE_CHECKING:
-    from benchmark.membership import Membership
+    from benchmark.processes.membership import Membership
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         adopt_launcher()
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return _alone(arguments)
-        from benchmark.membership import join_processes
+        from benchmark.processes.membership import join_processes
 
         membership = join_processes()
     except UserError as error:

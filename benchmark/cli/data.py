@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from benchmark.query_export import export_queries
+    from benchmark.exchange.query_export import export_queries
 
     pictures, queries = export_queries(
         options.dataset, Path(options.file), options.split or "", **common_values(options)
@@ -53,8 +53,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from benchmark.data.verification import verify_folder
     from benchmark.registry import discover
-    from benchmark.verification import verify_folder
 
     found = verify_folder(discover(), options.dataset, Path(options.data_root))
     print(json.dumps(found.as_json(), indent=1, ensure_ascii=False) if options.json else found.as_table())

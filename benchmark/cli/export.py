@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.export import export, summary
+    from benchmark.exchange.export import export, summary
     from benchmark.options import assets_root
 
     written = export(

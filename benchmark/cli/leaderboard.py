@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark import leaderboard
-    from benchmark.fair_table import reasons_outside
+    from benchmark.leaderboards import leaderboard
+    from benchmark.leaderboards.fair_table import reasons_outside
     from benchmark.registry import discover
 
     results = Path(options.results)

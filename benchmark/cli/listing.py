@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.backbone_table import BACKBONES
+    from benchmark.encoders.backbone_table import BACKBONES
     from benchmark.registry import discover
 
     registry = discover()
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     if options.needs:
         return _list_needs(options, registry)
     if options.parameters:
-        from benchmark.sizes import size_table
+        from benchmark.evaluation.sizes import size_table
 
         print(size_table(registry))
         return 0
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _list_needs(options: argparse.Namespace, registry: Registry) -> int:
-    from benchmark.needs import needs_of_methods, told
     from benchmark.options import assets_root
+    from benchmark.running.needs import needs_of_methods, told
 
     if options.kind not in (None, "methods") or options.cite:
         raise UserError("--needs goes with `list methods` alone")

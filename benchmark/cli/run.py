@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.ablations import AblationStudy
-    from benchmark.job import Job
+    from benchmark.leaderboards.ablations import AblationStudy
     from benchmark.options import RunOptions
-    from benchmark.record import Record
+    from benchmark.processes.job import Job
+    from benchmark.records.record import Record
     from benchmark.registry import Registry
 
 _MULTIPLE = ("data_root", "set", "method", "dataset", "seed", "variant", "fair")
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _joined(chosen: RunOptions) -> Job:
-    from benchmark.job import join_job
+    from benchmark.processes.job import join_job
 
     return join_job(chosen.device, chosen.cache_root)
 
@@ -206,7 +206,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The options that tell the parts of a fair comparison from one another; one empty part without one."""
-    from benchmark.fair import ENCODERS
+    from benchmark.running.fair import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
     encoders = [given] if isinstance(given, str) else list(dict.fromkeys(given))
@@ -218,13 +218,13 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 def _partakers(registry: Registry) -> list[str]:
     """The methods of a fair comparison."""
-    from benchmark.fair import refusal
+    from benchmark.running.fair import refusal
 
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 
 
 def _print_fair_tables(made: list[Record], registry: Registry) -> None:
-    from benchmark.fair_table import fair_section, reasons_outside
+    from benchmark.leaderboards.fair_table import fair_section, reasons_outside
 
     infos, outside = registry.datasets(), reasons_outside(registry)
     for name in dict.fromkeys(record.identity.data.name for record in made if record.identity.data is not None):
@@ -252,7 +252,7 @@ def _study(
     studies: dict[tuple[str, str], AblationStudy], chosen: RunOptions, registry: Registry
 ) -> AblationStudy:
     """The study that a run belongs to."""
-    from benchmark.ablations import AblationStudy
+    from benchmark.leaderboards.ablations import AblationStudy
 
     key = (chosen.dataset, chosen.method)
     if key not in studies:
@@ -273,11 +273,11 @@ def _one(
     chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None
 ) -> list[Record]:
     """Carry out one run and give its record; without a job print its plan."""
-    from benchmark.planning import make_plan
     from benchmark.progress import say
+    from benchmark.running.planning import make_plan
 
     if job is not None:
-        from benchmark.preparation import draw_demo_data
+        from benchmark.running.preparation import draw_demo_data
 
         draw_demo_data(chosen, registry, job)
     plan = make_plan(chosen, registry)
@@ -285,13 +285,13 @@ def _one(
         say(f"{plan.title}: the same as the method itself with this recipe")
         return []
     if job is None:
-        from benchmark.dry_run import describe
+        from benchmark.running.dry_run import describe
 
         print(describe(plan))
         return []
-    from benchmark.pipeline import execute
-    from benchmark.reporting import summary_lines, timing_line
-    from benchmark.training_job import Interrupted
+    from benchmark.running.pipeline import execute
+    from benchmark.running.reporting import summary_lines, timing_line
+    from benchmark.training.job import Interrupted
 
     try:
         record = execute(plan, job)

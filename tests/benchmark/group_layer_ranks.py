@@ -15,7 +15,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from benchmark.group_layers import GroupLayers
+from benchmark.training.group_layers import GroupLayers
 
 WORLD, ROWS = 3, 4
 

@@ -19,17 +19,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbones import ClipBackbone, load_backbone
-from benchmark.batches import Batch, Share
 from benchmark.dataset import IntArray, Triplets
-from benchmark.distributed import this_process
+from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Stage, Views
+from benchmark.processes.distributed import this_process
 from benchmark.registry import Registry, discover
 from benchmark.settings import TrainingSettings
-from benchmark.sources import PixelTraining
 from benchmark.text_rules import text_rule
-from benchmark.trainer import TrainingJob, train
+from benchmark.training.batches import Batch, Share
+from benchmark.training.sources import PixelTraining
+from benchmark.training.trainer import TrainingJob, train
 
 UPDATES = 5
 PATCHES = 13
@@ -160,7 +160,7 @@ def _execution(case: Case) -> dict[str, Any]:
     """How the stage is computed, where a case asks for something else than one weight copy per process."""
     if "execution" not in case:
         return {}
-    from benchmark.execution import Execution
+    from benchmark.training.execution import Execution
 
     return {"execution": Execution(**case["execution"])}
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import layout_cases
 import torch
 
-from benchmark.distributed import quiet_deepspeed
-from benchmark.membership import join_processes
+from benchmark.processes.distributed import quiet_deepspeed
+from benchmark.processes.membership import join_processes
 
 
 def free_port() -> int:

@@ -17,19 +17,19 @@ from store_backbone import SmallBackbone, draw_pictures, small_store
 from torch import Tensor
 from traffic_meter import Meter
 
-import benchmark.evaluator
-import benchmark.feature_store
-import benchmark.sources
+import benchmark.evaluation.evaluator
+import benchmark.features.store
+import benchmark.training.sources
+from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Pictures, Queries, Ragged, Task, TaskKey
-from benchmark.distributed import quiet_deepspeed
 from benchmark.encoding import Encoding
-from benchmark.evaluator import encode_tasks, score_task, top_of_task
-from benchmark.job import Job, join_job
+from benchmark.evaluation.evaluator import encode_tasks, score_task, top_of_task
+from benchmark.features.shared_store import SharedStore
 from benchmark.method import Method, PixelInputs, Views
-from benchmark.pixels import PixelSource
-from benchmark.shards import broadcast_state
-from benchmark.shared_store import SharedStore
-from benchmark.sources import LiveFeatures
+from benchmark.processes.distributed import quiet_deepspeed
+from benchmark.processes.job import Job, join_job
+from benchmark.processes.shards import broadcast_state
+from benchmark.training.sources import LiveFeatures
 
 WIDTH = 6
 WORLDS = (1, 2, 3, 5)
@@ -224,9 +224,9 @@ def all_work(folder: Path, pictures: Pictures, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    benchmark.feature_store.PICTURES_PER_BLOCK = BLOCK
-    benchmark.evaluator._BLOCK = 4
-    benchmark.sources.ENCODING_BLOCK = 4
+    benchmark.features.store.PICTURES_PER_BLOCK = BLOCK
+    benchmark.evaluation.evaluator._BLOCK = 4
+    benchmark.training.sources.ENCODING_BLOCK = 4
     quiet_deepspeed()
     place = Path(sys.argv[1])
     drawn = draw_pictures(place / "pictures", PLACES)

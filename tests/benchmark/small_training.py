@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.batches import Batch, Share
 from benchmark.dataset import IntArray
-from benchmark.distributed import this_process
 from benchmark.method import FeatureInputs, Method, Stage, Views
-from benchmark.selection import Score
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainerSettings, TrainingSettings
-from benchmark.training_job import Trained, TrainingJob
+from benchmark.training.batches import Batch, Share
+from benchmark.training.job import Trained, TrainingJob
+from benchmark.training.selection import Score
 
 WIDTH = 6
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmark.dataset import Pictures
-from benchmark.feature_store import FeatureStore
-from benchmark.preprocessing import Preprocessing
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.features.store import FeatureStore
 
 WIDTH, SIDE, LENGTH = 6, 8, 12
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from store_backbone import draw_pictures, small_store
 
-import benchmark.feature_store
-import benchmark.picture_filling
-import benchmark.text_features
+import benchmark.features.picture_filling
+import benchmark.features.store
+import benchmark.features.text_features
 
 PICTURES, BLOCK = 5, 3
 TEXTS = tuple(f"text number {n}" for n in range(40))
@@ -78,9 +78,9 @@ def killed_and_resumed(folder: Path, what: str, call: int, moment: str) -> bool:
 
 def main(root: Path, what: str) -> None:
     torch.set_num_threads(1)
-    benchmark.feature_store.PICTURES_PER_BLOCK = BLOCK
-    benchmark.picture_filling._COMMIT_SECONDS = 0.0
-    benchmark.text_features._COMMIT_SECONDS = 0.0
+    benchmark.features.store.PICTURES_PER_BLOCK = BLOCK
+    benchmark.features.picture_filling._COMMIT_SECONDS = 0.0
+    benchmark.features.text_features._COMMIT_SECONDS = 0.0
     undisturbed = fill(root / "undisturbed", what)
     kills = 0
     for moment in ("before", "middle"):

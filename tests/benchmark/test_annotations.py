@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.annotations import (
+from benchmark.data.annotations import (
     Layouts,
     PictureFolder,
     Problems,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.architectures import architecture_of
-from benchmark.backbone_table import BACKBONES
-from benchmark.backbones import TINY, backbone_configuration, build_clip
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbones import TINY, backbone_configuration, build_clip
 from benchmark.errors import UserError
-from benchmark.weights_fit import Shapes, shapes_of
+from benchmark.weights.architectures import architecture_of
+from benchmark.weights.fit import Shapes, shapes_of
 
 
 def shapes(config: dict[str, object]) -> Shapes:

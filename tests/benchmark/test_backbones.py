@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.backbone_table import BACKBONES
-from benchmark.backbones import ClipBackbone, build_clip, load_backbone, openai_architecture
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone, openai_architecture
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.encoders.pretrained import Activation, find_weights, published
 from benchmark.errors import UserError
-from benchmark.golden_rules import clip_images, clip_weight, names_sha256
-from benchmark.preprocessing import Preprocessing
-from benchmark.pretrained import Activation, find_weights, published
-from benchmark.weights_fit import load_into
+from benchmark.golden.rules import clip_images, clip_weight, names_sha256
+from benchmark.weights.fit import load_into
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "clip_encoder.json").read_text())
 PREFIX = GOLDEN["seed_prefix"]

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.batches import GroupLayout, epoch_table, rank_shares, step_seed, update_plan
 from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
+from benchmark.training.batches import GroupLayout, epoch_table, rank_shares, step_seed, update_plan
 
 
 def batch(size: int, group: int = 0) -> TrainingSettings:

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.checkpoints import (
+from benchmark.errors import UserError, is_disk_full
+from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
+from benchmark.training.resumable_state import ResumableState
+from benchmark.weights.checkpoints import (
     EarlierStage,
     WeightsHeader,
     read_header,
     read_weights,
     save_weights,
 )
-from benchmark.errors import UserError, is_disk_full
-from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
-from benchmark.resumable_state import ResumableState
 
 ME = {"name": "me"}
 
@@ -93,7 +93,7 @@ def test_only_the_newest_state_stays_and_a_crash_in_between_leaves_the_one_befor
     for update in (1, 2):
         states.save({"update": update}, update)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["resume-00000002.pt", "resume.json"]
-    monkeypatch.setattr("benchmark.resumable_state.atomic_write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("benchmark.training.resumable_state.atomic_write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         states.save({"update": 3}, 3)
     assert states.load() == {"update": 2}

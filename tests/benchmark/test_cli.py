@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from command_line import TOY_PLUGIN, Command, Outcome
 
-from benchmark.checkpoints import read_weights
 from benchmark.files import folder_lock
-from benchmark.record import read_per_query, read_record
+from benchmark.records.record import read_per_query, read_record
+from benchmark.weights.checkpoints import read_weights
 
 RUN = ("run", "--dataset", "cirr", "--limit", 40)
 HEAD = (*RUN, "--method", "clip4cir", "--set", "encoders.epochs=1", "--epochs", 2)
@@ -202,7 +202,7 @@ def test_a_checkpoint_of_another_width_is_refused(
 ) -> None:
     from dataclasses import replace
 
-    from benchmark.checkpoints import read_header, save_weights
+    from benchmark.weights.checkpoints import read_header, save_weights
 
     file = finished / "weights" / "selected.safetensors"
     save_weights(tmp_path / "w.safetensors", read_weights(file), replace(read_header(file), width=640))
@@ -212,7 +212,7 @@ def test_a_checkpoint_of_another_width_is_refused(
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, update: int) -> None:
-    from benchmark.engine import StageEngine
+    from benchmark.training.engine import StageEngine
 
     count, original = [0], StageEngine.update
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from command_line import TOY_PLUGIN, Command
 
-from benchmark.checkpoints import read_header, read_weights
 from benchmark.options import make_options
-from benchmark.pipeline import execute
-from benchmark.plan import Plan
-from benchmark.planning import make_plan
-from benchmark.record import Record, read_per_query, read_record
-from benchmark.stage_sources import apart_from
+from benchmark.records.record import Record, read_per_query, read_record
+from benchmark.running.pipeline import execute
+from benchmark.running.plan import Plan
+from benchmark.running.planning import make_plan
+from benchmark.running.stage_sources import apart_from
+from benchmark.weights.checkpoints import read_header, read_weights
 
 
 def plan_of(method: str, data: Path, folder: Path, **options: object) -> Plan:
@@ -130,7 +130,7 @@ def test_a_backbone_for_a_method_without_one_is_refused(small_cirr: Path, comman
 
 
 def test_a_method_that_trains_the_backbone_does_not_change_stored_features() -> None:
-    from benchmark.backbones import load_backbone
+    from benchmark.encoders.backbones import load_backbone
     from benchmark.method import Method
 
     class Keeps(Method):

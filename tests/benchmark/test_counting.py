@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_ranking import check_everywhere, random_task, unit
 
-from benchmark import counting
-from benchmark.counting import Sieve, tiles
+from benchmark.evaluation import counting
+from benchmark.evaluation.counting import Sieve, tiles
 
 
 @pytest.fixture(params=[1, 200, 2**18])
@@ -68,7 +68,7 @@ def test_other_devices_count_the_same(monkeypatch, cells_of_a_tile):
 
 @pytest.mark.parametrize("settled_at_once", [0, 50])
 def test_ranks_do_not_depend_on_tiles(cells_of_a_tile, settled_at_once, monkeypatch):
-    monkeypatch.setattr("benchmark.ranking._SETTLED_AT_ONCE", settled_at_once)
+    monkeypatch.setattr("benchmark.evaluation.ranking._SETTLED_AT_ONCE", settled_at_once)
     generator = np.random.default_rng(2)
     task = random_task(generator, 12, 30, True, several=True)
     queries, gallery = unit(generator, 12).float(), unit(generator, 30).float()

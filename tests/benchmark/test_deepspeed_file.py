@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from benchmark.batches import GroupLayout
-from benchmark.deepspeed_configuration import deepspeed_configuration
-from benchmark.deepspeed_file import _ZERO_REFUSED, REFUSED, ZERO_PASSED, DeepspeedFile, read_deepspeed_file
 from benchmark.errors import UserError
-from benchmark.execution import Execution
-from benchmark.loss_scale import LossScaling
 from benchmark.settings import TrainerSettings, TrainingSettings
+from benchmark.training.batches import GroupLayout
+from benchmark.training.deepspeed_configuration import deepspeed_configuration
+from benchmark.training.deepspeed_file import _ZERO_REFUSED, REFUSED, ZERO_PASSED, DeepspeedFile, read_deepspeed_file
+from benchmark.training.execution import Execution
+from benchmark.training.loss_scale import LossScaling
 
 SETTINGS = TrainingSettings(
     batch_size=64, negative_group=16, optimiser="adamw", learning_rate=0.001, weight_decay=0.01, gradient_clip=0.5

@@ -14,10 +14,10 @@ from outside_data import arrays, load, plain_metrics, vectors, write_cirr, write
 from safetensors.torch import save_file
 
 from benchmark.cli import main
-from benchmark.embeddings import evaluate_embeddings
 from benchmark.errors import UserError
+from benchmark.exchange.embeddings import evaluate_embeddings
 from benchmark.files import file_digest
-from benchmark.record import Record, read_per_query, read_record
+from benchmark.records.record import Record, read_per_query, read_record
 
 Arrays = dict[str, Any]
 

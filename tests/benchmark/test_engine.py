@@ -11,16 +11,16 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
-from benchmark.batches import GroupLayout
-from benchmark.deepspeed_configuration import deepspeed_configuration
-from benchmark.distributed import this_process
-from benchmark.engine import StageEngine
 from benchmark.errors import UserError
-from benchmark.execution import Execution
-from benchmark.loss_scale import LossScale, LossScaling
 from benchmark.method import Method
-from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
+from benchmark.training.batches import GroupLayout
+from benchmark.training.deepspeed_configuration import deepspeed_configuration
+from benchmark.training.engine import StageEngine
+from benchmark.training.execution import Execution
+from benchmark.training.loss_scale import LossScale, LossScaling
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 SOURCE = Vectors(64)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from benchmark.errors import UserError
-from benchmark.example_picture import ExampleRow, draw_examples, wrapped
+from benchmark.records.example_picture import ExampleRow, draw_examples, wrapped
 
 GREEN = (22, 146, 72)
 

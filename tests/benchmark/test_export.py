@@ -15,15 +15,15 @@ from command_line import TOY_PLUGIN, Command
 from PIL import Image
 from torch import Tensor
 
-from benchmark.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
-from benchmark.checkpoints import read_header, read_weights, save_weights
 from benchmark.cli import main
 from benchmark.encoding import Encoding, rows
 from benchmark.errors import UserError
-from benchmark.export import export
+from benchmark.exchange.export import export
 from benchmark.exported import Model, load
-from benchmark.job import join_job
-from benchmark.record import read_per_query, read_record
+from benchmark.processes.job import join_job
+from benchmark.records.record import read_per_query, read_record
+from benchmark.running.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
+from benchmark.weights.checkpoints import read_header, read_weights, save_weights
 
 # What trains fast and still differs in kind: a head on whole pictures and patches, a score that is no dot
 # product, networks of its own with a vocabulary, nothing trained at all, and an encoder alone.

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from command_line import Command
 
-from benchmark import pipeline
-from benchmark.checkpoints import read_header
 from benchmark.errors import UserError
-from benchmark.fair import FAIR, refusal
-from benchmark.fair_conditions import comparisons
+from benchmark.leaderboards.fair_conditions import comparisons
 from benchmark.options import make_options
-from benchmark.planning import make_plan
-from benchmark.record import Record, read_record
+from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
-from benchmark.training_job import Interrupted
+from benchmark.running import pipeline
+from benchmark.running.fair import FAIR, refusal
+from benchmark.running.planning import make_plan
+from benchmark.training.job import Interrupted
+from benchmark.weights.checkpoints import read_header
 
 SMALL = "--dataset cirr --backbone tiny --batch-size 16 --epochs 2 --set encoders.epochs=1 --set encoders.batch_size=16".split()
 

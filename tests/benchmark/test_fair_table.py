@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from benchmark.fair_conditions import comparisons
-from benchmark.fair_table import fair_section
-from benchmark.leaderboard import pages, render
-from benchmark.record import Record, read_record, write_record
+from benchmark.leaderboards.fair_conditions import comparisons
+from benchmark.leaderboards.fair_table import fair_section
+from benchmark.leaderboards.leaderboard import pages, render
+from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
 
 GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_2.json").model_dump(mode="json")

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark.feature_feed import FeatureFeed, ResidentFeed, StreamedFeed, feature_feed
-from benchmark.operations import Recorder
+from benchmark.features.feed import FeatureFeed, ResidentFeed, StreamedFeed, feature_feed
 from benchmark.prefetching import made_ahead
+from benchmark.speed.operations import Recorder
 
 CPU = torch.device("cpu")
 ENTRIES = 50

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 from store_backbone import SIDE, WIDTH, SmallBackbone, draw_pictures, small_store
 
-import benchmark.feature_store
-import benchmark.picture_filling
-from benchmark.backbones import load_backbone
+import benchmark.features.picture_filling
+import benchmark.features.store
 from benchmark.dataset import Pictures
+from benchmark.encoders.backbones import load_backbone
 from benchmark.errors import UserError
-from benchmark.feature_store import FeatureStore, PictureFeatures, bytes_needed
+from benchmark.features.store import FeatureStore, PictureFeatures, bytes_needed
 
 HERE = Path(__file__).parent
 BOTH = ("whole", "patches")
@@ -34,7 +34,7 @@ COUNT, BLOCK = 10, 4
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark.feature_store, "PICTURES_PER_BLOCK", BLOCK)
+    monkeypatch.setattr(benchmark.features.store, "PICTURES_PER_BLOCK", BLOCK)
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +110,13 @@ def test_a_picture_is_opened_once_for_its_fourteen_views(
     tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    original = benchmark.picture_filling.open_picture
+    original = benchmark.features.picture_filling.open_picture
 
     def counted(path: Path) -> Image.Image:
         opened.append(path)
         return original(path)
 
-    monkeypatch.setattr(benchmark.picture_filling, "open_picture", counted)
+    monkeypatch.setattr(benchmark.features.picture_filling, "open_picture", counted)
     ask(small_store(tmp_path), pictures)
     assert sorted(opened) == sorted(pictures.paths)
 
@@ -197,7 +197,7 @@ def test_whatever_changes_a_feature_has_its_own_place(tmp_path: Path, change: di
 
 
 def test_preprocessing_is_part_of_the_key(tmp_path: Path, pictures: Pictures) -> None:
-    from benchmark.preprocessing import Preprocessing
+    from benchmark.encoders.preprocessing import Preprocessing
 
     ask(small_store(tmp_path), pictures, ("whole",))
     squared = SmallBackbone()
@@ -267,7 +267,7 @@ _SLOW = """
 import sys, time
 from pathlib import Path
 import numpy as np, torch
-import benchmark.feature_store, benchmark.picture_filling
+import benchmark.features.store, benchmark.features.picture_filling
 from benchmark.dataset import Pictures
 from store_backbone import SmallBackbone, small_store
 
@@ -276,8 +276,8 @@ class Slow(SmallBackbone):
         time.sleep(0.02)
         return super().encode_image(pixels)
 
-benchmark.feature_store.PICTURES_PER_BLOCK = int(sys.argv[4])
-benchmark.picture_filling._COMMIT_SECONDS = 0.0
+benchmark.features.store.PICTURES_PER_BLOCK = int(sys.argv[4])
+benchmark.features.picture_filling._COMMIT_SECONDS = 0.0
 torch.set_num_threads(1)
 paths = sorted(Path(sys.argv[1]).glob("*.png"))
 pictures = Pictures(tuple(p.stem for p in paths), tuple(paths))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark import group_layers
+from benchmark.training import group_layers
 
 HERE = Path(__file__).parent
 

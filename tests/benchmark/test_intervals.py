@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
-from benchmark.intervals import interval, task_intervals
-from benchmark.metrics import task_metrics
-from benchmark.ranking import Ranks
+from benchmark.evaluation.intervals import interval, task_intervals
+from benchmark.evaluation.metrics import task_metrics
+from benchmark.evaluation.ranking import Ranks
 
 
 def clustered(groups=200, size=6, seed=0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.launchers import adopt_launcher, first_of_nodes, slurm_variables
+from benchmark.processes.launchers import adopt_launcher, first_of_nodes, slurm_variables
 
 STEP = {
     "SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",

@@ -11,9 +11,9 @@ import pytest
 
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_all
-from benchmark.published import COLUMNS, PublishedNumber, read_published
-from benchmark.record import Record, read_record, write_record
+from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_all
+from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published
+from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
 
 GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmark.data.limited import limited_task
 from benchmark.dataset import Task
-from benchmark.limited import limited_task
 from benchmark.options import make_options
-from benchmark.planning import make_plan
 from benchmark.registry import discover
+from benchmark.running.planning import make_plan
 
 
 @pytest.fixture(scope="module")

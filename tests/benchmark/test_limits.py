@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from small_training import Small, Vectors, small_job, small_stage
 
-from benchmark import limits
-from benchmark.batches import GroupLayout, rank_shares, update_plan
-from benchmark.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
-from benchmark.pictures import open_picture
-from benchmark.preprocessing import GRIDS, PADS, Preprocessing
+from benchmark.data.pictures import open_picture
+from benchmark.encoders.preprocessing import GRIDS, PADS, Preprocessing
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import endless_updates
+from benchmark.speed import limits
+from benchmark.speed.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
+from benchmark.training.batches import GroupLayout, rank_shares, update_plan
+from benchmark.training.trainer import endless_updates
 
 CPU = torch.device("cpu")
 

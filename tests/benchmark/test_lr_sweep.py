@@ -9,12 +9,12 @@ import pytest
 from small_training import small_stage
 
 from benchmark.errors import UserError
-from benchmark.lr_sweep import sweep
 from benchmark.options import make_options
-from benchmark.plan import PlannedStage
-from benchmark.planning import make_plan
+from benchmark.running.lr_sweep import sweep
+from benchmark.running.plan import PlannedStage
+from benchmark.running.planning import make_plan
 from benchmark.settings import TrainingSettings
-from benchmark.training_job import Diverged, Trained
+from benchmark.training.job import Diverged, Trained
 
 PLANNED = PlannedStage(small_stage(), TrainingSettings(learning_rate=0.3, epochs=4), None)
 

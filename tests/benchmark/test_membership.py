@@ -10,11 +10,11 @@ import torch
 from small_training import Small, Vectors, small_job
 from torch import Tensor
 
-from benchmark.agreement import program_digest
 from benchmark.errors import UserError, described
-from benchmark.membership import Membership, difference
+from benchmark.processes.membership import Membership, difference
+from benchmark.running.agreement import program_digest
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import train
+from benchmark.training.trainer import train
 
 
 def test_a_difference_names_the_fact_and_both_values() -> None:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
-from benchmark.metrics import (
+from benchmark.evaluation.metrics import (
     average_precision_at,
     mean_average_precision_at,
     mean_over_categories,
     recall_at,
     task_metrics,
 )
-from benchmark.ranking import Ranks
+from benchmark.evaluation.ranking import Ranks
 
 
 def make_task(positives, subset=None, cutoffs=(1, 5), subset_cutoffs=(1, 2, 3)):

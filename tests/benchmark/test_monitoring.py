@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from small_training import Small, Vectors, small_job
 
-from benchmark.deepspeed_file import DeepspeedFile
-from benchmark.distributed import quiet_deepspeed, start_process_group, this_process
-from benchmark.engine import StageEngine
 from benchmark.errors import UserError
-from benchmark.monitoring import Monitors, monitor_sections
+from benchmark.processes.distributed import quiet_deepspeed, start_process_group, this_process
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import train
-from benchmark.training_job import Trained, TrainingJob
+from benchmark.training.deepspeed_file import DeepspeedFile
+from benchmark.training.engine import StageEngine
+from benchmark.training.job import Trained, TrainingJob
+from benchmark.training.monitoring import Monitors, monitor_sections
+from benchmark.training.trainer import train
 
 SETTINGS = TrainingSettings(epochs=3, batch_size=8, negative_group=4, learning_rate=0.05, precision="fp16")
 NAMES = {
@@ -109,7 +109,7 @@ def test_a_resumed_stage_writes_every_update_once(tmp_path: Path, watched: tuple
 
 
 def test_a_missing_package_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmark.monitoring.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmark.training.monitoring.find_spec", lambda name: None)
     with pytest.raises(UserError, match="monitor wandb: the package wandb is not installed; pip install wandb"):
         monitor_sections(("wandb", "csv"), None)
 

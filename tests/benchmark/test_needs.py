@@ -12,13 +12,13 @@ from command_line import Command
 from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 
-from benchmark.assets import find_asset
-from benchmark.backbone_table import BACKBONES
-from benchmark.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
 from benchmark.method import BuildContext
-from benchmark.needs import CLIP
-from benchmark.record import read_record
+from benchmark.records.record import read_record
 from benchmark.registry import discover
+from benchmark.running.needs import CLIP
+from benchmark.weights.assets import find_asset
 
 MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
 VAL = ("run", "--method", "val", "--dataset", "cirr", "--limit", 12, "--set", "method.cnn=mobilenetv1_100",

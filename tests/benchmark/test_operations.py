@@ -12,13 +12,13 @@ from benchmark.methods.spirit import Spirit, SpiritSettings
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark.batches import Batch, GroupLayout
-from benchmark.distributed import this_process
-from benchmark.engine import StageEngine
 from benchmark.method import Method
-from benchmark.operations import Product, Recorder, bare_products, floating_point_operations, recorded
-from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
+from benchmark.speed.operations import Product, Recorder, bare_products, floating_point_operations, recorded
+from benchmark.training.batches import Batch, GroupLayout
+from benchmark.training.engine import StageEngine
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 WIDTH, ROWS = 16, 6
 METHODS: dict[str, Callable[[], Method]] = {

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.optimisation import MovingAverage, standard_optimiser, standard_schedule
 from benchmark.settings import TrainingSettings
+from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
 
 
 def factors(updates: list[int], per_epoch: int = 10, **settings: Any) -> list[float]:

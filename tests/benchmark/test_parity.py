@@ -14,7 +14,8 @@ import torch
 from made_golden import combiner_file, combiner_training_file, g, preprocessing_file
 
 from benchmark.cli import main
-from benchmark.golden_comparison import (
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.golden.comparison import (
     Difference,
     GradientTolerance,
     Rows,
@@ -22,8 +23,7 @@ from benchmark.golden_comparison import (
     compare_output,
     worst,
 )
-from benchmark.golden_encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
-from benchmark.preprocessing import Preprocessing
+from benchmark.golden.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -11,8 +11,8 @@ from benchmark.datasets import cirr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmark.data.partial import PartialDataset, missing_pictures, remaining_task, without_missing
 from benchmark.dataset import Counts, Dataset, Queries, Ragged, Task, TaskKey
-from benchmark.partial import PartialDataset, missing_pictures, remaining_task, without_missing
 
 CUT = Path(__file__).resolve().parents[1] / "data" / "cirr_cut"
 PICTURES = 12

@@ -14,10 +14,10 @@ from PIL.Image import Image
 from store_backbone import draw_pictures
 from torch import Tensor
 
-import benchmark.pixels
+import benchmark.data.pixels
+from benchmark.data.pixels import PixelSource, bad_pictures
 from benchmark.dataset import IntArray, Pictures
 from benchmark.errors import UserError
-from benchmark.pixels import PixelSource, bad_pictures
 
 COUNT, SIDE = 12, 8
 BYTES = SIDE * SIDE * 3
@@ -49,13 +49,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the pictures opened, in order."""
     names: list[str] = []
-    original = benchmark.pixels.open_picture
+    original = benchmark.data.pixels.open_picture
 
     def counted(path: Path) -> Image:
         names.append(path.stem)
         return original(path)
 
-    monkeypatch.setattr(benchmark.pixels, "open_picture", counted)
+    monkeypatch.setattr(benchmark.data.pixels, "open_picture", counted)
     return names
 
 
@@ -78,7 +78,7 @@ def test_without_chance_a_picture_is_decoded_once(pictures: Pictures, opened: li
     assert torch.equal(first[0], first[2])
     assert sorted(opened) == ["000", "003", "011"]
     for row, index in enumerate(wanted):
-        with benchmark.pixels.open_picture(pictures.paths[index]) as image:
+        with benchmark.data.pixels.open_picture(pictures.paths[index]) as image:
             assert (first[row].numpy() == Shrunk(False).picture(image, np.random.default_rng())).all()
 
 

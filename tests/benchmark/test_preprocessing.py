@@ -17,9 +17,9 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
+from benchmark.data.pictures import check_pictures, open_picture
+from benchmark.encoders.preprocessing import PADS, Preprocessing
 from benchmark.errors import UserError
-from benchmark.pictures import check_pictures, open_picture
-from benchmark.preprocessing import PADS, Preprocessing
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "preprocessing.json").read_text())
 PICTURES: list[dict[str, Any]] = GOLDEN["pictures"]

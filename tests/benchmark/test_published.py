@@ -10,9 +10,9 @@ import pytest
 
 from benchmark.dataset import ProtocolInfo, TaskKey
 from benchmark.errors import UserError
-from benchmark.published import COLUMNS, PublishedNumber, read_published, recomputed
-from benchmark.published_rows import published_rows
-from benchmark.published_schema import PUBLISHED, UNCLEAR, components, metric_name
+from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published, recomputed
+from benchmark.leaderboards.published_rows import published_rows
+from benchmark.leaderboards.published_schema import PUBLISHED, UNCLEAR, components, metric_name
 from benchmark.registry import discover
 
 COMMITTED = Path(__file__).parents[2] / "results" / "published.csv"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from benchmark.arithmetic import torch_threads
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
-from benchmark.ranking import dot_product, rank_queries, top_ranked
-from benchmark.top_lists import top_pictures
+from benchmark.evaluation.ranking import dot_product, rank_queries, top_ranked
+from benchmark.evaluation.top_lists import top_pictures
 
 CHUNKS = (1, 7, 256, 10_000)
 

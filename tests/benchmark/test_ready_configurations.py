@@ -11,16 +11,16 @@ import pytest
 from command_line import Command
 from small_training import Small, Vectors
 
-from benchmark.batches import GroupLayout
-from benchmark.deepspeed_file import read_deepspeed_file
-from benchmark.distributed import this_process
-from benchmark.engine import StageEngine
-from benchmark.execution import Execution
-from benchmark.optimisation import standard_optimiser, standard_schedule
 from benchmark.options import make_options, read_config
-from benchmark.planning import make_plan
+from benchmark.processes.distributed import this_process
 from benchmark.ready_configurations import FOLDER, ready_names
+from benchmark.running.planning import make_plan
 from benchmark.settings import TrainerSettings, TrainingSettings
+from benchmark.training.batches import GroupLayout
+from benchmark.training.deepspeed_file import read_deepspeed_file
+from benchmark.training.engine import StageEngine
+from benchmark.training.execution import Execution
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 
 @pytest.mark.parametrize("name", [*ready_names(".toml"), *ready_names(".json")])

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from benchmark import environment, record
 from benchmark.errors import UserError
-from benchmark.per_query import PerQuery
-from benchmark.record import (
+from benchmark.evaluation.per_query import PerQuery
+from benchmark.records import environment, record
+from benchmark.records.record import (
     Record,
     identity_key,
     read_per_query,

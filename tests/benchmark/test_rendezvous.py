@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.distributed import Process
 from benchmark.errors import UserError
-from benchmark.rendezvous import Rendezvous
+from benchmark.processes.distributed import Process
+from benchmark.processes.rendezvous import Rendezvous
 
 
 class OneStore:

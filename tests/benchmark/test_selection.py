@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.planning import make_plan
-from benchmark.selection import Heldout, criterion_score, heldout_score, heldout_task, is_heldout_reference
+from benchmark.running.planning import make_plan
+from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
+from benchmark.training.selection import (
+    Heldout,
+    criterion_score,
+    heldout_score,
+    heldout_task,
+    is_heldout_reference,
+    selection_note,
+)
 
 NAMES = tuple(f"train-{i}-0-img0" for i in range(100))
 HELDOUT = [3, 28, 64]
@@ -82,6 +90,13 @@ def test_held_out_pictures_of_the_target_s_caption_are_answers_where_captions_ar
         task = heldout_task(dataset, held, text_rule("template"))  # type: ignore[arg-type]
         found[equal] = [task.queries.positives[i].tolist() for i in range(2)]
     assert found == {False: [[1], [3]], True: [[1, 2], [3]]}
+
+
+def test_the_note_of_a_selection_says_whether_there_was_a_choice() -> None:
+    assert selection_note("paper", TrainingSettings(epochs=3).picks_an_epoch).startswith("best epoch")
+    assert selection_note("paper", TrainingSettings(epochs=30, validate_every=1000).picks_an_epoch).startswith("last epoch")
+    assert selection_note("heldout", False).startswith("best epoch on a held-out part")
+    assert selection_note("none", False) == ""
 
 
 def test_criteria() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.record import read_record
+from benchmark.records.record import read_record
 
 HERE = Path(__file__).parent
 KINDS = ("untouched", "taken", "evaluated")

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from command_line import Command
 
-from benchmark import sizes
+from benchmark.evaluation import sizes
+from benchmark.evaluation.sizes import Counted, count_parts, size_table
 from benchmark.registry import discover
-from benchmark.sizes import Counted, count_parts, size_table
 
 
 @pytest.fixture(scope="module")

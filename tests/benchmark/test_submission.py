@@ -16,17 +16,24 @@ from benchmark.datasets.demo import Sizes, write_demo
 from outside_data import arrays, load, order, write_cirr
 
 import benchmark
-from benchmark import server_files
 from benchmark.cli import main
 from benchmark.dataset import Dataset, Task
-from benchmark.embeddings import evaluate_embeddings
 from benchmark.errors import UserError
-from benchmark.evaluator import EncodedTask
-from benchmark.rankings import evaluate_rankings
-from benchmark.record import read_per_query, read_record
-from benchmark.server_files import MANIFEST, RECALL_FILE, SUBSET_FILE, ServerLists, check_lists, write_submission
-from benchmark.server_numbers import add_server_numbers, read_server_numbers
-from benchmark.submission import lists_of, submit_embeddings, submit_rankings, submit_run, top_of_subsets
+from benchmark.evaluation.evaluator import EncodedTask
+from benchmark.exchange import server_files
+from benchmark.exchange.embeddings import evaluate_embeddings
+from benchmark.exchange.rankings import evaluate_rankings
+from benchmark.exchange.server_files import (
+    MANIFEST,
+    RECALL_FILE,
+    SUBSET_FILE,
+    ServerLists,
+    check_lists,
+    write_submission,
+)
+from benchmark.exchange.server_numbers import add_server_numbers, read_server_numbers
+from benchmark.exchange.submission import lists_of, submit_embeddings, submit_rankings, submit_run, top_of_subsets
+from benchmark.records.record import read_per_query, read_record
 
 Values = dict[str, Any]
 NUMBERS = {"R@1": 20.5, "R@5": 50, "R@10": 61.25, "R@50": 90.0}

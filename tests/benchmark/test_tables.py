@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.record import Record, read_record
-from benchmark.tables import metric_order, run_table, tables
+from benchmark.leaderboards.tables import metric_order, run_table, tables
+from benchmark.records.record import Record, read_record
 
 GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
 
@@ -139,6 +139,16 @@ def test_selected_and_last_weights_are_rows_of_their_own_selected_first() -> Non
     record["results"][1]["intervals"] = {}
     found = lines([Record.model_validate(record)])
     assert [row[1] for row in found] == ["best epoch (paper)", "last epoch"]
+
+
+def test_an_epoch_that_nothing_chose_is_not_called_the_best() -> None:
+    record = made().model_dump(mode="json")
+    (stage,) = record["identity"]["stages"][-1:]
+    stage["settings"] |= {"epochs": 30, "validate_every": 1000}
+    chosen = copy.deepcopy(record)
+    chosen["identity"]["stages"][-1]["settings"]["validate_every"] = 1
+    found = lines([Record.model_validate(chosen), Record.model_validate(record)])
+    assert sorted(row[1] for row in found) == ["best epoch (paper)", "last epoch (paper)"]
 
 
 def test_what_a_reader_must_know_stands_under_the_table() -> None:

@@ -13,10 +13,10 @@ import torch
 from small_training import Small, Vectors, same, small_job, small_stage
 
 from benchmark.errors import UserError
-from benchmark.execution import Execution
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import train
-from benchmark.training_job import Interrupted, Trained
+from benchmark.training.execution import Execution
+from benchmark.training.job import Interrupted, Trained
+from benchmark.training.trainer import train
 
 ROWS = 40  # five updates of eight per epoch
 
@@ -145,7 +145,7 @@ def test_a_failure_leaves_the_engine_usable(tmp_path: Path) -> None:
 
 
 def test_selection_keeps_the_best_epoch_and_the_last(tmp_path: Path) -> None:
-    from benchmark.selection import Score
+    from benchmark.training.selection import Score
 
     scores, seen = iter([1.0, 3.0, 2.0]), []
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from command_line import TOY_PLUGIN, Command
 
-from benchmark.checkpoints import read_header
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.plan import Plan
-from benchmark.planning import make_plan
-from benchmark.record import read_record
+from benchmark.records.record import read_record
 from benchmark.registry import Registry, discover
+from benchmark.running.plan import Plan
+from benchmark.running.planning import make_plan
+from benchmark.weights.checkpoints import read_header
 
 RUN = ("run", "--plugin", TOY_PLUGIN, "--method", "toy_features", "--dataset", "cirr", "--limit", 40)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.annotations import AnnotationFile
+from benchmark.data.annotations import AnnotationFile
+from benchmark.data.verification import verify
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -26,7 +27,6 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError
-from benchmark.verification import verify
 
 NAMES = ("t0", "t1", "t2", "v0", "v1", "v2", "v3", "spare")
 

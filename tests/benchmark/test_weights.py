@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmark.errors import UserError
-from benchmark.weights import read_state_dict, state_digest
+from benchmark.weights.reading import read_state_dict, state_digest
 
 
 class Attention(nn.Module):

@@ -11,9 +11,9 @@ from benchmark.methods.recurrent_texts import BiGruText
 from benchmark.methods.spirit import Spirit, SpiritSettings
 from torch import Tensor, nn
 
-from benchmark.backbones import TINY, build_clip
+from benchmark.encoders.backbones import TINY, build_clip
 from benchmark.errors import UserError
-from benchmark.weights_fit import load_into
+from benchmark.weights.fit import load_into
 
 
 class Network(nn.Module):

@@ -15,14 +15,14 @@ from forked_ranks import run_ranks
 from torch.nn.modules.batchnorm import _BatchNorm
 from traffic_meter import Meter
 
-from benchmark.batches import Batch, GroupLayout, rank_shares, update_plan
 from benchmark.dataset import IntArray
-from benchmark.distributed import quiet_deepspeed, this_process
-from benchmark.engine import StageEngine
-from benchmark.execution import Execution
 from benchmark.method import Views
-from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.processes.distributed import quiet_deepspeed, this_process
 from benchmark.settings import TrainingSettings
+from benchmark.training.batches import Batch, GroupLayout, rank_shares, update_plan
+from benchmark.training.engine import StageEngine
+from benchmark.training.execution import Execution
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 WORLDS = (1, 2, 4)
 WIDTH, BATCH = 6, 16

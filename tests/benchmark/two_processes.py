@@ -9,12 +9,12 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
-from benchmark.batches import GroupLayout, rank_shares, update_plan
-from benchmark.distributed import this_process
-from benchmark.engine import StageEngine
 from benchmark.method import Method
-from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
+from benchmark.training.batches import GroupLayout, rank_shares, update_plan
+from benchmark.training.engine import StageEngine
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 LAYOUTS = {"one group": 0, "a group each": 4, "two groups each": 2}
 

@@ -14,13 +14,13 @@ import torch
 from small_training import WIDTH, Small, Vectors, small_job
 from torch import Tensor, nn
 
-from benchmark.distributed import this_process
-from benchmark.execution import Execution
 from benchmark.method import Views
-from benchmark.pauses import Pauses
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
-from benchmark.trainer import train
-from benchmark.training_job import Interrupted, Trained
+from benchmark.training.execution import Execution
+from benchmark.training.job import Interrupted, Trained
+from benchmark.training.pauses import Pauses
+from benchmark.training.trainer import train
 
 ROWS = 40
 
@@ -76,7 +76,7 @@ def trained(
     method: Small | None = None,
 ) -> Trained | None:
     """A stage, by default without batch norm and dropout; None where it was stopped after so many updates."""
-    from benchmark import pauses
+    from benchmark.training import pauses
 
     method = method or Small(norm=False)
     job = small_job(folder, chosen, Vectors(ROWS), method=method, execution=execution)

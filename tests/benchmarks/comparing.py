@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.timing import Rounds
+from benchmark.speed.timing import Rounds
 
 Call = Callable[[], object]
 

@@ -16,12 +16,12 @@ import torch
 from comparing import Compared, at_least, compared, played_back
 from PIL import Image
 
-from benchmark.backbones import ClipBackbone, load_backbone
+from benchmark.data.pixels import PixelSource, cores
 from benchmark.dataset import Pictures
-from benchmark.feature_store import FeatureStore
-from benchmark.frozen_encoder import PICTURES_PER_PASS
-from benchmark.pixels import PixelSource, cores
-from benchmark.preprocessing import Preprocessing
+from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.features.store import FeatureStore
 
 SIDE, ENCODED, DECODED = 288, PICTURES_PER_PASS, 96
 ENCODING = ("store", "bare forward pass")

@@ -23,7 +23,7 @@ from benchmark.datasets.fashion200k_files import CATEGORIES
 from benchmark.datasets.fashion200k_pairs import DRAWINGS
 from comparing import Stopwatch, at_most
 
-from benchmark.ranking import QUERY_CHUNK, rank_queries
+from benchmark.evaluation.ranking import QUERY_CHUNK, rank_queries
 
 TRAIN, GALLERY, QUERIES, CAPTIONS, WIDTH = 172_049, 29_789, 33_480, 53_099, 1_280
 GIB = 2**30

@@ -18,7 +18,7 @@ from comparing import Compared, at_least, at_most, compared, played_back
 from plain_spirit import PlainSpirit
 from torch import Tensor
 
-from benchmark.operations import bare_products, floating_point_operations, recorded
+from benchmark.speed.operations import bare_products, floating_point_operations, recorded
 
 WIDTH, ROWS, ROUNDS = 640, 128, 3
 RELEASED_GROUP = 1024

@@ -22,18 +22,18 @@ from comparing import Compared, at_least, at_most, compared, played_back
 from store_backbone import LENGTH, Description, SmallBackbone, small_store
 from torch import Tensor, nn
 
-from benchmark.backbones import load_backbone
-from benchmark.batches import Batch, Share
-from benchmark.block_file import map_rows
 from benchmark.dataset import Triplets
-from benchmark.feature_store import PictureFeatures
-from benchmark.job import ALONE
+from benchmark.encoders.backbones import load_backbone
+from benchmark.features.block_file import map_rows
+from benchmark.features.shared_store import SharedStore
+from benchmark.features.store import PictureFeatures
 from benchmark.method import FeatureInputs
-from benchmark.optimisation import standard_optimiser
+from benchmark.processes.job import ALONE
 from benchmark.settings import TrainingSettings
-from benchmark.shared_store import SharedStore
-from benchmark.sources import FeatureTraining
 from benchmark.text_rules import text_rule
+from benchmark.training.batches import Batch, Share
+from benchmark.training.optimisation import standard_optimiser
+from benchmark.training.sources import FeatureTraining
 
 TRIPLETS, PICTURES, WIDTH, ROWS = 18_000, 36_000, 640, 64
 UPDATES, ROUNDS, ENCODED = 2, 3, 4

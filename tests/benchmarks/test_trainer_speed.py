@@ -17,13 +17,13 @@ from benchmark.methods.spirit import HEAD, Spirit, SpiritSettings
 from comparing import Compared, Stopwatch, at_most, played_back
 from torch import Tensor
 
-from benchmark.batches import Batch, Share
-from benchmark.distributed import this_process
 from benchmark.method import Method, Stage
-from benchmark.optimisation import standard_optimiser, standard_schedule
+from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainerSettings, TrainingSettings
-from benchmark.trainer import train
-from benchmark.training_job import TrainingJob
+from benchmark.training.batches import Batch, Share
+from benchmark.training.job import TrainingJob
+from benchmark.training.optimisation import standard_optimiser, standard_schedule
+from benchmark.training.trainer import train
 
 WIDTH, UPDATES, WARM_UPS = 640, 6, 2
 CALLS = ("trainer", "bare loop")

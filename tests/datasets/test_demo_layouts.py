@@ -26,7 +26,7 @@ from benchmark.datasets.demo_shoes import is_held_out as is_held_out_shoe
 from benchmark.datasets.demo_texts import relative_captions
 from PIL import Image
 
-from benchmark.annotations import require_counts, require_pictures
+from benchmark.data.annotations import require_counts, require_pictures
 
 SIZES: dict[str, Any] = {
     "fashioniq": Sizes(3, 6, 2, 4, 1, 3),

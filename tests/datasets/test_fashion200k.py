@@ -11,11 +11,11 @@ import pytest
 from benchmark.datasets import fashion200k
 from PIL import Image
 
-from benchmark.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.verification import verify_folder
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError
 from benchmark.registry import discover
-from benchmark.verification import verify_folder
 
 Line = tuple[str, str]
 """A picture's path without `women/` and its description."""

@@ -11,13 +11,13 @@ import pytest
 from benchmark.datasets import fashioniq
 from PIL import Image
 
-from benchmark.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.partial import without_missing
+from benchmark.data.verification import verify, verify_folder
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
-from benchmark.partial import without_missing
 from benchmark.registry import discover
 from benchmark.text_rules import text_rule
-from benchmark.verification import verify, verify_folder
 
 CUT = Path(__file__).resolve().parents[1] / "data" / "fashioniq_cut"
 SPLITS = ("train", "val", "test")

@@ -11,11 +11,11 @@ import pytest
 from benchmark.datasets import shoes, shoes_files
 from PIL import Image
 
-from benchmark.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.verification import verify, verify_folder
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.registry import discover
-from benchmark.verification import verify, verify_folder
 
 CUT = Path(__file__).resolve().parents[1] / "data" / "shoes_cut"
 CAPTIONS = "relative_captions_shoes.json"

@@ -20,14 +20,14 @@ from command_line import TOY_PLUGIN
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmark.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
-from benchmark.golden_models import without_dropout
+from benchmark.golden.models import without_dropout
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.options import make_options
-from benchmark.plan import Plan, PlannedStage
-from benchmark.planning import make_plan
 from benchmark.registry import Registry
+from benchmark.running.plan import Plan, PlannedStage
+from benchmark.running.planning import make_plan
 
 ROWS = 20
 TEXTS = tuple(

@@ -23,7 +23,7 @@ from benchmark.cli import main
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.encoding import Encoding
 from benchmark.errors import UserError
-from benchmark.evaluator import EncodedTask, score_task
+from benchmark.evaluation.evaluator import EncodedTask, score_task
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 VERSIONS: tuple[Version, ...] = get_args(Version)

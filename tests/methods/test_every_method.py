@@ -26,12 +26,12 @@ from contract import (
     train,
 )
 
-from benchmark.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.encoding import Encoding
 from benchmark.errors import UserError
 from benchmark.method import FeatureInputs, Method
 from benchmark.registry import Registry, discover
-from benchmark.weights_fit import load_into
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
+from benchmark.weights.fit import load_into
 
 _STEPS = 150
 _HALF = 2e-2

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from toy_triplets import Toy, built
 
-from benchmark.backbones import load_backbone
+from benchmark.encoders.backbones import load_backbone
 from benchmark.method import Method
-from benchmark.pieces import encode_in_pieces
-from benchmark.recomputation import RecomputedBlocks, blocks_of
+from benchmark.training.pieces import encode_in_pieces
+from benchmark.training.recomputation import RecomputedBlocks, blocks_of
 
 TOLERANCE = 1e-6
 

@@ -19,10 +19,10 @@ from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.golden_comparison import Rows, compare_output
-from benchmark.golden_heads import HeadSizes, head_batch
-from benchmark.golden_models import draw_weights
-from benchmark.golden_rules import head_weight
+from benchmark.golden.comparison import Rows, compare_output
+from benchmark.golden.heads import HeadSizes, head_batch
+from benchmark.golden.models import draw_weights
+from benchmark.golden.rules import head_weight
 
 Batch = dict[str, Tensor]
 FILE = json.loads((Path(__file__).parents[1] / "golden" / "spirit.json").read_text())

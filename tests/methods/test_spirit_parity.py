@@ -16,11 +16,11 @@ from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark import engine
-from benchmark.batches import Batch
-from benchmark.golden_comparison import Deviation
-from benchmark.parity import check
+from benchmark.golden.comparison import Deviation
+from benchmark.golden.parity import check
 from benchmark.registry import discover
+from benchmark.training import engine
+from benchmark.training.batches import Batch
 
 PREFIX, WIDTH, PATCHES, BATCH, SCALE = "other.", 16, 5, 6, 0.7
 SIZES = {"clip_dim": WIDTH, "projection_dim": 24, "hidden_dim": 40, "patches": PATCHES}

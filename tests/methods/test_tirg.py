@@ -24,8 +24,8 @@ from benchmark.cli import main
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.options import make_options
-from benchmark.planning import make_plan
 from benchmark.registry import discover
+from benchmark.running.planning import make_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.golden.parity import check
 from benchmark.method import BuildContext, Views
-from benchmark.parity import check
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "val.json"

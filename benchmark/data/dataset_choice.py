@@ -1,0 +1,55 @@
+"""The dataset that options name: in the data root, or the demo data where none is given."""
+
+from __future__ import annotations
+
+import os
+
+from benchmark.data.annotations import require_counts
+from benchmark.data.limited import LimitedDataset
+from benchmark.data.partial import without_missing
+from benchmark.dataset import Dataset
+from benchmark.errors import UserError, unknown_name
+from benchmark.options import RunOptions
+from benchmark.progress import say
+from benchmark.registry import Registry
+from benchmark.text_rules import TEXT_RULES
+
+
+def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[str, ...]) -> Dataset:
+    """The dataset as the options name it: in the data root, or the demo data where none is given.
+
+    ``further_splits`` are read beside the one that is evaluated.
+    """
+    info = registry.datasets().get(options.dataset)
+    if info is None:
+        raise unknown_name("dataset", options.dataset, registry.datasets())
+    root = options.data_root_of(options.dataset)
+    if root is not None and options.demo:
+        raise UserError(f"--demo asks for the demo data and --data-root for {root}; leave one of them out")
+    if root is None and not options.demo and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("no --data-root; in a job of several processes the demo data must be asked for with --demo")
+    if root is None:
+        folder = registry.demo_folder(options.dataset, options.cache_root)
+        say(f"No --data-root: drawn demo pictures in {info.title}'s layout. Numbers say nothing about {info.title}.")
+    else:
+        folder = registry.locate(options.dataset, root)
+    splits = (*further_splits, info.evaluation_split)
+    dataset = registry.load_dataset(options.dataset, folder, splits)
+    if options.allow_missing:
+        dataset = without_missing(dataset, splits)
+    else:
+        require_counts(dataset)
+    if options.limit is None:
+        return dataset
+    rules = [rule for rule in TEXT_RULES.values() if any(rule.mode in p.text_modes for p in dataset.protocols)]
+    evaluated = [
+        task
+        for protocol in dataset.protocols
+        if info.evaluation_split in protocol.splits and protocol.name in (options.protocol or (protocol.name,))
+        for task in dataset.tasks(
+            info.evaluation_split,
+            protocol.name,
+            next(rule.name for rule in rules if rule.mode in protocol.text_modes),
+        )
+    ]
+    return LimitedDataset(dataset, options.limit, tuple(evaluated))

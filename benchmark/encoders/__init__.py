@@ -1,0 +1,1 @@
+"""Backbones: CLIP's two encoders, their preprocessing, and the frozen form that fills the feature store."""

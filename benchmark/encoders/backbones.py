@@ -1,0 +1,309 @@
+"""Backbones: CLIP's two encoders with their preprocessing, tokens and a full description.
+
+Architectures are open_clip's, by name, and ``tiny``, a configuration of our own. Weights come from
+a tag, a file or a seed, and are always float32. Notation: B batch, S input side, L context length,
+d embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from torch import Tensor
+
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
+from benchmark.encoders.pretrained import (
+    RANDOM,
+    Activation,
+    choose_activation,
+    common_activation,
+    find_weights,
+    is_path,
+    published,
+    split_name,
+    tag_activation,
+)
+from benchmark.errors import UserError, unknown_name
+from benchmark.weights.fit import load_into
+from benchmark.weights.reading import OPENAI_SIZES, WeightsFile, read_state_dict, state_digest
+
+CLIP_VOCABULARY = 49408
+_SINGLE_BYTE_TOKENS = 512  # 256 bytes, each inside a word and at its end
+_START, _END = "<start_of_text>", "<end_of_text>"
+
+TINY: Mapping[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    "text_cfg": {"context_length": 32, "vocab_size": 4096, "width": 128, "heads": 2, "layers": 2},
+}
+"""For drawn pictures on two CPU cores. The first 4,096 of CLIP's tokens suffice, and spare the
+optimiser 5.8 of 8.1 M parameters in every step."""
+
+_OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
+
+
+@dataclass(frozen=True)
+class BackboneDescription:
+    """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors."""
+
+    name: str
+    weights: str
+    width: int
+    image_size: int
+    context_length: int
+    activation: str
+    digest: str
+    preprocessing: dict[str, Any]
+    parameters: int
+
+
+class ClipBackbone(torch.nn.Module):
+    """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
+
+    def __init__(
+        self, clip: CLIP, preprocessing: Preprocessing, name: str, weights: str, activation: Activation
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        self.preprocessing = preprocessing
+        self._name = name
+        self._weights = weights
+        self._activation = activation
+        self._digest: str | None = None
+
+    @property
+    def description(self) -> BackboneDescription:
+        """The digest is taken once; see :meth:`relabel` after training."""
+        if self._digest is None:
+            self._digest = state_digest(self.openai_state_dict())
+        return BackboneDescription(
+            name=self._name,
+            weights=self._weights,
+            width=self.width,
+            image_size=self.preprocessing.size,
+            context_length=int(self.clip.context_length),
+            activation=self._activation,
+            digest=self._digest,
+            preprocessing=self.preprocessing.key(),
+            parameters=sum(parameter.numel() for parameter in self.clip.parameters()),
+        )
+
+    @property
+    def width(self) -> int:
+        """d."""
+        return int(self.clip.text_projection.shape[1])
+
+    def relabel(self, weights: str) -> None:
+        """Name the weights anew after they changed; the next description takes a new digest."""
+        self._weights = weights
+        self._digest = None
+
+    def openai_state_dict(self) -> dict[str, Tensor]:
+        """The state dict with OpenAI's names and shapes: the logit scale is a scalar there."""
+        state: dict[str, Tensor] = self.clip.state_dict()
+        return {name: t.reshape(()) if name == "logit_scale" else t for name, t in state.items()}
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised pixels → (B, d), not normalised."""
+        encoded: Tensor = self.clip.encode_image(pixels)
+        return encoded
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 → (B, d), not normalised; L may be shorter than the context.
+
+        A position sees only those before it and the end token's is read: padding behind the
+        longest text changes nothing, so that it need not be computed.
+        """
+        clip, length = self.clip, tokens.shape[1]
+        states = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        states = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
+        ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        encoded: Tensor = ends @ clip.text_projection
+        return encoded
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """(B, L) int64, padded with 0; longer texts are cut, their end token kept; "" is allowed."""
+        tokenizer = _tokenizer(int(self.clip.vocab_size))
+        tokens: Tensor = tokenizer(list(texts), context_length=int(self.clip.context_length))
+        return tokens
+
+
+@lru_cache
+def _tokenizer(vocabulary: int) -> SimpleTokenizer:
+    """CLIP's tokenizer, or one of its first merges only: they are ordered by frequency.
+
+    The end token keeps the highest number, since CLIP's text encoder finds it by that.
+    """
+    tokenizer = SimpleTokenizer()
+    if vocabulary == CLIP_VOCABULARY:
+        return tokenizer
+    kept = vocabulary - len((_START, _END))
+    names = [*list(tokenizer.encoder)[:kept], _START, _END]
+    tokenizer.encoder = {name: number for number, name in enumerate(names)}
+    tokenizer.decoder = dict(enumerate(names))
+    merges = kept - _SINGLE_BYTE_TOKENS
+    tokenizer.bpe_ranks = {pair: rank for pair, rank in tokenizer.bpe_ranks.items() if rank < merges}
+    tokenizer.vocab_size = vocabulary
+    tokenizer.sot_token_id, tokenizer.eot_token_id = kept, kept + 1
+    tokenizer.all_special_ids = [kept, kept + 1]
+    return tokenizer
+
+
+def build_clip(config: Mapping[str, Any], activation: Activation, seed: int = 0) -> CLIP:
+    """A CLIP model of open_clip from its configuration, random weights by ``seed`` alone.
+
+    Every tensor is float32; the logit scale is a vector of one entry, which DeepSpeed needs. The
+    state of torch's global generator is left as it was.
+    """
+    sizes = {key: config[key] for key in ("embed_dim", "vision_cfg", "text_cfg")}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return CLIP(**sizes, quick_gelu=activation == "quickgelu", nonscalar_logit_scale=True)
+
+
+def openai_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's configuration from OpenAI's sizes (``embed_dim``, ``image_resolution``, ...).
+
+    ``vision_layers`` is a list of four for a ModifiedResNet, a number for a ViT.
+    """
+    is_resnet = not isinstance(sizes["vision_layers"], int)
+    head_features = sizes["vision_width"] * (32 if is_resnet else 1)
+    return {
+        "embed_dim": sizes["embed_dim"],
+        "vision_cfg": {
+            "image_size": sizes["image_resolution"],
+            "layers": sizes["vision_layers"],
+            "width": sizes["vision_width"],
+            "patch_size": sizes["vision_patch_size"],
+            "head_width": head_features // sizes["vision_heads"],
+        },
+        "text_cfg": {
+            "context_length": sizes["context_length"],
+            "vocab_size": sizes["vocab_size"],
+            "width": sizes["transformer_width"],
+            "heads": sizes["transformer_heads"],
+            "layers": sizes["transformer_layers"],
+        },
+    }
+
+
+def load_backbone(
+    name: str,
+    weights: str | None = None,
+    *,
+    preprocessing: str = "targetpad",
+    rgb_first: bool = False,
+    seed: int = 0,
+    assets_root: Path | None = None,
+) -> ClipBackbone:
+    """A backbone in evaluation mode, on the CPU, float32.
+
+    ``name``: ``tiny`` or an architecture of open_clip, with ``-quickgelu`` or ``-gelu`` behind it
+    where the weights do not tell. ``weights``: a tag, a file, or ``random`` (drawn by ``seed``);
+    None for the architecture's default. Raises UserError for unknown names, weights that are not
+    on disk or do not fit, and an activation that contradicts the weights.
+    """
+    architecture, _ = split_name(name)
+    config = backbone_configuration(name)
+    weights = weights or _default_weights(architecture)
+    entry: Mapping[str, Any] = {}
+    path = None
+    if is_path(weights):
+        path = Path(weights)
+    elif weights != RANDOM:
+        path = find_weights(architecture, weights, assets_root)
+        entry = published(architecture)[weights.lower().replace("-", "_")]
+    file = read_state_dict(path) if path is not None else None
+    activation = activation_of(name, weights, file, entry)
+    clip = build_clip(config, activation, seed)
+    if file is not None:
+        tensors = {k: v for k, v in file.state_dict.items() if k not in OPENAI_SIZES}
+        load_into(clip, tensors, f"{path} as {architecture}")
+    pipeline = Preprocessing(
+        preprocessing,
+        int(config["vision_cfg"]["image_size"]),
+        mean=tuple(entry.get("mean", CLIP_MEAN)),
+        std=tuple(entry.get("std", CLIP_STD)),
+        rgb_first=rgb_first,
+    )
+    label = path.stem if path is not None and not entry else weights
+    return ClipBackbone(clip, pipeline, architecture, label, activation).eval()
+
+
+def rebuild_backbone(description: Mapping[str, Any]) -> ClipBackbone:
+    """The backbone of a description (its fields as plain values), its weights still to be loaded.
+
+    No weights file is read. Raises UserError where the architecture is not known here.
+    """
+    named, key = str(description["name"]), description["preprocessing"]
+    activation: Activation = description["activation"]
+    mean, std = (tuple(float(value) for value in key[name]) for name in ("mean", "std"))
+    assert len(mean) == len(std) == 3
+    pipeline = Preprocessing(
+        key["pad"], key["size"], mean=mean, std=std, rgb_first=key["rgb_first"], ratio=key["ratio"] or 1.25
+    )
+    clip = build_clip(backbone_configuration(named), activation)
+    return ClipBackbone(clip, pipeline, named, str(description["weights"]), activation).eval()
+
+
+def _default_weights(architecture: str) -> str:
+    if architecture in BACKBONES:
+        return BACKBONES[architecture].default_weights
+    tags = sorted(published(architecture))
+    if "openai" in tags:
+        return "openai"
+    choice = ", ".join(tags) or "no published tag"
+    raise UserError(
+        f"--backbone {architecture} has no default weights; give --weights FILE, random or one of: {choice}"
+    )
+
+
+def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
+    """The activation of weights: their file tells it, or what is published of them (``entry``), or the name.
+
+    Raises UserError where these contradict each other, or none tells.
+    """
+    architecture, _ = split_name(name)
+    if architecture in _OWN:
+        return _OWN[architecture][1]
+    required: Activation | None = tag_activation(entry) if entry else None
+    if file is not None and file.from_openai:
+        if required == "gelu":
+            raise UserError(
+                f"{weights}: published with GELU, but the file found is one of OpenAI's, which use "
+                "QuickGELU; name the right file with --weights FILE"
+            )
+        required = "quickgelu"
+    likely = common_activation(architecture)
+    if file is None and likely is None:
+        likely = "gelu"
+    return choose_activation(name, weights, required, likely)
+
+
+def backbone_configuration(name: str) -> Mapping[str, Any]:
+    """open_clip's configuration of a name; raises UserError for what is unknown or no plain CLIP."""
+    architecture, asked = split_name(name)
+    if architecture in _OWN and asked is None:
+        return _OWN[architecture][0]
+    known = {split_name(model)[0] for model in open_clip.list_models()}
+    config: dict[str, Any] | None = None
+    if architecture in known:
+        config = open_clip.get_model_config(architecture)
+    if config is None and architecture in known:
+        config = open_clip.get_model_config(f"{architecture}-quickgelu")
+    if config is None:
+        raise unknown_name("backbone", name, {*BACKBONES, *known})
+    text = config["text_cfg"]
+    plain = text.get("vocab_size", CLIP_VOCABULARY) == CLIP_VOCABULARY and "hf_tokenizer_name" not in text
+    if config.get("custom_text") or "multimodal_cfg" in config or "hf_model_name" in text or not plain:
+        raise UserError(f"--backbone {name}: no plain CLIP model (it has another text encoder or tokenizer)")
+    return config

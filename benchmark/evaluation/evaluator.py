@@ -1,0 +1,175 @@
+"""The evaluator: encodes queries and galleries with a method, ranks exactly, and scores.
+
+Galleries are encoded once for all tasks of a split that share their pictures. What comes out of a
+task is its ranks and everything derived from them.
+
+The ranks of a job share the work: each encodes whole blocks of queries and of gallery pictures, all
+encodings go to every rank once, and each ranks its own part of the queries. Since neither an encoding
+nor a query's rank depends on who computes it, everything is equal to what one process finds.
+
+Encodings are kept on the host and ranked on the job's device, block by block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from benchmark.dataset import IntArray, Ragged, Task
+from benchmark.encoding import Encoding, concatenate, map_tensors, take
+from benchmark.errors import UserError
+from benchmark.evaluation.metrics import task_metrics
+from benchmark.evaluation.ranking import Ranks, rank_queries
+from benchmark.evaluation.scoring import ScoreFunction, dot_product
+from benchmark.evaluation.top_lists import top_pictures
+from benchmark.method import Method
+from benchmark.processes.job import ALONE, Job
+from benchmark.processes.shards import gather_array, gather_encoding, own_span, shard_spans
+from benchmark.training.sources import EvaluationSource
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """Encodings of a task's queries and of its gallery, row by row."""
+
+    task: Task
+    queries: Encoding
+    gallery: Encoding
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """What a task's ranking gave; ``metrics`` in percent by name, empty where labels are hidden."""
+
+    task: Task
+    ranks: Ranks
+    metrics: dict[str, float]
+
+
+@torch.no_grad()
+def encode_tasks(
+    method: Method, tasks: Sequence[Task], source: EvaluationSource, job: Job = ALONE
+) -> list[EncodedTask]:
+    """Encode every query, and every gallery picture once per split, in blocks of fixed size.
+
+    All ranks of ``job`` must call it with the same tasks; each gets all encodings.
+    """
+    if method.training:
+        raise ValueError("a method is evaluated in eval mode")
+    for task in tasks:
+        if not len(task.queries):
+            raise UserError(f"{task.key}: there are no queries to evaluate")
+    source.prepare(tasks)
+    galleries: dict[str, tuple[IntArray, Encoding]] = {}
+    for split in dict.fromkeys(task.key.split for task in tasks):
+        pictures = np.unique(np.concatenate([t.gallery for t in tasks if t.key.split == split]))
+        galleries[split] = pictures, _encode_gallery(method, split, pictures, source, job)
+    encoded = []
+    for task in tasks:
+        pictures, gallery = galleries[task.key.split]
+        if not np.array_equal(pictures, task.gallery):
+            gallery = take(gallery, torch.from_numpy(np.searchsorted(pictures, task.gallery)))
+        encoded.append(EncodedTask(task, _encode_queries(method, task, source, job), gallery))
+    return encoded
+
+
+def _encode_gallery(
+    method: Method, split: str, pictures: IntArray, source: EvaluationSource, job: Job
+) -> Encoding:
+    def block(rows: slice) -> Encoding:
+        return method.encode_target(source.target(split, pictures[rows]))
+
+    return _encode_shards(block, len(pictures), job, f"encoding the gallery of {split}")
+
+
+def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: Job) -> Encoding:
+    queries = task.queries
+
+    def block(rows: slice) -> Encoding:
+        stand_in = queries.feature_picture
+        reference = source.reference(
+            task.key.split, queries.picture[rows], None if stand_in is None else stand_in[rows]
+        )
+        return method.encode_query(reference, source.texts(queries.texts[rows]))
+
+    return _encode_shards(block, len(queries), job, f"encoding the queries of {task.key}")
+
+
+def _encode_shards(encode: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
+    """Encodings of all rows, from this rank's blocks and those of the others."""
+    first, end = own_span(count, job, _BLOCK)
+    blocks = [_kept(encode(slice(start, min(start + _BLOCK, end)))) for start in range(first, end, _BLOCK)]
+    spans = shard_spans(count, job.process.world_size, _BLOCK)
+    return gather_encoding(concatenate(blocks) if blocks else None, spans, job, phase)
+
+
+def _kept(encoding: Encoding) -> Encoding:
+    return map_tensors(lambda tensor: tensor.detach().float().cpu(), encoding)
+
+
+def score_function(method: Method | None) -> ScoreFunction:
+    """A method's own score, or the dot product; None stands for encodings without a method."""
+    return dot_product if method is None or method.scores_by_dot_product else method.score
+
+
+def score_task(method: Method | None, encoded: EncodedTask, job: Job = ALONE) -> TaskScores:
+    """Rank a task; ``method`` gives the score, None ranks by dot product.
+
+    All ranks of ``job`` must call it; each gets all scores.
+    """
+    ranks = _rank_shards(encoded, score_function(method), job)
+    metrics = task_metrics(ranks, encoded.task) if encoded.task.labelled else {}
+    return TaskScores(encoded.task, ranks, metrics)
+
+
+def top_of_task(method: Method | None, encoded: EncodedTask, k: int, job: Job = ALONE) -> IntArray:
+    """Gallery indices of the best k pictures of each query, (Q, k), best first; on every rank of ``job``."""
+    own, score = _own_part(encoded, job), score_function(method)
+    found = np.empty((0, k), dtype=np.int64)
+    if len(own.task.queries):
+        found = top_pictures(own.queries, own.gallery, own.task, k, score, device=job.process.device)
+    job.rendezvous.meet(f"listing the best pictures of {encoded.task.key}")
+    return gather_array(found, shard_spans(len(encoded.task.queries), job.process.world_size), job)
+
+
+def _own_part(encoded: EncodedTask, job: Job) -> EncodedTask:
+    """This rank's queries against the whole gallery; possibly none."""
+    if job.process.world_size == 1:
+        return encoded
+    task = encoded.task
+    start, stop = own_span(len(task.queries), job)
+    queries = task.queries.take(np.arange(start, stop))
+    return EncodedTask(replace(task, queries=queries), take(encoded.queries, slice(start, stop)), encoded.gallery)
+
+
+def _rank_shards(encoded: EncodedTask, score: ScoreFunction, job: Job) -> Ranks:
+    """Ranks of all queries, each rank of the job having found those of its own part."""
+    if job.process.world_size == 1:
+        return rank_queries(encoded.queries, encoded.gallery, encoded.task, score, device=job.process.device)
+    own, whole = _own_part(encoded, job), encoded.task.queries
+    none = np.empty(0, dtype=np.int64)
+    found = Ranks(none, none, None if whole.subset is None else none, Ragged(np.zeros(1, dtype=np.int64), none))
+    if len(own.task.queries):
+        found = rank_queries(own.queries, own.gallery, own.task, score, device=job.process.device)
+    job.rendezvous.meet(f"ranking the queries of {encoded.task.key}")
+    spans = shard_spans(len(whole), job.process.world_size)
+    offsets = whole.positives.offsets
+    of_positives = [(int(offsets[start]), int(offsets[stop])) for start, stop in spans]
+    return Ranks(
+        rank=gather_array(found.rank, spans, job),
+        ties=gather_array(found.ties, spans, job),
+        subset_rank=None if found.subset_rank is None else gather_array(found.subset_rank, spans, job),
+        positive_ranks=Ragged(offsets, gather_array(found.positive_ranks.values, of_positives, job)),
+    )
+
+
+def evaluate(
+    method: Method, tasks: Sequence[Task], source: EvaluationSource, job: Job = ALONE
+) -> list[TaskScores]:
+    """Metrics of all tasks, on every rank of ``job``."""
+    return [score_task(method, encoded, job) for encoded in encode_tasks(method, tasks, source, job)]

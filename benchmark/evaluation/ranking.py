@@ -1,0 +1,206 @@
+"""Exact ranks by counting, in chunks: no sort of the gallery, no names, never a (Q, G) matrix.
+
+The rank of a query is 1 + the number of gallery pictures that are no positive, not the removed
+reference, and score at least as high as the best positive: ties count against the method.
+
+Ranks do not depend on chunks, threads or devices: what float32 cannot tell apart is settled exactly
+(:mod:`benchmark.evaluation.scoring`).
+
+Notation: Q queries, G gallery pictures, T positives of all queries, S members of a subset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
+from benchmark.dataset import IntArray, Ragged, Task
+from benchmark.encoding import Encoding
+from benchmark.evaluation.counting import Sieve, Sifted, tiles
+from benchmark.evaluation.scoring import GALLERY_CHUNK as GALLERY_CHUNK
+from benchmark.evaluation.scoring import QUERY_CHUNK as QUERY_CHUNK
+from benchmark.evaluation.scoring import ScoreFunction as ScoreFunction
+from benchmark.evaluation.scoring import Scorer, make_scorer
+from benchmark.evaluation.scoring import dot_product as dot_product
+from benchmark.evaluation.task_cells import Cells, check_task, flat_positives, removed
+from benchmark.evaluation.top_lists import top_ranked as top_ranked
+
+_SETTLED_AT_ONCE = 2**18
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The outcome of a task; a query without positives (hidden labels) has rank 0 everywhere.
+
+    ``rank`` (Q,): of the best positive. ``ties`` (Q,): non-positives that score exactly like it.
+    ``subset_rank`` (Q,) or None: among the members of the subset, the reference left out; one more
+    than the number of candidates where no positive is a member.
+    ``positive_ranks``: place of every positive in the whole list, in the order of the task's
+    positives; equally good ones stand after the other pictures, by gallery index.
+    """
+
+    rank: IntArray
+    ties: IntArray
+    subset_rank: IntArray | None
+    positive_ranks: Ragged
+
+
+def rank_queries(
+    queries: Encoding,
+    gallery: Encoding,
+    task: Task,
+    score: ScoreFunction = dot_product,
+    query_chunk: int = QUERY_CHUNK,
+    gallery_chunk: int = GALLERY_CHUNK,
+    device: torch.device | None = None,
+) -> Ranks:
+    """Ranks of Q query rows among G gallery rows, the same for any chunk, thread count or device.
+
+    A positive that is the removed reference is a certain miss: its rank is G. Memory beyond the
+    encodings is a few blocks of ``query_chunk x gallery_chunk``; time beyond the products grows
+    with the number of positives, not with the number of ties. Raises UserError where an encoding
+    or a score is not finite, ValueError where encodings and task do not fit together.
+    """
+    check_task(queries, gallery, task)
+    with full_precision(), torch.no_grad():
+        scorer = make_scorer(queries, gallery, task, score, device)
+        with torch_threads(1):
+            positives = _Positives.of(task, scorer)
+            beaten, tied, members = _count(scorer, positives, task, query_chunk, gallery_chunk)
+            subset = None if members is None else _subset_ranks(scorer, positives, task, members)
+    places = np.full(len(task.queries.positives.values), len(task.gallery), dtype=np.int64)
+    places[positives.entry] = 1 + beaten + positives.place
+    labelled = task.queries.positives.sizes() > 0
+    rank, ties = np.where(labelled, len(task.gallery), 0), np.zeros(len(task.queries), dtype=np.int64)
+    found = positives.live > 0
+    best = positives.first[found]
+    rank[found], ties[found] = 1 + beaten[best], tied[best]
+    return Ranks(rank, ties, subset, Ragged(task.queries.positives.offsets, places))
+
+
+@dataclass(frozen=True)
+class _Positives:
+    """The positives that can be found (not the removed reference), by query and best first.
+
+    ``owner, picture, score, entry, place`` (L,): query, gallery index, exact score, position among
+    the task's positives, and the number of better ones of its query. ``first, live`` (Q,): where
+    each query's begin, and how many there are.
+    """
+
+    owner: IntArray
+    picture: IntArray
+    score: Scores
+    entry: IntArray
+    place: IntArray
+    first: IntArray
+    live: IntArray
+
+    @classmethod
+    def of(cls, task: Task, scorer: Scorer) -> _Positives:
+        owner, picture = flat_positives(task)
+        entry = np.flatnonzero(~Cells.of(*removed(task)).contains(owner, picture))
+        score = scorer.pairs(owner[entry], picture[entry])
+        order = np.lexsort((picture[entry], -score, owner[entry]))
+        entry, score = entry[order], score[order]
+        live = np.bincount(owner[entry], minlength=len(task.queries))
+        first = np.cumsum(live) - live
+        place = np.arange(len(entry)) - first[owner[entry]]
+        return cls(owner[entry], picture[entry], score, entry, place, first, live)
+
+
+def _count(
+    scorer: Scorer, positives: _Positives, task: Task, query_chunk: int, gallery_chunk: int
+) -> tuple[IntArray, IntArray, Tensor | None]:
+    """Non-positives at least as good as each positive (L,), those exactly as good (L,), and the
+    block scores of the subset's members (Q, S)."""
+    # One more than there are, for what tiles are filled up with.
+    beaten, tied = np.zeros((2, len(positives.entry) + 1), dtype=np.int64)
+    low, high = scorer.bounds(positives.owner, positives.score)
+    subset = task.queries.subset
+    members = None if subset is None else torch.zeros(subset.shape, device=scorer.device, dtype=low.dtype)
+    # Queries with many positives first: neighbours in a chunk then have about equally many.
+    order = np.argsort(-positives.live, kind="stable")[: np.count_nonzero(positives.live)]
+    unranked = zip(flat_positives(task), removed(task), strict=True)
+    hidden = Cells.of(*(np.concatenate(both) for both in unranked))
+    chunks = [order[begin:end] for begin, end in spans(len(order), query_chunk)]
+    width = min(gallery_chunk, len(task.gallery))
+    parts = [list(tiles(positives.first[c], positives.live[c], low, high, width)) for c in chunks]
+    for start, stop in spans(len(task.gallery), gallery_chunk):
+        targets, sieve = scorer.targets(start, stop), Sieve(stop - start, scorer.device)
+        for query, tiled in zip(chunks, parts, strict=True):
+            block = scorer.block(query, targets)
+            if members is not None and subset is not None:
+                _collect_members(block, members, query, subset[query] - start)
+            hidden.hide(block, query, start)
+            near = _Near(scorer, positives.score, query, start, beaten, tied)
+            for tile in tiled:
+                sifted = sieve.sift(block, tile)
+                beaten[tile.entry] += sifted.above
+                near.add(sifted)
+            near.settle()
+    return beaten[:-1], tied[:-1], members
+
+
+class _Near:
+    """Cells of one block too near to a positive's score, settled many at once into ``beaten, tied`` (L + 1,)."""
+
+    def __init__(
+        self, scorer: Scorer, exact: Scores, query: IntArray, start: int, beaten: IntArray, tied: IntArray
+    ) -> None:
+        self._scorer, self._exact, self._query, self._start = scorer, exact, query, start
+        self._beaten, self._tied = beaten, tied
+        self._waiting: list[Sifted] = []
+        self._count = 0
+
+    def add(self, sifted: Sifted) -> None:
+        self._waiting.append(sifted)
+        self._count += len(sifted.entry)
+        if self._count > _SETTLED_AT_ONCE:
+            self.settle()
+
+    def settle(self) -> None:
+        if not self._count:
+            return
+        waiting, self._waiting, self._count = self._waiting, [], 0
+        entry, row, column, found = (
+            np.concatenate([getattr(sifted, name) for sifted in waiting])
+            for name in ("entry", "row", "column", "score")
+        )
+        query = self._query[row]
+        lead = self._scorer.settle(found, query, column + self._start) - self._exact[entry]
+        slack, size = self._scorer.slack[query], len(self._beaten)
+        self._beaten += np.bincount(entry[lead >= -slack], minlength=size)
+        self._tied += np.bincount(entry[np.abs(lead) <= slack], minlength=size)
+
+
+def _collect_members(block: Tensor, members: Tensor, query: IntArray, column: IntArray) -> None:
+    """Copy the scores of the subset's members that lie in this block; ``column`` is (b, S)."""
+    row, member = np.nonzero((column >= 0) & (column < block.shape[1]))
+    members[query[row], member] = block[row, column[row, member]]
+
+
+def _subset_ranks(scorer: Scorer, positives: _Positives, task: Task, members: Tensor) -> IntArray:
+    """Rank of the best positive among the members of each query's subset, (Q,)."""
+    subset = task.queries.subset
+    assert subset is not None
+    every = np.repeat(np.arange(len(subset)), subset.shape[1])
+    hits = Cells.of(*flat_positives(task)).contains(every, subset.reshape(-1)).reshape(subset.shape)
+    rivals = (subset >= 0) & (subset != task.queries.reference[:, None]) & ~hits
+    best = np.full(len(subset), -np.inf)
+    standing = positives.picture != task.queries.reference[positives.owner]
+    member = (subset[positives.owner] == positives.picture[:, None]).any(axis=1) & standing
+    np.maximum.at(best, positives.owner[member], positives.score[member])
+    placed = np.flatnonzero(np.isfinite(best))
+    low, high = (bound[:, None] for bound in scorer.bounds(placed, best[placed]))
+    coarse = members[torch.from_numpy(placed).to(members.device)]
+    better, near = (coarse > high).cpu().numpy(), ((coarse >= low) & (coarse <= high)).cpu().numpy()
+    row, column = np.nonzero(near & rivals[placed])
+    query = placed[row]
+    better[row, column] = scorer.pairs(query, subset[query, column]) >= best[query] - scorer.slack[query]
+    ranks = 1 + rivals.sum(axis=1)
+    ranks[placed] = 1 + (better & rivals[placed]).sum(axis=1)
+    return np.where(task.queries.positives.sizes() > 0, ranks, 0)

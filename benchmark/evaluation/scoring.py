@@ -1,0 +1,242 @@
+"""How blocks of queries and gallery pictures are scored, and what is settled exactly.
+
+Float32 products differ in their last digits with the shape of a chunk and the number of threads,
+even between identical columns. So they only decide what is clear. The computed product of q and g,
+of width d, is taken to be off by no more than ``(4 sqrt(d) + 4) eps |q| |g|`` with eps = 2^-23: above
+the worst case, d eps / 2, up to d = 64, and beyond it several times what such sums lose, even those
+of equal terms, whose roundings all point the same way. What comes nearer than that to the score it
+is compared with is scored again in float64, the terms added in a fixed order, so that the value is
+the same on every device and in every chunk; it decides, and equality there is a tie. (Products of two
+float32 values are exact in float64.)
+
+A score function of a method is not a product whose error could be bounded: it is called on float64
+copies throughout, and differences below ``1e-12`` of the query's largest score (over its positives
+and a fixed sample of the gallery) are ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.arithmetic import (
+    Scores,
+    exponents,
+    first_twins,
+    fixed_order_sum,
+    float64_device,
+    norms,
+    spans,
+    torch_threads,
+)
+from benchmark.dataset import IntArray, Task
+from benchmark.encoding import Encoding, map_tensors, take
+from benchmark.errors import UserError
+from benchmark.evaluation.task_cells import flat_positives
+
+ScoreFunction = Callable[[Encoding, Encoding], Tensor]
+"""Scores of a block: b queries and n targets to ``(b, n)``, larger is better, row by row alone."""
+
+QUERY_CHUNK = 512
+GALLERY_CHUNK = 8192
+_EPS32 = 2.0**-23
+_TIE_SLACK = 1e-12
+_SAMPLE = 64
+_LINE = 16
+
+
+def dot_product(queries: Encoding, targets: Encoding) -> Tensor:
+    """The default score, ``(b, d)`` and ``(n, d)`` to ``(b, n)``, for encodings of one tensor each."""
+    if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
+        raise TypeError("a dot product needs encodings of one tensor; this method needs its own score")
+    return queries @ targets.T
+
+
+class Scorer(Protocol):
+    """How blocks are scored and near ties settled; ``slack`` (Q,) is what counts as a tie."""
+
+    slack: Scores
+    device: torch.device
+
+    def targets(self, start: int, stop: int) -> Encoding:
+        """Gallery rows of a chunk, ready for :meth:`block`."""
+        ...
+
+    def block(self, query: IntArray, targets: Encoding) -> Tensor:
+        """Scores ``(b, n)`` in the unit of :meth:`bounds`; valid until the next call."""
+        ...
+
+    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
+        """What of a block lies below the first or above the second ``(b,)`` is clearly so."""
+        ...
+
+    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+        """Exact scores of cells for which a block gave ``found``, all ``(m,)``."""
+        ...
+
+    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
+        """Exact scores of single pairs, ``(m,)``."""
+        ...
+
+
+class DotScorer:
+    """Float32 products on ``device``; exact ones by :func:`fixed_order_sum`.
+
+    Rows of extreme norm are scaled by powers of two first, which changes no digit: queries each by
+    its own, the gallery by one for all.
+    """
+
+    def __init__(self, queries: Tensor, gallery: Tensor, task: Task, device: torch.device) -> None:
+        self.queries, self.gallery, self.device = queries, gallery, device
+        self._threads = torch.get_num_threads()
+        self.slack = np.zeros(len(queries))
+        query_norms = norms(queries, "query", task.queries.ids)
+        gallery_norms = norms(gallery, "gallery row")
+        largest = gallery_norms.max(initial=0.0)
+        self._query_exponent = exponents(query_norms, queries.dtype)
+        self._gallery_exponent = exponents(np.atleast_1d(largest), gallery.dtype)[0]
+        width = queries.shape[1]
+        self._tolerance = (4 * width**0.5 + 4) * _EPS32 * query_norms * largest * (1 + 1e-4)
+        self._floor = width * 2.0**-100
+        self._buffer = torch.empty(0, device=device)
+        self._twin = first_twins(gallery)
+        self._any_twins = bool((self._twin != np.arange(len(gallery))).any())
+
+    def targets(self, start: int, stop: int) -> Encoding:
+        return self._scaled(self.gallery[start:stop], self._gallery_exponent)
+
+    def block(self, query: IntArray, targets: Encoding) -> Tensor:
+        assert isinstance(targets, Tensor)
+        scaled = self._scaled(_rows_of(self.queries, query), self._query_exponent[query])
+        # Rows that begin on a cache line: products into them are a tenth faster than into odd widths.
+        stride = -(-len(targets) // _LINE) * _LINE
+        size = len(query) * stride
+        if size > len(self._buffer):
+            self._buffer = torch.empty(size, device=self.device)
+        out = self._buffer[:size].view(len(query), stride)[:, : len(targets)]
+        with torch_threads(self._threads):
+            return torch.mm(scaled, targets.T, out=out)
+
+    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
+        exponent = -(self._query_exponent[query] + self._gallery_exponent)
+        low = np.ldexp(exact - self._tolerance[query], exponent) - self._floor
+        high = np.ldexp(exact + self._tolerance[query], exponent) + self._floor
+        with np.errstate(over="ignore"):
+            below = np.nextafter(low.astype(np.float32), np.float32(-np.inf))
+            above = np.nextafter(high.astype(np.float32), np.float32(np.inf))
+        return torch.from_numpy(below).to(self.device), torch.from_numpy(above).to(self.device)
+
+    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+        if not self._any_twins:
+            # By picture: rows of the gallery are then read in the order in which they lie in memory.
+            order = np.argsort(picture, kind="stable")
+            single = np.empty(len(order))
+            single[order] = self.pairs(query[order], picture[order])
+            return single
+        count = len(self._twin)
+        key = torch.from_numpy(query * count + self._twin[picture])
+        different, inverse = (part.numpy() for part in torch.unique(key, return_inverse=True))
+        scores: Scores = self.pairs(different // count, different % count)[inverse]
+        return scores
+
+    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
+        place = float64_device(self.device)
+        step = max(1, (2**18 if place.type == "cpu" else 2**23) // self.queries.shape[1])
+        scores = np.empty(len(query))
+        for start, stop in spans(len(query), step):
+            terms = _double_rows(self.queries, query[start:stop], place)
+            terms.mul_(_double_rows(self.gallery, picture[start:stop], place))
+            scores[start:stop] = fixed_order_sum(terms).cpu().numpy()
+        return scores
+
+    def _scaled(self, part: Tensor, exponent: IntArray | np.int64) -> Tensor:
+        part = part.to(self.device)
+        wide = part if part.dtype == torch.float64 else part.float()
+        if np.any(exponent):
+            factor = torch.from_numpy(np.ldexp(1.0, -np.atleast_1d(exponent))).to(wide.dtype)
+            wide = wide * factor.to(self.device)[:, None]
+        return wide.float()
+
+
+class FunctionScorer:
+    """A method's own score, on float64 copies; a block's values are exact up to ``slack``."""
+
+    def __init__(
+        self, queries: Encoding, gallery: Encoding, task: Task, score: ScoreFunction, device: torch.device
+    ) -> None:
+        for encoding, kind, ids in ((queries, "query", task.queries.ids), (gallery, "gallery row", ())):
+            for tensor in [encoding] if isinstance(encoding, Tensor) else encoding.values():
+                if tensor.is_floating_point():
+                    norms(tensor.reshape(len(tensor), -1), kind, ids)
+        self.queries, self.gallery, self.score, self.device = queries, gallery, score, float64_device(device)
+        self._threads = torch.get_num_threads()
+        self.slack = np.zeros(len(task.queries))
+        owner, picture = flat_positives(task)
+        np.maximum.at(self.slack, owner, np.abs(self.pairs(owner, picture)))
+        evenly = np.linspace(0, len(task.gallery) - 1, _SAMPLE).astype(np.int64)
+        sample = self._double(gallery, np.unique(evenly))
+        for start, stop in spans(len(task.queries), QUERY_CHUNK):
+            largest = self.block(np.arange(start, stop), sample).abs().amax(dim=1).cpu().numpy()
+            self.slack[start:stop] = _TIE_SLACK * np.maximum(self.slack[start:stop], largest)
+
+    def targets(self, start: int, stop: int) -> Encoding:
+        return self._double(self.gallery, slice(start, stop))
+
+    def block(self, query: IntArray, targets: Encoding) -> Tensor:
+        with torch_threads(self._threads):
+            scores = self.score(self._double(self.queries, query), targets).to(torch.float64, copy=True)
+        if not bool(torch.isfinite(scores).all()):
+            bad = int(query[int((~torch.isfinite(scores)).any(dim=1).nonzero()[0])])
+            raise UserError(f"the method's score of query row {bad} is not finite; check its encodings")
+        return scores
+
+    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
+        low, high = exact - self.slack[query], exact + self.slack[query]
+        return torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
+
+    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+        return found
+
+    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
+        scores = np.empty(len(query))
+        for start, stop in spans(len(query), 32):
+            square = self.block(query[start:stop], self._double(self.gallery, picture[start:stop]))
+            scores[start:stop] = square.diagonal().cpu().numpy()
+        return scores
+
+    def _double(self, encoding: Encoding, index: IntArray | slice) -> Encoding:
+        def convert(tensor: Tensor) -> Tensor:
+            part = tensor[index if isinstance(index, slice) else torch.from_numpy(index).to(tensor.device)]
+            return part.to(self.device, torch.float64 if part.is_floating_point() else None)
+
+        return map_tensors(convert, encoding)
+
+
+def make_scorer(
+    queries: Encoding, gallery: Encoding, task: Task, score: ScoreFunction, device: torch.device | None
+) -> Scorer:
+    """The scorer of a task on ``device`` (None: where the queries lie); blocks use the threads set now."""
+    example = queries if isinstance(queries, Tensor) else next(iter(queries.values()))
+    place = example.device if device is None else device
+    if score is not dot_product:
+        return FunctionScorer(queries, gallery, task, score, place)
+    if not isinstance(queries, Tensor) or not isinstance(gallery, Tensor):
+        raise TypeError("a dot product needs encodings of one tensor; this method needs its own score")
+    return DotScorer(queries, gallery, task, place)
+
+
+def _rows_of(tensor: Tensor, index: IntArray) -> Tensor:
+    """Rows by index, without a copy where they follow one another."""
+    if len(index) and index[-1] - index[0] == len(index) - 1 and bool((np.diff(index) == 1).all()):
+        return tensor[int(index[0]) : int(index[-1]) + 1]
+    part = take(tensor, torch.from_numpy(index).to(tensor.device))
+    assert isinstance(part, Tensor)
+    return part
+
+
+def _double_rows(tensor: Tensor, index: IntArray, place: torch.device) -> Tensor:
+    return tensor.index_select(0, torch.from_numpy(index).to(tensor.device)).to(place).double()

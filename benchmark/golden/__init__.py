@@ -1,0 +1,1 @@
+"""Holding implementations against numbers computed with the authors' own code."""

@@ -1,0 +1,301 @@
+"""Leaderboards: pages of tables made from records, the same from the same records, always.
+
+Measured pages (`results/leaderboard`) come from the committed records in `results/records`, with
+the published numbers of `results/published.csv` beside them, and a page of speeds; demo pages (`results/demo`) from run
+folders that are named, with nothing beside them. A page has one block per split, protocol and text
+mode: numbers of two blocks are not to be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from benchmark.dataset import DatasetInfo, TaskKey
+from benchmark.errors import UserError, gathered
+from benchmark.evaluation.averages import components
+from benchmark.files import atomic_write_text
+from benchmark.leaderboards.blocks import page_blocks
+from benchmark.leaderboards.fair_conditions import is_fair
+from benchmark.leaderboards.fair_table import fair_section
+from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
+from benchmark.leaderboards.published_rows import published_rows, references
+from benchmark.leaderboards.published_schema import averages
+from benchmark.leaderboards.tables import DRAWN_DEMO, Beside, Table, tables
+from benchmark.leaderboards.throughput_page import (
+    THROUGHPUT_PAGE,
+    render_throughput,
+    throughput_folder,
+    throughput_refusals,
+)
+from benchmark.records.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
+from benchmark.records.repeating import repeatable_command
+
+Reasons = Mapping[str, str]
+_NO_REASONS: Reasons = MappingProxyType({})
+
+MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
+
+_EMPTY = """There are no measured rows yet: nobody has added a run on the official data.
+
+"""
+
+_READING = """Numbers are comparable within one table only. The column "numbers" tells measured rows (bold: the best of
+them) from published ones, with the kind and number of their source; the sources stand at the foot of the page.
+
+"""
+
+_HOW_TO_ADD = """## How to add a row
+
+Run a method on the official data, add its record, and write the pages anew:
+
+    python -m benchmark run --method METHOD --dataset {dataset} --data-root DATA
+    python -m benchmark leaderboard --add RUN
+
+RUN is the folder that the first command names at its end. Runs on demo data, on data that is not
+the official one, and runs shortened by `--limit` are refused.
+"""
+
+
+def collect(paths: Iterable[Path]) -> list[Record]:
+    """All records at or below the paths, each file once, sorted by what they are.
+
+    Raises UserError where a path does not exist or a record cannot be read, all problems at once.
+    """
+    files: set[Path] = set()
+    problems: list[str] = []
+    for path in paths:
+        if not path.exists():
+            problems.append(f"{path}: no such file or folder; give a run's folder or one that holds runs")
+        files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
+    records: list[Record] = []
+    for file in sorted(files):
+        try:
+            records.append(read_record(file))
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError.collect(problems)
+    return sorted(records, key=_record_order)
+
+
+def render(
+    info: DatasetInfo,
+    records: Iterable[Record],
+    published: Sequence[PublishedNumber] = (),
+    fair: str = "",
+) -> str:
+    """The page of measured and published results of one dataset, markdown.
+
+    Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
+    would refuse. Records of a fair comparison stand in their own section alone, ``fair``.
+    """
+    mine = sorted((r for r in records if _dataset(r) == info.name and not refusals(r)), key=_record_order)
+    numbers = [n for n in published if n.key.dataset == info.name]
+    beside = published_rows(numbers)
+    heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
+    papers = [_with_averages(r, beside) for r in mine if not is_fair(r)]
+    found = tables(papers, bold=True, beside=beside)
+    parts = [
+        f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
+        f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
+        "" if mine else _EMPTY,
+        _READING if numbers else "",
+        page_blocks(info, found, beside) if found else "",
+        fair,
+        _how_to_repeat(mine) if mine else "",
+        _HOW_TO_ADD.format(dataset=info.name),
+        references(numbers),
+    ]
+    return _joined(parts)
+
+
+def render_demo(name: str, title: str, records: Iterable[Record], fair: str = "") -> str:
+    """The page of one dataset's runs on drawn pictures, markdown; other records are left out.
+
+    ``fair``: the section of the records of a fair comparison.
+    """
+    mine = sorted((r for r in records if _dataset(r) == name and _is_demo(r)), key=_record_order)
+    papers = [record for record in mine if not is_fair(record)]
+    parts = [
+        f"# {title}: {DRAWN_DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
+        "This program drew the pictures. The tables show that everything works from end to end; they "
+        "say nothing about how good a method is on photographs.\n",
+        _demo_blocks(tables(papers)) if papers else "" if mine else _EMPTY,
+        fair,
+        _how_to_repeat(mine) if mine else "",
+    ]
+    return _joined(parts)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return "\n".join(part.strip("\n") + "\n" for part in parts if part)
+
+
+def _with_averages(record: Record, beside: Mapping[TaskKey, Beside]) -> Record:
+    """The record with the averages that papers print for the same category, where it lacks them."""
+    wanted: dict[str, dict[str, None]] = {}
+    for key, rows in beside.items():
+        wanted.setdefault(key.category, {}).update(dict.fromkeys(averages(rows.metrics.columns)))
+    results = tuple(_result_with(result, wanted.get(result.category, ())) for result in record.results)
+    return record.model_copy(update={"results": results})
+
+
+def _result_with(result: Result, names: Iterable[str]) -> Result:
+    made = {}
+    for name in names:
+        parts = [result.metrics.get(part) for part in components(name)]
+        present = [value for value in parts if value is not None]
+        if name not in result.metrics and len(present) == len(parts):
+            made[name] = sum(present) / len(present)
+    return result.model_copy(update={"metrics": {**result.metrics, **made}})
+
+
+def pages(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> dict[Path, str]:
+    """Every page's path and text.
+
+    ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page.
+    ``runs``: folders of demo runs; datasets that have some get a demo page. ``outside``: why methods
+    are in no fair comparison (`fair_table.reasons_outside`). Raises UserError where
+    a record or the published numbers cannot be read, all problems at once.
+    """
+    kept = results / RECORDS_FOLDER
+    problems: list[str] = []
+    measured: list[Record] = []
+    demo: list[Record] = []
+    published: tuple[PublishedNumber, ...] = ()
+    with gathered(problems):
+        measured = collect([kept] if kept.exists() else [])
+    with gathered(problems):
+        demo = [record for record in collect(runs) if _is_demo(record)]
+    with gathered(problems):
+        published = read_published(results / FILE_NAME)
+    if problems:
+        raise UserError.collect(problems)
+    accepted = [record for record in measured if not refusals(record)]
+    found = {
+        results / MEASURED_FOLDER / f"{name}.md": render(
+            info, measured, published, fair_section(info, accepted, outside)
+        )
+        for name, info in datasets.items()
+    }
+    speeds = results / MEASURED_FOLDER / THROUGHPUT_PAGE
+    if speeds.is_file() or any(record.kind == "throughput" for record in measured):
+        found[speeds] = render_throughput(measured)
+    for name in sorted({_dataset(record) for record in demo}):
+        title = datasets[name].title if name in datasets else name
+        fair = fair_section(datasets[name], demo, outside) if name in datasets else ""
+        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, fair)
+    return found
+
+
+def write_all(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> list[Path]:
+    """Write every page (see `pages`) that is stale; gives those."""
+    changed = _differing(pages(results, datasets, runs, outside))
+    for path, text in changed.items():
+        atomic_write_text(path, text)
+    return list(changed)
+
+
+def stale(
+    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+) -> list[Path]:
+    """Pages that are missing or differ from what the records and published numbers give."""
+    return list(_differing(pages(results, datasets, runs, outside)))
+
+
+def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
+    return {
+        path: text
+        for path, text in wanted.items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+
+
+def add(run_folder: Path, results: Path) -> Path:
+    """Copy a run's or a speed's record, without pictures and per-query files, into the book of results.
+
+    Raises UserError where the run is none for a leaderboard, or where another record of the same
+    identity and seed is there already.
+    """
+    record = read_record(run_folder)
+    is_speed = record.kind == "throughput"
+    problems = throughput_refusals(record) if is_speed else refusals(record)
+    if problems:
+        raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
+    seed = "none" if record.identity.seed is None else record.identity.seed
+    run = Path(_dataset(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
+    folder = results / RECORDS_FOLDER / (throughput_folder(record) if is_speed else run)
+    kept = record.model_copy(update={"files": {}})
+    if (folder / RECORD_NAME).exists():
+        if read_record(folder) == kept:
+            return folder
+        raise UserError(
+            f"{folder}: holds another record of the same run and seed; remove it first to replace it"
+        )
+    write_record(folder, kept)
+    return folder
+
+
+def refusals(record: Record) -> list[str]:
+    """Why a record is none for a leaderboard of measured results, in words; empty where it is one."""
+    identity = record.identity
+    if identity.data is None or record.kind == "throughput":
+        return ["it holds no retrieval results; give a run's folder"]
+    problems = []
+    if identity.data.is_demo:
+        problems.append(
+            f"it was made on demo data ({identity.data.label}); run it with --data-root on the official data"
+        )
+    elif not identity.data.is_official:
+        problems.append(f"'{identity.data.label}' is not the official {identity.data.name} data")
+    if identity.limit:
+        problems.append(f"it was shortened by --limit {identity.limit}; run it without")
+    if not any(result.metrics for result in record.results):
+        problems.append("it has no scores, since the labels are hidden; add the server's numbers first")
+    return problems
+
+
+def _dataset(record: Record) -> str:
+    return record.identity.data.name if record.identity.data is not None else ""
+
+
+def _is_demo(record: Record) -> bool:
+    return record.kind != "throughput" and record.identity.data is not None and record.identity.data.is_demo
+
+
+def _record_order(record: Record) -> tuple[str, str, str, int, str]:
+    seed = -1 if record.identity.seed is None else record.identity.seed
+    return _dataset(record), record.method, run_key(record), seed, record.created
+
+
+def _demo_blocks(found: Sequence[Table]) -> str:
+    """Tables under a heading for each split, protocol and text mode, and one for each category."""
+    text: list[str] = []
+    last = ""
+    for table in found:
+        if table.block != last:
+            text.append(f"## {table.block}\n")
+        if table.key.category:
+            text.append(f"### {table.key.category} ({DRAWN_DEMO})\n")
+        text.append(table.content())
+        last = table.block
+    return "\n".join(text)
+
+
+def _how_to_repeat(records: Sequence[Record]) -> str:
+    """The stored command lines, each once, with the version of the code that ran them."""
+    mark = f" ({DRAWN_DEMO})" if any(map(_is_demo, records)) else ""
+    lines: dict[str, None] = {}
+    for record in records:
+        code = record.code
+        commit = f", commit {code.commit[:12]}" if code.commit else ""
+        changes = ", with uncommitted changes" if code.dirty else ""
+        command = repeatable_command(record)
+        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{command}`\n"] = None
+    return f"## How to repeat{mark}\n\n" + "".join(lines)

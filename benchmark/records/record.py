@@ -1,0 +1,347 @@
+"""The record of a run: one JSON file, validated on write and on read, and per-query results beside it.
+
+Records are the only source of tables. ``schema_version`` says which form a file has; a reader
+brings every older form to the present one through :data:`UPGRADES`, a step per version, and
+refuses newer ones.
+
+A folder holds ``record.json`` and, where queries were ranked here, ``per_query.npz`` (see
+:mod:`benchmark.evaluation.per_query`). The record is written last: where it exists, the folder is complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from benchmark.dataset import TaskKey
+from benchmark.errors import UserError
+from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
+from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
+from benchmark.files import atomic_write_json, digest_of, read_json
+from benchmark.records.costs import Cost, Trial, Tuning
+from benchmark.records.measurement import Measurement as Measurement
+from benchmark.records.measurement import Precision
+from benchmark.records.part import Count, RecordPart
+
+SCHEMA_VERSION: Final = 2
+RECORD_NAME = "record.json"
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw}
+"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has."""
+
+
+class Result(RecordPart):
+    """Numbers of one column of a table.
+
+    ``dataset`` is the label of the data (demo data and cuts have their manifest's name).
+    ``weights_from``: which weights of the run were evaluated; "imported" where they were trained
+    elsewhere, "external" where there are none (embeddings, rankings). ``measured_by`` "server" marks
+    numbers returned by an official test server. ``metrics``: name ("R@10", "R_subset@1", "mAP@10") to
+    percent; ``intervals``: the 95 % interval of those that have one. ``ties``: queries whose best
+    positive ties with another picture. In a mean over categories (``category`` "average") the counts are sums.
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    text_mode: str
+    category: str = ""
+    weights_from: Literal["selected", "last", "none trained", "imported", "external"]
+    measured_by: Literal["this run", "server"] = "this run"
+    metrics: dict[str, Percent]
+    intervals: dict[str, tuple[Percent, Percent]] = {}
+    queries: Count
+    gallery: Count
+    ties: Count = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> TaskKey:
+        return TaskKey(self.dataset, self.split, self.protocol, self.text_mode, self.category)
+
+    @model_validator(mode="after")
+    def _intervals_belong_to_metrics(self) -> Self:
+        for name, (low, high) in self.intervals.items():
+            if name not in self.metrics:
+                raise ValueError(f"interval of '{name}', which is no metric of this result")
+            if low > high:
+                raise ValueError(f"interval of '{name}' ends ({high}) before it begins ({low})")
+        return self
+
+
+class DataIdentity(RecordPart):
+    """``name`` is the dataset's name on the shelf, ``label`` what outputs call this folder;
+    ``fingerprint`` is the digest of all annotations read."""
+
+    name: str
+    label: str
+    fingerprint: str
+    is_demo: bool
+    is_official: bool
+
+    @model_validator(mode="after")
+    def _demo_is_not_official(self) -> Self:
+        if self.is_demo and self.is_official:
+            raise ValueError("data cannot be drawn demo data and official at once")
+        return self
+
+
+class EncoderIdentity(RecordPart):
+    """The encoder whose features were used.
+
+    ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
+    any training here; what training made of them is the artefact of a stage. ``state`` tells
+    whether the features come from the encoder as it started or as an earlier stage left it;
+    ``precision`` is that of the pass that made them.
+    """
+
+    name: str
+    weights: str
+    digest: str
+    start: Literal["pretrained", "random"]
+    state: Literal["untouched", "finetuned"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+
+
+class StageIdentity(RecordPart):
+    """A training stage: all its settings, and what it did. ``artefact``: digest of its product."""
+
+    name: str
+    recipe: str = ""
+    recipe_source: str = ""
+    settings: dict[str, JsonValue]
+    updates: Count
+    triplets_seen: Count
+    seed: int
+    artefact: str | None = None
+
+
+class Identity(RecordPart):
+    """Everything that makes two numbers comparable or not.
+
+    ``variant``: the name of the method's configuration where it has one (an ablation, a published
+    version); ``recipe``, ``batch_size`` and ``negative_group`` are those of the stage that is evaluated
+    (empty where nothing is trained). ``tuning``: how that stage's learning rate was searched for, where
+    it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
+    ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
+    ``data`` is None only where no dataset takes part (throughput).
+    """
+
+    data: DataIdentity | None
+    encoder: EncoderIdentity | None = None
+    recipe: str = ""
+    recipe_source: str = ""
+    variant: str = ""
+    method_settings: dict[str, JsonValue] = {}
+    stages: tuple[StageIdentity, ...] = ()
+    tuning: Tuning | None = None
+    batch_size: Count | None = None
+    negative_group: Count | None = None
+    selection: Literal["paper", "last", "heldout", "none"] = "none"
+    selection_note: str = ""
+    precision: Precision = "fp32"
+    text_rule: str = ""
+    seed: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    plugins: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    missing_pictures: tuple[str, ...] = ()
+    skipped_pictures: tuple[str, ...] = ()
+    skipped_triplets: Count = 0
+
+
+class Code(RecordPart):
+    """``commit`` is None where the package does not lie in its own git checkout; ``dirty`` tells
+    whether the checkout's code then differed from that commit."""
+
+    version: str
+    commit: str | None = None
+    dirty: bool = False
+
+
+class Environment(RecordPart):
+    """Where it ran; a library that is not installed is None."""
+
+    python: str
+    torch: str | None
+    deepspeed: str | None
+    open_clip: str | None
+    timm: str | None
+    numpy: str | None
+    pillow: str | None
+    platform: str
+    device: str
+    world_size: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1)]
+
+
+class StoredFile(RecordPart):
+    """A file of the record's folder: relative name, bytes, sha256."""
+
+    name: str
+    size: Count
+    sha256: str
+
+    @field_validator("name")
+    @classmethod
+    def _stays_in_the_folder(cls, name: str) -> str:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError(f"'{name}' is not the name of a file inside the record's folder")
+        return name
+
+
+class Record(RecordPart):
+    """``timings``: seconds by phase. ``peak_memory_bytes``: by "process" and "device".
+    ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
+    tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    kind: Literal["run", "embeddings", "rankings", "throughput"]
+    method: str
+    title: str
+    command: str
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
+    results: tuple[Result, ...] = ()
+    identity: Identity
+    code: Code
+    environment: Environment
+    timings: dict[str, Annotated[float, Field(ge=0)]] = {}
+    throughput: dict[str, Measurement] = {}
+    peak_memory_bytes: dict[str, Count] = {}
+    cost: Cost | None = None
+    trials: tuple[Trial, ...] = ()
+    not_fixed: tuple[str, ...] = ()
+    files: dict[str, StoredFile] = {}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        data = self.identity.data
+        if self.kind != "throughput" and (data is None or not self.results):
+            raise ValueError(f"a record of kind '{self.kind}' needs a dataset and results")
+        if self.kind == "throughput" and (self.results or not self.throughput):
+            raise ValueError("a record of kind 'throughput' needs measurements and holds no results")
+        for result in self.results:
+            if data is None or result.dataset != data.label:
+                raise ValueError(f"a result on '{result.dataset}', but the data is called otherwise")
+        columns = [(r.key, r.weights_from, r.measured_by) for r in self.results]
+        if len(set(columns)) != len(columns):
+            raise ValueError("two results for the same column and weights")
+        return self
+
+
+def seedless_identity(record: Record) -> dict[str, Any]:
+    """All of a run's identity but the seed and what follows from it, as JSON, without what is at its default.
+
+    So a record keeps its name in the book of results when later versions add entries.
+
+    What follows from the seed: stage seeds, artefacts, the digest of randomly started weights,
+    updates and triplets seen (where pairs are drawn, their number varies), and the learning rate where
+    it was searched for.
+    """
+    identity = record.identity.model_dump(mode="json", exclude={"seed", "selection_note"}, exclude_defaults=True)
+    for stage in identity.get("stages", ()):
+        for consequence in ("seed", "artefact", "updates", "triplets_seen"):
+            stage.pop(consequence, None)
+        if record.identity.tuning is not None and stage["name"] == record.identity.tuning.stage:
+            del stage["settings"]["learning_rate"]
+    if "encoder" in identity and identity["encoder"]["start"] == "random":
+        del identity["encoder"]["digest"]
+    return identity
+
+
+def run_key(record: Record) -> str:
+    """Digest of the kind, the method and `seedless_identity`, 64 hexadecimal digits."""
+    return digest_of({"kind": record.kind, "method": record.method, "identity": seedless_identity(record)})
+
+
+def identity_key(record: Record, result: Result) -> str:
+    """Digest of what one row of one table is: only results with equal keys are seeds of another."""
+    column = result.model_dump(
+        mode="json",
+        include={"dataset", "split", "protocol", "text_mode", "category", "weights_from", "measured_by"},
+    )
+    return digest_of({"run": run_key(record), "column": column})
+
+
+def write_record(folder: Path, record: Record, per_query: Mapping[int, PerQuery] | None = None) -> Record:
+    """Write ``per_query.npz`` and then ``record.json``; gives the record as written.
+
+    ``per_query``: by the index of the result in ``record.results``. A record that stood there is
+    removed first, so that it never stands beside another run's per-query file.
+    """
+    (folder / RECORD_NAME).unlink(missing_ok=True)
+    files = {k: v for k, v in record.files.items() if k != "per_query"}
+    if per_query:
+        for index, arrays in per_query.items():
+            arrays.check(f"result {index}")
+            if arrays.queries != record.results[index].queries:
+                raise ValueError(f"result {index}: {arrays.queries} rows for its queries")
+        size, sha256 = write_per_query_file(folder / PER_QUERY_NAME, per_query)
+        files["per_query"] = StoredFile(name=PER_QUERY_NAME, size=size, sha256=sha256)
+    written = Record.model_validate({**dict(record), "files": files})
+    atomic_write_json(folder / RECORD_NAME, written.model_dump(mode="json"))
+    return written
+
+
+def replace_record(folder: Path, record: Record) -> Record:
+    """Write a record in the place of the one that it was made from; the files beside it stay.
+
+    Results may only have been added at the end, since per-query results are kept by their number.
+    """
+    checked = Record.model_validate(dict(record))
+    atomic_write_json(folder / RECORD_NAME, checked.model_dump(mode="json"))
+    return checked
+
+
+def read_record(path: Path) -> Record:
+    """Read a record from its file or its folder, whatever its version.
+
+    Raises UserError where it is missing, truncated, newer than this program, or not a record.
+    """
+    file = path / RECORD_NAME if path.is_dir() else path
+    raw = read_json(file)
+    if not isinstance(raw, dict) or not isinstance(raw.get("schema_version"), int):
+        raise UserError(f"{file}: not a record (no schema_version); choose a run's {RECORD_NAME}")
+    upgraded = _upgraded(raw, file)
+    try:
+        return Record.model_validate(upgraded)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise UserError(
+            f"{file}: not a valid record: {where}: {first['msg']}{more}; write it again with `run`"
+        ) from None
+
+
+def _upgraded(raw: dict[str, Any], file: Path) -> dict[str, Any]:
+    version: int = raw["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{file}: written by a newer version of this program (record version {version}, this one "
+            f"reads up to {SCHEMA_VERSION}); update it with pip install -U"
+        )
+    while version < SCHEMA_VERSION:
+        if version not in UPGRADES:
+            raise UserError(f"{file}: record version {version} was never released; run it again")
+        raw = {**UPGRADES[version](raw), "schema_version": version + 1}
+        version += 1
+    return raw
+
+
+def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:
+    """Per-query results by index of the result; empty where the record has none.
+
+    Raises UserError where the file is missing, or is not the one that the record was written with.
+    """
+    stored = record.files.get("per_query")
+    if stored is None:
+        return {}
+    return read_per_query_file(folder / stored.name, stored.size, stored.sha256)

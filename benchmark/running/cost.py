@@ -1,0 +1,166 @@
+"""What a method costs in use: passes of encoders, FLOPs and stored bytes, counted on one query and one picture.
+
+FLOPs are those of matrix products and convolutions, a multiply-add counted as two, as torch's
+FlopCounterMode sees them; what works element by element is left out, as is usual. They are counted on
+a copy, of a frozen encoder without its weights, with fused kernels off, since the counter cannot look
+into these: the numbers are the architecture's and the same on every machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import UserDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmark.encoders.backbones import ClipBackbone
+from benchmark.encoding import Encoding
+from benchmark.method import Inputs, Method, PixelInputs, Transform, Views
+from benchmark.records.costs import Cost, EncodingCost
+
+_BLANK_SIDE = 256
+_BYTES = 4
+
+T = TypeVar("T")
+
+
+def count_cost(method: Method, inputs: Inputs, backbone: ClipBackbone | None, texts: Sequence[str]) -> Cost:
+    """The cost of a built method, trained or not; the method itself is left as it is.
+
+    ``backbone``: the frozen encoder of stored features. ``texts``: the queries' texts; one of median
+    length is counted, since recurrent encoders take longer for longer ones.
+    """
+    counted = copy.deepcopy(method).cpu().eval().requires_grad_(False)
+    text = median_text(texts)
+    with _countable():
+        encoders = _PassCosts(inputs, backbone, text)
+        reference, modification = _Watched(encoders.reference), _Watched(encoders.text(counted, text))
+        target = _Watched(encoders.target)
+        query, query_flops = _counted(lambda: counted.encode_query(reference.views, modification.views))
+        encoded, gallery_flops = _counted(lambda: counted.encode_target(target.views))
+        _, pair_flops = _counted(lambda: counted.score(query, encoded))
+    return Cost(
+        trainable_parameters=trainable_parameters(method),
+        gallery=encoders.cost(gallery_flops, target.read, frozenset()),
+        query=encoders.cost(query_flops, reference.read, modification.read),
+        pair_flops=pair_flops,
+        stored_bytes=_BYTES * sum(tensor.numel() for tensor in _tensors(encoded)),
+    )
+
+
+def trainable_parameters(method: Method) -> int:
+    return sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+
+
+def median_text(texts: Sequence[str]) -> str:
+    """The text of median length."""
+    return sorted(texts, key=lambda text: (len(text), text))[len(texts) // 2]
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """FLOPs of what ``work`` computes on the CPU."""
+    with _countable():
+        return _counted(work)[1]
+
+
+class _Watched(UserDict[str, Tensor]):
+    """Views that remember which of them were read: what a method does not look at need not be encoded."""
+
+    def __init__(self, views: Views) -> None:
+        super().__init__(views)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    @property
+    def views(self) -> Views:
+        return cast(Views, self)
+
+
+class _PassCosts:
+    """Example views of a stage's inputs, one row each, and what the encoders before them cost."""
+
+    def __init__(self, inputs: Inputs, backbone: ClipBackbone | None, text: str) -> None:
+        self._passes = {"whole": 1, "pixels": 1}
+        self._picture_flops = self._text_flops = 0
+        self._text_view: Views | None = None
+        if isinstance(inputs, PixelInputs):
+            pixels = _blank_pixels(inputs.evaluate)
+            self.reference: Views = {"pixels": pixels}
+            self.target: Views = {"pixels": pixels}
+            return
+        if backbone is None:
+            raise TypeError("stored features need the encoder that gives them")
+        side = backbone.preprocessing.size
+        frozen, pixels = _without_weights(backbone), torch.zeros(1, 3, side, side, device="meta")
+        _, self._picture_flops = _counted(lambda: frozen.encode_image(pixels))
+        _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
+        self._passes["patches"] = sum(grid * grid for grid in inputs.grids)
+        self.reference = self._stored(inputs.reference, backbone.width)
+        self.target = self._stored(inputs.target, backbone.width)
+        self._text_view = {"text": torch.zeros(1, backbone.width)}
+
+    def _stored(self, names: Sequence[str], width: int) -> Views:
+        shapes = {"whole": (1, width), "patches": (1, self._passes["patches"], width)}
+        return {name: torch.zeros(shapes[name]) for name in names}
+
+    def text(self, method: Method, text: str) -> Views:
+        return self._text_view if self._text_view is not None else method.tokenize([text])
+
+    def cost(self, own_flops: int, pictures: set[str], texts: set[str] | frozenset[str]) -> EncodingCost:
+        passes, reads_text = sum(self._passes[name] for name in pictures), bool(texts)
+        flops = own_flops + passes * self._picture_flops + reads_text * self._text_flops
+        return EncodingCost(picture_passes=passes, text_passes=int(reads_text), flops=flops)
+
+
+def _without_weights(backbone: ClipBackbone) -> ClipBackbone:
+    """A copy whose tensors have shapes alone: large encoders are counted without being copied or run."""
+    tensors = (*backbone.parameters(), *backbone.buffers())
+    shapes = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
+    parameters = {id(p): torch.nn.Parameter(shapes[id(p)], requires_grad=False) for p in backbone.parameters()}
+    return copy.deepcopy(backbone, {**shapes, **parameters}).eval()
+
+
+def _blank_pixels(transform: Transform) -> Tensor:
+    """(1, 3, S, S) of a white picture."""
+    blank = Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), "white")
+    pixels = transform.picture(blank, np.random.default_rng(0))
+    return transform.normalise(torch.from_numpy(np.array(pixels))[None])
+
+
+def _tensors(encoding: Encoding) -> list[Tensor]:
+    return [encoding] if isinstance(encoding, Tensor) else list(encoding.values())
+
+
+def _counted(work: Callable[[], T]) -> tuple[T, int]:
+    """What the work gives, and its FLOPs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        result = work()
+    return result, int(counter.get_total_flops())
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Attention and recurrent layers as the products of matrices that they are."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        # Setting the flags below speaks of a kind of GPU that this torch was not built for.
+        stack.enter_context(warnings.catch_warnings(action="ignore", category=UserWarning))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)
+        yield

@@ -1,0 +1,296 @@
+"""DeepSpeed around one stage: the same path for one CPU process and for many GPUs.
+
+DeepSpeed owns the optimiser's step, accumulation, clipping and the averaging of gradients over
+processes, at ZeRO stages 0 to 2. Half precision is autocast around the method, as the released methods
+train, so that weights and sums stay float32 at every stage; the loss is scaled here (`loss_scale`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from benchmark.errors import UserError
+from benchmark.method import Method
+from benchmark.processes.distributed import Process, gather_rows, quiet_deepspeed, start_process_group
+from benchmark.settings import TrainingSettings
+from benchmark.training.batches import Batch, GroupLayout
+from benchmark.training.deepspeed_configuration import deepspeed_configuration
+from benchmark.training.device_memory import enough_memory
+from benchmark.training.execution import DEFAULT_EXECUTION, Execution
+from benchmark.training.group_layers import GroupLayers
+from benchmark.training.loss_scale import LossScale
+from benchmark.training.optimiser_state import give_moments, is_split, moments_of
+from benchmark.training.pieces import encode_in_pieces, trains_batch_norm
+from benchmark.training.recomputation import RecomputedBlocks
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class _LossModule(nn.Module):
+    """The method as DeepSpeed sees it: tensors of one negative group in, its loss out."""
+
+    def __init__(
+        self, method: Method, process_group: Any, precision: str, piece: int, device: torch.device
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self._process_group = process_group
+        self._autocast = _autocast(precision, device)
+        self._piece, self._device = piece, device
+
+    def forward(self, batch: Batch) -> Tensor:
+        with self._autocast:
+            asked = (batch.reference, batch.text)
+            queries = encode_in_pieces(self.method.encode_query, asked, self._piece, self._device)
+            targets = encode_in_pieces(self.method.encode_target, (batch.target,), self._piece, self._device)
+            queries = gather_rows(queries, self._process_group)
+            targets = gather_rows(targets, self._process_group)
+            return self.method.loss(queries, targets)
+
+
+class StageEngine:
+    """One stage's method under DeepSpeed; `close` before the next stage's engine is made.
+
+    ``schedule`` gives the factor of the learning rate at update n, from 0.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        optimiser: torch.optim.Optimizer,
+        schedule: Callable[[int], float],
+        settings: TrainingSettings,
+        layout: GroupLayout,
+        process: Process,
+        execution: Execution = DEFAULT_EXECUTION,
+    ) -> None:
+        start_process_group(process)
+        self._settings = settings
+        self._layout = layout
+        self._execution = execution
+        self.method = method
+        self._norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        self._process = process
+        group = _group_of_this_rank(layout, process)
+        self._group_layers = None if group is None else GroupLayers(method, group)
+        self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
+        self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
+        with _refusals_told(execution):
+            self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
+                model=_LossModule(method, group, settings.precision, execution.piece, process.device),
+                model_parameters=[p for p in method.parameters() if p.requires_grad],
+                optimizer=optimiser,
+                config=deepspeed_configuration(settings, layout, process.world_size, execution),
+            )
+        # One process has nothing to average: copies of all gradients into buckets and back. ZeRO cuts them there.
+        self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
+        self._schedule = schedule
+        self._rates: list[float] = [group["lr"] for group in optimiser.param_groups]
+        self._updates = 0
+        self._norm: Tensor | float = float("nan")
+        self._set_rates()
+        self._tell_scale()
+
+    def training_mode(self) -> None:
+        """Train mode, with batch norms as the settings say.
+
+        Raises UserError where a batch norm would see a piece instead of its negative group.
+        """
+        self._engine.train()
+        if self._settings.batch_norm == "eval":
+            for norm in self._norms:
+                norm.eval()
+        norm_name = trains_batch_norm(self.method)
+        if norm_name and 0 < self._execution.piece < self._layout.rows_per_rank:
+            raise UserError(
+                f"trainer.piece is {self._execution.piece}, but batch norms train ({norm_name}) on the "
+                f"{self._layout.rows_per_rank} rows of a negative group, and pieces would change their statistics; "
+                "leave trainer.piece out (--set trainer.gradient_checkpointing=true saves memory here), or set the "
+                "stage's batch_norm=eval"
+            )
+
+    def accumulate(self, batch: Batch, part: int) -> Tensor:
+        """Add the gradient of one negative group and give its loss (detached, on the device).
+
+        Each group is normalised with its own statistics. Only the first group of an update moves the
+        batch norms' running ones, as rank 0's does under the released data-parallel training; ranks
+        that have no part in it get them by `share_buffers`. Raises UserError where the device cannot
+        hold the group.
+        """
+        for norm in self._norms:
+            norm.track_running_stats = self._layout.group_of(self._process.rank, part) == 0
+        self._engine.set_gradient_accumulation_boundary(part == self._layout.groups_per_rank - 1)
+        with enough_memory(self._process, self._settings, self._layout):
+            loss = self._engine(batch)
+            # ZeRO's optimiser multiplies by the scale that it was told.
+            scaled = loss if self.loss_scale is None or is_split(self.optimiser) else loss * self._whole_scale()
+            self._engine.backward(scaled)
+        result: Tensor = loss.detach()
+        return result
+
+    def update(self) -> None:
+        """Update the weights with the accumulated gradient and advance the schedule.
+
+        In float16 an update whose gradient overflowed is left out, on all processes alike.
+        """
+        if not self._engine.enable_backward_allreduce:
+            self._fill_gradients()
+        if self.loss_scale is None:
+            self._engine.step()
+        else:
+            self.loss_scale.count(not self._scaled_step(self._whole_scale()))
+            self._tell_scale()
+        self._updates += 1
+        self._set_rates()
+        for norm in self._norms:
+            norm.track_running_stats = True
+
+    def _scaled_step(self, scale: float) -> bool:
+        """The step on a gradient of a scaled loss; False where it overflowed and nothing was updated."""
+        if is_split(self.optimiser):
+            self._engine.step()
+            return not self.optimiser.overflow
+        gradients = self._gradients()
+        norm = torch.nn.utils.get_total_norm(gradients) / scale
+        if not bool(torch.isfinite(norm)):
+            self._engine.zero_grad()
+            return False
+        torch._foreach_mul_(gradients, 1.0 / scale)
+        self._norm = norm
+        self._engine.step()
+        return True
+
+    def _tell_scale(self) -> None:
+        if self.loss_scale is not None and is_split(self.optimiser):
+            self.optimiser.check_grad_overflow = True
+            self.optimiser.override_loss_scale(self._whole_scale())
+
+    def _whole_scale(self) -> float:
+        """The factor of the loss that scales each group's gradient alike on any number of processes.
+
+        DeepSpeed divides by the number of accumulated groups; the gather adds up its processes.
+        """
+        assert self.loss_scale is not None
+        return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
+
+    def _fill_gradients(self) -> None:
+        """What takes no part in the loss has a gradient of zero (and decays), as where gradients are averaged."""
+        for parameter in self.method.parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.method.parameters() if p.grad is not None]
+
+    def _set_rates(self) -> None:
+        factor = self._schedule(self._updates)
+        for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+
+    def measure_gradient(self) -> None:
+        """Keep the norm of the gradient that the next `update` applies, without waiting for the device."""
+        if not is_split(self.optimiser) and self.loss_scale is None:
+            self._norm = torch.nn.utils.get_total_norm(self._gradients())
+
+    def gradient_norm(self) -> float:
+        """Norm of the gradient last measured, before clipping; ZeRO measures every update's."""
+        norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
+        return float(norm)
+
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of what all ranks hold; all must call it."""
+        if self._process.world_size > 1:
+            torch.distributed.all_reduce(values)
+            values = values / self._process.world_size
+        return values
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers, the running statistics; all ranks must call it."""
+        if self._process.world_size > 1:
+            for buffer in self.method.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def learning_rate(self) -> float:
+        rate: float = self.optimiser.param_groups[0]["lr"]
+        return rate
+
+    def state(self, keep: bool = True) -> dict[str, Any]:
+        """Everything that a resumed stage needs of the engine, as tensors on the host and plain values.
+
+        It fits any number of processes and any ZeRO stage. Every process must ask for it; with ``keep``
+        False a process only takes part.
+        """
+        moments = moments_of(self.optimiser, self.method, keep)
+        if not keep:
+            return {}
+        return {
+            "module": {name: tensor.detach().cpu() for name, tensor in self.method.state_dict().items()},
+            "moments": moments,
+            "updates": self._updates,
+            "loss_scale": self.loss_scale.state() if self.loss_scale is not None else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.method.load_state_dict(state["module"])
+        if is_split(self.optimiser):
+            self.optimiser.refresh_fp32_params()
+        self.give_moments(state["moments"])
+        self._updates = int(state["updates"])
+        self._set_rates()
+        if self.loss_scale is not None and state["loss_scale"]:
+            self.loss_scale.load_state(state["loss_scale"])
+            self._tell_scale()
+
+    def moments(self) -> dict[str, dict[str, Any]]:
+        """The optimiser's moments by parameter name; every process must ask for them."""
+        return moments_of(self.optimiser, self.method)
+
+    def give_moments(self, moments: dict[str, dict[str, Any]]) -> None:
+        """Start from these moments; parameters that are not named start afresh."""
+        give_moments(self.optimiser, self.method, moments)
+
+    def close(self) -> None:
+        if self._group_layers is not None:
+            self._group_layers.close()
+        if self._recomputed is not None:
+            self._recomputed.restore()
+        self._engine.destroy()
+
+
+@contextmanager
+def _refusals_told(execution: Execution) -> Iterator[None]:
+    """Raises UserError for what DeepSpeed itself finds wrong with a user's configuration."""
+    try:
+        yield
+    except (AssertionError, ValueError) as error:
+        if not execution.deepspeed:
+            raise
+        told = " ".join(str(error).split()) or "without a word"
+        raise UserError(f"DeepSpeed refuses the configuration: {told}; change --deepspeed-config") from error
+
+
+def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    if precision not in _AUTOCAST:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
+
+
+def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:
+    """The processes that share a negative group with this rank, None for this one alone.
+
+    Every rank takes part in making all of them, as torch demands.
+    """
+    if layout.ranks_per_group == 1:
+        return None
+    mine = None
+    for first in range(0, process.world_size, layout.ranks_per_group):
+        group = torch.distributed.new_group(list(range(first, first + layout.ranks_per_group)))
+        if first <= process.rank < first + layout.ranks_per_group:
+            mine = group
+    return mine

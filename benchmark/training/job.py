@@ -1,0 +1,106 @@
+"""What training a stage needs, and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.method import Method, Stage
+from benchmark.processes.distributed import Process
+from benchmark.settings import TrainerSettings, TrainingSettings
+from benchmark.training.batches import TrainingSource
+from benchmark.training.execution import Execution
+from benchmark.training.monitoring import Sections
+from benchmark.training.optimiser_state import Moments
+from benchmark.training.selection import Score
+from benchmark.weights.fit import load_into
+
+State = dict[str, Tensor]
+
+
+class Diverged(UserError):
+    """The loss of a stage is not finite."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop and has saved a resumable state."""
+
+
+@dataclass
+class EpochLog:
+    """One line of a stage's training log; ``score`` is None where the epoch was not validated."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+    score: float | None = None
+
+
+@dataclass
+class Trained:
+    """What a stage leaves: the selected and the last weights, and how it went."""
+
+    selected: State
+    last: State
+    selected_epoch: int
+    criterion: str
+    best: float | None
+    updates: int
+    triplets_seen: int
+    log: list[EpochLog] = field(default_factory=list)
+    seconds: float = 0.0
+    moments: Moments = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that one stage's training needs, already built.
+
+    ``validate`` gives the criterion's value of the method as it stands; None validates nothing and
+    selects the last weights. ``earlier`` is the stage before, whose selected weights the method holds
+    already, where this one takes its optimiser's moments and best score. ``identity``: all that a
+    resumable state depends on. ``monitors`` write under ``monitor_folder``.
+    """
+
+    method: Method
+    stage: Stage
+    settings: TrainingSettings
+    source: TrainingSource
+    process: Process
+    seed: int
+    folder: Path
+    identity: Mapping[str, Any]
+    validate: Callable[[Method], Score] | None
+    trainer: TrainerSettings = TrainerSettings()
+    earlier: Trained | None = None
+    execution: Execution = Execution()
+    monitors: Sections = field(default_factory=dict)
+    monitor_folder: Path = Path("monitor")
+
+
+def clone_of(method: Method) -> State:
+    """A copy of a method's weights on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
+
+
+def log_line(log: EpochLog, epochs: int, criterion: str) -> str:
+    """How an epoch went, in one line."""
+    score = "" if log.score is None else f", {criterion} {log.score:.2f}"
+    return f"epoch {log.epoch}/{epochs}: loss {log.loss:.4f}, lr {log.learning_rate:.3g}{score} ({log.seconds:.1f} s)"
+
+
+def take_shared(method: Method, earlier: Method, source: str) -> None:
+    """What both have under one name; the later stage goes on with what the earlier one prepared."""
+    method.restore(earlier.prepared())
+    own = method.state_dict()
+    shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
+    if not shared:
+        raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
+    load_into(method, {**own, **shared}, source)

@@ -1,0 +1,97 @@
+"""When training pauses: to save, or to stop when asked to. All processes of a job do so after the same update.
+
+A signal reaches processes at different moments, and clocks differ: so they agree, about once a second
+and at most every 50 updates, by one reduction of three numbers.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+
+from benchmark.processes.distributed import Process
+
+_AGREEMENT_SECONDS = 1.0
+_MOST_UPDATES = 50
+
+
+class StopRequest:
+    """Whether this process was asked to stop."""
+
+    requested = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What all processes do now."""
+
+    stop: bool = False
+    save: bool = False
+
+
+class Pauses:
+    """Decides for all processes when to save and when to stop."""
+
+    def __init__(self, process: Process, checkpoint_seconds: float, stop: StopRequest) -> None:
+        self._process, self._seconds, self._stop = process, checkpoint_seconds, stop
+        self._saved = self._agreed = time.monotonic()
+        self._updates, self._until = 0, 1
+
+    def after_update(self) -> Pause:
+        """What to do after an update; most of the time nothing, without asking the other processes."""
+        self._updates += 1
+        if self._process.world_size > 1 and self._updates < self._until:
+            return Pause()
+        return self.agree()
+
+    def agree(self) -> Pause:
+        """What to do now; every process must ask."""
+        now = time.monotonic()
+        pause = Pause(self._stop.requested, now - self._saved > self._seconds)
+        if self._process.world_size > 1:
+            pause = self._agreement(pause, now)
+        if pause.save:
+            self._saved = time.monotonic()
+        return pause
+
+    def _agreement(self, own: Pause, now: float) -> Pause:
+        """Any process can stop the job; rank 0's clock tells when to save, and when to agree again."""
+        duration = (now - self._agreed) / max(self._updates, 1)
+        until = min(max(int(_AGREEMENT_SECONDS / max(duration, 1e-6)), 1), _MOST_UPDATES)
+        main = self._process.is_main
+        numbers = [int(own.stop), int(own.save and main), until if main else 0]
+        message = torch.tensor(numbers, device=self._process.device)
+        torch.distributed.all_reduce(message, op=torch.distributed.ReduceOp.MAX)
+        stop, save, self._until = message.tolist()
+        self._updates, self._agreed = 0, now
+        return Pause(bool(stop), bool(save))
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; the second one acts as usual."""
+    request = StopRequest()
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        request.requested = True
+        signal.signal(number, previous[number])
+
+    try:
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            previous[wanted] = signal.signal(wanted, handle)
+    except ValueError:
+        # Signals can only be handled in the main thread; elsewhere the caller's handling stands.
+        pass
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

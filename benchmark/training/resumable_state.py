@@ -1,0 +1,192 @@
+"""The state from which a killed stage goes on: one file of tensors and plain values, and a pointer to it.
+
+Every save has a file of its own; the pointer, a small JSON file, is written last and holds its size,
+its digest and in readable form the settings that it was made with: a crash at any moment leaves the
+state before. The state is whole whichever processes computed it, so that any number of them can go on;
+rank 0 writes it, and reads it for all. Reading executes nothing from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+from torch import Tensor
+
+from benchmark.errors import UserError
+from benchmark.files import atomic_path, atomic_write_json, read_json
+from benchmark.processes.distributed import Process
+
+_POINTER_KEYS = {"file", "bytes", "sha256", "identity"}
+_SHOWN = 3
+
+
+class ResumableState:
+    """The one resumable state of a stage, in its folder. ``identity``: what the state depends on, JSON-like."""
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._pointer = folder / "resume.json"
+        self._identity = json.loads(json.dumps(identity, default=str))
+
+    def exists(self) -> bool:
+        return self._pointer.is_file()
+
+    def save(self, state: Mapping[str, Any], update: int) -> None:
+        """Write a state; the previous one is removed after the pointer names the new one.
+
+        Raises UserError where the disk is full; the previous state then stands as it was.
+        """
+        path = self._folder / f"resume-{update:08d}.pt"
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as stream:
+                written = _Digested(stream)
+                torch.save(dict(state), cast(IO[bytes], written))
+        pointer = {"file": path.name, "bytes": written.size, "sha256": written.digest(), "identity": self._identity}
+        atomic_write_json(self._pointer, pointer)
+        self._remove_states(keep=path.name)
+
+    def require_same_settings(self) -> None:
+        """Raises UserError where there is a state that was made with other settings."""
+        if self.exists():
+            self._read_pointer()
+
+    def load(self) -> dict[str, Any]:
+        """Read the state back; raises UserError where it was made with other settings or is damaged."""
+        pointer = self._read_pointer()
+        path = self._folder / str(pointer["file"])
+        if not path.is_file() or path.stat().st_size != pointer["bytes"] or _digest(path) != pointer["sha256"]:
+            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state
+
+    def _read_pointer(self) -> dict[str, Any]:
+        pointer = read_json(self._pointer)
+        if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
+            raise UserError(f"{self._pointer}: damaged, or of an older version; delete {self._folder} and run again")
+        if pointer["identity"] != self._identity:
+            raise UserError(
+                f"{self._folder}: its resumable state was made with other settings: "
+                f"{_told(pointer['identity'], self._identity)}; run with the settings as they were, or delete "
+                "this folder to start again"
+            )
+        return pointer
+
+    def load_for_all(self, process: Process) -> dict[str, Any] | None:
+        """The state as rank 0 finds it, given to every process; None where there is none.
+
+        Every process must call it; a UserError of rank 0's is raised on all.
+        """
+        state, problem = None, ""
+        if process.is_main and self.exists():
+            try:
+                state = self.load()
+            except UserError as error:
+                problem = str(error)
+        if process.world_size > 1:
+            state, problem = _from_main(state, problem, process)
+        if problem:
+            raise UserError(problem)
+        return state
+
+    def clear(self) -> None:
+        self._pointer.unlink(missing_ok=True)
+        self._remove_states(keep="")
+
+    def _remove_states(self, keep: str) -> None:
+        for path in self._folder.glob("resume-*.pt"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
+
+
+class _Digested:
+    """A file that is digested while it is written, so that it need not be read again."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._sha256, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, content: bytes) -> int:
+        self._stream.write(content)
+        self._sha256.update(content)
+        self.size += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _told(before: Any, now: Any) -> str:
+    """The settings that differ, old value and new one."""
+    old, new = dict(_flattened(before)), dict(_flattened(now))
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    told = [f"{name} was {_shown(old, name)}, now {_shown(new, name)}" for name in names[:_SHOWN]]
+    more = len(names) - _SHOWN
+    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return json.dumps(values[name], ensure_ascii=False) if name in values else "not there"
+
+
+def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Names as the user writes them: a stage's settings stand behind the stage's name."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flattened(inner, path if name == "settings" else f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        for number, inner in enumerate(value):
+            stage = inner.get("stage") if isinstance(inner, dict) else None
+            yield from _flattened(inner, str(stage) if stage else f"{path}.{number}")
+    else:
+        yield path, value
+
+
+def _from_main(
+    state: dict[str, Any] | None, problem: str, process: Process
+) -> tuple[dict[str, Any] | None, str]:
+    """What rank 0 has, on every process: the plain values in one message, then tensor by tensor."""
+    tensors: list[Tensor] = []
+    plain = _without_tensors(state, tensors)
+    message: list[Any] = [(plain, problem, [(t.shape, t.dtype) for t in tensors])]
+    torch.distributed.broadcast_object_list(message, src=0, device=process.device)
+    plain, problem, kinds = message[0]
+    received = []
+    for number, (shape, dtype) in enumerate(kinds):
+        own = tensors[number] if process.is_main else torch.empty(shape, dtype=dtype)
+        moved = own.to(process.device).contiguous()
+        torch.distributed.broadcast(moved, src=0)
+        received.append(moved.cpu())
+    return _with_tensors(plain, received), problem
+
+
+class _Place(int):
+    """The number of a tensor that travels by itself."""
+
+
+def _without_tensors(value: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return _Place(len(tensors) - 1)
+    if isinstance(value, dict):
+        return {key: _without_tensors(inner, tensors) for key, inner in value.items()}
+    return value
+
+
+def _with_tensors(value: Any, tensors: list[Tensor]) -> Any:
+    if isinstance(value, _Place):
+        return tensors[value]
+    if isinstance(value, dict):
+        return {key: _with_tensors(inner, tensors) for key, inner in value.items()}
+    return value

@@ -1,0 +1,262 @@
+"""Training one stage: the only training loop of the project.
+
+It owns the order of batches, validation and selection, checkpoints and resume. What is trained and
+how is the stage's declaration; the step itself is the engine's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.dataset import IntArray
+from benchmark.method import Method
+from benchmark.progress import Progress
+from benchmark.training.batches import GroupLayout, Share, rank_shares, step_seed, update_plan
+from benchmark.training.engine import StageEngine
+from benchmark.training.job import (
+    Diverged,
+    EpochLog,
+    Interrupted,
+    Trained,
+    TrainingJob,
+    clone_of,
+    log_line,
+)
+from benchmark.training.measurements import Measurements
+from benchmark.training.monitoring import Monitors
+from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
+from benchmark.training.optimiser_state import groups_by_count
+from benchmark.training.pauses import Pause, Pauses, StopRequest, stop_requests
+from benchmark.training.resumable_state import ResumableState
+from benchmark.training.selection import Score
+
+_LOSS_CHECK_INTERVAL = 50
+
+
+def train(job: TrainingJob, resume: bool) -> Trained:
+    """Train a stage to its end, from its resumable state where there is one and ``resume`` is True.
+
+    Raises Interrupted after saving when SIGINT or SIGTERM arrives, Diverged on a loss that is not
+    finite.
+    """
+    training = _Training(job)
+    try:
+        return training.run(resume)
+    finally:
+        training.engine.close()
+
+
+def endless_updates(job: TrainingJob) -> Generator[None]:
+    """A stage's updates one by one, as `train` makes them; nothing is validated, selected or saved.
+
+    It is there to be measured. Closing the generator closes the engine.
+    """
+    training = _Training(job)
+    monitors = Monitors({}, job.monitor_folder, job.stage.name)
+    training.measurements = Measurements(monitors, job.process, job.settings.batch_size, 0)
+    try:
+        while True:
+            yield from training._updates_of_epoch()
+            training._read_losses()
+            training.losses, training.position = [], 0
+            training.epoch += 1
+    finally:
+        training.engine.close()
+
+
+class _Training:
+    def __init__(self, job: TrainingJob) -> None:
+        self.job = job
+        self.settings = job.settings
+        self.layout = GroupLayout.of(job.settings, job.process.world_size)
+        job.method.to(job.process.device)
+        entries = job.source.start_epoch(0)
+        per_epoch = len(update_plan(entries, self.settings, job.seed, 0))
+        moments = job.earlier.moments if job.earlier and job.stage.takes == "weights and optimiser" else {}
+        groups = job.stage.parameter_groups(job.method, self.settings)
+        if moments and job.execution.zero:
+            groups = groups_by_count(groups, job.method, moments)
+        optimiser = (job.stage.optimiser or standard_optimiser)(groups, self.settings)
+        schedule = (job.stage.schedule or standard_schedule)(self.settings, per_epoch)
+        self.engine = StageEngine(
+            job.method, optimiser, schedule, self.settings, self.layout, job.process, job.execution
+        )
+        self.engine.give_moments(moments)
+        self.result = Trained({}, {}, -1, "", None, 0, 0)
+        if moments and job.earlier is not None and job.earlier.best is not None:
+            self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
+            self.result.selected, self.result.selected_epoch = clone_of(job.method), 0
+        decay = self.settings.average_decay
+        self.average = MovingAverage(job.method, decay) if decay else None
+        self.states = ResumableState(job.folder, job.identity)
+        self.epoch = 0
+        self.position = 0
+        self.update = 0
+        self.losses: list[float] = []
+        self.unread: list[Tensor] = []
+        self.updates_per_epoch = per_epoch
+        self.total_updates = per_epoch * self.settings.epochs
+
+    def run(self, resume: bool) -> Trained:
+        state = self.states.load_for_all(self.job.process) if resume else None
+        if state is not None:
+            self._restore(state)
+        with closing(Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)) as monitors:
+            monitors.rewind(self.update)
+            self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
+            with stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
+                self._epochs(stop, progress)
+                # What follows may be stopped as well: the stage is not trained again then.
+                self._save()
+        return self._finish()
+
+    def _epochs(self, stop: StopRequest, progress: Progress) -> None:
+        pauses = Pauses(self.job.process, self.job.trainer.checkpoint_seconds, stop)
+        while self.epoch < self.settings.epochs:
+            started = time.monotonic()
+            for _ in self._updates_of_epoch():
+                progress.advance(loss=self.losses[-1] if self.losses else math.nan)
+                self._pause(pauses.after_update())
+            self._end_epoch(time.monotonic() - started, progress)
+            self._pause(pauses.agree())
+
+    def _pause(self, pause: Pause) -> None:
+        if pause.save or pause.stop:
+            self._save()
+        if pause.stop:
+            raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
+
+    def _label(self) -> str:
+        return f"{self.job.stage.name}: training"
+
+    def _updates_of_epoch(self) -> Iterator[None]:
+        job = self.job
+        entries = job.source.start_epoch(self.epoch)
+        whole = update_plan(entries, self.settings, job.seed, self.epoch)
+        plan, self.updates_per_epoch = whole[self.position :], len(whole)
+        batches = job.source.batches([share for rows in plan for share in self._shares(rows)])
+        self.engine.training_mode()
+        for _ in plan:
+            losses = []
+            for part in range(self.layout.groups_per_rank):
+                torch.manual_seed(step_seed(job.seed, self.update, self.layout.group_of(job.process.rank, part)))
+                losses.append(self.engine.accumulate(next(batches), part))
+            if self.average is not None:
+                self.average.update(job.method)
+            measured = self.measurements.due(self.update + 1) or self.position + 1 == self.updates_per_epoch
+            if measured:
+                self.engine.measure_gradient()
+            self.engine.update()
+            self.update += 1
+            self.position += 1
+            self.unread.append(torch.stack(losses).mean())
+            if measured or len(self.unread) >= _LOSS_CHECK_INTERVAL or job.process.device.type == "cpu":
+                self._read_losses()
+            if measured:
+                self.measurements.write(self.update, self.losses, self.engine)
+            yield
+
+    def _shares(self, rows: IntArray) -> list[Share]:
+        return rank_shares(rows, self.settings, self.layout, self.job.process.rank)
+
+    def _read_losses(self) -> None:
+        """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one.
+
+        A loss is the mean over all groups of its update, on whichever ranks; all ranks must call it.
+        """
+        if not self.unread:
+            return
+        values = self.engine.mean_over_ranks(torch.stack(self.unread)).tolist()
+        first = self.update - len(values)
+        self.unread.clear()
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                raise Diverged(
+                    f"stage {self.job.stage.name}: the loss is {value} at update {first + i + 1} of "
+                    f"{self.total_updates} (epoch {self.epoch + 1}); lower the learning rate with "
+                    f"--set {self.job.stage.name}.learning_rate=…, or use --precision fp32"
+                )
+        self.losses.extend(values)
+
+    def _end_epoch(self, seconds: float, progress: Progress) -> None:
+        self._read_losses()
+        mean = sum(self.losses) / max(len(self.losses), 1)
+        log = EpochLog(
+            self.epoch + 1, mean, self.engine.learning_rate(), self.engine.gradient_norm(), seconds
+        )
+        self.result.triplets_seen += self.position * self.settings.batch_size
+        self.losses, self.position = [], 0
+        self.epoch += 1
+        is_last = self.epoch == self.settings.epochs
+        if self.job.validate is not None and (self.epoch % self.settings.validate_every == 0 or is_last):
+            log.score = self._validate(self.job.validate)
+            self.measurements.write_score(self.update, self.result.criterion, log.score)
+        self.result.log.append(log)
+        progress.note(log_line(log, self.settings.epochs, self.result.criterion))
+
+    def _validate(self, validate: Callable[[Method], Score]) -> float:
+        self.engine.share_buffers()
+        with self._evaluated_weights():
+            self.job.method.eval()
+            score = validate(self.job.method)
+            if self.result.best is None or score.value > self.result.best:
+                self.result.best = score.value
+                self.result.selected = clone_of(self.job.method)
+                self.result.selected_epoch = self.epoch
+        self.result.criterion = score.criterion
+        return score.value
+
+    def _evaluated_weights(self) -> Any:
+        return self.average.in_place_of_weights(self.job.method) if self.average else nullcontext()
+
+    def _finish(self) -> Trained:
+        self.engine.share_buffers()
+        with self._evaluated_weights():
+            self.result.last = clone_of(self.job.method)
+        if not self.result.selected:
+            self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
+        self.result.updates = self.update
+        self.result.seconds += sum(entry.seconds for entry in self.result.log)
+        self.result.moments = self.engine.moments()
+        self.job.method.eval()
+        return self.result
+
+    def _save(self) -> None:
+        """Every process takes part, since each may keep a part of the optimiser's moments; rank 0 writes."""
+        self._read_losses()
+        engine = self.engine.state(keep=self.job.process.is_main)
+        if not self.job.process.is_main:
+            return
+        state = {
+            "engine": engine,
+            "average": self.average.shadow if self.average else {},
+            "epoch": self.epoch,
+            "position": self.position,
+            "update": self.update,
+            "losses": self.losses,
+            "selected": self.result.selected,
+            "selected_epoch": self.result.selected_epoch,
+            "criterion": self.result.criterion,
+            "best": self.result.best,
+            "triplets_seen": self.result.triplets_seen,
+            "log": [vars(entry) for entry in self.result.log],
+        }
+        self.states.save(state, self.update)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.engine.load_state(state["engine"])
+        if self.average is not None:
+            self.average.shadow = {n: t.to(self.job.process.device) for n, t in state["average"].items()}
+        self.epoch, self.position, self.update = state["epoch"], state["position"], state["update"]
+        self.losses = list(state["losses"])
+        self.result.selected, self.result.selected_epoch = state["selected"], state["selected_epoch"]
+        self.result.criterion, self.result.best = state["criterion"], state["best"]
+        self.result.triplets_seen = state["triplets_seen"]
+        self.result.log = [EpochLog(**entry) for entry in state["log"]]

@@ -1,0 +1,1 @@
+"""Weights files: found on disk, read without executing anything, held against the networks they are for."""
