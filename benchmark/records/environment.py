@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 import benchmark
 from benchmark.errors import UserError
 from benchmark.records.record import Code, Environment
@@ -22,8 +24,9 @@ from benchmark.records.record import Code, Environment
 _CODE_FOLDERS = ("benchmark", "methods", "datasets")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 _DEVICE_NODES = Path("/dev")
-_BUSY = 0.25
-"""Load a core from which on a machine counts as busy."""
+_BUSY = 0.1
+"""Share of the processor's time from which on others make a machine busy."""
+_WATCHED_SECONDS = 0.5
 
 
 def environment(device: str, world_size: int) -> Environment:
@@ -65,10 +68,10 @@ def peak_memory_bytes() -> dict[str, int]:
 
 def load_note() -> tuple[str, ...]:
     """What makes speeds measured now doubtful: other programs that want the cores; empty where none do."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load < _BUSY * cores:
+    others = psutil.cpu_percent(_WATCHED_SECONDS) / 100
+    if others < _BUSY:
         return ()
-    return (f"the machine was busy: load {load:.1f} on {cores} cores when the measuring began",)
+    return (f"the machine was busy: others had {others:.0%} of its {os.cpu_count()} cores when the measuring began",)
 
 
 def utc_now() -> str:

@@ -275,6 +275,14 @@ def test_a_pretrained_encoder_is_known_by_its_digest() -> None:
     assert run_key(made(start)) != run_key(made({**start, "identity.encoder.digest": "ee" * 32}))
 
 
+@pytest.mark.parametrize(("percent", "told"), [(3.0, False), (40.0, True)])
+def test_a_machine_on_which_others_compute_is_called_busy(
+    monkeypatch: pytest.MonkeyPatch, percent: float, told: bool
+) -> None:
+    monkeypatch.setattr(environment.psutil, "cpu_percent", lambda interval: percent)
+    assert [f"{percent:.0f}%" in note for note in environment.load_note()] == [True] * told
+
+
 def test_environment_and_code_are_told_without_torch() -> None:
     here = environment.environment("cpu", world_size=2)
     assert here.world_size == 2 and here.threads >= 1 and here.device.startswith("CPU")
