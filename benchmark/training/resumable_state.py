@@ -41,7 +41,7 @@ class ResumableState:
 
         Raises UserError where the disk is full; the previous state then stands as it was.
         """
-        path = self._folder / f"resume-{update:08d}.pt"
+        path = self._new_path(update)
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
                 written = _Digested(stream)
@@ -49,6 +49,12 @@ class ResumableState:
         pointer = {"file": path.name, "bytes": written.size, "sha256": written.digest(), "identity": self._identity}
         atomic_write_json(self._pointer, pointer)
         self._remove_states(keep=path.name)
+
+    def _new_path(self, update: int) -> Path:
+        """Never the file that the pointer names: an update may be saved again, after its validation."""
+        path = self._folder / f"resume-{update:08d}.pt"
+        pointed = read_json(self._pointer).get("file") if self.exists() else None
+        return path if path.name != pointed else path.with_stem(f"{path.stem}-again")
 
     def require_same_settings(self) -> None:
         """Raises UserError where there is a state that was made with other settings."""

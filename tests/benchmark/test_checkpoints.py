@@ -101,6 +101,21 @@ def test_only_the_newest_state_stays_and_a_crash_in_between_leaves_the_one_befor
     assert not list(tmp_path.iterdir()) and not states.exists()
 
 
+def test_a_crash_while_the_same_update_is_saved_again_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch's last update is saved before its validation and after it."""
+    states = ResumableState(tmp_path, ME)
+    for score in (1, 2, 3):
+        states.save({"score": score}, 7)
+        assert states.load() == {"score": score}
+        with monkeypatch.context() as crash:
+            crash.setattr("benchmark.training.resumable_state.atomic_write_json", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                states.save({"score": -1}, 7)
+        assert states.load() == {"score": score}
+
+
 def to_full_disk(folder: Path, name: str) -> None:
     """Writing this name's temporary file ends as on a full disk."""
     (folder / f".{os.getpid()}.partial.{name}").symlink_to("/dev/full")
