@@ -341,4 +341,5 @@ def summary_lines(record: Record, folder: Path) -> list[str]:
 
 
 def timing_line(timings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {seconds:.0f} s" for name, seconds in timings.items() if seconds >= 0.5)
+    long = [f"{name} {seconds:.0f} s" for name, seconds in timings.items() if seconds >= 0.5]
+    return ", ".join(long) or "less than a second each step"
