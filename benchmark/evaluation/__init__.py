@@ -1,1 +1,1 @@
-"""From encodings to numbers: exact ranks, recalls, averages, intervals, and what a method costs in use."""
+"""From encodings to numbers: exact ranks, recalls, averages, intervals; and how many parameters they took."""
