@@ -46,7 +46,7 @@ if not any((_PACKAGE / shelf).is_dir() for shelf in _SHELVES):
 def __getattr__(name: str) -> Any:
     """``benchmark.run`` is imported when first asked for, since it brings torch."""
     if name == "run":
-        from benchmark.running.pipeline import run
+        from benchmark.pipeline.run import run
 
         return run
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

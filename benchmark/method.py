@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from benchmark.encoders.backbones import ClipBackbone
-    from benchmark.golden.comparison import Deviation
-    from benchmark.golden.files import GoldenFile
-    from benchmark.golden.training import CaseReader
+    from benchmark.parity.comparison import Deviation
+    from benchmark.parity.files import GoldenFile
+    from benchmark.parity.training import CaseReader
 
 Views = dict[str, Tensor]
 """What is known of a batch of pictures or texts, by view: "whole" (B, d) and "patches" (B, P, d)

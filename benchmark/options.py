@@ -32,7 +32,7 @@ class RunOptions(Settings):
     variant: str = Field("", description="a named configuration; by default the one whose settings `set` gives")
     selection: Literal["paper", "last", "heldout"] = "paper"
     fair: Literal["", "untouched", "finetuned"] = Field(
-        "", description="the encoder of a fair comparison; what else is fixed: `benchmark.running.fair`"
+        "", description="the encoder of a fair comparison; what else is fixed: `benchmark.pipeline.fair`"
     )
     lr_sweep: bool = False
     seed: int = Field(0, ge=0)

@@ -36,7 +36,7 @@ _DECLARED: dict[str, Callable[..., Any]] = {
     "Variant": Variant,
 }
 _NAMED_PER_OWNER = (Recipe, Variant)
-_DEMO_MODULE = "benchmark.datasets.demo"
+_DEMO_MODULE = "benchmark.datasets.demo.demo_data"
 _ENTRY_POINT_GROUPS = ("benchmark.methods", "benchmark.datasets")
 
 

@@ -37,8 +37,8 @@ from benchmark.dataset import (
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
 
-from .cirr_files import LAYOUTS as LAYOUTS
-from .cirr_files import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path
+from .readers.cirr import LAYOUTS as LAYOUTS
+from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path
 
 INFO = DatasetInfo(
     name="cirr",

@@ -44,9 +44,9 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
-from .fashion200k_files import LAYOUTS as LAYOUTS
-from .fashion200k_files import PUBLISHED, SPLITS, Files, Split, read_split
-from .fashion200k_pairs import PairSource, drawing_named, grouped, modification_texts
+from .readers.fashion200k import LAYOUTS as LAYOUTS
+from .readers.fashion200k import PUBLISHED, SPLITS, Files, Split, read_split
+from .readers.fashion200k_pairs import PairSource, drawing_named, grouped, modification_texts
 
 INFO = DatasetInfo(
     name="fashion200k",

@@ -41,8 +41,8 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
-from .fashioniq_files import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
-from .fashioniq_files import LAYOUTS as LAYOUTS
+from .readers.fashioniq import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
+from .readers.fashioniq import LAYOUTS as LAYOUTS
 
 INFO = DatasetInfo(
     name="fashioniq",

@@ -49,8 +49,8 @@ from benchmark.dataset import (
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
 
-from .shoes_files import LAYOUTS as LAYOUTS
-from .shoes_files import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training
+from .readers.shoes import LAYOUTS as LAYOUTS
+from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training
 
 INFO = DatasetInfo(
     name="shoes",

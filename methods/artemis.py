@@ -24,8 +24,8 @@ from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import BuildContext, Method, Need, Parity, Part, PublishedSizes, Specification, Stage
 from benchmark.settings import MethodSettings
 
-from .artemis_frame import CnnSettings, cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
-from .artemis_modules import VERSION_HELP, Version, artemis_method
+from .networks.artemis import VERSION_HELP, Version, artemis_method
+from .networks.artemis_frame import CnnSettings, cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
 
 _CITATION = (
     "@inproceedings{delmas2022artemis, title={ARTEMIS: Attention-based Retrieval with Text-Explicit "
@@ -174,7 +174,7 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
 
 
 def _check(file: Any) -> Any:
-    from .artemis_golden import check_artemis
+    from .parity.artemis import check_artemis
 
     return check_artemis(file)
 

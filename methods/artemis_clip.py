@@ -12,9 +12,9 @@ from benchmark.declarations import MethodInfo, Recipe, Start, Variant
 from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage
 from benchmark.settings import EncoderChoice, MethodSettings
 
-from .artemis_frame import feature_encoders
-from .artemis_modules import VERSION_HELP, Version, artemis_method
 from .clip_finetuning import encoder_stages
+from .networks.artemis import VERSION_HELP, Version, artemis_method
+from .networks.artemis_frame import feature_encoders
 
 METHODS = [
     MethodInfo(

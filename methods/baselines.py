@@ -17,7 +17,7 @@ from benchmark.method import BuildContext, FeatureInputs, Method, Specification,
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
-from .layers import normalise
+from .networks.layers import normalise
 
 METHODS = [
     MethodInfo(

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden.heads import Head, HeadSizes
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -28,11 +27,12 @@ from benchmark.method import (
     Stage,
     Views,
 )
+from benchmark.parity.heads import Head, HeadSizes
 from benchmark.settings import EncoderChoice, MethodSettings
 from benchmark.training.batches import Batch
 
 from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
-from .layers import Combiner, contrastive_loss, normalise
+from .networks.layers import Combiner, contrastive_loss, normalise
 
 METHODS = [
     MethodInfo(

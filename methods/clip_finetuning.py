@@ -25,7 +25,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden.training import recipe_settings
 from benchmark.method import (
     BuildContext,
     Method,
@@ -37,16 +36,17 @@ from benchmark.method import (
     Stage,
     Views,
 )
+from benchmark.parity.training import recipe_settings
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
-from .layers import contrastive_loss, normalise
+from .networks.layers import contrastive_loss, normalise
 
 if TYPE_CHECKING:
     from benchmark.encoders.backbones import ClipBackbone
-    from benchmark.golden.comparison import Deviation
-    from benchmark.golden.files import GoldenFile
-    from benchmark.golden.training import Recipe as GoldenRecipe
-    from benchmark.golden.training import TrainingCase
+    from benchmark.parity.comparison import Deviation
+    from benchmark.parity.files import GoldenFile
+    from benchmark.parity.training import Recipe as GoldenRecipe
+    from benchmark.parity.training import TrainingCase
 
 METHODS = [
     MethodInfo(
@@ -250,14 +250,14 @@ def _golden_method(backbone: ClipBackbone) -> Method:
 
 def check_finetuning(file: GoldenFile) -> Iterable[Deviation]:
     """CLIP's encoders and this stage's loss and gradients against golden numbers."""
-    from benchmark.golden.encoders import check_encoders
+    from benchmark.parity.encoders import check_encoders
 
     return check_encoders(file, _golden_method)
 
 
 def finetuning_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> TrainingCase:
     """The recipe of a golden training file that trains as this stage does."""
-    from benchmark.golden.encoders import FineTuningConfig, fine_tuning_case
+    from benchmark.parity.encoders import FineTuningConfig, fine_tuning_case
 
     def build(backbone: ClipBackbone, config: FineTuningConfig) -> tuple[Method, TrainingSettings]:
         settings = recipe_settings(config, FinetuningSettings, scale=config.scale)

@@ -1,6 +1,6 @@
 """What all methods share in a fair comparison, as recipes of the stage "fair", which is every method's own.
 
-See `benchmark/running/fair.py` for what is fixed besides; a negative group of 0 is the whole batch. `--epochs`,
+See `benchmark/pipeline/fair.py` for what is fixed besides; a negative group of 0 is the whole batch. `--epochs`,
 `--batch-size`, `--negative-group` and `--text-mode` change a condition for all methods of a comparison alike.
 """
 

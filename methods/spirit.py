@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.golden.heads import Head, HeadSizes
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -32,12 +31,13 @@ from benchmark.method import (
     Stage,
     Views,
 )
+from benchmark.parity.heads import Head, HeadSizes
 from benchmark.settings import EncoderChoice, MethodSettings
 from benchmark.training.batches import Batch
 
 from .clip_finetuning import encoder_stages
-from .layers import contrastive_loss
-from .spirit_modules import SpiritDesign, SpiritNetwork
+from .networks.layers import contrastive_loss
+from .networks.spirit import SpiritDesign, SpiritNetwork
 
 METHODS = [
     MethodInfo(

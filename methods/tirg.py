@@ -36,10 +36,10 @@ from benchmark.method import (
 )
 from benchmark.settings import MethodSettings, TrainingSettings
 
-from .artemis_frame import cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
-from .cnn import build_trunk, trunk_named
-from .cnn_pictures import ShortSide
-from .tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
+from .networks.artemis_frame import cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
+from .networks.cnn import build_trunk, trunk_named
+from .networks.cnn_pictures import ShortSide
+from .networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
 
 _CITATION = (
     "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
@@ -322,7 +322,7 @@ def _specification(kind: Kind, besides_the_trunk: int, parity: Parity | None = N
 
 
 def _check(file: Any) -> Any:
-    from .tirg_golden import check_tirg
+    from .parity.tirg import check_tirg
 
     return check_tirg(file)
 

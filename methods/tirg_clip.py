@@ -14,9 +14,9 @@ from benchmark.declarations import MethodInfo, Recipe, Start
 from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage
 from benchmark.settings import EncoderChoice, MethodSettings
 
-from .artemis_frame import feature_encoders
 from .clip_finetuning import encoder_stages
-from .tirg_frames import VARIANT_SHARES, FramedTirg, Kind, composition
+from .networks.artemis_frame import feature_encoders
+from .networks.tirg_frames import VARIANT_SHARES, FramedTirg, Kind, composition
 
 _CITATION = (
     "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "

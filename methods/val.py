@@ -39,21 +39,21 @@ from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.text_rules import punctuation_words
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
-from .cnn import require_rows, trunk_needs
-from .val_backbones import VAL_TRUNKS, CnnName, build_taps, levels_of
-from .val_loss import hierarchical_loss
-from .val_modules import Level, Sizes, ValNetwork, level_vectors
-from .val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
-from .val_parity import check_val
-from .val_pictures import Squeezed
-from .vocabulary import TOKENISERS, Vocabulary
-from .word_vectors import (
+from .networks.cnn import require_rows, trunk_needs
+from .networks.val import Level, Sizes, ValNetwork, level_vectors
+from .networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
+from .networks.val_loss import hierarchical_loss
+from .networks.val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
+from .networks.val_pictures import Squeezed
+from .networks.vocabulary import TOKENISERS, Vocabulary
+from .networks.word_vectors import (
     find_word_vectors,
     read_word_vectors,
     start_from_vectors,
     word_vector_needs,
     word_vector_remarks,
 )
+from .parity.val import check_val
 
 _VECTORS = "glove.42B"
 

@@ -41,7 +41,7 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
 @pytest.fixture(scope="session")
 def small_cirr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """72 training triplets and 24 queries over 24 pictures, drawn, in CIRR's layout."""
-    from benchmark.datasets.demo import Sizes, write_demo
+    from benchmark.datasets.demo.demo_data import Sizes, write_demo
 
     folder = tmp_path_factory.mktemp("data") / "cirr"
     write_demo("cirr", folder, Sizes(12, 6, 4, 6, 2, 3), workers=1)

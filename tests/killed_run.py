@@ -26,7 +26,7 @@ Job = list[ForkServerProcess]
 def run(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     """Ends the process with the command's status; its output goes to ``log``."""
     import torch
-    from benchmark.datasets import demo
+    from benchmark.datasets.demo import demo_data as demo
 
     from benchmark.cli import main
 

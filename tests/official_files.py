@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.encoders.backbones import build_clip
-from benchmark.golden.models import shapes_of
-from benchmark.golden.rules import clip_weight, head_weight
+from benchmark.parity.models import shapes_of
+from benchmark.parity.rules import clip_weight, head_weight
 
 SIZES = {"input_resolution": 64, "context_length": 32, "vocab_size": 4096}
 
@@ -29,14 +29,14 @@ def clip_state(config: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def spirit_state(width: int) -> dict[str, Tensor]:
-    from benchmark.methods.spirit_modules import SpiritNetwork
+    from benchmark.methods.networks.spirit import SpiritNetwork
 
     with torch.device("meta"):
         return drawn(shapes_of(SpiritNetwork(width).state_dict()), head_weight)
 
 
 def combiner_state(width: int) -> dict[str, Tensor]:
-    from benchmark.methods.layers import Combiner
+    from benchmark.methods.networks.layers import Combiner
 
     with torch.device("meta"):
         return drawn(shapes_of(Combiner(width, 4 * width, 8 * width).state_dict()), head_weight)

@@ -52,7 +52,7 @@ def forkserver() -> ForkServerContext:
     """Starts processes that have the libraries loaded."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_run", "benchmark.running.pipeline", "benchmark.datasets.demo"])
+    context.set_forkserver_preload(["killed_run", "benchmark.pipeline.run", "benchmark.datasets.demo.demo_data"])
     return context
 
 

@@ -65,7 +65,7 @@ import sys, importlib
 sys.path.insert(0, {site!r}) if {first} else sys.path.append({site!r})
 import datasets
 import benchmark, benchmark.methods.spirit, benchmark.datasets.cirr
-from benchmark.datasets import demo
+from benchmark.datasets.demo import demo_data as demo
 from benchmark.registry import discover
 assert benchmark.datasets is not datasets
 print(getattr(datasets, "OWNER", datasets.__file__))

@@ -15,11 +15,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from benchmark import __version__
+from benchmark.distributed.launchers import adopt_launcher
 from benchmark.errors import UserError, described
-from benchmark.processes.launchers import adopt_launcher
 
 if TYPE_CHECKING:
-    from benchmark.processes.membership import Membership
+    from benchmark.distributed.membership import Membership
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         adopt_launcher()
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return _alone(arguments)
-        from benchmark.processes.membership import join_processes
+        from benchmark.distributed.membership import join_processes
 
         membership = join_processes()
     except UserError as error:

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from benchmark.exchange.query_export import export_queries
+    from benchmark.interop.query_export import export_queries
 
     pictures, queries = export_queries(
         options.dataset, Path(options.file), options.split or "", **common_values(options)

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.running.reporting import summary_lines
+    from benchmark.pipeline.reporting import summary_lines
 
     if not options.checkpoint and os.environ.get("RANK", "0") != "0":
         # A file from outside is no work for several processes.
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _of_checkpoint(options: argparse.Namespace) -> tuple[Record, Path]:
-    from benchmark.running.checkpoint_evaluation import evaluate_checkpoint
+    from benchmark.pipeline.checkpoint_evaluation import evaluate_checkpoint
 
     refuse(options, _OF_FILES, "is for files from outside; a checkpoint brings its own")
     if not options.method:
@@ -71,11 +71,11 @@ def _of_file(options: argparse.Namespace) -> tuple[Record, Path]:
         raise UserError("--dataset is missing: name the one that the file is for")
     values, name = common_values(options), options.name or ""
     if options.embeddings:
-        from benchmark.exchange.embeddings import evaluate_embeddings
+        from benchmark.interop.embeddings import evaluate_embeddings
 
         refuse(options, ("subset_rankings",), "goes with --rankings; embeddings rank the subsets themselves")
         return evaluate_embeddings(Path(options.embeddings), options.dataset, name, **values)
-    from benchmark.exchange.rankings import evaluate_rankings
+    from benchmark.interop.rankings import evaluate_rankings
 
     subset = Path(options.subset_rankings) if options.subset_rankings else None
     return evaluate_rankings(Path(options.rankings), options.dataset, subset, name, **values)

@@ -1,6 +1,6 @@
 """Write a run's method, its encoder and its configuration as one safetensors file for use elsewhere.
 
-`benchmark.exported.load(FILE)` gives a model that encodes pictures and strings and scores them. The
+`benchmark.interop.exported.load(FILE)` gives a model that encodes pictures and strings and scores them. The
 file is whole in itself: no data, run folder or further weights are needed with it.
 """
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.exchange.export import export, summary
+    from benchmark.interop.export import export, summary
     from benchmark.options import assets_root
 
     written = export(

@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from benchmark.distributed.job import join_job
     from benchmark.options import make_options
-    from benchmark.processes.job import join_job
+    from benchmark.pipeline.feature_filling import fill_store
+    from benchmark.pipeline.preparation import draw_demo_data
     from benchmark.registry import discover
-    from benchmark.running.feature_filling import fill_store
-    from benchmark.running.preparation import draw_demo_data
 
     values = common_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)

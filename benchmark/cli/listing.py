@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _list_needs(options: argparse.Namespace, registry: Registry) -> int:
     from benchmark.options import assets_root
-    from benchmark.running.needs import needs_of_methods, told
+    from benchmark.pipeline.needs import needs_of_methods, told
 
     if options.kind not in (None, "methods") or options.cite:
         raise UserError("--needs goes with `list methods` alone")

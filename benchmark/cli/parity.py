@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.golden.parity import check, report
+    from benchmark.parity.report import check, report
     from benchmark.registry import discover
 
     registry = discover()

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
+    from benchmark.distributed.job import Job
     from benchmark.leaderboards.ablations import AblationStudy
     from benchmark.options import RunOptions
-    from benchmark.processes.job import Job
     from benchmark.records.record import Record
     from benchmark.registry import Registry
 
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _joined(chosen: RunOptions) -> Job:
-    from benchmark.processes.job import join_job
+    from benchmark.distributed.job import join_job
 
     return join_job(chosen.device, chosen.cache_root)
 
@@ -206,7 +206,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The options that tell the parts of a fair comparison from one another; one empty part without one."""
-    from benchmark.running.fair import ENCODERS
+    from benchmark.pipeline.fair import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
     encoders = [given] if isinstance(given, str) else list(dict.fromkeys(given))
@@ -218,7 +218,7 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 def _partakers(registry: Registry) -> list[str]:
     """The methods of a fair comparison."""
-    from benchmark.running.fair import refusal
+    from benchmark.pipeline.fair import refusal
 
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 
@@ -273,11 +273,11 @@ def _one(
     chosen: RunOptions, registry: Registry, job: Job | None, study: AblationStudy | None
 ) -> list[Record]:
     """Carry out one run and give its record; without a job print its plan."""
+    from benchmark.pipeline.planning import make_plan
     from benchmark.progress import say
-    from benchmark.running.planning import make_plan
 
     if job is not None:
-        from benchmark.running.preparation import draw_demo_data
+        from benchmark.pipeline.preparation import draw_demo_data
 
         draw_demo_data(chosen, registry, job)
     plan = make_plan(chosen, registry)
@@ -285,12 +285,12 @@ def _one(
         say(f"{plan.title}: the same as the method itself with this recipe")
         return []
     if job is None:
-        from benchmark.running.dry_run import describe
+        from benchmark.pipeline.dry_run import describe
 
         print(describe(plan))
         return []
-    from benchmark.running.pipeline import execute
-    from benchmark.running.reporting import summary_lines, timing_line
+    from benchmark.pipeline.reporting import summary_lines, timing_line
+    from benchmark.pipeline.run import execute
     from benchmark.training.job import Interrupted
 
     try:

@@ -16,7 +16,7 @@ from benchmark.cli.run import add_data_arguments, common_values
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmark.exchange.submission import Submitted
+    from benchmark.interop.submission import Submitted
 
 SUMMARY = "write CIRR's test server files, or add the server's numbers"
 
@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _add_numbers(options: argparse.Namespace) -> int:
-    from benchmark.exchange.server_numbers import add_server_numbers
-    from benchmark.running.reporting import summary_lines
+    from benchmark.interop.server_numbers import add_server_numbers
+    from benchmark.pipeline.reporting import summary_lines
 
     if not options.run:
         raise UserError("--server-numbers are added to a run's record: name its folder, RUN")
@@ -57,7 +57,7 @@ def _add_numbers(options: argparse.Namespace) -> int:
 
 
 def _submitted(options: argparse.Namespace) -> Submitted:
-    from benchmark.exchange.submission import submit_embeddings, submit_rankings, submit_run
+    from benchmark.interop.submission import submit_embeddings, submit_rankings, submit_run
 
     values: dict[str, Any] = {k: v for k, v in common_values(options).items() if k != "output"}
     name, output = options.name or "", options.output or ""

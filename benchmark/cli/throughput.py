@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmark.options import RunOptions
     from benchmark.records.record import Record
     from benchmark.registry import Registry
-    from benchmark.speed.throughput import HowToMeasure
+    from benchmark.throughput.measure import HowToMeasure
 
 SUMMARY = "measure the speed of every part beside its limit"
 
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
     if options.size is not None:
         raise UserError("--size goes with --growth; leave it out, or use --limit")
     from benchmark.registry import discover
-    from benchmark.speed.throughput import FOLDER, HowToMeasure, write_throughput
-    from benchmark.speed.throughput_tables import throughput_table
+    from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput.tables import throughput_table
 
     values = common_values(options)
     registry = discover()
@@ -90,7 +90,7 @@ def _records(
     options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
 ) -> Iterator[Record | str]:
     """Records as they are measured; where there are several methods, what went wrong with one as a string."""
-    from benchmark.speed.throughput import AlreadyMeasured, measure
+    from benchmark.throughput.measure import AlreadyMeasured, measure
 
     known = AlreadyMeasured()
     chosen = list(_chosen(options, values, how, registry))
@@ -109,7 +109,7 @@ def _chosen(
     options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
 ) -> Iterator[RunOptions]:
     """Every method with every backbone on every dataset; methods with networks of their own once."""
-    from benchmark.speed.throughput import options_for
+    from benchmark.throughput.measure import options_for
 
     methods = _names("method", options.method or [_METHOD], list(registry.methods()))
     datasets = _names("dataset", options.dataset or [_DATASET], list(registry.datasets()))
@@ -144,13 +144,13 @@ def _size(given: str | None) -> tuple[int, int] | None:
 
 def _growth(options: argparse.Namespace) -> int:
     """Growth is of one method, backbone and dataset: the first of each that is named."""
+    from benchmark.pipeline.planning import make_plan
     from benchmark.registry import discover
-    from benchmark.running.planning import make_plan
-    from benchmark.speed.growth import growth_record
-    from benchmark.speed.growth_picture import draw_growth
-    from benchmark.speed.growth_table import PARTS, growth_table
-    from benchmark.speed.throughput import FOLDER, HowToMeasure, write_throughput
-    from benchmark.speed.throughput_tables import heading, machine, notes
+    from benchmark.throughput.growth import growth_record
+    from benchmark.throughput.growth_picture import draw_growth
+    from benchmark.throughput.growth_table import PARTS, growth_table
+    from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput.tables import heading, machine, notes
 
     if options.size is not None and options.size < 1:
         raise UserError(f"--size {options.size}: give 1 or more")

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from benchmark.dataset import IntArray, Ragged, Task
+from benchmark.distributed.job import ALONE, Job
+from benchmark.distributed.shards import gather_array, gather_encoding, own_span, shard_spans
 from benchmark.encoding import Encoding, concatenate, map_tensors, take
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import task_metrics
@@ -26,8 +28,6 @@ from benchmark.evaluation.ranking import Ranks, rank_queries
 from benchmark.evaluation.scoring import ScoreFunction, dot_product
 from benchmark.evaluation.top_lists import top_pictures
 from benchmark.method import Method
-from benchmark.processes.job import ALONE, Job
-from benchmark.processes.shards import gather_array, gather_encoding, own_span, shard_spans
 from benchmark.training.sources import EvaluationSource
 
 _BLOCK = 256

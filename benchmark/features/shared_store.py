@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmark.dataset import Dataset, IntArray
+from benchmark.distributed.job import Job
 from benchmark.features.store import FeatureStore, PictureFeatures
 from benchmark.features.text_features import TextFeatures
-from benchmark.processes.job import Job
 from benchmark.progress import counting
 
 

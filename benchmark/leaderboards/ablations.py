@@ -18,10 +18,10 @@ from tabulate import tabulate
 from benchmark.data.partial import SUFFIX
 from benchmark.declarations import MethodInfo, Variant
 from benchmark.files import atomic_write_text
-from benchmark.leaderboards.rows import Row, described, rows_of
-from benchmark.leaderboards.tables import DRAWN_DEMO, metric_cells, notes_of
+from benchmark.pipeline.plan import Plan
 from benchmark.records.record import Record, Result
-from benchmark.running.plan import Plan
+from benchmark.records.rows import Row, described, rows_of
+from benchmark.records.tables import DRAWN_DEMO, metric_cells, notes_of
 
 FILE_NAME = "ablations.md"
 _WITH, _WITHOUT = "✓", ""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.leaderboards.published_rows import block_of
 from benchmark.leaderboards.published_schema import UNCLEAR, schema_of
-from benchmark.leaderboards.tables import Beside, Table
+from benchmark.records.tables import Beside, Table
 from benchmark.text_rules import text_rule
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmark.pipeline.fair import ENCODERS, FAIR
 from benchmark.records.record import Record, StageIdentity
-from benchmark.running.fair import ENCODERS, FAIR
 
 Conditions = Mapping[str, str]
 

@@ -16,12 +16,12 @@ from benchmark.data.partial import SUFFIX
 from benchmark.declarations import DatasetInfo
 from benchmark.leaderboards.fair_conditions import Comparison, comparisons, trains
 from benchmark.leaderboards.fair_notes import notes_of_comparison
-from benchmark.leaderboards.rows import Row, described, distinct_names, rows_of
-from benchmark.leaderboards.tables import DRAWN, DRAWN_DEMO, metric_cells, notes_of
+from benchmark.pipeline.fair import refusal
 from benchmark.records.cost_words import gigaflops, passes
 from benchmark.records.costs import Trial
 from benchmark.records.record import Record, Result
-from benchmark.running.fair import refusal
+from benchmark.records.rows import Row, described, distinct_names, rows_of
+from benchmark.records.tables import DRAWN, DRAWN_DEMO, metric_cells, notes_of
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry

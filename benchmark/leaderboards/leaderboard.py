@@ -22,15 +22,15 @@ from benchmark.leaderboards.fair_table import fair_section
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references
 from benchmark.leaderboards.published_schema import averages
-from benchmark.leaderboards.tables import DRAWN_DEMO, Beside, Table, tables
-from benchmark.leaderboards.throughput_page import (
+from benchmark.records.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
+from benchmark.records.repeating import repeatable_command
+from benchmark.records.tables import DRAWN_DEMO, Beside, Table, tables
+from benchmark.throughput.page import (
     THROUGHPUT_PAGE,
     render_throughput,
     throughput_folder,
     throughput_refusals,
 )
-from benchmark.records.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
-from benchmark.records.repeating import repeatable_command
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})

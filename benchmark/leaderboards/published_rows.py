@@ -15,7 +15,7 @@ import pandas as pd
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import PublishedNumber, Recomputed, recomputed
 from benchmark.leaderboards.published_schema import SOURCE_KINDS
-from benchmark.leaderboards.tables import NUMBERS, Beside, metric_order
+from benchmark.records.tables import NUMBERS, Beside, metric_order
 
 _DIFFERS, _NOT_PRINTED = "†", "‡"
 

@@ -26,7 +26,7 @@ class EncodingCost(RecordPart):
 
 
 class Cost(RecordPart):
-    """Of a trained method in use, counted by `benchmark.running.cost`, and the time that training it took.
+    """Of a trained method in use, counted by `benchmark.pipeline.cost`, and the time that training it took.
 
     ``trainable_parameters``: those of the stage that is evaluated. ``pair_flops``: of one query's
     score with one picture. ``stored_bytes``: of one gallery picture's encoding in float32.

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from benchmark.distributed.process import Process
 from benchmark.errors import UserError
-from benchmark.processes.distributed import Process
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
 

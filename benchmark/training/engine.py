@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmark.distributed.process import Process, gather_rows, quiet_deepspeed, start_process_group
 from benchmark.errors import UserError
 from benchmark.method import Method
-from benchmark.processes.distributed import Process, gather_rows, quiet_deepspeed, start_process_group
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.deepspeed_configuration import deepspeed_configuration

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from benchmark.distributed.process import Process
 from benchmark.errors import UserError
 from benchmark.method import Method, Stage
-from benchmark.processes.distributed import Process
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import TrainingSource
 from benchmark.training.execution import Execution

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmark.processes.distributed import Process
+from benchmark.distributed.process import Process
 from benchmark.records.environment import peak_memory_bytes
 from benchmark.training.engine import StageEngine
 from benchmark.training.monitoring import Monitors

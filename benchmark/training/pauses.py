@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmark.processes.distributed import Process
+from benchmark.distributed.process import Process
 
 _AGREEMENT_SECONDS = 1.0
 _MOST_UPDATES = 50

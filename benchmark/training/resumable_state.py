@@ -17,9 +17,9 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
+from benchmark.distributed.process import Process
 from benchmark.errors import UserError
 from benchmark.files import atomic_path, atomic_write_json, read_json
-from benchmark.processes.distributed import Process
 
 _POINTER_KEYS = {"file", "bytes", "sha256", "identity"}
 _SHOWN = 3

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Task, Triplets
+from benchmark.distributed.job import Job
+from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.features.feed import Column, FeatureFeed, feature_feed
 from benchmark.features.shared_store import SharedStore
 from benchmark.features.store import PictureFeatures
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 from benchmark.prefetching import handed_over
-from benchmark.processes.job import Job
-from benchmark.processes.shards import gather_encoding, own_span, shard_spans
 from benchmark.text_rules import TextRule
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
 

@@ -42,7 +42,7 @@ def _fork(rank: int, world_size: int, port: int, work: Callable[[], None], envir
     )  # fmt: skip
     try:
         work()
-        from benchmark.processes.membership import join_processes
+        from benchmark.distributed.membership import join_processes
 
         membership = join_processes()
         status = membership.leave() if membership else 0

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.dataset import IntArray, Triplets
+from benchmark.distributed.process import this_process
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Stage, Views
-from benchmark.processes.distributed import this_process
 from benchmark.registry import Registry, discover
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule

@@ -16,8 +16,8 @@ from pathlib import Path
 import layout_cases
 import torch
 
-from benchmark.processes.distributed import quiet_deepspeed
-from benchmark.processes.membership import join_processes
+from benchmark.distributed.membership import join_processes
+from benchmark.distributed.process import quiet_deepspeed
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ import torch
 from forked_ranks import run_ranks
 
 import benchmark
-from benchmark.processes.distributed import quiet_deepspeed
-from benchmark.running.checkpoint_evaluation import evaluate_checkpoint
+from benchmark.distributed.process import quiet_deepspeed
+from benchmark.pipeline.checkpoint_evaluation import evaluate_checkpoint
 
 WORLDS = (1, 3)
 BACKBONE = {"backbone": "tiny", "weights": "random"}

@@ -22,13 +22,13 @@ import benchmark.features.store
 import benchmark.training.sources
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Pictures, Queries, Ragged, Task, TaskKey
+from benchmark.distributed.job import Job, join_job
+from benchmark.distributed.process import quiet_deepspeed
+from benchmark.distributed.shards import broadcast_state
 from benchmark.encoding import Encoding
 from benchmark.evaluation.evaluator import encode_tasks, score_task, top_of_task
 from benchmark.features.shared_store import SharedStore
 from benchmark.method import Method, PixelInputs, Views
-from benchmark.processes.distributed import quiet_deepspeed
-from benchmark.processes.job import Job, join_job
-from benchmark.processes.shards import broadcast_state
 from benchmark.training.sources import LiveFeatures
 
 WIDTH = 6

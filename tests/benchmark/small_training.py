@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmark.dataset import IntArray
+from benchmark.distributed.process import this_process
 from benchmark.method import FeatureInputs, Method, Stage, Views
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import Batch, Share
 from benchmark.training.job import Trained, TrainingJob

@@ -17,7 +17,7 @@ from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import Activation, find_weights, published
 from benchmark.errors import UserError
-from benchmark.golden.rules import clip_images, clip_weight, names_sha256
+from benchmark.parity.rules import clip_images, clip_weight, names_sha256
 from benchmark.weights.fit import load_into
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "clip_encoder.json").read_text())

@@ -11,11 +11,11 @@ import torch
 from command_line import TOY_PLUGIN, Command
 
 from benchmark.options import make_options
+from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.run import execute
+from benchmark.pipeline.stage_sources import apart_from
 from benchmark.records.record import Record, read_per_query, read_record
-from benchmark.running.pipeline import execute
-from benchmark.running.plan import Plan
-from benchmark.running.planning import make_plan
-from benchmark.running.stage_sources import apart_from
 from benchmark.weights.checkpoints import read_header, read_weights
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
+from benchmark.pipeline.cost import count_cost, flops_of, median_text
 from benchmark.records.costs import Cost
 from benchmark.registry import discover
-from benchmark.running.cost import count_cost, flops_of, median_text
 from benchmark.settings import TrainingSettings
 
 TEXTS = ("red", "is red and shorter", "is red")

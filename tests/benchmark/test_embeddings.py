@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from benchmark.cli import main
 from benchmark.errors import UserError
-from benchmark.exchange.embeddings import evaluate_embeddings
 from benchmark.files import file_digest
+from benchmark.interop.embeddings import evaluate_embeddings
 from benchmark.records.record import Record, read_per_query, read_record
 
 Arrays = dict[str, Any]

@@ -11,9 +11,9 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
+from benchmark.distributed.process import this_process
 from benchmark.errors import UserError
 from benchmark.method import Method
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.deepspeed_configuration import deepspeed_configuration

@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.cli import main
+from benchmark.distributed.job import join_job
 from benchmark.encoding import Encoding, rows
 from benchmark.errors import UserError
-from benchmark.exchange.export import export
-from benchmark.exported import Model, load
-from benchmark.processes.job import join_job
+from benchmark.interop.export import export
+from benchmark.interop.exported import Model, load
+from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
 from benchmark.records.record import read_per_query, read_record
-from benchmark.running.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
 from benchmark.weights.checkpoints import read_header, read_weights, save_weights
 
 # What trains fast and still differs in kind: a head on whole pictures and patches, a score that is no dot

@@ -12,11 +12,11 @@ from command_line import Command
 from benchmark.errors import UserError
 from benchmark.leaderboards.fair_conditions import comparisons
 from benchmark.options import make_options
+from benchmark.pipeline import run as pipeline
+from benchmark.pipeline.fair import FAIR, refusal
+from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
-from benchmark.running import pipeline
-from benchmark.running.fair import FAIR, refusal
-from benchmark.running.planning import make_plan
 from benchmark.training.job import Interrupted
 from benchmark.weights.checkpoints import read_header
 

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmark.features.feed import FeatureFeed, ResidentFeed, StreamedFeed, feature_feed
 from benchmark.prefetching import made_ahead
-from benchmark.speed.operations import Recorder
+from benchmark.throughput.operations import Recorder
 
 CPU = torch.device("cpu")
 ENTRIES = 50

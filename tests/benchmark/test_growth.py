@@ -14,11 +14,11 @@ from benchmark.errors import UserError
 from benchmark.features.store import PictureFeatures
 from benchmark.options import make_options
 from benchmark.records.record import Record
-from benchmark.speed import growth_work
-from benchmark.speed.growth import Grown, exponent, measure_growth
-from benchmark.speed.growth_picture import draw_growth
-from benchmark.speed.growth_table import FACTORS, PARTS, growth_table
-from benchmark.speed.timing import reset_peak_memory
+from benchmark.throughput import growth_work
+from benchmark.throughput.growth import Grown, exponent, measure_growth
+from benchmark.throughput.growth_picture import draw_growth
+from benchmark.throughput.growth_table import FACTORS, PARTS, growth_table
+from benchmark.throughput.timing import reset_peak_memory
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8"))
 SIZES = tuple(64 * factor for factor in FACTORS)
@@ -62,7 +62,7 @@ def test_the_picture_shows_a_curve_for_every_part(tmp_path: Path):
 
 
 def test_a_failing_process_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("benchmark.speed.growth.sys.executable", "/bin/false")
+    monkeypatch.setattr("benchmark.throughput.growth.sys.executable", "/bin/false")
     with pytest.raises(UserError, match="leaderboard at 5 failed") as error:
         measure_growth(["leaderboard"], 5, make_options(method="sum", dataset="cirr"))
     assert "\n" not in str(error.value)

@@ -16,9 +16,9 @@ from official_files import clip_state, combiner_state, spirit_state, write_clip
 from torch import Tensor
 
 from benchmark.encoders.backbones import TINY, backbone_configuration
-from benchmark.exported import load
-from benchmark.golden.models import draw_input
-from benchmark.golden.rules import clip_images
+from benchmark.interop.exported import load
+from benchmark.parity.models import draw_input
+from benchmark.parity.rules import clip_images
 from benchmark.records.record import read_record
 from benchmark.weights.checkpoints import read_header, read_weights
 
@@ -59,7 +59,7 @@ def ranks_by_hand(folder: Path, data: Path) -> list[int]:
     entries = json.loads((data / "captions" / "cap.rc2.val.json").read_text())
     paths = json.loads((data / "image_splits" / "split.rc2.val.json").read_text())
     names = list(paths)
-    from benchmark.exchange.export import export
+    from benchmark.interop.export import export
 
     model = load(export(folder, folder / "model.safetensors"))
     gallery = model.encode_target([data / paths[name] for name in names])
@@ -214,7 +214,7 @@ def test_an_interrupted_import_leaves_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmark.exchange.import_folder.atomic_write_json", stop)
+    monkeypatch.setattr("benchmark.interop.import_folder.atomic_write_json", stop)
     outcome = command("import", "--method", "spirit", files / "cirr-best.pth", "--clip", files / "tuned_cirr.pt")
     assert outcome.status == 130 and not [path for path in Path("imported").rglob("*") if path.is_file()]
 
@@ -229,7 +229,7 @@ def first16(found: Tensor, expected: dict[str, Any]) -> float:
 @pytest.mark.slow
 def test_full_size_files_give_the_golden_numbers(command: Command, tmp_path: Path) -> None:
     """RN50x4 and SPIRIT at width 640: 1.2 GB in, and the authors' code's own outputs out of it."""
-    from benchmark.exchange.export import export
+    from benchmark.interop.export import export
 
     write_clip(tmp_path / "tuned_fashioniq.pt", clip_state(backbone_configuration("RN50x4")), "tuned")
     torch.save(spirit_state(640), tmp_path / "fashioniq-best.pth")

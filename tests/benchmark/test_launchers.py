@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from benchmark.distributed.launchers import adopt_launcher, first_of_nodes, slurm_variables
 from benchmark.errors import UserError
-from benchmark.processes.launchers import adopt_launcher, first_of_nodes, slurm_variables
 
 STEP = {
     "SLURM_JOB_ID": "4242", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8",

@@ -11,8 +11,8 @@ import pytest
 from benchmark.data.limited import limited_task
 from benchmark.dataset import Task
 from benchmark.options import make_options
+from benchmark.pipeline.planning import make_plan
 from benchmark.registry import discover
-from benchmark.running.planning import make_plan
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from small_training import Small, Vectors, small_job, small_stage
 from benchmark.data.pictures import open_picture
 from benchmark.encoders.preprocessing import GRIDS, PADS, Preprocessing
 from benchmark.settings import TrainingSettings
-from benchmark.speed import limits
-from benchmark.speed.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
+from benchmark.throughput import limits
+from benchmark.throughput.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
 from benchmark.training.batches import GroupLayout, rank_shares, update_plan
 from benchmark.training.trainer import endless_updates
 

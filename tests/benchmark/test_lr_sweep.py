@@ -10,9 +10,9 @@ from small_training import small_stage
 
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.running.lr_sweep import sweep
-from benchmark.running.plan import PlannedStage
-from benchmark.running.planning import make_plan
+from benchmark.pipeline.lr_sweep import sweep
+from benchmark.pipeline.plan import PlannedStage
+from benchmark.pipeline.planning import make_plan
 from benchmark.settings import TrainingSettings
 from benchmark.training.job import Diverged, Trained
 

@@ -10,7 +10,7 @@ import torch
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.evaluation.ranking import rank_queries
 from benchmark.features.store import FeatureStore
-from benchmark.speed.made_up import MadeUpBackbone, made_up_features, made_up_task, many_rows
+from benchmark.throughput.made_up import MadeUpBackbone, made_up_features, made_up_task, many_rows
 
 
 def test_features_are_mapped_and_found_by_picture(tmp_path: Path):

@@ -10,9 +10,9 @@ import torch
 from small_training import Small, Vectors, small_job
 from torch import Tensor
 
+from benchmark.distributed.membership import Membership, difference
 from benchmark.errors import UserError, described
-from benchmark.processes.membership import Membership, difference
-from benchmark.running.agreement import program_digest
+from benchmark.pipeline.agreement import program_digest
 from benchmark.settings import TrainingSettings
 from benchmark.training.trainer import train
 

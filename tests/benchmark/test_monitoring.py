@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from small_training import Small, Vectors, small_job
 
+from benchmark.distributed.process import quiet_deepspeed, start_process_group, this_process
 from benchmark.errors import UserError
-from benchmark.processes.distributed import quiet_deepspeed, start_process_group, this_process
 from benchmark.settings import TrainingSettings
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.engine import StageEngine

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.encoders.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
 from benchmark.method import BuildContext
+from benchmark.pipeline.needs import CLIP
 from benchmark.records.record import read_record
 from benchmark.registry import discover
-from benchmark.running.needs import CLIP
 from benchmark.weights.assets import find_asset
 
 MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"

@@ -12,10 +12,10 @@ from benchmark.methods.spirit import Spirit, SpiritSettings
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmark.distributed.process import this_process
 from benchmark.method import Method
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
-from benchmark.speed.operations import Product, Recorder, bare_products, floating_point_operations, recorded
+from benchmark.throughput.operations import Product, Recorder, bare_products, floating_point_operations, recorded
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.engine import StageEngine
 from benchmark.training.optimisation import standard_optimiser, standard_schedule

@@ -15,7 +15,7 @@ from made_golden import combiner_file, combiner_training_file, g, preprocessing_
 
 from benchmark.cli import main
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.golden.comparison import (
+from benchmark.parity.comparison import (
     Difference,
     GradientTolerance,
     Rows,
@@ -23,7 +23,7 @@ from benchmark.golden.comparison import (
     compare_output,
     worst,
 )
-from benchmark.golden.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
+from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parents[1] / "golden"

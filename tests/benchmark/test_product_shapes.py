@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmark.speed.product_shapes import Products
+from benchmark.throughput.product_shapes import Products
 
 BATCH, SIDE, CHANNELS, OUT = 4, 10, 8, 5
 

@@ -16,9 +16,9 @@ from outside_data import load, write_cirr, write_fashioniq
 from benchmark.cli import main
 from benchmark.dataset import Pictures, Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
-from benchmark.exchange.embeddings import evaluate_embeddings
-from benchmark.exchange.query_export import export_queries, query_lines
-from benchmark.exchange.rankings import evaluate_rankings
+from benchmark.interop.embeddings import evaluate_embeddings
+from benchmark.interop.query_export import export_queries, query_lines
+from benchmark.interop.rankings import evaluate_rankings
 
 SCRIPT = Path(__file__).with_name("embed_elsewhere.py")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.processes.rank_watch import Failure, told
+from benchmark.distributed.rank_watch import Failure, told
 
 HERE = Path(__file__).parent
 DIED = "ended without a word: killed, perhaps by the system for lack of memory"

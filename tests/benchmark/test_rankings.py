@@ -18,9 +18,9 @@ from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import task_metrics
 from benchmark.evaluation.ranking import rank_queries, top_ranked
-from benchmark.exchange.embeddings import evaluate_embeddings
-from benchmark.exchange.ranked_lists import read_ranked_lists
-from benchmark.exchange.rankings import evaluate_rankings, list_ranks
+from benchmark.interop.embeddings import evaluate_embeddings
+from benchmark.interop.ranked_lists import read_ranked_lists
+from benchmark.interop.rankings import evaluate_rankings, list_ranks
 from benchmark.records.record import Record, read_per_query
 
 Lists = dict[str, list[str]]
@@ -364,7 +364,7 @@ def test_the_command(cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_task_without_subsets_takes_no_lists_of_them(cirr: Path, tmp_path: Path) -> None:
-    from benchmark.exchange.rankings import score_lists
+    from benchmark.interop.rankings import score_lists
 
     dataset = load("cirr", cirr)
     (task,) = dataset.tasks("val", "official", "as-is")

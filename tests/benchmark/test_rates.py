@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.speed.device_peaks import promised_flops
-from benchmark.speed.rates import Limit, Setting, latencies, rate
-from benchmark.speed.timing import Rounds
+from benchmark.throughput.device_peaks import promised_flops
+from benchmark.throughput.rates import Limit, Setting, latencies, rate
+from benchmark.throughput.timing import Rounds
 
 ROUNDS = Rounds(
     {"ours": np.array([0.2, 0.4, 0.2, 0.8]), "bare": np.array([0.1, 0.3, 0.1, 0.2])}, {"ours": 70, "bare": 50}

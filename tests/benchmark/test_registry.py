@@ -13,8 +13,8 @@ from command_line import TOY_PLUGIN, Command
 
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError
+from benchmark.pipeline.fair import FAIR
 from benchmark.registry import Registry, ShelfFile, discover
-from benchmark.running.fair import FAIR
 from benchmark.settings import TrainingSettings, fill
 
 ROOT = Path(__file__).parents[2]

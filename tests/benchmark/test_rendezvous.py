@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.distributed.process import Process
+from benchmark.distributed.rendezvous import Rendezvous
 from benchmark.errors import UserError
-from benchmark.processes.distributed import Process
-from benchmark.processes.rendezvous import Rendezvous
 
 
 class OneStore:

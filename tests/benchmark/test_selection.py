@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.options import make_options
-from benchmark.running.planning import make_plan
+from benchmark.pipeline.planning import make_plan
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
 from benchmark.training.selection import (

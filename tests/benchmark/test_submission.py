@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmark.datasets.demo import Sizes, write_demo
+from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from outside_data import arrays, load, order, write_cirr
 
 import benchmark
@@ -20,10 +20,10 @@ from benchmark.cli import main
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask
-from benchmark.exchange import server_files
-from benchmark.exchange.embeddings import evaluate_embeddings
-from benchmark.exchange.rankings import evaluate_rankings
-from benchmark.exchange.server_files import (
+from benchmark.interop import server_files
+from benchmark.interop.embeddings import evaluate_embeddings
+from benchmark.interop.rankings import evaluate_rankings
+from benchmark.interop.server_files import (
     MANIFEST,
     RECALL_FILE,
     SUBSET_FILE,
@@ -31,8 +31,8 @@ from benchmark.exchange.server_files import (
     check_lists,
     write_submission,
 )
-from benchmark.exchange.server_numbers import add_server_numbers, read_server_numbers
-from benchmark.exchange.submission import lists_of, submit_embeddings, submit_rankings, submit_run, top_of_subsets
+from benchmark.interop.server_numbers import add_server_numbers, read_server_numbers
+from benchmark.interop.submission import lists_of, submit_embeddings, submit_rankings, submit_run, top_of_subsets
 from benchmark.records.record import read_per_query, read_record
 
 Values = dict[str, Any]

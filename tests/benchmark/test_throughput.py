@@ -12,11 +12,11 @@ from command_line import Command
 from pydantic import ValidationError
 
 from benchmark.leaderboards.leaderboard import add, stale, write_all
-from benchmark.leaderboards.throughput_page import render_throughput
 from benchmark.records.record import Measurement, Record, read_record, write_record
 from benchmark.registry import discover
-from benchmark.speed import limits
-from benchmark.speed.throughput_tables import throughput_table
+from benchmark.throughput import limits
+from benchmark.throughput.page import render_throughput
+from benchmark.throughput.tables import throughput_table
 
 FEATURES = {
     "decoding, 1 core",
@@ -119,7 +119,7 @@ def test_mistakes_are_one_line(command: Command, small_cirr: Path, words: list[s
 def test_several_processes_are_refused(command: Command, small_cirr: Path, monkeypatch: pytest.MonkeyPatch):
     from benchmark.errors import UserError
     from benchmark.options import make_options
-    from benchmark.speed.throughput import HowToMeasure, measure
+    from benchmark.throughput.measure import HowToMeasure, measure
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="without a launcher"):

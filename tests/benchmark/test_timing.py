@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.speed import timing
-from benchmark.speed.timing import (
+from benchmark.throughput import timing
+from benchmark.throughput.timing import (
     Rounds,
     Spread,
     in_turn,
@@ -81,7 +81,7 @@ def test_a_peak_belongs_to_its_own_call():
     size = 64 * MIB
     code = f"""
 import numpy as np
-from benchmark.speed.timing import in_turn
+from benchmark.throughput.timing import in_turn
 work = {{"much": lambda: np.ones({size}, dtype=np.uint8).sum(), "little": lambda: None}}
 peaks = in_turn(work, seconds=0, sample_seconds=0).peak_bytes
 print(peaks["much"] - peaks["little"])
@@ -92,7 +92,7 @@ print(peaks["much"] - peaks["little"])
 
 def test_a_started_process_does_not_inherit_the_peak_of_this_one():
     kept = np.ones(600 * MIB, dtype=np.uint8)
-    code = "from benchmark.speed.timing import peak_resident_bytes; print(peak_resident_bytes())"
+    code = "from benchmark.throughput.timing import peak_resident_bytes; print(peak_resident_bytes())"
     told = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert told < len(kept) < resident_bytes() <= peak_resident_bytes()
 

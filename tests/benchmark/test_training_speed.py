@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from small_training import small_stage
 
-from benchmark.running.plan import PlannedStage
+from benchmark.pipeline.plan import PlannedStage
 from benchmark.settings import TrainingSettings
-from benchmark.speed.training_speed import cut_to_machine
+from benchmark.throughput.training_speed import cut_to_machine
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from command_line import TOY_PLUGIN, Command
 
 from benchmark.errors import UserError
 from benchmark.options import make_options
+from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import read_record
 from benchmark.registry import Registry, discover
-from benchmark.running.plan import Plan
-from benchmark.running.planning import make_plan
 from benchmark.weights.checkpoints import read_header
 
 RUN = ("run", "--plugin", TOY_PLUGIN, "--method", "toy_features", "--dataset", "cirr", "--limit", 40)
@@ -63,7 +63,7 @@ def test_a_configuration_put_together_by_hand_bears_its_name(
 
 def test_both_orders_are_evaluated_in_file_order_alone_too(tmp_path: Path, registry: Registry) -> None:
     """As columns of their own, named as such; the epoch is picked by the rule's own queries."""
-    from benchmark.datasets.demo import Sizes, write_demo
+    from benchmark.datasets.demo.demo_data import Sizes, write_demo
 
     write_demo("fashioniq", tmp_path / "fashioniq", Sizes(12, 6, 4, 6, 2, 3), workers=1)
     options = {"method": "artemis", "dataset": "fashioniq", "data_root": tmp_path, "text_mode": "both-orders"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from benchmark.methods.clip4cir import Clip4Cir, CombinerSettings
-from benchmark.methods.recurrent_texts import BiGruText
+from benchmark.methods.networks.recurrent_texts import BiGruText
 from benchmark.methods.spirit import Spirit, SpiritSettings
 from torch import Tensor, nn
 

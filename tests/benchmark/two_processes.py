@@ -9,8 +9,8 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
+from benchmark.distributed.process import this_process
 from benchmark.method import Method
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout, rank_shares, update_plan
 from benchmark.training.engine import StageEngine

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.processes.rank_watch import Failure, Hub, Watch
+from benchmark.distributed.rank_watch import Failure, Hub, Watch
 
 
 def main(rank: int, world: int, folder: Path, what: list[str]) -> int:

@@ -14,8 +14,8 @@ import torch
 from small_training import WIDTH, Small, Vectors, small_job
 from torch import Tensor, nn
 
+from benchmark.distributed.process import this_process
 from benchmark.method import Views
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainingSettings
 from benchmark.training.execution import Execution
 from benchmark.training.job import Interrupted, Trained

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark.speed.timing import Rounds
+from benchmark.throughput.timing import Rounds
 
 Call = Callable[[], object]
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from benchmark.datasets import fashion200k
-from benchmark.datasets.fashion200k_files import CATEGORIES
-from benchmark.datasets.fashion200k_pairs import DRAWINGS
+from benchmark.datasets.readers.fashion200k import CATEGORIES
+from benchmark.datasets.readers.fashion200k_pairs import DRAWINGS
 from comparing import Stopwatch, at_most
 
 from benchmark.evaluation.ranking import QUERY_CHUNK, rank_queries

@@ -18,7 +18,7 @@ from comparing import Compared, at_least, at_most, compared, played_back
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.evaluation.ranking import QUERY_CHUNK, Ranks, rank_queries
 from benchmark.evaluation.top_lists import top_pictures
-from benchmark.speed.timing import peak_memory, reset_peak_memory, resident_bytes
+from benchmark.throughput.timing import peak_memory, reset_peak_memory, resident_bytes
 
 QUERIES, GALLERY, WIDTH = 4181, 2297, 1280
 ROUNDS = 3

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-from benchmark.methods.layers import contrastive_loss
-from benchmark.methods.spirit_modules import SpiritNetwork
+from benchmark.methods.networks.layers import contrastive_loss
+from benchmark.methods.networks.spirit import SpiritNetwork
 from comparing import Compared, at_least, at_most, compared, played_back
 from plain_spirit import PlainSpirit
 from torch import Tensor
 
-from benchmark.speed.operations import bare_products, floating_point_operations, recorded
+from benchmark.throughput.operations import bare_products, floating_point_operations, recorded
 
 WIDTH, ROWS, ROUNDS = 640, 128, 3
 RELEASED_GROUP = 1024

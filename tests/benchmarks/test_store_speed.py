@@ -23,12 +23,12 @@ from store_backbone import LENGTH, Description, SmallBackbone, small_store
 from torch import Tensor, nn
 
 from benchmark.dataset import Triplets
+from benchmark.distributed.job import ALONE
 from benchmark.encoders.backbones import load_backbone
 from benchmark.features.block_file import map_rows
 from benchmark.features.shared_store import SharedStore
 from benchmark.features.store import PictureFeatures
 from benchmark.method import FeatureInputs
-from benchmark.processes.job import ALONE
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import Batch, Share

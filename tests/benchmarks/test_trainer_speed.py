@@ -17,8 +17,8 @@ from benchmark.methods.spirit import HEAD, Spirit, SpiritSettings
 from comparing import Compared, Stopwatch, at_most, played_back
 from torch import Tensor
 
+from benchmark.distributed.process import this_process
 from benchmark.method import Method, Stage
-from benchmark.processes.distributed import this_process
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import Batch, Share
 from benchmark.training.job import TrainingJob

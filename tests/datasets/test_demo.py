@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark.datasets import demo
-from benchmark.datasets.demo_cirr import cirr_splits
-from benchmark.datasets.demo_drawing import PICTURE_SIZE, draw, draw_nuisance
-from benchmark.datasets.demo_garments import KINDS, Garment, differing, random_garment, settle
-from benchmark.datasets.demo_groups import GARMENTS, Split, draw_split, is_held_out
-from benchmark.datasets.demo_layout import SEED, shots
-from benchmark.datasets.demo_texts import label, modification_text
+from benchmark.datasets.demo import demo_data as demo
+from benchmark.datasets.demo.cirr import cirr_splits
+from benchmark.datasets.demo.drawing import PICTURE_SIZE, draw, draw_nuisance
+from benchmark.datasets.demo.garments import KINDS, Garment, differing, random_garment, settle
+from benchmark.datasets.demo.groups import GARMENTS, Split, draw_split, is_held_out
+from benchmark.datasets.demo.layout import SEED, shots
+from benchmark.datasets.demo.texts import label, modification_text
 from PIL import Image
 
 from benchmark.errors import UserError
@@ -64,7 +64,7 @@ def test_bytes_do_not_depend_on_process_hash_seed_or_workers(folder: Path, tmp_p
     script = (
         "import sys, json; sys.path[:] = json.loads(sys.argv[2])\n"
         "from pathlib import Path\n"
-        "from benchmark.datasets import demo\n"
+        "from benchmark.datasets.demo import demo_data as demo\n"
         f"demo.write_demo('cirr', Path(sys.argv[1]), demo.{TINY!r}, workers=2)\n"
     )
     path = json.dumps([str(Path(entry).resolve()) for entry in sys.path])
@@ -243,7 +243,7 @@ def test_a_kill_leaves_no_folder_and_the_next_call_clears_its_leftovers(
     script = (
         "import sys, json, os; sys.path[:] = json.loads(sys.argv[2])\n"
         "from pathlib import Path\n"
-        "from benchmark.datasets import demo\n"
+        "from benchmark.datasets.demo import demo_data as demo\n"
         f"demo._LAYOUTS['cirr'] = demo.Demo(demo._LAYOUTS['cirr'].write, demo.{TINY!r})\n"
         "die = lambda *_: os.kill(os.getpid(), 9)\n"
         "demo.demo_folder('cirr', Path(sys.argv[1]), progress=die, workers=1)\n"

@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmark.datasets import demo, fashion200k, fashioniq, shoes
-from benchmark.datasets.demo_drawing import draw, draw_nuisance
-from benchmark.datasets.demo_fashion200k import LabelSizes, described, description
-from benchmark.datasets.demo_fashioniq import fashioniq_splits
-from benchmark.datasets.demo_garments import COLOURS, KINDS, PATTERNS, Garment
-from benchmark.datasets.demo_garments import differing as garments_differing
-from benchmark.datasets.demo_groups import SHOE_SHELF, Pair, Split, draw_split, is_held_out
-from benchmark.datasets.demo_layout import Sizes
-from benchmark.datasets.demo_shoe_texts import relative_caption
-from benchmark.datasets.demo_shoemaking import SHOE_PICTURE_SIZE, draw_shoe
-from benchmark.datasets.demo_shoes import FACETS, SHOES, Shoe, options, random_shoe
-from benchmark.datasets.demo_shoes import differing as shoes_differing
-from benchmark.datasets.demo_shoes import is_held_out as is_held_out_shoe
-from benchmark.datasets.demo_texts import relative_captions
+from benchmark.datasets import fashion200k, fashioniq, shoes
+from benchmark.datasets.demo import demo_data as demo
+from benchmark.datasets.demo.drawing import draw, draw_nuisance
+from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
+from benchmark.datasets.demo.fashioniq import fashioniq_splits
+from benchmark.datasets.demo.garments import COLOURS, KINDS, PATTERNS, Garment
+from benchmark.datasets.demo.garments import differing as garments_differing
+from benchmark.datasets.demo.groups import SHOE_SHELF, Pair, Split, draw_split, is_held_out
+from benchmark.datasets.demo.layout import Sizes
+from benchmark.datasets.demo.shoe_texts import relative_caption
+from benchmark.datasets.demo.shoemaking import SHOE_PICTURE_SIZE, draw_shoe
+from benchmark.datasets.demo.shoes import FACETS, SHOES, Shoe, options, random_shoe
+from benchmark.datasets.demo.shoes import differing as shoes_differing
+from benchmark.datasets.demo.shoes import is_held_out as is_held_out_shoe
+from benchmark.datasets.demo.texts import relative_captions
 from PIL import Image
 
 from benchmark.data.annotations import require_counts, require_pictures

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from benchmark.datasets.fashion200k_pairs import (
+from benchmark.datasets.readers.fashion200k_pairs import (
     DRAWINGS,
     Drawing,
     PairSource,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark.datasets import shoes, shoes_files
+from benchmark.datasets import shoes
+from benchmark.datasets.readers import shoes as shoes_files
 from PIL import Image
 
 from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
-from benchmark.golden.models import without_dropout
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.options import make_options
+from benchmark.parity.models import without_dropout
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.planning import make_plan
 from benchmark.registry import Registry
-from benchmark.running.plan import Plan, PlannedStage
-from benchmark.running.planning import make_plan
 
 ROWS = 20
 TEXTS = tuple(

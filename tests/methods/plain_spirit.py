@@ -1,6 +1,6 @@
 """SPIRIT in its plain form, equation by equation, with nothing left out, folded or reordered.
 
-It reads a state dict of the released names, and is what `benchmark.methods.spirit_modules` is
+It reads a state dict of the released names, and is what `benchmark.methods.networks.spirit` is
 compared with: results, gradients, arithmetic and time.
 """
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from benchmark.methods.artemis import SPECIFICATIONS, ArtemisSettings
-from benchmark.methods.artemis_frame import FramedMethod, cnn_encoders
-from benchmark.methods.artemis_modules import Attention, Version, artemis_method, matching
-from benchmark.methods.cnn_pictures import WhiteSquare
-from benchmark.methods.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
+from benchmark.methods.networks.artemis import Attention, Version, artemis_method, matching
+from benchmark.methods.networks.artemis_frame import FramedMethod, cnn_encoders
+from benchmark.methods.networks.cnn_pictures import WhiteSquare
+from benchmark.methods.networks.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

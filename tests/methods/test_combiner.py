@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark.methods.layers import Combiner, contrastive_loss, normalise, with_zero_gradient
+from benchmark.methods.networks.layers import Combiner, contrastive_loss, normalise, with_zero_gradient
 from torch import nn
 
 FILE = json.loads((Path(__file__).parents[1] / "golden" / "clip4cir_combiner.json").read_text())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark.methods.layers import contrastive_loss
-from benchmark.methods.spirit_modules import (
+from benchmark.methods.networks.layers import contrastive_loss
+from benchmark.methods.networks.spirit import (
     UNUSED_PARAMETERS,
     ZERO_GRADIENT_PARAMETERS,
     SpiritDesign,
@@ -19,10 +19,10 @@ from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.golden.comparison import Rows, compare_output
-from benchmark.golden.heads import HeadSizes, head_batch
-from benchmark.golden.models import draw_weights
-from benchmark.golden.rules import head_weight
+from benchmark.parity.comparison import Rows, compare_output
+from benchmark.parity.heads import HeadSizes, head_batch
+from benchmark.parity.models import draw_weights
+from benchmark.parity.rules import head_weight
 
 Batch = dict[str, Tensor]
 FILE = json.loads((Path(__file__).parents[1] / "golden" / "spirit.json").read_text())

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmark.methods.spirit_modules import UNUSED_PARAMETERS, SpiritNetwork, VisualTextualFusion
+from benchmark.methods.networks.spirit import UNUSED_PARAMETERS, SpiritNetwork, VisualTextualFusion
 from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmark.golden.comparison import Deviation
-from benchmark.golden.parity import check
+from benchmark.parity.comparison import Deviation
+from benchmark.parity.report import check
 from benchmark.registry import discover
 from benchmark.training import engine
 from benchmark.training.batches import Batch

@@ -9,14 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from benchmark.methods.artemis_frame import cnn_encoders
-from benchmark.methods.cnn import TRUNKS, build_trunk, find_trunk_weights, generalised_mean, trunk_start
-from benchmark.methods.cnn_pictures import ShortSide
-from benchmark.methods.recurrent_texts import LastStateText, text_views, tirg_vocabulary
+from benchmark.methods.networks.artemis_frame import cnn_encoders
+from benchmark.methods.networks.cnn import TRUNKS, build_trunk, find_trunk_weights, generalised_mean, trunk_start
+from benchmark.methods.networks.cnn_pictures import ShortSide
+from benchmark.methods.networks.recurrent_texts import LastStateText, text_views, tirg_vocabulary
+from benchmark.methods.networks.tirg import classification_loss, draw_triplets, soft_triplet_loss
+from benchmark.methods.networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
+from benchmark.methods.networks.vocabulary import plain_words
 from benchmark.methods.tirg import SPECIFICATIONS, TirgTrainingSettings
-from benchmark.methods.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
-from benchmark.methods.tirg_modules import classification_loss, draw_triplets, soft_triplet_loss
-from benchmark.methods.vocabulary import plain_words
 from PIL import Image
 from toy_triplets import built, losses, right, scores, without_gradient
 
@@ -24,8 +24,8 @@ from benchmark.cli import main
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.options import make_options
+from benchmark.pipeline.planning import make_plan
 from benchmark.registry import discover
-from benchmark.running.planning import make_plan
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: tuple[Kind, ...] = get_args(Kind)

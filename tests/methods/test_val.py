@@ -11,19 +11,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from benchmark.methods.networks.val import Sizes, ValNetwork
+from benchmark.methods.networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
+from benchmark.methods.networks.val_loss import Mining, hierarchical_loss, matching_loss
+from benchmark.methods.networks.val_optimisation import ReleasedAdam, penalised, penalty_groups
+from benchmark.methods.networks.val_pictures import Squeezed, resize_bilinear
 from benchmark.methods.val import SPECIFICATIONS, STAGE, Val, ValSettings, ValTraining
-from benchmark.methods.val_backbones import VAL_TRUNKS, CnnName, build_taps, levels_of
-from benchmark.methods.val_loss import Mining, hierarchical_loss, matching_loss
-from benchmark.methods.val_modules import Sizes, ValNetwork
-from benchmark.methods.val_optimisation import ReleasedAdam, penalised, penalty_groups
-from benchmark.methods.val_pictures import Squeezed, resize_bilinear
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.golden.parity import check
 from benchmark.method import BuildContext, Views
+from benchmark.parity.report import check
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "val.json"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmark.methods.vocabulary import Vocabulary, artemis_words, plain_words, treebank_words
+from benchmark.methods.networks.vocabulary import Vocabulary, artemis_words, plain_words, treebank_words
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

@@ -1,0 +1,99 @@
+"""`export`: a run's method, its encoder and its configuration as one safetensors file.
+
+`benchmark.interop.exported.load` reads it back without data, run folder or any other file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmark.encoders.backbones import ClipBackbone, load_backbone, rebuild_backbone
+from benchmark.errors import UserError
+from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
+from benchmark.method import BuildContext, FeatureInputs
+from benchmark.pipeline.checkpoint_evaluation import encoder_file, weights_file
+from benchmark.registry import Registry, discover
+from benchmark.settings import fill
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
+from benchmark.weights.fit import load_into
+
+
+def export(
+    run: Path,
+    output: Path | None = None,
+    *,
+    encoder: str = "",
+    assets_root: Path | None = None,
+    plugins: tuple[str, ...] = (),
+) -> Path:
+    """Write a run's method (its folder or a weights file) as one file, and give its path.
+
+    ``encoder``: the encoder artefact where it was moved. By default the file is called after method
+    and dataset, in the working folder. Raises UserError where weights are missing, damaged or do not
+    fit; nothing is written then.
+    """
+    registry = discover()
+    for plugin in plugins:
+        registry.add_plugin(Path(plugin))
+    file = weights_file(run)
+    header = read_header(file)
+    if header.exported:
+        raise UserError(f"{file}: an export already; give a run's folder or a weights file")
+    path = output or Path(f"{header.method}-{header.dataset}.safetensors")
+    if path.suffix != ".safetensors":
+        raise UserError(f"--output {path}: give a name that ends in .safetensors")
+    state, start = read_weights(file), header.start
+    method, inputs = build_method(registry, header, rebuild_backbone(start) if start else None)
+    load_into(method, state, str(file))
+    tensors = {f"{METHOD_PART}{name}": tensor for name, tensor in state.items()}
+    if isinstance(inputs, FeatureInputs):
+        backbone = _encoder(registry, header, file, encoder, assets_root)
+        tensors |= {f"{ENCODER_PART}{name}": tensor for name, tensor in backbone.state_dict().items()}
+        start = asdict(backbone.description)
+    save_weights(path, tensors, replace(header, start=start, encoder_file="", exported=True))
+    return path
+
+
+def summary(path: Path) -> str:
+    """What was written, and how to use it."""
+    header = read_header(path)
+    encoder = f", with its encoder {header.start['name']} ({header.start['weights']})" if header.start else ""
+    return "\n".join(
+        [
+            f"{path}: {header.method}, trained on {header.dataset}{encoder}; {path.stat().st_size / 1e6:,.0f} MB",
+            "",
+            "    from benchmark.interop.exported import load",
+            "",
+            f'    model = load("{path}")',
+            "    gallery = model.encode_target(pictures)",
+            "    query = model.encode_query([picture], [text])",
+            "    scores = model.score(query, gallery)",
+        ]
+    )
+
+
+def _encoder(
+    registry: Registry, header: WeightsHeader, file: Path, named: str, assets_root: Path | None
+) -> ClipBackbone:
+    """The encoder whose features the method reads, with its weights."""
+    if not header.encoder:
+        return load_backbone(
+            header.backbone["name"],
+            header.backbone["weights"],
+            preprocessing=header.backbone["settings"]["preprocessing"],
+            seed=header.backbone["seed"],
+            assets_root=assets_root,
+        )
+    path = encoder_file(header, file, named)
+    backbone = rebuild_backbone(header.start)
+    stage = next((s for s in stages_of(registry, header) if s.product == "encoder" and s.name != header.stage), None)
+    if stage is None:
+        load_into(backbone, read_weights(path), str(path))
+        return backbone
+    told = next(earlier for earlier in header.earlier if earlier.name == stage.name)
+    training = fill(stage.settings, [(str(path), told.settings)], stage.name)
+    context = BuildContext(backbone, method_settings(registry, header), training, weights_follow=True)
+    load_into(stage.build(context), read_weights(path), str(path))
+    backbone.relabel(f"{header.backbone['weights']}+{stage.name}")
+    return backbone

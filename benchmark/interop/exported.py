@@ -1,0 +1,229 @@
+"""A trained method from one exported file, for use outside the benchmark: pictures and strings in, scores out.
+
+    from benchmark.interop.exported import load
+
+    model = load("spirit.safetensors")
+    gallery = model.encode_target(pictures)
+    query = model.encode_query([picture], ["the same, but red and without a belt"])
+    best = model.score(query, gallery).topk(10)
+
+Pictures are PIL images (or paths), in the file's own colour mode; preprocessing, patches, tokens and
+the text rule are those of the run. `benchmark.interop.export` writes such files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from benchmark.data.pictures import open_picture
+from benchmark.declarations import Start
+from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
+from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
+from benchmark.encoding import Encoding, concatenate, map_tensors
+from benchmark.errors import UserError
+from benchmark.method import BuildContext, FeatureInputs, Inputs, Method, Stage, Views
+from benchmark.pipeline.stage_sources import apart_from
+from benchmark.registry import Registry, discover
+from benchmark.settings import MethodSettings, Settings, fill
+from benchmark.text_rules import TextRule, text_rule
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
+from benchmark.weights.fit import load_into
+
+METHOD_PART = "method."
+ENCODER_PART = "encoder."
+"""What stands before the names of the method's tensors, and of those of the encoder beside it."""
+
+Picture = Image.Image | str | Path
+Text = str | Sequence[str]
+
+_BATCH = 32
+
+S = TypeVar("S", bound=Settings)
+
+
+class Model:
+    """A method in evaluation mode. ``header`` says what it is: method, dataset, settings, encoder."""
+
+    def __init__(
+        self,
+        header: WeightsHeader,
+        method: Method,
+        inputs: Inputs,
+        encoder: FrozenEncoder | None,
+        rule: TextRule,
+        device: torch.device,
+    ) -> None:
+        self.header = header
+        self._method, self._inputs, self._encoder = method, inputs, encoder
+        self._rule, self._device = rule, device
+
+    def encode_query(self, images: Sequence[Picture], texts: Sequence[Text]) -> Encoding:
+        """Encodings of B queries, on the CPU: a reference picture and a modification text each.
+
+        A text is a string, or the captions of one query where the data has several (FashionIQ). Raises
+        UserError where the numbers differ, a picture cannot be read, or captions give several queries.
+        """
+        if len(images) != len(texts):
+            raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
+        strings = [self._query(text) for text in texts]
+        return self._encode(
+            len(images),
+            lambda part: self._method.encode_query(
+                self._pictures(images[part], "reference"), self._texts(strings[part])
+            ),
+        )
+
+    def encode_target(self, images: Sequence[Picture]) -> Encoding:
+        """Encodings of pictures as candidates, on the CPU: a gallery is encoded once and kept."""
+        return self._encode(
+            len(images), lambda part: self._method.encode_target(self._pictures(images[part], "target"))
+        )
+
+    def score(self, queries: Encoding, targets: Encoding) -> Tensor:
+        """(b, n); larger is better. One block of queries and targets is computed at once."""
+        here = [map_tensors(lambda tensor: tensor.to(self._device), e) for e in (queries, targets)]
+        with torch.no_grad(), tf32(False):
+            return self._method.score(*here).cpu()
+
+    def _encode(self, count: int, encode: Callable[[slice], Encoding]) -> Encoding:
+        if not count:
+            raise UserError("nothing to encode: give at least one picture")
+        with torch.no_grad(), tf32(False):
+            blocks = [encode(slice(start, start + _BATCH)) for start in range(0, count, _BATCH)]
+        return map_tensors(lambda tensor: tensor.float().cpu(), concatenate(blocks))
+
+    def _query(self, text: Text) -> str:
+        """The string that the run's text rule makes of a query's captions."""
+        captions = (text,) if isinstance(text, str) else tuple(text)
+        asked = self._rule.queries(captions) if captions else ()
+        if len(asked) != 1:
+            raise UserError(
+                f"the text rule '{self._rule.name}' makes {len(asked)} queries of {list(captions)}; "
+                "give the captions one at a time, as strings"
+            )
+        return asked[0]
+
+    def _pictures(self, images: Sequence[Picture], side: str) -> Views:
+        opened = [image if isinstance(image, Image.Image) else open_picture(Path(image)) for image in images]
+        if isinstance(self._inputs, FeatureInputs):
+            names = self._inputs.reference if side == "reference" else self._inputs.target
+            return {name: self._features(name, opened, self._inputs.grids) for name in names}
+        transform = self._inputs.evaluate
+        pixels = np.stack([transform.picture(image, np.random.default_rng(0)) for image in opened])
+        return {"pixels": transform.normalise(torch.from_numpy(pixels).to(self._device))}
+
+    def _features(self, view: str, images: Sequence[Image.Image], grids: tuple[int, ...]) -> Tensor:
+        """(B, d) of whole pictures, (B, P, d) of patches, as the feature store has them."""
+        assert self._encoder is not None
+        preprocessing = self._encoder.backbone.preprocessing
+        if view == "whole":
+            return self._encoded(np.stack([preprocessing.picture(image) for image in images]))
+        crops = np.stack([preprocessing.patches(image, grids) for image in images])
+        features = self._encoded(crops.reshape(-1, *crops.shape[2:]))
+        return features.reshape(*crops.shape[:2], -1)
+
+    def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """(m, S, S, 3) → (m, d), in passes of at most one batch."""
+        assert self._encoder is not None
+        backbone, passes = self._encoder.backbone, []
+        with self._encoder.frozen():
+            for start in range(0, len(pixels), _BATCH):
+                part = torch.from_numpy(pixels[start : start + _BATCH]).to(self._device)
+                passes.append(backbone.encode_image(backbone.preprocessing.normalise(part)).float())
+        return torch.cat(passes)
+
+    def _texts(self, strings: Sequence[str]) -> Views:
+        if not isinstance(self._inputs, FeatureInputs):
+            return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
+        assert self._encoder is not None
+        backbone = self._encoder.backbone
+        with self._encoder.frozen():
+            return {"text": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
+
+
+def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:
+    """A model from an exported file; nothing of it is executed.
+
+    ``plugins``: the files that declare its method, where it is none of this program's. Raises UserError
+    where the file is no export, is damaged, or its method is not known here.
+    """
+    file = Path(path)
+    header = read_header(file)
+    if not header.exported:
+        raise UserError(f"{file}: a checkpoint, no export; write one with `python -m benchmark export {file}`")
+    registry = discover()
+    for plugin in plugins:
+        registry.add_plugin(Path(plugin))
+    state = read_weights(file)
+    place = torch.device(device)
+    backbone = rebuild_backbone(header.start) if header.start else None
+    method, inputs = build_method(registry, header, backbone)
+    encoder = None
+    if isinstance(inputs, FeatureInputs):
+        encoder = _frozen_encoder(apart_from(method, backbone), _part(state, ENCODER_PART), header, file, place)
+    load_into(method, _part(state, METHOD_PART), str(file))
+    rule = text_rule(str(header.training_settings["text_rule"]))
+    return Model(header, method.to(place).eval(), inputs, encoder, rule, place)
+
+
+def _frozen_encoder(
+    backbone: ClipBackbone | None, state: Mapping[str, Tensor], header: WeightsHeader, file: Path, place: torch.device
+) -> FrozenEncoder:
+    """The encoder as the run's feature store used it; TF32 is a GPU's, and full precision elsewhere."""
+    if backbone is None:
+        raise UserError(f"{file}: its header tells no encoder, whose features the method reads; export the run again")
+    load_into(backbone, state, str(file))
+    precision: Precision = header.backbone.get("settings", {}).get("precision", "fp32")
+    if precision == "tf32" and place.type != "cuda":
+        precision = "fp32"
+    return FrozenEncoder(backbone.to(place).eval(), place, precision)
+
+
+def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbone | None) -> tuple[Method, Inputs]:
+    """A header's method on its encoder, its weights still to be loaded, and what it reads."""
+    settings = method_settings(registry, header)
+    told = {stage.name: stage for stage in header.earlier}
+    earlier: dict[str, Method] = {}
+    for stage in stages_of(registry, header):
+        if stage.product == "encoder" and stage.name != header.stage:
+            continue
+        values = header.training_settings if stage.name == header.stage else told[stage.name].settings
+        training = _filled(stage.settings, values, stage.name)
+        context = BuildContext(encoder, settings, training, earlier=earlier, weights_follow=True)
+        method = stage.build(context)
+        if stage.name == header.stage:
+            method.restore(header.prepared)
+            return method, stage.inputs(context)
+        earlier[stage.name] = method
+        method.restore(told[stage.name].prepared)
+    raise UserError(f"method {header.method} has no stage '{header.stage}' here; another version wrote the file")
+
+
+def stages_of(registry: Registry, header: WeightsHeader) -> tuple[Stage, ...]:
+    """The stages that led to a header's weights: those that it tells of, and its own."""
+    specification, settings = registry.specification(header.method), method_settings(registry, header)
+    start: Start = "random" if header.backbone.get("weights") == "random" else "pretrained"
+    if specification.own_networks is not None:
+        start = specification.own_networks(settings)
+    known = {header.stage, *(stage.name for stage in header.earlier)}
+    return tuple(stage for stage in specification.stages(settings, start) if stage.name in known)
+
+
+def method_settings(registry: Registry, header: WeightsHeader) -> MethodSettings:
+    return _filled(registry.specification(header.method).settings, header.method_settings, "method")
+
+
+def _filled(model: type[S], values: Mapping[str, Any], namespace: str) -> S:
+    return fill(model, [("the file's header", values)], namespace)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

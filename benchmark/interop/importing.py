@@ -1,0 +1,264 @@
+"""`import`: the authors' own checkpoints as this program's weights, nothing in them executed.
+
+A method's `Release` says where the released names belong; every tensor is held against the network
+that it is for before anything is written (`import_folder` writes). The settings are those of the
+published recipe, as far as the shapes do not tell better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from benchmark.declarations import DatasetInfo, Recipe
+from benchmark.errors import UserError, unknown_name
+from benchmark.files import file_digest
+from benchmark.interop.import_request import ImportRequest, dataset_of, file_label
+from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
+from benchmark.method import BuildContext, Method, Specification, Stage
+from benchmark.pipeline.variants import variant_named
+from benchmark.registry import Registry, discover
+from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainingSettings, fill
+from benchmark.weights.checkpoints import EarlierStage, WeightsHeader
+from benchmark.weights.fit import require_fit, shapes_of
+from benchmark.weights.reading import WeightsFile, read_state_dict
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The file of a method's own weights; ``width`` (0: untold) and ``settings`` are what shapes tell."""
+
+    path: Path
+    file: WeightsFile
+    width: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An import of which every tensor fits. ``state``: the method's weights under our names.
+
+    ``artefact``: the encoder's under the names of the stage that makes it, or under its own where it is
+    untouched; empty where the method's weights are the encoder. ``without_effect``: as of a `Release`.
+    """
+
+    title: str
+    header: WeightsHeader
+    state: dict[str, Tensor]
+    artefact_header: WeightsHeader
+    artefact: dict[str, Tensor]
+    head: Head | None
+    encoder: ImportedEncoder | None
+    without_effect: Mapping[str, str]
+
+
+def check_import(request: ImportRequest) -> Checked:
+    """Read the files and hold every tensor against its network; nothing is written.
+
+    Raises UserError where a file is refused, is damaged or does not fit, and where a choice is open.
+    """
+    registry = discover()
+    for plugin in request.plugins:
+        registry.add_plugin(Path(plugin))
+    methods = registry.methods()
+    if request.method not in methods:
+        raise unknown_name("method", request.method, methods)
+    settings = dict(request.settings)
+    if request.variant:
+        settings |= variant_named(registry.variants(request.method), request.method, request.variant).settings
+    return _Import(registry, replace(request, settings=settings), registry.specification(request.method)).checked()
+
+
+@dataclass(frozen=True)
+class _Import:
+    registry: Registry
+    request: ImportRequest
+    specification: Specification
+
+    def checked(self) -> Checked:
+        dataset = dataset_of(self.request, self.registry)
+        if self._is_encoder_alone:
+            if self.request.clip and self.request.file:
+                raise UserError(f"--clip {self.request.clip}: {self._title}'s own file is a CLIP; leave one out")
+            head, encoder = None, self._read_encoder(self.request.clip or self.request.file)
+        else:
+            head, encoder = self._read_head(), self._read_encoder(self.request.clip)
+        _require_one_width(head, encoder)
+        settings = self._method_settings(head, encoder)
+        stages = self.specification.stages(settings, "pretrained")
+        self._require_known_groups(stages)
+        last, training = stages[-1], {stage.name: self._training(stage, dataset) for stage in stages}
+        if last.trains and head is None and last.product != "encoder":
+            raise UserError(f"FILE is missing: {self._title} has weights of its own; name their file")
+        header = self._header(stages, settings, training, dataset, encoder)
+        makes_encoder = next((stage for stage in stages[:-1] if stage.product == "encoder"), None)
+        artefact: dict[str, Tensor] = {}
+        if encoder is not None and last.product != "encoder":
+            artefact = encoder.tensors
+            if makes_encoder is not None:
+                built = self._built(makes_encoder, settings, training[makes_encoder.name][1], encoder)
+                artefact = encoder_state(built, encoder)
+        return Checked(
+            title=self._title,
+            header=header,
+            state=self._state(self._built(last, settings, training[last.name][1], encoder), last, head, encoder),
+            artefact_header=_artefact_header(header, makes_encoder),
+            artefact=artefact,
+            head=head,
+            encoder=encoder,
+            without_effect=self.specification.release.without_effect if self.specification.release else {},
+        )
+
+    @property
+    def _title(self) -> str:
+        return self.registry.methods()[self.request.method].title
+
+    @property
+    def _is_encoder_alone(self) -> bool:
+        """Whether the method is a fine-tuned encoder and nothing else: its own file is a CLIP's."""
+        if self.specification.own_networks is not None:
+            return False
+        return self.specification.stages(self.specification.settings(), "pretrained")[-1].product == "encoder"
+
+    def _read_head(self) -> Head | None:
+        path, release = self.request.file, self.specification.release
+        if path is None:
+            return None
+        if release is None:
+            names = [name for name in self.registry.methods() if self.registry.specification(name).release]
+            raise UserError(
+                f"{path}: {self._title} has no weights of its own that can be imported; {' and '.join(names)} have. "
+                "A CLIP is given with --clip"
+            )
+        file = read_state_dict(path, entry=release.entry)
+        try:
+            width, told = release.settings(shapes_of(file.state_dict))
+        except (KeyError, IndexError, ValueError):
+            width, told = 0, {}  # the comparison with the network says what is missing
+        return Head(path, file, width, told)
+
+    def _read_encoder(self, path: Path | None) -> ImportedEncoder | None:
+        if self.specification.own_networks is not None:
+            if path is not None:
+                raise UserError(f"--clip {path}: {self._title} brings its own networks; leave it out")
+            return None
+        if path is None:
+            raise UserError(
+                f"--clip is missing: {self._title} works on a CLIP; give its weights (tuned_<dataset>.pt of SPIRIT, "
+                "tuned_clip_*.pt of CLIP4Cir, or OpenAI's or open_clip's file where it is untouched)"
+            )
+        return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, [], "backbone"))
+
+    def _method_settings(self, head: Head | None, encoder: ImportedEncoder | None) -> MethodSettings:
+        model = self.specification.settings
+        layers: list[tuple[str, Mapping[str, Any]]] = []
+        if head is not None:
+            layers.append((str(head.path), head.settings))
+        if encoder is not None and "encoder" in model.model_fields:
+            asked = str(self.request.settings.get("method.encoder", ""))
+            layers.append((str(encoder.path), {"encoder": require_state(encoder, asked)}))
+        return self._filled(model, layers, "method")
+
+    def _require_known_groups(self, stages: Sequence[Stage]) -> None:
+        known = {"method", "backbone", *(stage.name for stage in stages)}
+        for group in {name.partition(".")[0] for name in self.request.settings} - known:
+            raise unknown_name("--set group", group, known)
+
+    def _training(self, stage: Stage, dataset: DatasetInfo) -> tuple[Recipe | None, TrainingSettings]:
+        """The published recipe's settings: what the weights were trained with by all that is known."""
+        layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": dataset.text_rule})]
+        recipe = None
+        if stage.trains:
+            recipe = self.registry.recipe(stage.name, dataset.name, "", "pretrained")
+            layers.append((f"recipe {recipe.name}", recipe.settings))
+        return recipe, self._filled(stage.settings, layers, stage.name)
+
+    def _filled(self, model: type[S], layers: Sequence[tuple[str, Mapping[str, Any]]], namespace: str) -> S:
+        prefix = f"{namespace}."
+        own = {k.removeprefix(prefix): v for k, v in self.request.settings.items() if k.startswith(prefix)}
+        return fill(model, [*layers, ("--set", own)], namespace)
+
+    def _built(
+        self, stage: Stage, settings: MethodSettings, training: TrainingSettings, encoder: ImportedEncoder | None
+    ) -> Method:
+        """A stage's method without memory: its names and shapes are what counts."""
+        with torch.device("meta"):
+            backbone = encoder.backbone if encoder is not None else None
+            return stage.build(BuildContext(backbone, settings, training, weights_follow=True))
+
+    def _state(
+        self, method: Method, stage: Stage, head: Head | None, encoder: ImportedEncoder | None
+    ) -> dict[str, Tensor]:
+        """The tensors under the method's names, every one of them checked."""
+        if stage.product == "encoder" and encoder is not None:
+            return encoder_state(method, encoder)
+        renamed: dict[str, Tensor] = {}
+        release = self.specification.release
+        source = f"{self._title}'s file" if head is None else f"{head.path} as {self._title}"
+        if head is not None and release is not None:
+            part = shapes_of(method.get_submodule(release.part).state_dict())
+            require_fit(part, shapes_of(head.file.state_dict), source)
+            for name, shape in part.items():
+                tensor = head.file.state_dict[name].reshape(shape)
+                renamed[f"{release.part}.{name}"] = tensor.float() if tensor.is_floating_point() else tensor
+        require_fit(shapes_of(method.state_dict()), shapes_of(renamed), source)
+        return renamed
+
+    def _header(
+        self,
+        stages: Sequence[Stage],
+        settings: MethodSettings,
+        training: Mapping[str, tuple[Recipe | None, TrainingSettings]],
+        dataset: DatasetInfo,
+        encoder: ImportedEncoder | None,
+    ) -> WeightsHeader:
+        sources = [path for path in (self.request.file, self.request.clip) if path is not None]
+        start = encoder.start() if encoder is not None else {}
+        pads = self._filled(BackboneSettings, [], "backbone").model_dump(mode="json")
+        recipe, last = training[stages[-1].name]
+        return WeightsHeader(
+            method=self.request.method,
+            stage=stages[-1].name,
+            dataset=dataset.name,
+            method_settings=settings.model_dump(mode="json"),
+            training_settings=last.model_dump(mode="json"),
+            backbone={"name": start["name"], "weights": start["weights"], "digest": "", "settings": pads, "seed": 0}
+            if start
+            else {},
+            width=encoder.backbone.width if encoder is not None else 0,
+            seed=0,
+            recipe=recipe.name if recipe else "",
+            variant=self.request.variant,
+            earlier=[
+                EarlierStage(stage.name, training[stage.name][1].model_dump(mode="json"), 0, 0, {})
+                for stage in stages[:-1]
+            ],
+            start=start,
+            imported={file_label(path, sources): file_digest(path) for path in sources},
+        )
+
+
+def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeader:
+    """What the encoder's own file says of itself."""
+    if stage is None:
+        return replace(header, method="", stage="", method_settings={}, training_settings={}, earlier=[])
+    told = next(earlier for earlier in header.earlier if earlier.name == stage.name)
+    return replace(
+        header, method=stage.name, stage=stage.name, method_settings={}, training_settings=told.settings, earlier=[]
+    )
+
+
+def _require_one_width(head: Head | None, encoder: ImportedEncoder | None) -> None:
+    if head is None or encoder is None or head.width in (0, encoder.backbone.width):
+        return
+    raise UserError(
+        f"{head.path}: made for features of width {head.width}, but {encoder.path} "
+        f"({encoder.start()['name']}) gives {encoder.backbone.width}; give the CLIP that it was trained on with --clip"
+    )

@@ -1,0 +1,94 @@
+"""Results of models from outside: the data their files are scored on, and the record made of them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from benchmark.data.dataset_choice import open_dataset
+from benchmark.dataset import Dataset, Task
+from benchmark.files import digest_of, file_digest, folder_lock
+from benchmark.options import RunOptions
+from benchmark.pipeline.reporting import TestedTask, TestedWeights, command_line, data_identity, results_of, write_run
+from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
+from benchmark.records.record import Identity, Record
+from benchmark.registry import discover
+from benchmark.text_rules import TextRule, rule_of
+
+METHOD = "external"
+"""The method's name in records of models that are not on the shelf; their title tells them apart."""
+
+
+@dataclass(frozen=True)
+class OutsideRun:
+    """Which data a file is scored on. ``plugins``: file name to digest; ``started``: monotonic seconds."""
+
+    options: RunOptions
+    dataset: Dataset
+    rule: TextRule
+    plugins: Mapping[str, str]
+    started: float
+
+
+def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
+    """Open the data that the options name; ``split`` is read beside the one that is evaluated.
+
+    The text rule is the one of ``--text-mode``, or the dataset's own: it decides how many queries
+    an entry has and how they are called.
+    """
+    started = time.monotonic()
+    registry = discover()
+    added = [registry.add_plugin(Path(name)).path for name in options.plugins]
+    info = registry.datasets().get(options.dataset)
+    further = (split,) if info is not None and split not in ("", info.evaluation_split) else ()
+    dataset = open_dataset(registry, options, further)
+    rule = rule_of(options.text_mode or dataset.info.text_rule)
+    return OutsideRun(options, dataset, rule, {path.name: file_digest(path) for path in added}, started)
+
+
+def with_note(task: Task, note: str) -> Task:
+    """A task whose results carry one more note; an empty one adds nothing."""
+    return replace(task, notes=(*task.notes, note)) if note else task
+
+
+def write_outside(
+    run: OutsideRun,
+    kind: Literal["embeddings", "rankings"],
+    title: str,
+    tested: Sequence[TestedTask],
+    inputs: Mapping[str, str],
+) -> tuple[Record, Path]:
+    """Write the record of a file's scores, as a run's; gives it and its folder.
+
+    ``inputs``: digests of the files by name. The folder is ``--output``, or
+    ./runs/<dataset>/external/<digest of inputs, title and tasks>.
+    """
+    weights = [TestedWeights("external", list(tested))]
+    results, _ = results_of(weights)
+    record = Record(
+        kind=kind,
+        method=METHOD,
+        title=re.sub(r"\s+", " ", title).strip(),
+        command=command_line(),
+        created=utc_now(),
+        results=tuple(results),
+        identity=Identity(data=data_identity(run.dataset), plugins=dict(run.plugins), inputs=dict(inputs)),
+        code=code_version(),
+        environment=environment("cpu", 1),
+        timings={"evaluation": round(time.monotonic() - run.started, 2)},
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    folder = _folder(run, record)
+    with folder_lock(folder, "evaluation"):
+        return write_run(folder, record, weights, run.dataset, record.title), folder
+
+
+def _folder(run: OutsideRun, record: Record) -> Path:
+    if run.options.output:
+        return Path(run.options.output)
+    identity = [dict(record.identity.inputs), record.title, [str(result.key) for result in record.results]]
+    return Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]

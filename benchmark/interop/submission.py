@@ -1,0 +1,186 @@
+"""`submit`: CIRR's files for the official test server, which alone knows the targets of test1.
+
+The lists come from a run's weights, from embeddings, or from ranked lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark.data.annotations import require_pictures
+from benchmark.dataset import Dataset, IntArray, Ragged, Task
+from benchmark.distributed.job import Job
+from benchmark.distributed.process import this_process
+from benchmark.encoding import take
+from benchmark.errors import UserError
+from benchmark.evaluation.evaluator import EncodedTask, score_function, top_of_task
+from benchmark.evaluation.top_lists import top_pictures
+from benchmark.interop.embeddings import match
+from benchmark.interop.embeddings_file import read_embeddings
+from benchmark.interop.outside import METHOD, OutsideRun, open_outside, write_outside
+from benchmark.interop.rankings import read_both, score_lists
+from benchmark.interop.server_files import (
+    DATASET,
+    FOLDER,
+    PROTOCOL,
+    SERVERS,
+    SPLIT,
+    ServerLists,
+    Submission,
+    check_lists,
+    write_submission,
+)
+from benchmark.method import Method
+from benchmark.options import make_options
+from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
+from benchmark.pipeline.reporting import describe_task
+from benchmark.records.record import RECORD_NAME, read_record
+from benchmark.weights.checkpoints import read_header
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A submission in its ``folder``, and the folder of the run that its numbers belong to."""
+
+    submission: Submission
+    folder: Path
+    run: Path
+
+    def lines(self) -> list[str]:
+        """What the person who submits is told: the files, where to upload them, what comes after."""
+        files = [str(self.folder / name) for name in self.submission.files]
+        if not self.submission.is_official:
+            return [*files, f"made on '{self.submission.dataset}', not on CIRR's test1: the server will not score them"]
+        place = "" if self.folder == self.run / FOLDER else f" --output {self.folder}"
+        return [
+            *files,
+            f"upload both at {SERVERS[0]} (or {SERVERS[1]})",
+            f"then add what it returns: python -m benchmark submit {self.run}{place} --server-numbers NUMBERS.json",
+        ]
+
+
+def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) -> Submitted:
+    """Encode test1 with a run's weights and write its files.
+
+    ``run``: a run's folder, or one of its weights files; ``encoder``: the encoder artefact where it
+    was moved, or "". Raises UserError where the run was made on another dataset, or on data called
+    otherwise than the data at hand.
+    """
+    file = weights_file(run)
+    header = read_header(file)
+    if header.dataset != DATASET:
+        raise UserError(f"{run}: a run on {header.dataset}; only {DATASET} has a test server")
+    folder = run if run.is_dir() else file.parent.parent if file.parent.name == "weights" else file.parent
+    plan = plan_of(header, DATASET, dict(values))
+    dataset = open_outside(plan.options, SPLIT).dataset
+    _require_same_data(folder, dataset)
+    require_pictures(dataset, dataset.split_pictures(SPLIT))
+    alone = Job.alone(this_process(plan.options.device))
+    loaded = load_checkpoint(file, header, replace(plan, dataset=dataset), encoder, alone)
+    (encoded,) = loaded.encode(dataset.tasks(SPLIT, PROTOCOL, plan.rule.name))
+    lists = lists_of(loaded.method, encoded, dataset.pictures.names)
+    target = Path(output) if output else folder / FOLDER
+    return Submitted(write_submission(target, lists, encoded.task, dataset, loaded.weights_from), target, folder)
+
+
+def submit_embeddings(file: Path, name: str, output: str, values: Mapping[str, Any]) -> Submitted:
+    """Write the files from embeddings of test1, and a record that the server's numbers can be added to."""
+    run, task = _open_test(values)
+    names, found = run.dataset.pictures.names, read_embeddings(file)
+    (encoded,) = match(found, [task], run.dataset)
+    lists = lists_of(None, encoded, names)
+    check_lists(lists, task, names)
+    described = describe_task(None, encoded, names)
+    _, folder = write_outside(run, "embeddings", name or file.stem, [described], found.digests)
+    return _write_beside(folder, output, lists, task, run.dataset)
+
+
+def submit_rankings(
+    file: Path, subset_file: Path, name: str, output: str, values: Mapping[str, Any]
+) -> Submitted:
+    """The same from ranked lists of test1 in any format, which are checked and cut to the server's lengths."""
+    run, task = _open_test(values)
+    names = run.dataset.pictures.names
+    main, subsets, digests = read_both(file, subset_file)
+    described = score_lists([task], names, main, subsets)
+    assert subsets is not None
+    lists = ServerLists(main.lists, subsets.lists).cut(task)
+    check_lists(lists, task, names)
+    _, folder = write_outside(run, "rankings", name or file.stem, described, digests)
+    return _write_beside(folder, output, lists, task, run.dataset)
+
+
+def _open_test(values: Mapping[str, Any]) -> tuple[OutsideRun, Task]:
+    run = open_outside(make_options(**{"method": METHOD, "dataset": DATASET, **values}), SPLIT)
+    (task,) = run.dataset.tasks(SPLIT, PROTOCOL, run.rule.name)
+    return run, task
+
+
+def _write_beside(folder: Path, output: str, lists: ServerLists, task: Task, dataset: Dataset) -> Submitted:
+    target = Path(output) if output else folder / FOLDER
+    return Submitted(write_submission(target, lists, task, dataset, "external"), target, folder)
+
+
+def _require_same_data(folder: Path, dataset: Dataset) -> None:
+    """A run on one folder of data says nothing about the test split of another one."""
+    data = read_record(folder).identity.data if (folder / RECORD_NAME).is_file() else None
+    if data is not None and data.label != dataset.label:
+        raise UserError(
+            f"{folder}: a run on '{data.label}', but the data here is '{dataset.label}'; "
+            "name the run's data with --data-root"
+        )
+
+
+def lists_of(method: Method | None, encoded: EncodedTask, names: Sequence[str]) -> ServerLists:
+    """The server's lists from encodings; ``method`` None ranks by dot product."""
+    task = encoded.task
+
+    def named(top: IntArray) -> dict[str, list[str]]:
+        pairs = zip(task.queries.ids, top, strict=True)
+        return {query: [names[task.gallery[i]] for i in ranked if i >= 0] for query, ranked in pairs}
+
+    return ServerLists(
+        named(top_of_task(method, encoded, max(task.cutoffs))),
+        named(top_of_subsets(method, encoded, max(task.subset_cutoffs))),
+    )
+
+
+def top_of_subsets(method: Method | None, encoded: EncodedTask, k: int) -> IntArray:
+    """Gallery indices of the best k members of each query's subset (Q, k), best first, filled with -1.
+
+    Queries with the same members are ranked together, exactly as a gallery is.
+    """
+    task = encoded.task
+    assert task.queries.subset is not None
+    top = np.full((len(task.queries), k), -1, dtype=np.int64)
+    subsets, which = np.unique(np.sort(task.queries.subset, axis=1), axis=0, return_inverse=True)
+    for number, padded in enumerate(subsets):
+        members, rows = padded[padded >= 0], np.flatnonzero(which.reshape(-1) == number)
+        queries, gallery = (
+            take(encoding, torch.from_numpy(index))
+            for encoding, index in ((encoded.queries, rows), (encoded.gallery, members))
+        )
+        small = _task_of_members(task, rows, members)
+        found = top_pictures(queries, gallery, small, k, score_function(method))
+        top[rows] = np.where(found >= 0, members[found], -1)
+    return top
+
+
+def _task_of_members(task: Task, rows: IntArray, members: IntArray) -> Task:
+    """The queries of one subset against its members, labels left out; ``members`` is sorted."""
+    queries = task.queries.take(rows)
+    place = np.searchsorted(members, queries.reference).clip(max=len(members) - 1)
+    reference = np.where(members[place] == queries.reference, place, -1)
+    unlabelled = Ragged.of([[] for _ in rows])
+    return replace(
+        task,
+        queries=replace(queries, reference=reference, positives=unlabelled, subset=None),
+        gallery=task.gallery[members],
+        labelled=False,
+    )

@@ -1,0 +1,244 @@
+"""`evaluate --checkpoint`: score weights that a run wrote, without training anything.
+
+A weights file's header says how to build its method and which encoder artefact its features came
+from; both are checked before anything is computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmark.dataset import Task
+from benchmark.distributed.job import Job, join_job
+from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
+from benchmark.errors import UserError
+from benchmark.evaluation.evaluator import EncodedTask, encode_tasks
+from benchmark.files import file_digest, folder_lock
+from benchmark.method import BuildContext, Inputs, Method
+from benchmark.options import RunOptions, make_options
+from benchmark.pipeline.cost import count_cost
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.preparation import backbone_of, draw_demo_data
+from benchmark.pipeline.reporting import (
+    StageOutcome,
+    TestedWeights,
+    WeightsFrom,
+    build_record,
+    describe_task,
+    write_by_main,
+    write_run,
+)
+from benchmark.pipeline.run import UNTRAINED
+from benchmark.pipeline.stage_sources import StageSources, apart_from
+from benchmark.pipeline.variants import UNNAMED
+from benchmark.records.record import Record
+from benchmark.registry import discover
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
+from benchmark.weights.fit import load_into
+
+_OF_THE_DATASET = ("text_rule", "drawing")
+"""Training settings that another dataset has values of its own for."""
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A method with the weights of a file, ready to encode, and what a record says of them.
+
+    ``encoder`` is the backbone that the method's features come from, with its weights; None where
+    the method brings its own networks.
+    """
+
+    plan: Plan
+    method: Method
+    backbone: ClipBackbone | None
+    inputs: Inputs
+    job: Job
+    stages: list[StageOutcome]
+    start_digest: str
+    weights_from: WeightsFrom
+    imported: Mapping[str, str]
+
+    def encode(self, tasks: Sequence[Task]) -> list[EncodedTask]:
+        """Encodings of tasks of the plan's dataset."""
+        with StageSources(self.plan, self.job, self.backbone) as sources:
+            return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
+
+
+def evaluate_checkpoint(
+    method: str, checkpoint: Path, dataset: str, encoder: str, values: dict[str, Any]
+) -> tuple[Record, Path]:
+    """Score a checkpoint (a run's folder or a weights file); gives the record and its folder.
+
+    Under a launcher every process calls it, and each reads the checkpoint; rank 0 writes. Raises
+    UserError where the file is of another method, width or format, or its encoder is gone.
+    """
+    started = time.monotonic()
+    file = weights_file(checkpoint)
+    header = read_header(file)
+    if header.exported:
+        raise UserError(f"{file}: an export, for use outside; evaluate the run that it was made from")
+    if header.method != method:
+        raise UserError(f"{file}: weights of '{header.method}', not of method '{method}'; give its own --method")
+    chosen = options_of(header, dataset or header.dataset, values)
+    job = join_job(chosen.device, chosen.cache_root)
+    draw_demo_data(chosen, discover(), job)
+    plan = make_plan(chosen)
+    folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
+    loaded = load_checkpoint(file, header, plan, encoder, job)
+    with ExitStack() as held:
+        hold = folder_lock(folder, "evaluation")
+        job.rendezvous.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
+        names = plan.dataset.pictures.names
+        described = [describe_task(loaded.method, task, names, job) for task in loaded.encode(plan.tasks)]
+        tested = [TestedWeights(loaded.weights_from, described)]
+        timings = {"evaluation": time.monotonic() - started}
+        stages, start = loaded.stages, loaded.start_digest
+        cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
+        record = build_record(
+            plan, tested, stages, start, timings, job.process, frozenset(), cost, imported=loaded.imported
+        )
+        written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
+    return written, folder
+
+
+def load_checkpoint(
+    file: Path, header: WeightsHeader, plan: Plan, encoder: str, job: Job
+) -> LoadedCheckpoint:
+    """Build a weights file's method; ``encoder`` names the encoder artefact where it was moved, or "".
+
+    Raises UserError where the width differs, or the encoder is gone or another one.
+    """
+    backbone, start_digest = _backbone(plan, header, job)
+    if backbone is not None and backbone.width != header.width:
+        raise UserError(
+            f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.width}"
+        )
+    stages: list[StageOutcome] = []
+    before: dict[str, Method] = {}
+    if backbone is not None and header.encoder and not plan.has_encoder_stage:
+        _load_untouched(backbone, header, file, encoder)
+    for planned, told in zip(plan.stages[:-1], header.earlier, strict=True):
+        if planned.stage.product == "encoder" and backbone is not None:
+            stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
+            continue
+        before[told.name] = planned.stage.build(_context(plan, planned, backbone, before))
+        before[told.name].restore(told.prepared)
+        stages.append(StageOutcome(planned, told.updates, told.triplets_seen, header.seed, None))
+    context = _context(plan, plan.last, backbone, before)
+    built = plan.last.stage.build(context)
+    built.restore(header.prepared)
+    stored = apart_from(built, backbone)
+    load_into(built, read_weights(file), str(file))
+    if plan.last.stage.trains:
+        stages.append(StageOutcome.of_header(plan.last, header, None))
+    return LoadedCheckpoint(
+        plan=plan,
+        method=built.to(job.process.device).eval(),
+        backbone=stored,
+        inputs=plan.last.stage.inputs(context),
+        job=job,
+        stages=stages,
+        start_digest=start_digest,
+        weights_from=_weights_from(plan, header, file),
+        imported=header.imported,
+    )
+
+
+def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
+    if header.imported:
+        return "imported"
+    if not plan.last.stage.trains:
+        return "none trained"
+    return "last" if file.stem == "last" else "selected"
+
+
+def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[ClipBackbone | None, str]:
+    """The backbone and the digest of its start; what it started from is not read where its weights follow."""
+    if header.start and (header.encoder or plan.last.stage.product == "encoder"):
+        rebuilt = rebuild_backbone(header.start).to(job.process.device)
+        return rebuilt, str(header.start["digest"])
+    backbone = backbone_of(plan)
+    return backbone, backbone.description.digest if backbone else ""
+
+
+def _load_untouched(backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str) -> None:
+    """Put imported weights that no stage trained further into the backbone."""
+    path = encoder_file(header, file, named)
+    load_into(backbone, read_weights(path), str(path))
+    backbone.relabel(str(header.start["weights"]))
+
+
+def _context(
+    plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method]
+) -> BuildContext:
+    assets = plan.options.assets_root or None
+    return BuildContext(backbone, plan.method_settings, planned.settings, assets, earlier, weights_follow=True)
+
+
+def _load_encoder(
+    plan: Plan, planned: PlannedStage, backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str
+) -> StageOutcome:
+    """Put the encoder that a checkpoint was trained on into the backbone."""
+    path = encoder_file(header, file, named)
+    load_into(planned.stage.build(_context(plan, planned, backbone, {})), read_weights(path), str(path))
+    backbone.relabel(f"{plan.weights}+{planned.stage.name}")
+    return StageOutcome.of_header(planned, read_header(path), file_digest(path))
+
+
+def weights_file(checkpoint: Path) -> Path:
+    """The file itself, or the selected weights of a run's folder."""
+    if not checkpoint.is_dir():
+        return checkpoint
+    for name in ("weights/selected.safetensors", "selected.safetensors", UNTRAINED):
+        candidate = checkpoint / name
+        if candidate.is_file():
+            return candidate
+    raise UserError(f"{checkpoint}: holds no weights/selected.safetensors; give a run's folder or a weights file")
+
+
+def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
+    """The plan of the run that wrote the header, on the data that is asked for."""
+    return make_plan(options_of(header, dataset, values))
+
+
+def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> RunOptions:
+    """The options of that run, on the data that is asked for."""
+    left = () if dataset == header.dataset else _OF_THE_DATASET
+    trained = {header.stage: header.training_settings} | {stage.name: stage.settings for stage in header.earlier}
+    settings = {f"{name}.{k}": v for name, told in trained.items() for k, v in told.items() if k not in left}
+    settings |= {f"method.{k}": v for k, v in header.method_settings.items()}
+    settings |= {f"backbone.{k}": v for k, v in header.backbone.get("settings", {}).items()}
+    chosen = {
+        **values,
+        "backbone": header.backbone.get("name", ""),
+        "weights": header.backbone.get("weights", ""),
+        "recipe": header.recipe if dataset == header.dataset else "",
+        "variant": header.variant or UNNAMED,
+        "seed": header.seed,
+        "set": settings,
+        "selection": header.selection or "paper",
+    }
+    return make_options(method=header.method, dataset=dataset, **chosen)
+
+
+def encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:
+    """The encoder artefact that the checkpoint's features came from, checked by its digest.
+
+    Looked for where it was, and beside the weights file and its folder, in case both were moved.
+    """
+    told = Path(named or header.encoder_file)
+    beside = [file.parent / told.name, file.parent.parent / told.name]
+    places = [told] if named else [told, *beside]
+    found = [path for path in places if header.encoder_file and path.is_file()]
+    if not found:
+        raise UserError(f"{file}: needs the encoder {told} that it was trained on; give it with --encoder FILE")
+    for path in found:
+        if file_digest(path) == header.encoder:
+            return path
+    raise UserError(f"{found[0]}: not the encoder that {file} was trained on; give the right one with --encoder FILE")

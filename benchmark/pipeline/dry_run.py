@@ -1,0 +1,114 @@
+"""`run --dry-run`: every input checked at once, and the plan in words."""
+
+from __future__ import annotations
+
+from benchmark.data.annotations import picture_problems
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.pretrained import weights_path
+from benchmark.errors import UserError, gathered
+from benchmark.features.store import bytes_needed
+from benchmark.method import FeatureInputs
+from benchmark.pipeline.lr_sweep import FACTORS
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.planning import require_trainable
+from benchmark.text_rules import text_rule
+from benchmark.training.batches import epoch_table, update_plan
+from benchmark.weights.assets import clip_asset, described
+
+_SHOWN = 10
+
+
+def describe(plan: Plan) -> str:
+    """The plan of a run; raises UserError with all missing inputs."""
+    problems = _problems(plan)
+    if problems:
+        raise UserError.collect(problems)
+    dataset, options = plan.dataset, plan.options
+    lines = [
+        f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
+        f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
+        f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
+        f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
+        *(["tuning     learning rate × " + ", ".join(f"{factor:.3g}" for factor in FACTORS)] if plan.sweeps else []),
+        f"text rule  {plan.rule.name}: {plan.rule.summary}",
+        *_task_lines(plan),
+        *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
+        *_store_lines(plan),
+        *_need_lines(plan),
+        *_execution_lines(plan),
+        f"output     {plan.folder}",
+    ]
+    return "\n".join(lines)
+
+
+def _problems(plan: Plan) -> list[str]:
+    dataset = plan.dataset
+    splits = [dataset.info.evaluation_split, *(["train"] if plan.trained else [])]
+    problems: list[str] = []
+    with gathered(problems):
+        require_trainable(plan)
+    for split in splits:
+        found = picture_problems(dataset.pictures, dataset.split_pictures(split))
+        if found:
+            problems += [f"{split}: {line}" for line in found[:_SHOWN]]
+            problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
+    return problems
+
+
+def _need_lines(plan: Plan) -> list[str]:
+    """What is needed from outside, where it was found, and what is done without."""
+    needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.needs]
+    if plan.backbone and plan.weights != "random":
+        path = weights_path(plan.backbone, plan.weights, plan.options.assets)
+        info = BACKBONES.get(plan.backbone)
+        asset = clip_asset(info) if info is not None and plan.weights == info.default_weights else None
+        what = described(asset) if asset is not None else f"weights {plan.weights} of {plan.backbone}"
+        needs.append(f"needs      {what}: found at {path}")
+    return [*(needs or ["needs      nothing from outside"]), *(f"note       {remark}" for remark in plan.remarks)]
+
+
+def _task_lines(plan: Plan) -> list[str]:
+    return [
+        f"task       {task.key}: {len(task.queries):,} queries, gallery {len(task.gallery):,}, reference "
+        + ("removed" if task.exclude_reference else "kept")
+        for task in plan.tasks
+    ]
+
+
+def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
+    settings = planned.settings
+    name = f"stage      {planned.stage.name}"
+    if not planned.stage.trains:
+        return [f"{name}: trains nothing"]
+    table = epoch_table(
+        plan.triplets(planned, frozenset())(0), text_rule(settings.text_rule), plan.options.seed, 0
+    )
+    updates = len(update_plan(len(table), settings, plan.options.seed, 0))
+    recipe = planned.recipe
+    return [
+        f"{name}: recipe {recipe.name if recipe else 'none'} ({recipe.source if recipe else ''})",
+        f"           {settings.epochs} epochs of {updates} updates, batch {settings.batch_size} in negative groups "
+        f"of {settings.group}, {settings.optimiser} at {settings.learning_rate:g}, {settings.precision}",
+    ]
+
+
+def _execution_lines(plan: Plan) -> list[str]:
+    """How it is computed, where that was asked for."""
+    execution = plan.execution
+    told = [f"ZeRO {execution.zero}"] if execution.zero else []
+    told += [f"pictures in pieces of {execution.piece}"] if execution.piece else []
+    told += ["gradient checkpointing"] if execution.gradient_checkpointing else []
+    lines = [f"computing  {', '.join(told)}"] if told else []
+    return lines + ([f"monitors   {', '.join(plan.monitors)} in {plan.folder / 'monitor'}"] if plan.monitors else [])
+
+
+def _store_lines(plan: Plan) -> list[str]:
+    info = BACKBONES.get(plan.backbone)
+    if info is None or plan.last.stage.product == "encoder":
+        return []
+    pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
+    grids = getattr(plan.method_settings, "grids", None)
+    views = ("whole", "patches") if grids else ("whole",)
+    size = bytes_needed(info.width, pictures=pictures, views=views, grids=grids or FeatureInputs().grids)
+    place = plan.options.cache_root / "features"
+    return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {place}"]

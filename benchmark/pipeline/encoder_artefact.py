@@ -1,0 +1,126 @@
+"""The artefact of a stage that trains the encoder: one folder of the cache, trained once and taken by all runs.
+
+Rank 0 alone reads and writes it; other ranks, whose nodes may not see the folder, get what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.distributed.job import Job
+from benchmark.distributed.shards import broadcast_state
+from benchmark.files import atomic_write_json, digest_of, file_digest, read_json, remove_partial
+from benchmark.method import Method
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.reporting import WeightsFrom
+from benchmark.progress import say
+from benchmark.training.job import State, Trained, clone_of
+from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
+from benchmark.weights.fit import load_into
+
+LOG = "training-log.json"
+WORK = "training"
+_LAST_WEIGHTS = "last.safetensors"
+
+
+class EncoderArtefact:
+    """The artefact that a planned stage makes; ``work`` is the folder of its unfinished training."""
+
+    def __init__(self, plan: Plan, planned: PlannedStage, job: Job) -> None:
+        self._plan, self._job, self._stage = plan, job, planned.stage.name
+        name = f"{plan.dataset.label}-{digest_of(plan.encoder_identity(planned))[:16]}"
+        self._folder = plan.options.cache_root / "encoders" / name
+        self.file = self._folder / "weights.safetensors"
+        self.work = self._folder / WORK
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait while another run trains the same artefact, and say so; rank 0 holds the folder for its job."""
+        with ExitStack() as stack:
+            self._on_main("waiting until no other run trains the same encoder", lambda: self._hold(stack))
+            yield
+
+    def _hold(self, stack: ExitStack) -> None:
+        from filelock import FileLock, Timeout
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"{self._stage}: another run is training the same encoder; waiting for it")
+            lock.acquire()
+        stack.callback(lock.release)
+        remove_partial(self._folder)
+
+    def take_into(self, method: Method) -> bool:
+        """Load the weights that a run left, on all ranks; False where there are none yet."""
+        if not self._on_main("looking for an encoder trained before", self.file.is_file):
+            return False
+        say(f"{self._stage}: taking the encoder trained before ({self._folder.name})")
+        self._on_main("reading the encoder", lambda: load_into(method, read_weights(self.file), str(self.file)))
+        broadcast_state(method.state_dict(), self._job)
+        return True
+
+    def write(self, trained: Trained, header: WeightsHeader) -> None:
+        """Keep what was trained, the selected weights last: their presence means a whole artefact."""
+
+        def write() -> None:
+            atomic_write_json(self._folder / LOG, [vars(entry) for entry in trained.log])
+            save_weights(self._folder / _LAST_WEIGHTS, trained.last, header)
+            save_weights(self.file, trained.selected, header)
+
+        self._on_main("writing the encoder", write)
+
+    def finish(self) -> tuple[WeightsHeader, str, float | None]:
+        """Remove what only a resumed training needs; gives header, digest and seconds of training."""
+
+        def told() -> list[Any]:
+            remove_work(self.work)
+            return [asdict(read_header(self.file)), file_digest(self.file), _seconds_of(self._folder / LOG)]
+
+        header, digest, seconds = self._on_main("reading the encoder", told)
+        return WeightsHeader.of_json(header), digest, seconds
+
+    def copy_to_run(self, method: Method) -> dict[WeightsFrom, State]:
+        """The weights, copied into the run's folder, for a method that is its encoder alone."""
+        plan = self._plan
+        files: dict[WeightsFrom, Path] = {"selected": self.file, "last": self._folder / _LAST_WEIGHTS}
+        weights = {name: clone_of(method) for name in files}
+
+        def copy_files() -> None:
+            weights.update({name: read_weights(file) for name, file in files.items()})
+            variant = plan.variant.name if plan.variant else ""
+            # The artefact may have been trained on behalf of another method.
+            settings = plan.method_settings.model_dump(mode="json")
+            own = replace(
+                read_header(self.file), method=plan.method.name, variant=variant, method_settings=settings
+            )
+            for name, state in weights.items():
+                save_weights(plan.folder / "weights" / f"{name}.safetensors", state, own)
+            atomic_write_json(plan.folder / LOG, read_json(self._folder / LOG))
+
+        self._on_main("copying the encoder's weights", copy_files)
+        for state in weights.values():
+            broadcast_state(state, self._job)
+        return weights
+
+    def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
+        return self._job.rendezvous.from_main(f"{self._stage}: {what}", work)
+
+
+def remove_work(folder: Path) -> None:
+    """Remove a stage's resumable state once its product stands."""
+    for path in folder.glob("resume*"):
+        path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _seconds_of(log: Path) -> float | None:
+    """Seconds of training that a log tells; None where there is no log."""
+    return sum(entry["seconds"] for entry in read_json(log)) if log.is_file() else None

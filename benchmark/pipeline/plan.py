@@ -1,0 +1,239 @@
+"""The plan of a run: recipe, settings, backbone, data and protocols, as `benchmark.pipeline.planning` resolves them.
+
+The same plan is printed by `--dry-run` and carried out by `benchmark.pipeline.run`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmark.data.partial import SUFFIX
+from benchmark.data.task_choice import tasks_of_rule
+from benchmark.dataset import Dataset, IntArray, Task, Triplets
+from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.files import digest_of
+from benchmark.method import Specification, Stage
+from benchmark.options import RunOptions
+from benchmark.pipeline.fair import FAIR
+from benchmark.pipeline.lr_sweep import FACTORS
+from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
+from benchmark.text_rules import TextRule, text_rule
+from benchmark.training.deepspeed_file import DeepspeedFile
+from benchmark.training.execution import Execution
+from benchmark.training.monitoring import Sections
+from benchmark.training.selection import Heldout, heldout_task, selection_note
+from benchmark.weights.assets import Needed
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its settings as recipe and user fill them; no recipe where nothing is trained."""
+
+    stage: Stage
+    settings: TrainingSettings
+    recipe: Recipe | None
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that declares the stage."""
+        return Path(getattr(sys.modules.get(self.stage.build.__module__), "__file__", None) or "").name
+
+    def identity(self) -> dict[str, Any]:
+        return {"stage": self.stage.name, "settings": self.settings.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that can start. ``backbone`` is "" for a method that brings its own networks."""
+
+    options: RunOptions
+    method: MethodInfo
+    specification: Specification
+    dataset: Dataset
+    backbone: str
+    weights: str
+    weights_digest: str
+    start: Start
+    method_settings: MethodSettings
+    backbone_settings: BackboneSettings
+    trainer: TrainerSettings
+    stages: tuple[PlannedStage, ...]
+    plugins: Mapping[str, str]
+    variant: Variant | None = None
+    deepspeed: DeepspeedFile | None = None
+    execution: Execution = Execution()
+    monitors: Sections = field(default_factory=dict)
+    needs: tuple[Needed, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """What tables call the run's row: the method, and the configuration where it has a name."""
+        return f"{self.method.title} ({self.variant.label})" if self.variant else self.method.title
+
+    @property
+    def last(self) -> PlannedStage:
+        return self.stages[-1]
+
+    @property
+    def rule(self) -> TextRule:
+        return text_rule(self.last.settings.text_rule)
+
+    @property
+    def trained(self) -> tuple[PlannedStage, ...]:
+        return tuple(planned for planned in self.stages if planned.stage.trains)
+
+    @property
+    def has_encoder_stage(self) -> bool:
+        """Whether a stage fine-tunes the encoder that the last one's features come from."""
+        return any(planned.stage.product == "encoder" for planned in self.stages)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What every output says of the method's settings."""
+        return self.specification.remarks(self.method_settings)
+
+    @property
+    def selection(self) -> Literal["paper", "last", "heldout", "none"]:
+        return self.options.selection if self.trained else "none"
+
+    @property
+    def selection_note(self) -> str:
+        """What a person is told of the selection; "" where nothing is trained."""
+        return selection_note(self.selection, any(planned.settings.picks_an_epoch for planned in self.trained[-1:]))
+
+    def encoder_identity(self, planned: PlannedStage) -> dict[str, Any]:
+        """What makes two encoder artefacts the same; a stage of a plug-in changes with its file."""
+        selects = self.options.selection != "last"
+        return {
+            "after": [stage.identity() for stage in self._before(planned) if stage.stage.product == "encoder"],
+            **planned.identity(),
+            "backbone": self.backbone_identity,
+            "data": {
+                "name": self.dataset.label,
+                "fingerprint": self.dataset.fingerprint,
+                "training pictures": self._training_pictures,
+            },
+            "selection": self.options.selection,
+            "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
+            "plugin": self.plugins.get(planned.file_name, ""),
+            "seed": self.options.seed,
+            "skip": self.options.skip_bad_images,
+        }
+
+    @cached_property
+    def _training_pictures(self) -> str:
+        """Digest of names and sizes of the training pictures: replaced ones make another encoder."""
+        pictures = self.dataset.pictures
+        paths = ((pictures.names[i], pictures.paths[i]) for i in self.dataset.split_pictures("train").tolist())
+        return digest_of([[name, path.stat().st_size if path.is_file() else -1] for name, path in paths])
+
+    def training_identity(self, planned: PlannedStage) -> dict[str, Any]:
+        """What makes a resumable state of a stage one of this run: all stages up to it.
+
+        An encoder's can be continued by any method that asks for the same encoder.
+        """
+        if planned.stage.product == "encoder":
+            return self.encoder_identity(planned)
+        upto = (*self._before(planned), planned)
+        return {
+            "stages": [self.encoder_identity(stage) for stage in upto],
+            "method": {"name": self.method.name, "settings": self.method_settings.model_dump(mode="json")},
+            "plugins": dict(self.plugins),
+        }
+
+    def _before(self, planned: PlannedStage) -> tuple[PlannedStage, ...]:
+        """The stages before one; it may have another learning rate than the plan's own."""
+        names = [stage.stage.name for stage in self.stages]
+        return self.stages[: names.index(planned.stage.name)]
+
+    @property
+    def backbone_identity(self) -> dict[str, Any]:
+        if not self.backbone:
+            return {}
+        return {
+            "name": self.backbone,
+            "weights": self.weights,
+            "digest": self.weights_digest,
+            "settings": self.backbone_settings.model_dump(mode="json"),
+        }
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that the numbers depend on but the seed; its digest names the run's folder."""
+        return {**self.configuration, "variant": self.variant.name if self.variant else ""}
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """The identity without the configuration's name: runs equal in it are the same experiment."""
+        return {
+            "method": self.method.name,
+            "method_settings": self.method_settings.model_dump(mode="json"),
+            "backbone": self.backbone_identity,
+            "stages": [planned.identity() for planned in self.stages],
+            "data": [self.dataset.label, self.dataset.fingerprint],
+            "protocols": [str(task.key) for task in self.tasks],
+            "selection": self.selection,
+            "limit": self.options.limit,
+            "skip": self.options.skip_bad_images,
+            "plugins": dict(self.plugins),
+            **({"recipe": FAIR} if self.options.fair else {}),
+            **({"learning rates": FACTORS} if self.sweeps else {}),
+        }
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether the last stage's learning rate is searched for."""
+        return self.options.lr_sweep and self.last.stage.trains and self.last.stage.product == "method"
+
+    @property
+    def folder(self) -> Path:
+        """`--output`, or ./runs/<dataset>/<method>/<digest>/seed-<n>."""
+        if self.options.output:
+            return Path(self.options.output)
+        digest = digest_of(self.identity)[:12]
+        return Path("runs") / self.dataset.label / self.method.name / digest / f"seed-{self.options.seed}"
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every task that is reported: the protocols asked for, or all that the text rule fits."""
+        return tasks_of_rule(self.dataset, self.dataset.info.evaluation_split, self.options.protocol, self.rule)
+
+    @cached_property
+    def selection_tasks(self) -> tuple[Task, ...]:
+        """The tasks that pick an epoch: the default protocol's, or the held-out triplets."""
+        if self.options.selection == "heldout":
+            return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
+        default = self.dataset.info.default_protocol
+        own = [task for task in self.tasks if task.key.text_mode == self.rule.mode]
+        chosen = [task for task in own if task.key.protocol.removesuffix(SUFFIX) == default]
+        return tuple(chosen or [task for task in own if task.key.protocol == own[0].key.protocol])
+
+    def _heldout(self, planned: PlannedStage) -> Heldout:
+        first = self.dataset.train_triplets(0, self.options.seed, planned.settings.drawing)
+        return Heldout.of(first, self.dataset.pictures.names)
+
+    def triplets(self, planned: PlannedStage, unreadable: frozenset[int]) -> Callable[[int], Triplets]:
+        """The training triplets of each epoch, without held-out ones and unreadable pictures."""
+        heldout = self._heldout(planned) if self.options.selection == "heldout" else None
+
+        def of_epoch(epoch: int) -> Triplets:
+            seed, drawing = self.options.seed, planned.settings.drawing
+            triplets = self.dataset.train_triplets(epoch, seed, drawing)
+            if heldout is not None:
+                triplets = triplets.take(heldout.trained(triplets))
+            return triplets.take(readable(triplets, unreadable)) if unreadable else triplets
+
+        return of_epoch
+
+
+def readable(triplets: Triplets, unreadable: frozenset[int]) -> IntArray:
+    """Indices of the triplets with neither picture among the unreadable ones."""
+    bad = np.asarray(sorted(unreadable), dtype=np.int64)
+    return np.flatnonzero(~(np.isin(triplets.reference, bad) | np.isin(triplets.target, bad)))

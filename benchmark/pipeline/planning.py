@@ -1,0 +1,266 @@
+"""Making a plan: recipe, settings, backbone, data and protocols of a run, resolved and checked before any work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from benchmark.data.dataset_choice import open_dataset
+from benchmark.dataset import Dataset
+from benchmark.declarations import Start, Variant
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.errors import UserError, gathered, unknown_name
+from benchmark.files import file_digest
+from benchmark.method import Specification, Stage
+from benchmark.options import RunOptions
+from benchmark.pipeline.fair import FAIR, fair_recipe, problems_of, stages_on_any_encoder, untrained_settings
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.variants import chosen_variant, contradictions
+from benchmark.registry import Registry, discover
+from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainerSettings, TrainingSettings, fill
+from benchmark.text_rules import rule_of, text_rule
+from benchmark.training.batches import GroupLayout, require_one_batch
+from benchmark.training.deepspeed_file import DeepspeedFile, read_deepspeed_file
+from benchmark.training.execution import Execution
+from benchmark.training.monitoring import Sections, monitor_sections
+from benchmark.weights.assets import Needed
+
+_REAL_BACKBONE = "RN50x4"
+_DEMO_BACKBONE = "tiny"
+_NAMESPACES = ("method", "backbone", "trainer")
+S = TypeVar("S", bound=Settings)
+
+
+def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
+    """Resolve a run's options; raises UserError with every problem of the settings, before any work."""
+    registry = registry or discover()
+    plugins = {
+        Path(name).name: file_digest(registry.add_plugin(Path(name)).path) for name in options.plugins
+    }
+    methods = registry.methods()
+    if options.method not in methods:
+        raise unknown_name("method", options.method, methods)
+    specification = registry.specification(options.method)
+    dataset = open_dataset(registry, options, ("train",))
+    problems: list[str] = []
+    variant = chosen_variant(registry.variants(options.method), options)
+    if options.fair and variant is not None and not variant.settings:
+        # A published version is one on its own encoder.
+        variant = None
+    chosen = _by_namespace(options.set)
+    filler = _Filler(registry, options, dataset, chosen, problems, variant)
+    problems += problems_of(options, methods[options.method], registry)
+    defaults = [("demo data", specification.demo_settings if dataset.is_demo else {})]
+    above = [filler.named("method"), ("--fair", {"encoder": options.fair} if options.fair and not problems else {})]
+    method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
+    if specification.own_networks is None:
+        backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
+        weights = options.weights or _default_weights(backbone)
+        start: Start = "random" if weights == "random" else "pretrained"
+    else:
+        problems += _refused_backbone(options)
+        backbone, weights, start = "", "", specification.own_networks(method_settings)
+    planned = filler.stages(specification.stages(method_settings, start), start)
+    own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
+    if own is not None and own.method:
+        layers = [*defaults, (f"recipe {own.name}", own.method), *above]
+        method_settings = filler.fill(specification.settings, layers, "method")
+        planned = filler.stages(specification.stages(method_settings, start), start)
+    backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
+    trainer = filler.fill(TrainerSettings, [], "trainer")
+    deepspeed, execution, monitors = _execution(options, trainer, problems)
+    known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
+    if options.lr_sweep and planned[-1].stage.product == "encoder":
+        problems.append(f"--lr-sweep: {options.method} trains an encoder, which other runs take as it is; leave it out")
+    if options.fair:
+        known += stages_on_any_encoder(specification, method_settings, start)
+    problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
+    groups: dict[str, Settings] = {part.stage.name: part.settings for part in planned}
+    groups |= {"method": method_settings, "backbone": backbone_settings}
+    problems += contradictions(variant, groups, options.limit is not None)
+    if problems:
+        raise UserError.collect(dict.fromkeys(problems))
+    return Plan(
+        options=options,
+        method=methods[options.method],
+        specification=specification,
+        dataset=dataset,
+        backbone=backbone,
+        weights=weights,
+        weights_digest=file_digest(Path(weights)) if Path(weights).is_file() else "",
+        start=start,
+        method_settings=method_settings,
+        backbone_settings=backbone_settings,
+        trainer=trainer,
+        stages=planned,
+        plugins=plugins,
+        variant=variant,
+        deepspeed=deepspeed,
+        execution=execution,
+        monitors=monitors,
+        needs=_needs(registry, specification, method_settings),
+    )
+
+
+def _needs(registry: Registry, specification: Specification, settings: MethodSettings) -> tuple[Needed, ...]:
+    assets = registry.assets()
+    return tuple(Needed(assets[need.asset], need.given) for need in specification.needs(settings))
+
+
+def _execution(
+    options: RunOptions, trainer: TrainerSettings, problems: list[str]
+) -> tuple[DeepspeedFile | None, Execution, Sections]:
+    """How stages are computed and watched; what is wrong with it is added to ``problems``."""
+    file: DeepspeedFile | None = None
+    execution, monitors = Execution(), {}
+    with gathered(problems):
+        file = read_deepspeed_file(options.deepspeed_config) if options.deepspeed_config else None
+        with gathered(problems):
+            execution = Execution.of(trainer, file, options.verbose)
+        monitors = monitor_sections(options.monitors, file)
+    return file, execution, monitors
+
+
+def require_trainable(plan: Plan) -> None:
+    """Raise UserError with all that would stop the run's training or evaluation later on, missing files too."""
+    problems: list[str] = []
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    with gathered(problems):
+        _ = plan.tasks, plan.selection_tasks if plan.selection == "heldout" else ()
+    for planned in plan.trained:
+        with gathered(problems):
+            layout = GroupLayout.of(planned.settings, world_size)
+            if plan.deepspeed is not None:
+                brings = planned.stage.optimiser is not None
+                problems += plan.deepspeed.contradictions(planned.stage.name, planned.settings, layout, brings)
+        with gathered(problems):
+            rule = text_rule(planned.settings.text_rule)
+            captions = plan.triplets(planned, frozenset())(0).captions
+            require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
+    problems += filter(None, (need.problem(plan.options.assets) for need in plan.needs))
+    with gathered(problems):
+        _require_weights(plan)
+    if problems:
+        raise UserError.collect(dict.fromkeys(problems))
+
+
+def _require_weights(plan: Plan) -> None:
+    """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
+    if not plan.backbone:
+        return
+    from benchmark.encoders.backbones import backbone_configuration
+    from benchmark.encoders.pretrained import weights_path
+
+    backbone_configuration(plan.backbone)
+    if plan.weights != "random":
+        weights_path(plan.backbone, plan.weights, plan.options.assets)
+
+
+def _refused_backbone(options: RunOptions) -> list[str]:
+    return [
+        f"--{name} {value}: {options.method} brings its own networks; leave it out"
+        for name, value in (("backbone", options.backbone), ("weights", options.weights))
+        if value
+    ]
+
+
+def _default_weights(backbone: str) -> str:
+    info = BACKBONES.get(backbone)
+    return info.default_weights if info is not None else "openai"
+
+
+def _by_namespace(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    for key, value in assignments.items():
+        group, _, name = key.partition(".")
+        groups.setdefault(group, {})[name] = value
+    return groups
+
+
+@dataclass(frozen=True)
+class _Filler:
+    """Fills settings from recipe, options and `--set`, and gathers what is wrong with them."""
+
+    registry: Registry
+    options: RunOptions
+    dataset: Dataset
+    chosen: Mapping[str, Mapping[str, Any]]
+    problems: list[str]
+    variant: Variant | None = None
+
+    def named(self, namespace: str) -> tuple[str, dict[str, Any]]:
+        """The variant's layer of a namespace."""
+        settings = self.variant.settings if self.variant else {}
+        return f"variant {self.variant.name if self.variant else ''}", _by_namespace(settings).get(namespace, {})
+
+    def fill(self, model: type[S], layers: Sequence[tuple[str, Mapping[str, Any]]], namespace: str) -> S:
+        """Settings from layers and `--set`; where these are wrong, from the layers alone."""
+        with gathered(self.problems):
+            return fill(model, [*layers, ("--set", self.chosen.get(namespace, {}))], namespace)
+        return fill(model, layers, namespace)
+
+    def stages(self, stages: Sequence[Stage], start: Start) -> tuple[PlannedStage, ...]:
+        """`--recipe` names the one of the last stage that trains; `--epochs` and its like set the last stage."""
+        trained = [stage for stage in stages if stage.trains]
+        return tuple(
+            self._stage(stage, start, is_last=stage is stages[-1], has_named=stage in trained[-1:])
+            for stage in stages
+        )
+
+    def _stage(self, stage: Stage, start: Start, is_last: bool, has_named: bool) -> PlannedStage:
+        options = self.options
+        layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": self.dataset.info.text_rule})]
+        recipe = None
+        if stage.trains:
+            name = options.recipe if has_named or options.recipe == "from-scratch" else ""
+            is_fair = is_last and bool(options.fair or name == FAIR)
+            with gathered(self.problems):
+                own = "" if is_fair else name
+                recipe = self.registry.recipe(stage.name, self.dataset.info.name, own, start)
+                if is_fair:
+                    recipe = fair_recipe(self.registry, self.dataset.info, start, recipe)
+                layers.append((f"recipe {recipe.name}", recipe.settings))
+        elif options.fair and is_last:
+            layers.append(("--fair", untrained_settings(self.registry, self.dataset.info, start)))
+        layers.append(self.named(stage.name))
+        with gathered(self.problems):
+            layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
+            layers.append(("options", _shortcuts(options, is_last)))
+        settings = self.fill(stage.settings, layers, stage.name)
+        if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
+            # Half precision with loss scaling is the recipe's for GPUs; a CPU gains nothing from it.
+            settings = settings.model_copy(update={"precision": "fp32"})
+        return PlannedStage(stage, settings, recipe)
+
+    def _limited(self, settings: TrainingSettings) -> dict[str, int]:
+        """`--limit` leaves fewer triplets than a recipe's batch has: half of them become the batch."""
+        if self.options.limit is None:
+            return {}
+        triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.drawing))
+        batch = min(settings.batch_size, max(triplets // 2, 2))
+        return {"batch_size": batch, "negative_group": 0 if batch < settings.batch_size else settings.negative_group}
+
+
+def _shortcuts(options: RunOptions, is_last: bool) -> dict[str, Any]:
+    """`--epochs` and its like set the stage that is evaluated; precision and text rule set all."""
+    values: dict[str, Any] = {}
+    if options.precision:
+        values["precision"] = options.precision
+    if options.text_mode:
+        values["text_rule"] = rule_of(options.text_mode).name
+    if is_last:
+        for name in ("epochs", "batch_size", "negative_group"):
+            if getattr(options, name) is not None:
+                values[name] = getattr(options, name)
+    return values
+
+
+def _computes_on_cpu(device: str) -> bool:
+    if device:
+        return device == "cpu"
+    import torch
+
+    return not torch.cuda.is_available()

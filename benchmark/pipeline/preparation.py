@@ -1,0 +1,58 @@
+"""What a run needs before its first stage: its data drawn, its backbone, pictures that can be read."""
+
+from __future__ import annotations
+
+from benchmark.data.annotations import require_pictures
+from benchmark.data.pixels import bad_pictures
+from benchmark.distributed.job import Job
+from benchmark.distributed.process import this_process
+from benchmark.distributed.shards import own_span
+from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.options import RunOptions
+from benchmark.pipeline.plan import Plan
+from benchmark.progress import counting
+from benchmark.registry import Registry
+
+
+def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
+    """Where several processes will read the demo data, the first rank of every cache folder draws it."""
+    asked = options.demo and options.dataset in registry.datasets()
+    if asked and job.process.world_size > 1:
+        if job.cache.is_first:
+            registry.demo_folder(options.dataset, options.cache_root)
+        job.rendezvous.meet("drawing demo pictures")
+
+
+def backbone_of(plan: Plan) -> ClipBackbone | None:
+    """The plan's backbone as it starts, on this process's device; None for methods without one."""
+    if not plan.backbone:
+        return None
+    backbone = load_backbone(
+        plan.backbone,
+        plan.weights,
+        preprocessing=plan.backbone_settings.preprocessing,
+        rgb_first=plan.backbone_settings.rgb_first,
+        seed=plan.options.seed,
+        assets_root=plan.options.assets,
+    )
+    return backbone.to(this_process(plan.options.device).device)
+
+
+def check_pictures(plan: Plan, job: Job) -> frozenset[int]:
+    """Raise for missing pictures; give unreadable training ones with `--skip-bad-images`.
+
+    Evaluation never skips a picture. The ranks of the job share the decoding.
+    """
+    dataset = plan.dataset
+    require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
+    if not plan.trained:
+        return frozenset()
+    training = dataset.split_pictures("train")
+    if not plan.options.skip_bad_images:
+        require_pictures(dataset, training)
+        return frozenset()
+    phase = "checking training pictures"
+    start, stop = own_span(len(training), job)
+    with counting(phase, stop - start) as progress:
+        bad = bad_pictures(dataset.pictures, training[start:stop], job.cores, progress)
+    return frozenset(index for found in job.rendezvous.share(phase, sorted(bad)) for index in found)

@@ -1,0 +1,345 @@
+"""From what a run measured to its folder: record, per-query results, table, example picture."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.data.partial import missing_names
+from benchmark.dataset import Dataset, Task
+from benchmark.distributed.job import ALONE, Job
+from benchmark.distributed.process import Process
+from benchmark.evaluation.evaluator import EncodedTask, score_task, top_of_task
+from benchmark.evaluation.intervals import task_intervals
+from benchmark.evaluation.metrics import mean_over_categories
+from benchmark.evaluation.per_query import TOP, PerQuery
+from benchmark.files import atomic_write_text
+from benchmark.method import Method
+from benchmark.pipeline.fair import FAIR
+from benchmark.pipeline.lr_sweep import Sweep
+from benchmark.pipeline.plan import Plan, PlannedStage, readable
+from benchmark.records.costs import Cost
+from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
+from benchmark.records.example_picture import ExampleRow, draw_examples
+from benchmark.records.record import (
+    DataIdentity,
+    EncoderIdentity,
+    Identity,
+    Record,
+    Result,
+    StageIdentity,
+    write_record,
+)
+from benchmark.records.tables import DRAWN_DEMO, run_table
+from benchmark.training.job import Trained
+from benchmark.weights.checkpoints import WeightsHeader
+
+EXAMPLES = "examples.png"
+TABLE = "table.md"
+_EXAMPLE_ROWS = 6
+_SHOWN = 5
+_AVERAGE = "average"
+
+WeightsFrom = Literal["selected", "last", "none trained", "imported", "external"]
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage did, for the record."""
+
+    planned: PlannedStage
+    updates: int
+    triplets_seen: int
+    seed: int
+    artefact: str | None
+    selected_epoch: int = 0
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, planned: PlannedStage, trained: Trained, seed: int, artefact: str | None = None) -> StageOutcome:
+        seen, epoch = trained.triplets_seen, trained.selected_epoch
+        return cls(planned, trained.updates, seen, seed, artefact, epoch, trained.seconds)
+
+    @classmethod
+    def of_header(
+        cls, planned: PlannedStage, header: WeightsHeader, artefact: str | None, seconds: float | None = None
+    ) -> StageOutcome:
+        return cls(planned, header.updates, header.triplets_seen, header.seed, artefact, seconds=seconds)
+
+    def identity(self) -> StageIdentity:
+        recipe = self.planned.recipe
+        return StageIdentity(
+            name=self.planned.stage.name,
+            recipe=recipe.name if recipe else "",
+            recipe_source=recipe.source if recipe else "",
+            settings=self.planned.settings.model_dump(mode="json"),
+            updates=self.updates,
+            triplets_seen=self.triplets_seen,
+            seed=self.seed,
+            artefact=self.artefact,
+        )
+
+
+@dataclass(frozen=True)
+class TestedTask:
+    """A task's numbers, intervals and per-query results."""
+
+    task: Task
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    ties: int
+    per_query: PerQuery
+
+    def result(self, weights_from: WeightsFrom) -> Result:
+        key = self.task.key
+        return Result(
+            dataset=key.dataset,
+            split=key.split,
+            protocol=key.protocol,
+            text_mode=key.text_mode,
+            category=key.category,
+            weights_from=weights_from,
+            metrics=self.metrics,
+            intervals=self.intervals,
+            queries=len(self.task.queries),
+            gallery=len(self.task.gallery),
+            ties=self.ties,
+            notes=self.task.notes,
+        )
+
+
+@dataclass(frozen=True)
+class TestedWeights:
+    """All tasks of a run under one set of its weights."""
+
+    weights_from: WeightsFrom
+    tasks: list[TestedTask]
+
+
+def describe_task(
+    method: Method | None, encoded: EncodedTask, names: Sequence[str], job: Job = ALONE
+) -> TestedTask:
+    """Score a task in full: metrics, intervals, ties, and the best pictures of every query.
+
+    ``names`` are the dataset's picture names; ``method`` None ranks by dot product. All ranks of
+    ``job`` must call it; each gets everything.
+    """
+    scores = score_task(method, encoded, job)
+    task, ranks = encoded.task, scores.ranks
+    return TestedTask(
+        task=task,
+        metrics=scores.metrics,
+        intervals=task_intervals(ranks, task) if scores.metrics else {},
+        ties=int((ranks.ties > 0).sum()),
+        per_query=PerQuery(
+            ids=task.queries.ids,
+            group=task.queries.group,
+            rank=ranks.rank,
+            top=top_of_task(method, encoded, min(TOP, len(task.gallery)), job),
+            gallery=tuple(names[i] for i in task.gallery),
+            subset_rank=ranks.subset_rank,
+        ),
+    )
+
+
+def results_of(tested: Sequence[TestedWeights]) -> tuple[list[Result], dict[int, PerQuery]]:
+    """Results in order, each protocol's mean over categories behind them; per-query by result."""
+    results: list[Result] = []
+    per_query: dict[int, PerQuery] = {}
+    for weights in tested:
+        for task in weights.tasks:
+            per_query[len(results)] = task.per_query
+            results.append(task.result(weights.weights_from))
+        results.extend(_averages(weights))
+    return results, per_query
+
+
+def _averages(weights: TestedWeights) -> list[Result]:
+    by_column: dict[tuple[str, str, str], list[TestedTask]] = {}
+    for tested in weights.tasks:
+        key = tested.task.key
+        if key.category:
+            by_column.setdefault((key.split, key.protocol, key.text_mode), []).append(tested)
+    averages = []
+    for tasks in by_column.values():
+        first = tasks[0].result(weights.weights_from)
+        averages.append(
+            first.model_copy(
+                update={
+                    "category": _AVERAGE,
+                    "metrics": mean_over_categories({t.task.key.category: t.metrics for t in tasks}),
+                    "intervals": {},
+                    "queries": sum(len(t.task.queries) for t in tasks),
+                    "gallery": sum(len(t.task.gallery) for t in tasks),
+                    "ties": sum(t.ties for t in tasks),
+                }
+            )
+        )
+    return averages
+
+
+def build_record(
+    plan: Plan,
+    tested: Sequence[TestedWeights],
+    stages: Sequence[StageOutcome],
+    start_digest: str,
+    timings: Mapping[str, float],
+    process: Process,
+    unreadable: frozenset[int],
+    cost: Cost,
+    sweep: Sweep | None = None,
+    imported: Mapping[str, str] | None = None,
+) -> Record:
+    """The record of a finished run.
+
+    ``sweep`` where its learning rate was searched for; ``imported``: the files of weights from
+    elsewhere, name to digest.
+    """
+    trained = plan.last.stage.trains
+    recipe = plan.last.recipe
+    triplets = plan.dataset.train_triplets(0, plan.options.seed, plan.last.settings.drawing)
+    identity = Identity(
+        data=data_identity(plan.dataset),
+        encoder=EncoderIdentity(
+            name=plan.backbone,
+            weights=plan.weights,
+            digest=start_digest,
+            start=plan.start,
+            state="finetuned" if plan.has_encoder_stage else "untouched",
+            precision=plan.backbone_settings.precision,
+        )
+        if plan.backbone
+        else None,
+        recipe=FAIR if plan.options.fair else recipe.name if recipe else "",
+        recipe_source=recipe.source if recipe else "",
+        variant=plan.variant.name if plan.variant else "",
+        method_settings=plan.method_settings.model_dump(mode="json"),
+        stages=tuple(outcome.identity() for outcome in stages),
+        tuning=sweep.tuning if sweep else None,
+        batch_size=plan.last.settings.batch_size if trained else None,
+        negative_group=plan.last.settings.group if trained else None,
+        selection=plan.selection,
+        selection_note=plan.selection_note,
+        precision=plan.last.settings.precision,
+        text_rule=plan.rule.name,
+        seed=plan.options.seed,
+        limit=plan.options.limit,
+        plugins=dict(plan.plugins),
+        inputs=dict(imported or {}),
+        missing_pictures=missing_names(plan.dataset),
+        skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
+        skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
+    )
+    remarks = [*plan.remarks, *([_import_note(imported)] if imported else [])]
+    results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)[0]]
+    return Record(
+        kind="run",
+        method=plan.method.name,
+        title=plan.title,
+        command=command_line(),
+        created=utc_now(),
+        results=tuple(results),
+        identity=identity,
+        code=code_version(),
+        environment=environment(str(process.device), process.world_size),
+        timings={name: round(seconds, 2) for name, seconds in timings.items()},
+        peak_memory_bytes=peak_memory_bytes(),
+        cost=_with_seconds(cost, stages),
+        trials=sweep.trials if sweep else (),
+        not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
+    )
+
+
+def _with_seconds(cost: Cost, stages: Sequence[StageOutcome]) -> Cost:
+    known = {stage.planned.stage.name: stage.seconds for stage in stages if stage.seconds is not None}
+    return cost.model_copy(update={"training_seconds": {name: round(s, 2) for name, s in known.items()}})
+
+
+def _import_note(imported: Mapping[str, str]) -> str:
+    files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
+    return f"weights imported from {files}, trained elsewhere; the recipe named is the published one"
+
+
+def data_identity(dataset: Dataset) -> DataIdentity:
+    return DataIdentity(
+        name=dataset.info.name,
+        label=dataset.label,
+        fingerprint=dataset.fingerprint,
+        is_demo=dataset.is_demo,
+        is_official=dataset.is_official,
+    )
+
+
+def command_line() -> str:
+    """How this program was started, as a person would type it."""
+    arguments = sys.argv[1:]
+    if Path(sys.argv[0]).name in ("__main__.py", "cir-benchmark") or "benchmark" in sys.argv[0]:
+        return shlex.join(["python", "-m", "benchmark", *arguments])
+    return "benchmark.run(…) from Python"
+
+
+def write_run(
+    folder: Path, record: Record, tested: Sequence[TestedWeights], dataset: Dataset, title: str
+) -> Record:
+    """Write the run's folder; the record comes last, so that its presence means a whole run."""
+    atomic_write_text(folder / TABLE, run_table(record) + "\n")
+    _draw_first_task(folder / EXAMPLES, tested[0].tasks[0], dataset, title)
+    _, per_query = results_of(tested)
+    return write_record(folder, record, per_query)
+
+
+def write_by_main(job: Job, write: Callable[[], Record]) -> Record:
+    """Rank 0 writes a record and what belongs to it; all ranks get the record that was written."""
+    text = job.rendezvous.from_main("writing the results", lambda: write().model_dump_json())
+    return Record.model_validate_json(text)
+
+
+def _draw_first_task(path: Path, first: TestedTask, dataset: Dataset, title: str) -> None:
+    """The example picture; none where labels are hidden, or where files from outside are scored
+    beside annotations alone."""
+    rows = _example_rows(first, dataset) if first.task.labelled else []
+    if not rows or not all(picture.is_file() for row in rows for picture in _pictures_shown(row)):
+        path.unlink(missing_ok=True)
+        return
+    drawn = f" - {DRAWN_DEMO}" if dataset.is_demo else ""
+    draw_examples(path, rows, f"{title} on {dataset.label}, {first.task.key.split}{drawn}")
+
+
+def _pictures_shown(row: ExampleRow) -> list[Path]:
+    return [row.reference, row.target, *(picture for picture, _ in row.ranked)]
+
+
+def _example_rows(tested: TestedTask, dataset: Dataset) -> list[ExampleRow]:
+    """Some queries spread evenly over the task, as they come: good answers and bad ones."""
+    queries, paths = tested.task.queries, dataset.pictures.paths
+    gallery = tested.task.gallery
+    step = max(len(queries) // _EXAMPLE_ROWS, 1)
+    rows = []
+    for i in range(0, len(queries), step)[:_EXAMPLE_ROWS]:
+        positives = set(queries.positives[i].tolist())
+        top = [int(g) for g in tested.per_query.top[i, :_SHOWN] if g >= 0]
+        rows.append(
+            ExampleRow(
+                reference=paths[queries.picture[i]],
+                text=queries.texts[i],
+                ranked=tuple((paths[gallery[g]], g in positives) for g in top),
+                target=paths[gallery[min(positives)]],
+                target_rank=int(tested.per_query.rank[i]),
+            )
+        )
+    return rows
+
+
+def summary_lines(record: Record, folder: Path) -> list[str]:
+    """The lines that end a run: where everything lies."""
+    lines = ["", run_table(record), "", f"record:   {folder / 'record.json'}"]
+    return [*lines, f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else lines
+
+
+def timing_line(timings: Mapping[str, Any]) -> str:
+    long = [f"{name} {seconds:.0f} s" for name, seconds in timings.items() if seconds >= 0.5]
+    return ", ".join(long) or "less than a second each step"

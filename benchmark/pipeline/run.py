@@ -1,0 +1,326 @@
+"""One whole run: features, every missing stage, training, evaluation, record, table.
+
+The steps are the modules beside this one; here they are only put in order.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmark.distributed.job import Job, join_job
+from benchmark.distributed.membership import join_processes
+from benchmark.encoders.backbones import ClipBackbone
+from benchmark.errors import UserError
+from benchmark.evaluation.evaluator import encode_tasks
+from benchmark.files import atomic_write_json, folder_lock, remove_partial
+from benchmark.method import BuildContext, Method, PixelInputs
+from benchmark.options import make_options
+from benchmark.pipeline.agreement import facts_of
+from benchmark.pipeline.cost import count_cost
+from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work
+from benchmark.pipeline.lr_sweep import Sweep, sweep
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.planning import make_plan, require_trainable
+from benchmark.pipeline.preparation import backbone_of, check_pictures, draw_demo_data
+from benchmark.pipeline.reporting import (
+    StageOutcome,
+    TestedWeights,
+    WeightsFrom,
+    build_record,
+    describe_task,
+    write_by_main,
+    write_run,
+)
+from benchmark.pipeline.stage_headers import header_of, told
+from benchmark.pipeline.stage_sources import StageSources, apart_from
+from benchmark.progress import say
+from benchmark.records.costs import Cost
+from benchmark.records.environment import check_accelerator
+from benchmark.records.record import Record
+from benchmark.registry import discover
+from benchmark.text_rules import text_rule
+from benchmark.training.batches import all_training_strings
+from benchmark.training.job import Diverged, State, Trained, TrainingJob, take_shared
+from benchmark.training.resumable_state import ResumableState
+from benchmark.training.trainer import train
+from benchmark.weights.checkpoints import WeightsHeader, save_weights
+from benchmark.weights.fit import load_into
+
+UNTRAINED = "weights/untrained.safetensors"
+"""Of a method with nothing of its own to train: what it is, and which encoder it scores."""
+
+
+def run(method: str, dataset: str, **options: Any) -> Record:
+    """Run one method on one dataset and give its record; options as in `RunOptions`.
+
+    Under a launcher every process calls it, and each gets the record. Raises UserError for
+    everything that a user can mend.
+    """
+    chosen, registry = make_options(method=method, dataset=dataset, **options), discover()
+    job = join_job(chosen.device, chosen.cache_root)
+    draw_demo_data(chosen, registry, job)
+    return execute(make_plan(chosen, registry), job)
+
+
+def execute(plan: Plan, job: Job | None = None) -> Record:
+    """Carry out a plan in its folder, which is held for this run alone, and written to by rank 0 alone.
+
+    ``job``: the processes of the run, where the caller has joined them already.
+    """
+    job = job or join_job(plan.options.device, plan.options.cache_root)
+    check_accelerator(plan.options.device)
+    require_trainable(plan)
+    if membership := join_processes():
+        job.rendezvous.meet("reading the data")
+        membership.agree("the start of the run", facts_of(plan, job.process.device.type))
+    with ExitStack() as resources:
+
+        def hold_folder() -> None:
+            resources.enter_context(folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"))
+            remove_partial(plan.folder)
+            _refuse_unfinished(plan)
+
+        job.rendezvous.from_main("taking the run's folder", hold_folder)
+        return _Run(plan, job, resources).run()
+
+
+def _refuse_unfinished(plan: Plan) -> None:
+    """A folder with a state that could be continued is not overwritten by accident."""
+    unfinished = any(plan.folder.glob(f"{WORK}*/resume.json"))
+    if unfinished and not plan.options.resume:
+        raise UserError(
+            f"{plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
+            "it, or delete the folder to start again"
+        )
+    for planned in plan.trained:
+        if planned.stage.product == "method":
+            # Before the stages in front of it are trained: an encoder's own folder knows its settings.
+            folder = plan.folder / (WORK if planned is plan.last else f"{WORK}-{planned.stage.name}")
+            ResumableState(folder, plan.training_identity(planned)).require_same_settings()
+
+
+class _Run:
+    def __init__(self, plan: Plan, job: Job, resources: ExitStack) -> None:
+        self._plan, self._job, self._resources = plan, job, resources
+        self._process = job.process
+        self._timings: dict[str, float] = {}
+        self._stages: list[StageOutcome] = []
+        self._earlier: dict[str, Method] = {}
+        self._earlier_trained: Trained | None = None
+        self._artefact: EncoderArtefact | None = None
+        self._encoder_file: Path | None = None
+        self._encoder_digest = ""
+        self._sweep: Sweep | None = None
+
+    def run(self) -> Record:
+        for remark in self._plan.remarks:
+            say(f"{self._plan.method.title}: {remark}")
+        with self._timed("data"):
+            self._unreadable = check_pictures(self._plan, self._job)
+        with self._timed("backbone"):
+            backbone = backbone_of(self._plan)
+            self._start = asdict(backbone.description) if backbone else {}
+            self._sources = self._open_sources(backbone)
+        for planned in self._plan.stages[:-1]:
+            if planned.stage.product == "encoder":
+                self._encoder_stage(planned)
+            else:
+                self._earlier_stage(planned)
+        method, states = self._last_stage()
+        return self._report(method, states)
+
+    def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
+        sources = StageSources(self._plan, self._job, backbone, self._unreadable)
+        return self._resources.enter_context(sources)
+
+    def _context(self, planned: PlannedStage) -> BuildContext:
+        return BuildContext(
+            backbone=self._sources.backbone,
+            method_settings=self._plan.method_settings,
+            training_settings=planned.settings,
+            assets_root=self._plan.options.assets_root or None,
+            earlier=self._earlier,
+        )
+
+    def _build(self, planned: PlannedStage) -> Method:
+        """A stage's method on its device, its random start a function of the run's seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._plan.options.seed)
+            method = planned.stage.build(self._context(planned))
+            if planned.stage.takes != "nothing" and self._earlier:
+                take_shared(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
+            elif planned.stage.trains:
+                rule = text_rule(planned.settings.text_rule)
+                method.prepare(all_training_strings(self._plan.dataset.training_texts(), rule))
+        if planned.stage.product != "encoder":
+            stored = apart_from(method, self._sources.backbone)
+            if stored is not self._sources.backbone:
+                self._sources = self._open_sources(stored)
+        return method.to(self._process.device).eval()
+
+    def _encoder_stage(self, planned: PlannedStage) -> Method:
+        """Train the encoder artefact, or take the one that a run with the same settings left."""
+        if self._sources.backbone is None:
+            raise ValueError(f"stage {planned.stage.name}: only the engine's backbone can be an encoder")
+        self._artefact = EncoderArtefact(self._plan, planned, self._job)
+        encoder = copy.deepcopy(self._sources.backbone)
+        self._sources = self._open_sources(encoder)
+        method = self._build(planned)
+        with self._artefact.held():
+            if not self._artefact.take_into(method):
+                trained = self._train(planned, method, self._artefact.work)
+                load_into(method, trained.selected, str(self._artefact.file))
+                self._artefact.write(trained, self._header(planned, trained, method))
+            header, self._encoder_digest, seconds = self._artefact.finish()
+        self._encoder_file = self._artefact.file
+        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, seconds))
+        encoder.relabel(f"{self._plan.weights}+{planned.stage.name}")
+        self._sources = self._open_sources(encoder)
+        return method
+
+    def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
+        """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
+        return self._job.rendezvous.from_main(what, work)
+
+    def _earlier_stage(self, planned: PlannedStage) -> None:
+        """A stage whose product is a method that a later stage starts from."""
+        method = self._build(planned)
+        trained = self._train(planned, method, self._plan.folder / f"{WORK}-{planned.stage.name}")
+        load_into(method, trained.selected, f"stage {planned.stage.name}")
+        self._earlier[planned.stage.name], self._earlier_trained = method, trained
+        self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
+
+    def _last_stage(self) -> tuple[Method, dict[WeightsFrom, State]]:
+        """The evaluated method, and the weights to evaluate it with, by name."""
+        planned = self._plan.last
+        if planned.stage.product == "encoder":
+            method = self._encoder_stage(planned)
+            self._cost = self._counted(planned, method)
+            assert self._artefact is not None
+            return method, self._artefact.copy_to_run(method)
+        method = self._build(planned)
+        self._cost = self._counted(planned, method)
+        if not planned.stage.trains:
+            told = self._header(planned, None, method)
+            self._on_main(
+                "writing what is evaluated",
+                lambda: save_weights(self._plan.folder / UNTRAINED, method.state_dict(), told),
+            )
+            return method, {}
+        if self._plan.sweeps:
+            self._sweep = sweep(planned, self._train_at)
+            planned, trained = self._sweep.planned, self._sweep.trained
+        else:
+            trained = self._train(planned, method, self._plan.folder / WORK)
+        self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
+        header = self._header(planned, trained, method)
+        weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
+
+        def write() -> None:
+            for name, state in weights.items():
+                save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
+            atomic_write_json(self._plan.folder / LOG, [vars(entry) for entry in trained.log])
+
+        self._on_main("writing the weights", write)
+        return method, weights
+
+    def _counted(self, planned: PlannedStage, method: Method) -> Cost:
+        inputs = planned.stage.inputs(self._context(planned))
+        return count_cost(method, inputs, self._sources.backbone, self._plan.tasks[0].queries.texts)
+
+    def _train_at(self, planned: PlannedStage, word: str) -> Trained:
+        """One training of a search for the learning rate, from the stage's start."""
+        try:
+            return self._train(planned, self._build(planned), self._plan.folder / f"{WORK}-{word}")
+        except Diverged as error:
+            if self._process.world_size > 1:
+                # The ranks see it at different updates, so that they could not go on together.
+                raise UserError(str(error)) from None
+            raise
+
+    def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
+        plan = self._plan
+        inputs = planned.stage.inputs(self._context(planned))
+        with self._timed("features"):
+            source = self._sources.training(planned, method, inputs)
+        job = TrainingJob(
+            method=method,
+            stage=planned.stage,
+            settings=planned.settings,
+            source=source,
+            process=self._process,
+            seed=plan.options.seed,
+            folder=folder,
+            identity=plan.training_identity(planned),
+            validate=self._sources.validation(planned, method, inputs),
+            trainer=plan.trainer,
+            earlier=self._earlier_trained,
+            # Pieces are for pictures: heads on stored features are small.
+            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
+            monitors=plan.monitors,
+            monitor_folder=plan.folder / "monitor",
+        )
+        recipe = planned.recipe.name if planned.recipe else ""
+        say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")
+        with self._timed(f"{planned.stage.name}: training"):
+            # What an encoder's folder holds was made with the same settings: it can only be continued.
+            return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
+
+    def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
+        return header_of(
+            self._plan,
+            planned,
+            trained,
+            method,
+            earlier=[told(outcome, self._earlier) for outcome in self._stages if outcome.planned is not planned],
+            encoder=(self._encoder_digest, str(self._encoder_file or "")),
+            width=self._sources.backbone.width if self._sources.backbone else 0,
+            start=self._start,
+        )
+
+    def _report(self, method: Method, states: dict[WeightsFrom, State]) -> Record:
+        plan = self._plan
+        source = self._sources.evaluation(method, plan.last.stage.inputs(self._context(plan.last)))
+        names = plan.dataset.pictures.names
+        tested = []
+        untrained: dict[WeightsFrom, State] = {"none trained": {}}
+        for name, state in (states or untrained).items():
+            if state:
+                load_into(method, state, f"weights '{name}'")
+            with self._timed("evaluation"):
+                encoded = encode_tasks(method.eval(), plan.tasks, source, self._job)
+                described = [describe_task(method, task, names, self._job) for task in encoded]
+                tested.append(TestedWeights(name, described))
+        record = build_record(
+            plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
+            self._cost, self._sweep,
+        )  # fmt: skip
+        return write_by_main(self._job, lambda: self._finish(record, tested))
+
+    def _finish(self, record: Record, tested: list[TestedWeights]) -> Record:
+        """Write the run's folder; what only a resumed run needs is removed once the record stands."""
+        plan = self._plan
+        written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
+        for folder in plan.folder.glob(f"{WORK}*"):
+            if folder.is_dir():
+                remove_work(folder)
+        return written
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Count a phase's seconds; what the store took inside it counts as "features"."""
+        started = time.monotonic()
+        sources = getattr(self, "_sources", None)
+        before = sources.seconds_on_features if sources else 0.0
+        yield
+        on_features = sources.seconds_on_features - before if sources else 0.0
+        for name, seconds in ((phase, time.monotonic() - started - on_features), ("features", on_features)):
+            self._timings[name] = self._timings.get(name, 0.0) + seconds

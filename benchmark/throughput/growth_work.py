@@ -1,0 +1,220 @@
+"""The work whose growth is measured, each part in a process of its own: `python -m benchmark.throughput.growth_work`.
+
+A process prepares the work at a small size and does it once, so that what is loaded and allocated
+once is there; then it does it at the size asked for, a few times, and prints the fewest seconds and
+the most bytes held beyond what it began with.
+
+Notation: n the size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, redirect_stderr
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.dataset import IntArray, Pictures, Ragged, Task
+from benchmark.distributed.process import this_process
+from benchmark.evaluation.evaluator import evaluate
+from benchmark.features.store import VIEWS, FeatureStore
+from benchmark.leaderboards.leaderboard import RECORDS_FOLDER, pages
+from benchmark.method import BuildContext, FeatureInputs, Method, Views
+from benchmark.options import RunOptions
+from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.preparation import backbone_of
+from benchmark.records.environment import code_version, environment, utc_now
+from benchmark.records.record import DataIdentity, Identity, Record, Result, write_record
+from benchmark.registry import discover
+from benchmark.throughput.made_up import made_up_task
+from benchmark.throughput.timing import peak_resident_bytes, reset_peak_memory, resident_bytes
+from benchmark.throughput.training_speed import StageToMeasure, cut_to_machine, training_job, training_source
+from benchmark.training.trainer import endless_updates
+
+Work = Callable[[int, RunOptions, Path], Callable[[], object]]
+"""(n, options, an empty folder) to the work, prepared."""
+
+QUERIES, WIDTH = 64, 64
+"""Of the evaluator's work: queries, and width of the encodings."""
+
+_LEAST_ROUNDS, _MOST_ROUNDS, _ROUND_SECONDS = 2, 6, 3.0
+_SMALL = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of the work, and bytes held beyond what the process held before it."""
+
+    seconds: float
+    bytes: int
+
+
+def cost_of(work: Work, size: int, chosen: RunOptions) -> Cost:
+    """Do the work at a small size first, then at this one, again while it takes little time."""
+    _done(work, max(size // _SMALL, 1), chosen)
+    found: list[Cost] = []
+    while len(found) < _LEAST_ROUNDS or (len(found) < _MOST_ROUNDS and sum(c.seconds for c in found) < _ROUND_SECONDS):
+        found.append(_done(work, size, chosen))
+    return Cost(min(cost.seconds for cost in found), max(cost.bytes for cost in found))
+
+
+def _done(work: Work, size: int, chosen: RunOptions) -> Cost:
+    with TemporaryDirectory(prefix="growth-") as folder:
+        call = work(size, chosen, Path(folder))
+        reset_peak_memory()
+        before, started = resident_bytes(), time.perf_counter()
+        call()
+        return Cost(time.perf_counter() - started, max(peak_resident_bytes() - before, 0))
+
+
+def fill_store(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """The store of n pictures, whole and patches; the dataset's pictures under as many names."""
+    plan = make_plan(chosen, discover())
+    backbone, process = backbone_of(plan), this_process(chosen.device)
+    assert backbone is not None
+    shown = plan.dataset.split_pictures(plan.dataset.info.evaluation_split)
+    paths = tuple(plan.dataset.pictures.paths[shown[i % len(shown)]] for i in range(size))
+    pictures = Pictures(tuple(map(str, range(size))), paths)
+    store = FeatureStore(folder, backbone, encoder_digest="growth", device=process.device)
+    return lambda: store.pictures("growth", "all", pictures, np.arange(size), VIEWS)
+
+
+def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """An epoch of n triplets of the method's own stage, on made-up features."""
+    stage = _last_stage(make_plan(chosen, discover()))
+    process = this_process(chosen.device)
+    updates = max(size // stage.planned.settings.batch_size, 1)
+    entries = updates * stage.planned.settings.batch_size
+
+    def epoch() -> None:
+        with ExitStack() as stack:
+            source = training_source(stage, entries, folder, process, stack)
+            with closing(endless_updates(training_job(stage, source, folder, process))) as steps:
+                for _ in islice(steps, updates):
+                    pass
+
+    return epoch
+
+
+def _last_stage(plan: Plan) -> StageToMeasure:
+    planned, backbone = plan.last, backbone_of(plan)
+    context = BuildContext(backbone, plan.method_settings, planned.settings, plan.options.assets_root or None)
+    inputs = planned.stage.inputs(context)
+    assert isinstance(inputs, FeatureInputs) and backbone is not None
+    return StageToMeasure(
+        planned=cut_to_machine(planned, None, this_process(plan.options.device).device.type == "cpu"),
+        method=planned.stage.build(context),
+        inputs=inputs,
+        width=backbone.width,
+        triplets=plan.triplets(planned, frozenset())(0),
+        pictures=plan.dataset.pictures,
+        seed=plan.options.seed,
+        execution=replace(plan.execution, piece=0),
+    )
+
+
+class _Sum(Method):
+    """Query I + T, target I, neither normalised: the evaluator's own work is what counts."""
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        return reference["whole"] + text["text"]
+
+    def encode_target(self, target: Views) -> Tensor:
+        return target["whole"]
+
+
+class _Features:
+    """Whole-picture features as a memory-mapped file would give them, computed from the picture's number."""
+
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Nothing is computed ahead."""
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
+        return self.target(split, pictures)
+
+    def target(self, split: str, pictures: IntArray) -> Views:
+        numbers = torch.from_numpy(pictures).double()[:, None]
+        return {"whole": torch.sin(numbers * torch.arange(1, WIDTH + 1) * 0.37).float()}
+
+    def texts(self, strings: Sequence[str]) -> Views:
+        return {"text": torch.full((len(strings), WIDTH), 0.1)}
+
+
+def evaluate_gallery(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """64 queries against n gallery pictures, of width 64, from features to metrics."""
+    task: Task = made_up_task(QUERIES, size)
+    positives = Ragged.single(task.queries.subset[:, 1] if task.queries.subset is not None else task.gallery)
+    task = replace(task, queries=replace(task.queries, positives=positives))
+    return lambda: evaluate(_Sum().eval(), (task,), _Features())
+
+
+def make_leaderboard(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """The pages of n made-up records of one dataset."""
+    datasets = discover().datasets()
+    record = _made_up_record(chosen.dataset)
+    for number in range(size):
+        method, seed = f"method-{number // 3}", number % 3
+        identity = record.identity.model_copy(update={"seed": seed})
+        one = record.model_copy(update={"method": method, "title": method, "identity": identity})
+        write_record(folder / RECORDS_FOLDER / chosen.dataset / method / f"seed-{seed}", one)
+    return lambda: pages(folder, {chosen.dataset: datasets[chosen.dataset]})
+
+
+def _made_up_record(dataset: str) -> Record:
+    metrics = {f"R@{k}": float(k) for k in (1, 5, 10, 50)}
+    return Record(
+        kind="run",
+        method="",
+        title="",
+        command="",
+        created=utc_now(),
+        results=(
+            Result(
+                dataset=dataset,
+                split="val",
+                protocol="official",
+                text_mode="single",
+                weights_from="selected",
+                metrics=metrics,
+                intervals={name: (value, value + 1) for name, value in metrics.items()},
+                queries=4181,
+                gallery=2297,
+            ),
+        ),
+        identity=Identity(
+            data=DataIdentity(name=dataset, label=dataset, fingerprint="", is_demo=False, is_official=True)
+        ),
+        code=code_version(),
+        environment=environment("cpu", 1),
+    )
+
+
+WORKS: dict[str, Work] = {
+    "store": fill_store,
+    "training": train_an_epoch,
+    "evaluator": evaluate_gallery,
+    "leaderboard": make_leaderboard,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Part, size and a run's options as JSON; prints the cost as JSON."""
+    part, size, options = arguments
+    with Path(os.devnull).open("w") as silence, redirect_stderr(silence):
+        cost = cost_of(WORKS[part], int(size), RunOptions.model_validate_json(options))
+    print(json.dumps([cost.seconds, cost.bytes]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

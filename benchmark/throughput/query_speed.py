@@ -1,0 +1,173 @@
+"""Speed of answering: queries ranked a second, and how long one composed query takes at batch one.
+
+The gallery is made up: encodings of a few rows by the method itself, repeated with noise.
+
+Notation: Q queries, G gallery pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.data.pictures import open_picture
+from benchmark.encoders.backbones import ClipBackbone
+from benchmark.encoders.frozen_encoder import FrozenEncoder
+from benchmark.encoding import Encoding, map_tensors, rows, take
+from benchmark.evaluation.evaluator import EncodedTask, score_task
+from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK
+from benchmark.interop.exported import Model
+from benchmark.method import FeatureInputs, Inputs, Method, Views
+from benchmark.records.measurement import Measurement
+from benchmark.text_rules import text_rule
+from benchmark.throughput.encoder_speed import short_tokens
+from benchmark.throughput.limits import computing_in
+from benchmark.throughput.made_up import CIRR_VALIDATION, made_up_task, many_rows
+from benchmark.throughput.rates import Limit, Setting, latencies, rate
+from benchmark.throughput.sample import Sample
+from benchmark.weights.checkpoints import WeightsHeader
+
+_ENCODED = 16
+_FEWEST = 12
+_SLOW_SCORE_QUERIES = 512
+_TOP = 50
+_LEAST_QUERIES = 20
+_AS_ASKED = "as-is"
+"""The text rule of strings that a task's rule has made already."""
+
+_NO_FILE = WeightsHeader("", "", "", {}, {}, {}, 0, 0)
+
+
+def query_speeds(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, setting: Setting, limit: int | None
+) -> dict[str, Measurement]:
+    """``limit`` shrinks queries and gallery to so many, or a few more."""
+    method.eval()
+    with computing_in(setting.precision, setting.device), torch.no_grad():
+        queries, gallery = _encodings(method, inputs, backbone, sample, setting.device)
+    asked, pictures = CIRR_VALIDATION if method.scores_by_dot_product else (_SLOW_SCORE_QUERIES, CIRR_VALIDATION[1])
+    if limit is not None:
+        asked, pictures = max(min(asked, limit), 1), max(min(pictures, limit), _FEWEST)
+    many = many_rows(gallery, pictures, seed=1)
+    ranking = _ranking(method, many_rows(queries, asked, seed=2), many, setting)
+    one = _one_query(method, inputs, backbone, many, sample, setting)
+    return {"ranking": ranking, **{f"one query, {name}": found for name, found in one.items()}}
+
+
+def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Setting) -> Measurement:
+    asked, pictures = rows(queries), rows(gallery)
+    encoded = EncodedTask(made_up_task(asked, pictures), queries, gallery)
+    there = [map_tensors(lambda tensor: tensor.to(setting.device), encoding) for encoding in (queries, gallery)]
+    with computing_in("fp32", setting.device), torch.no_grad():
+        calls: dict[str, Callable[[], object]] = {
+            "evaluator": lambda: score_task(method, encoded),
+            "bare": lambda: _all_scores(method, there[0], there[1]),
+        }
+        rounds = setting.rounds(calls)
+    bare = "bare matrix product" if method.scores_by_dot_product else "the method's score, in float32"
+    work = f"{asked:,} x {pictures:,}, {_widths(gallery)}, subsets of 6"
+    return rate(rounds, "evaluator", asked, "queries", Limit("bare", bare), work)
+
+
+def _all_scores(method: Method, queries: Encoding, gallery: Encoding) -> None:
+    """Every score, in the evaluator's blocks, and nothing done with them."""
+    for start in range(0, rows(gallery), GALLERY_CHUNK):
+        targets = take(gallery, slice(start, start + GALLERY_CHUNK))
+        for first in range(0, rows(queries), QUERY_CHUNK):
+            method.score(take(queries, slice(first, first + QUERY_CHUNK)), targets)
+
+
+def _one_query(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, gallery: Encoding, sample: Sample, setting: Setting
+) -> dict[str, Measurement]:
+    """As a search service has it: `exported.Model` on picture files and strings, the gallery on the device."""
+    there = map_tensors(lambda tensor: tensor.to(setting.device), gallery)
+    reads_features = backbone is not None and isinstance(inputs, FeatureInputs)
+    encoder = FrozenEncoder(backbone, setting.device, setting.precision) if reads_features and backbone else None
+    model = Model(_NO_FILE, method, inputs, encoder, text_rule(_AS_ASKED), setting.device)
+    asked = list(zip(sample.pictures.paths, cycle(sample.texts), strict=False))
+    number = min(_TOP, rows(gallery))
+    with computing_in(setting.precision, setting.device), torch.no_grad():
+        ready = [_ready(method, inputs, backbone, *query, setting.device) for query in asked]
+        numbers, same = cycle(range(len(asked))), cycle(range(len(asked)))
+
+        def whole() -> Tensor:
+            picture, text = asked[next(numbers)]
+            return model.score(model.encode_query([picture], [text]), there).topk(number).indices
+
+        def bare() -> Tensor:
+            i = next(same)
+            open_picture(asked[i][0])
+            return method.score(ready[i](), there).topk(number).indices
+
+        rounds = setting.single_rounds({"whole": whole, "bare": bare}, _LEAST_QUERIES)
+    limit = Limit("bare", "decoding, bare forward passes and products")
+    read = "picture and 13 patches" if _reads_patches(inputs) else "picture"
+    return latencies(rounds, "whole", limit, f"{read} and text, {rows(gallery):,} ranked")
+
+
+def _ready(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, picture: Path, text: str, device: torch.device
+) -> Callable[[], Encoding]:
+    """The forward passes of one query alone: pixels are normalised and texts are tokens beforehand."""
+    image = open_picture(picture)
+    if not isinstance(inputs, FeatureInputs) or backbone is None:
+        assert not isinstance(inputs, FeatureInputs)
+        pixels = np.stack([inputs.evaluate.picture(image, np.random.default_rng(0))])
+        reference = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
+        tokens = {name: tensor.to(device) for name, tensor in method.tokenize([text]).items()}
+        return lambda: method.encode_query(reference, tokens)
+    pipeline = backbone.preprocessing
+    views = {"whole": np.stack([pipeline.picture(image)])}
+    if _reads_patches(inputs):
+        views["patches"] = pipeline.patches(image, inputs.grids)
+    ready = {name: pipeline.normalise(torch.from_numpy(view).to(device)) for name, view in views.items()}
+    words = short_tokens(backbone, [text]).to(device)
+
+    def forward() -> Encoding:
+        features = {name: backbone.encode_image(view).float() for name, view in ready.items()}
+        if "patches" in features:
+            features["patches"] = features["patches"][None]
+        return method.encode_query(features, {"text": backbone.encode_text(words).float()})
+
+    return forward
+
+
+def _encodings(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, device: torch.device
+) -> tuple[Encoding, Encoding]:
+    """A few queries and targets as the method encodes them."""
+    if isinstance(inputs, FeatureInputs):
+        assert backbone is not None
+        text: Views = {"text": torch.randn(_ENCODED, backbone.width, device=device)}
+        asked, shown = inputs.reference, inputs.target
+        reference, target = (_feature_views(inputs, views, backbone.width, device) for views in (asked, shown))
+    else:
+        paths: list[Path] = [sample.pictures.paths[i % len(sample.pictures)] for i in range(_ENCODED)]
+        rng = np.random.default_rng(0)
+        pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path in paths])
+        reference = target = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
+        strings = [sample.texts[i % len(sample.texts)] for i in range(_ENCODED)]
+        text = {name: tensor.to(device) for name, tensor in method.tokenize(strings).items()}
+    return method.encode_query(reference, text), method.encode_target(target)
+
+
+def _feature_views(inputs: FeatureInputs, views: tuple[str, ...], width: int, device: torch.device) -> Views:
+    patches = sum(grid * grid for grid in inputs.grids)
+    shapes = {"whole": (width,), "patches": (patches, width)}
+    return {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
+
+
+def _reads_patches(inputs: Inputs) -> bool:
+    return isinstance(inputs, FeatureInputs) and "patches" in inputs.reference
+
+
+def _widths(encoding: Encoding) -> str:
+    if isinstance(encoding, Tensor):
+        return f"d {encoding.shape[1]:,}"
+    return ", ".join(f"{name} {tuple(tensor.shape[1:])}" for name, tensor in encoding.items())

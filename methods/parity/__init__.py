@@ -1,0 +1,1 @@
+"""How each method is held against golden numbers of its authors' code; found by the method's name."""
