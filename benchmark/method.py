@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from benchmark.parity.training import CaseReader
 
 Views = dict[str, Tensor]
-"""What is known of a batch of pictures or texts, by view: "whole" (B, d) and "patches" (B, P, d)
-are stored features, "pixels" (B, 3, S, S) decoded pictures, "text" (B, d) a stored text feature;
+"""What is known of a batch of pictures or texts, by view: "global" (B, d) and "patches" (B, P, d)
+are stored features, "pixels" (B, 3, S, S) decoded pictures, and of a text "global" (B, d);
 a method's own `tokenize` names the rest."""
 
 
@@ -68,15 +68,15 @@ class Method(nn.Module):
         """Strings to tensors, for stages that read pixels; runs on the host."""
         raise TypeError(f"{type(self).__name__} reads no strings")
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def build_extra_state(self, texts: Sequence[str]) -> None:
         """Called once before training with every training string (a vocabulary, say)."""
 
-    def prepared(self) -> Mapping[str, Any]:
-        """What `prepare` made, JSON-like; saved in the checkpoint and given back to `restore`."""
+    def extra_state(self) -> Mapping[str, Any]:
+        """What `build_extra_state` made, JSON-like; saved in the checkpoint and given back to `load_extra_state`."""
         return {}
 
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        """Take back what `prepared` gave, before weights are loaded."""
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `extra_state` gave, before weights are loaded."""
 
     def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
         """Attention maps or weights that a report can draw, by name; none by default."""
@@ -116,8 +116,8 @@ class Transform(Protocol):
 class FeatureInputs:
     """A stage that trains on stored features of a frozen encoder and never opens a picture."""
 
-    reference: tuple[str, ...] = ("whole",)
-    target: tuple[str, ...] = ("whole",)
+    reference: tuple[str, ...] = ("global",)
+    target: tuple[str, ...] = ("global",)
     grids: tuple[int, ...] = (2, 3)
 
     @property
@@ -183,9 +183,9 @@ ScheduleFactory = Callable[[TrainingSettings, int], Callable[[int], float]]
 class Stage:
     """One training stage, declared as data.
 
-    ``product``: "encoder" where what was trained is the frozen backbone of later stages (an
+    ``output``: "encoder" where what was trained is the frozen backbone of later stages (an
     artefact shared by all methods with the same stage, configuration and seed), "method" where it
-    is the method itself. ``takes``: what the stage starts from besides the encoder: nothing; the
+    is the method itself. ``initialise_from``: what the stage starts from besides the encoder: nothing; the
     weights that the earlier stage selected, of all tensors that bear the same name in both (and
     what it prepared: a vocabulary is not made anew); or these with the moments of the optimiser,
     parameter by parameter, and the best score, which the stage then has to beat. The rate is always
@@ -200,8 +200,8 @@ class Stage:
     parameter_groups: Callable[[Method, TrainingSettings], ParameterGroups] = all_parameters
     optimiser: OptimiserFactory | None = None
     schedule: ScheduleFactory | None = None
-    product: Literal["encoder", "method"] = "method"
-    takes: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
+    output: Literal["encoder", "method"] = "method"
+    initialise_from: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
     trains: bool = True
 
 

@@ -150,7 +150,7 @@ WHOLE = Stage(
     name="artemis",
     build=lambda context: _build(context, frozen=False),
     inputs=pixel_inputs,
-    takes="weights and optimiser",
+    initialise_from="weights and optimiser",
 )
 
 

@@ -51,28 +51,28 @@ class FeatureBaseline(Method):
     """Target: the normalised picture feature, (B, d)."""
 
     def encode_target(self, target: Views) -> Tensor:
-        return normalise(target["whole"])
+        return normalise(target["global"])
 
 
 class ImageOnly(FeatureBaseline):
     """query = normalise(I), (B, d)."""
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        return normalise(reference["whole"])
+        return normalise(reference["global"])
 
 
 class TextOnly(FeatureBaseline):
     """query = normalise(T), (B, d)."""
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        return normalise(text["text"])
+        return normalise(text["global"])
 
 
 class Sum(FeatureBaseline):
     """query = normalise(I + T), (B, d)."""
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        return normalise(reference["whole"] + text["text"])
+        return normalise(reference["global"] + text["global"])
 
 
 def _specification(name: str, method: Callable[[], Method]) -> Specification:

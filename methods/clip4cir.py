@@ -130,12 +130,12 @@ class Clip4Cir(Method):
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), unit norm."""
-        query: Tensor = self.combiner(reference["whole"], text["text"])
+        query: Tensor = self.combiner(reference["global"], text["global"])
         return query
 
     def encode_target(self, target: Views) -> Tensor:
         """(B, d), unit norm; no layer."""
-        return normalise(target["whole"])
+        return normalise(target["global"])
 
     def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
         return contrastive_loss(queries.float(), targets.float())

@@ -183,10 +183,10 @@ class ClipSum(Method):
         return {"tokens": tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]}
 
     def _image(self, views: Views) -> Tensor:
-        return views["whole"] if "whole" in views else self.backbone.encode_image(views["pixels"])
+        return views["global"] if "global" in views else self.backbone.encode_image(views["pixels"])
 
     def _text(self, views: Views) -> Tensor:
-        return views["text"] if "text" in views else self.backbone.encode_text(views["tokens"])
+        return views["global"] if "global" in views else self.backbone.encode_text(views["tokens"])
 
 
 def _freeze_untrained(backbone: ClipBackbone, trained: str) -> None:
@@ -223,7 +223,7 @@ FINETUNING = Stage(
     inputs=_inputs,
     settings=FinetuningSettings,
     parameter_groups=_parameter_groups,
-    product="encoder",
+    output="encoder",
 )
 
 

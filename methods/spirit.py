@@ -209,11 +209,11 @@ class Spirit(Method):
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """Reference I (B, d), P (B, 13, d) and text T (B, d)."""
-        return self.network.encode_query(reference["whole"], text["text"], reference.get("patches"))
+        return self.network.encode_query(reference["global"], text["global"], reference.get("patches"))
 
     def encode_target(self, target: Views) -> Tensor:
         """I (B, d) and P (B, 13, d); gradient flows into it."""
-        return self.network.encode_target(target["whole"], target.get("patches"))
+        return self.network.encode_target(target["global"], target.get("patches"))
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -234,10 +234,10 @@ def _build(context: BuildContext) -> Method:
 
 def _inputs(context: BuildContext) -> FeatureInputs:
     settings = _settings(context)
-    with_patches = ("whole", "patches") if settings.grids else ("whole",)
+    with_patches = ("global", "patches") if settings.grids else ("global",)
     return FeatureInputs(
         reference=with_patches,
-        target=with_patches if settings.target_patches else ("whole",),
+        target=with_patches if settings.target_patches else ("global",),
         grids=settings.grids,
     )
 

@@ -261,7 +261,7 @@ def _framed_stages(kind: Kind) -> tuple[Stage, Stage]:
             name="tirg-whole",
             build=lambda context: _build_framed(context, kind, frozen=False),
             inputs=pixel_inputs,
-            takes="weights and optimiser",
+            initialise_from="weights and optimiser",
         ),
     )
 

@@ -234,7 +234,7 @@ class Val(Method):
         tokens, lengths = self.vocabulary.encode([self._words(text) for text in texts], least)
         return {"tokens": tokens, "lengths": lengths}
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def build_extra_state(self, texts: Sequence[str]) -> None:
         left_out = set(self._settings.left_out)
         self._use(Vocabulary.of([w for w in self._words(text) if w not in left_out] for text in texts))
         if self._word_vectors:
@@ -242,11 +242,11 @@ class Val(Method):
             vectors = read_word_vectors(self._word_vectors, words, width)
             start_from_vectors(self.network.text.words, words, vectors)
 
-    def prepared(self) -> Mapping[str, Any]:
+    def extra_state(self) -> Mapping[str, Any]:
         return self.vocabulary.as_json()
 
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        self._use(Vocabulary.from_json(prepared))
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._use(Vocabulary.from_json(state))
 
     def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
         """Joint attention of each level, its mean over channels, (B, h, h)."""

@@ -13,7 +13,7 @@ SUMMARY = "compute and store a backbone's features of a dataset"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
-    parser.add_argument("--views", nargs="+", choices=["whole", "patches"], default=["whole", "patches"])
+    parser.add_argument("--views", nargs="+", choices=["global", "patches"], default=["global", "patches"])
     add_data_arguments(parser)
     add_encoder_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")

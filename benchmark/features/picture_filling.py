@@ -33,7 +33,7 @@ Progress = Callable[[int, int, str], None]
 """(done, total, note): called on the caller's thread; a note that is not empty is a line to show."""
 
 Pixels = dict[str, NDArray[np.uint8]]
-"""One picture's pixels by view: "whole" (1, S, S, 3), "patches" (P, S, S, 3)."""
+"""One picture's pixels by view: "global" (1, S, S, 3), "patches" (P, S, S, 3)."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ class PictureFilling:
         preprocessing = self._encoder.backbone.preprocessing
         image = open_picture(path)
         pixels: Pixels = {}
-        if "whole" in views:
-            pixels["whole"] = preprocessing.picture(image)[None]
+        if "global" in views:
+            pixels["global"] = preprocessing.picture(image)[None]
         if "patches" in views:
             pixels["patches"] = preprocessing.patches(image, self._grids)
         return pixels

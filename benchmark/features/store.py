@@ -35,7 +35,7 @@ from benchmark.features.picture_filling import PICTURES_PER_BLOCK, PictureFillin
 from benchmark.features.text_features import TextFeatures, TextFile
 from benchmark.files import atomic_write_json, digest_of
 
-VIEWS = ("whole", "patches")
+VIEWS = ("global", "patches")
 GRIDS = (2, 3)
 _FORMAT = 1
 _STAT_THREADS = 16
@@ -45,7 +45,7 @@ _SHOWN_PROBLEMS = 20
 class PictureFeatures:
     """Features of a list of pictures.
 
-    ``views``: "whole" (n, d), "patches" (n, P, d), float32, mapped from their files; row i is the
+    ``views``: "global" (n, d), "patches" (n, P, d), float32, mapped from their files; row i is the
     picture ``indices[i]``.
     """
 
@@ -69,7 +69,7 @@ def bytes_needed(
     *,
     pictures: int = 0,
     texts: int = 0,
-    views: Sequence[str] = ("whole",),
+    views: Sequence[str] = ("global",),
     grids: tuple[int, ...] = GRIDS,
 ) -> int:
     """Bytes on disk of the features of so many pictures and texts of an encoder of this width."""
@@ -171,12 +171,12 @@ class FeatureStore:
         key = {
             **self._key,
             "view": view,
-            "preprocessing": preprocessing.key() if view == "whole" else preprocessing.patch_key(grids),
+            "preprocessing": preprocessing.key() if view == "global" else preprocessing.patch_key(grids),
             "pictures": identity,
         }
         per_picture = _rows_per_picture(view, grids)
-        row_shape = (self._encoder.width,) if view == "whole" else (per_picture, self._encoder.width)
-        name = view if view == "whole" else "-".join([view, *map(str, grids)])
+        row_shape = (self._encoder.width,) if view == "global" else (per_picture, self._encoder.width)
+        name = view if view == "global" else "-".join([view, *map(str, grids)])
         shape = BlockShape(rows, row_shape, PICTURES_PER_BLOCK)
         return BlockFile(folder / f"{name}-{digest_of(key)[:12]}", shape, key)
 
@@ -191,7 +191,7 @@ class FeatureStore:
 def _rows_per_picture(view: str, grids: tuple[int, ...]) -> int:
     if view not in VIEWS:
         raise unknown_name("view", view, VIEWS)
-    return 1 if view == "whole" else sum(grid * grid for grid in grids)
+    return 1 if view == "global" else sum(grid * grid for grid in grids)
 
 
 def _identity(names: Sequence[str], paths: Sequence[Path]) -> str:

@@ -87,7 +87,7 @@ def _encoder(
         )
     path = encoder_file(header, file, named)
     backbone = rebuild_backbone(header.start)
-    stage = next((s for s in stages_of(registry, header) if s.product == "encoder" and s.name != header.stage), None)
+    stage = next((s for s in stages_of(registry, header) if s.output == "encoder" and s.name != header.stage), None)
     if stage is None:
         load_into(backbone, read_weights(path), str(path))
         return backbone

@@ -124,7 +124,7 @@ class Model:
         """(B, d) of whole pictures, (B, P, d) of patches, as the feature store has them."""
         assert self._encoder is not None
         preprocessing = self._encoder.backbone.preprocessing
-        if view == "whole":
+        if view == "global":
             return self._encoded(np.stack([preprocessing.picture(image) for image in images]))
         crops = np.stack([preprocessing.patches(image, grids) for image in images])
         features = self._encoded(crops.reshape(-1, *crops.shape[2:]))
@@ -146,7 +146,7 @@ class Model:
         assert self._encoder is not None
         backbone = self._encoder.backbone
         with self._encoder.frozen():
-            return {"text": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
+            return {"global": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
 
 
 def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:
@@ -193,17 +193,17 @@ def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbon
     told = {stage.name: stage for stage in header.earlier}
     earlier: dict[str, Method] = {}
     for stage in stages_of(registry, header):
-        if stage.product == "encoder" and stage.name != header.stage:
+        if stage.output == "encoder" and stage.name != header.stage:
             continue
         values = header.training_settings if stage.name == header.stage else told[stage.name].settings
         training = _filled(stage.settings, values, stage.name)
         context = BuildContext(encoder, settings, training, earlier=earlier, weights_follow=True)
         method = stage.build(context)
         if stage.name == header.stage:
-            method.restore(header.prepared)
+            method.load_extra_state(header.prepared)
             return method, stage.inputs(context)
         earlier[stage.name] = method
-        method.restore(told[stage.name].prepared)
+        method.load_extra_state(told[stage.name].prepared)
     raise UserError(f"method {header.method} has no stage '{header.stage}' here; another version wrote the file")
 
 

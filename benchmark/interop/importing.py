@@ -95,12 +95,12 @@ class _Import:
         stages = self.specification.stages(settings, "pretrained")
         self._require_known_groups(stages)
         last, training = stages[-1], {stage.name: self._training(stage, dataset) for stage in stages}
-        if last.trains and head is None and last.product != "encoder":
+        if last.trains and head is None and last.output != "encoder":
             raise UserError(f"FILE is missing: {self._title} has weights of its own; name their file")
         header = self._header(stages, settings, training, dataset, encoder)
-        makes_encoder = next((stage for stage in stages[:-1] if stage.product == "encoder"), None)
+        makes_encoder = next((stage for stage in stages[:-1] if stage.output == "encoder"), None)
         artefact: dict[str, Tensor] = {}
-        if encoder is not None and last.product != "encoder":
+        if encoder is not None and last.output != "encoder":
             artefact = encoder.tensors
             if makes_encoder is not None:
                 built = self._built(makes_encoder, settings, training[makes_encoder.name][1], encoder)
@@ -125,7 +125,7 @@ class _Import:
         """Whether the method is a fine-tuned encoder and nothing else: its own file is a CLIP's."""
         if self.specification.own_networks is not None:
             return False
-        return self.specification.stages(self.specification.settings(), "pretrained")[-1].product == "encoder"
+        return self.specification.stages(self.specification.settings(), "pretrained")[-1].output == "encoder"
 
     def _read_head(self) -> Head | None:
         path, release = self.request.file, self.specification.release
@@ -197,7 +197,7 @@ class _Import:
         self, method: Method, stage: Stage, head: Head | None, encoder: ImportedEncoder | None
     ) -> dict[str, Tensor]:
         """The tensors under the method's names, every one of them checked."""
-        if stage.product == "encoder" and encoder is not None:
+        if stage.output == "encoder" and encoder is not None:
             return encoder_state(method, encoder)
         renamed: dict[str, Tensor] = {}
         release = self.specification.release

@@ -144,12 +144,12 @@ def head_batch(sizes: HeadSizes, prefix: str, name: str) -> Batch:
     def drawn(feature: str, *shape: int) -> Tensor:
         return draw_input(prefix, f"{name}.{feature}", (sizes.batch, *shape), sizes.input_scale)
 
-    reference: Views = {"whole": drawn("image", sizes.clip_dim)}
-    target: Views = {"whole": drawn("target", sizes.clip_dim)}
+    reference: Views = {"global": drawn("image", sizes.clip_dim)}
+    target: Views = {"global": drawn("target", sizes.clip_dim)}
     if sizes.patches is not None:
         reference["patches"] = drawn("reference_patches", sizes.patches, sizes.clip_dim)
         target["patches"] = drawn("target_patches", sizes.patches, sizes.clip_dim)
-    return Batch(reference=reference, target=target, text={"text": drawn("text", sizes.clip_dim)})
+    return Batch(reference=reference, target=target, text={"global": drawn("text", sizes.clip_dim)})
 
 
 def _cast(batch: Batch, dtype: torch.dtype) -> Batch:

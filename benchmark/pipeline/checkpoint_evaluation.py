@@ -124,15 +124,15 @@ def load_checkpoint(
     if backbone is not None and header.encoder and not plan.has_encoder_stage:
         _load_untouched(backbone, header, file, encoder)
     for planned, told in zip(plan.stages[:-1], header.earlier, strict=True):
-        if planned.stage.product == "encoder" and backbone is not None:
+        if planned.stage.output == "encoder" and backbone is not None:
             stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
             continue
         before[told.name] = planned.stage.build(_context(plan, planned, backbone, before))
-        before[told.name].restore(told.prepared)
+        before[told.name].load_extra_state(told.prepared)
         stages.append(StageOutcome(planned, told.updates, told.triplets_seen, header.seed, None))
     context = _context(plan, plan.last, backbone, before)
     built = plan.last.stage.build(context)
-    built.restore(header.prepared)
+    built.load_extra_state(header.prepared)
     stored = apart_from(built, backbone)
     load_into(built, read_weights(file), str(file))
     if plan.last.stage.trains:
@@ -160,7 +160,7 @@ def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
 
 def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[ClipBackbone | None, str]:
     """The backbone and the digest of its start; what it started from is not read where its weights follow."""
-    if header.start and (header.encoder or plan.last.stage.product == "encoder"):
+    if header.start and (header.encoder or plan.last.stage.output == "encoder"):
         rebuilt = rebuild_backbone(header.start).to(job.process.device)
         return rebuilt, str(header.start["digest"])
     backbone = backbone_of(plan)

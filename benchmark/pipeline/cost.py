@@ -90,7 +90,7 @@ class _PassCosts:
     """Example views of a stage's inputs, one row each, and what the encoders before them cost."""
 
     def __init__(self, inputs: Inputs, backbone: ClipBackbone | None, text: str) -> None:
-        self._passes = {"whole": 1, "pixels": 1}
+        self._passes = {"global": 1, "pixels": 1}
         self._picture_flops = self._text_flops = 0
         self._text_view: Views | None = None
         if isinstance(inputs, PixelInputs):
@@ -107,10 +107,10 @@ class _PassCosts:
         self._passes["patches"] = sum(grid * grid for grid in inputs.grids)
         self.reference = self._stored(inputs.reference, backbone.width)
         self.target = self._stored(inputs.target, backbone.width)
-        self._text_view = {"text": torch.zeros(1, backbone.width)}
+        self._text_view = {"global": torch.zeros(1, backbone.width)}
 
     def _stored(self, names: Sequence[str], width: int) -> Views:
-        shapes = {"whole": (1, width), "patches": (1, self._passes["patches"], width)}
+        shapes = {"global": (1, width), "patches": (1, self._passes["patches"], width)}
         return {name: torch.zeros(shapes[name]) for name in names}
 
     def text(self, method: Method, text: str) -> Views:

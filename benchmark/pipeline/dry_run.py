@@ -104,11 +104,11 @@ def _execution_lines(plan: Plan) -> list[str]:
 
 def _store_lines(plan: Plan) -> list[str]:
     info = BACKBONES.get(plan.backbone)
-    if info is None or plan.last.stage.product == "encoder":
+    if info is None or plan.last.stage.output == "encoder":
         return []
     pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
     grids = getattr(plan.method_settings, "grids", None)
-    views = ("whole", "patches") if grids else ("whole",)
+    views = ("global", "patches") if grids else ("global",)
     size = bytes_needed(info.width, pictures=pictures, views=views, grids=grids or FeatureInputs().grids)
     place = plan.options.cache_root / "features"
     return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {place}"]

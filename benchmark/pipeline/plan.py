@@ -92,7 +92,7 @@ class Plan:
     @property
     def has_encoder_stage(self) -> bool:
         """Whether a stage fine-tunes the encoder that the last one's features come from."""
-        return any(planned.stage.product == "encoder" for planned in self.stages)
+        return any(planned.stage.output == "encoder" for planned in self.stages)
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ class Plan:
         """What makes two encoder artefacts the same; a stage of a plug-in changes with its file."""
         selects = self.options.selection != "last"
         return {
-            "after": [stage.identity() for stage in self._before(planned) if stage.stage.product == "encoder"],
+            "after": [stage.identity() for stage in self._before(planned) if stage.stage.output == "encoder"],
             **planned.identity(),
             "backbone": self.backbone_identity,
             "data": {
@@ -139,7 +139,7 @@ class Plan:
 
         An encoder's can be continued by any method that asks for the same encoder.
         """
-        if planned.stage.product == "encoder":
+        if planned.stage.output == "encoder":
             return self.encoder_identity(planned)
         upto = (*self._before(planned), planned)
         return {
@@ -190,7 +190,7 @@ class Plan:
     @property
     def sweeps(self) -> bool:
         """Whether the last stage's learning rate is searched for."""
-        return self.options.lr_sweep and self.last.stage.trains and self.last.stage.product == "method"
+        return self.options.lr_sweep and self.last.stage.trains and self.last.stage.output == "method"
 
     @property
     def folder(self) -> Path:

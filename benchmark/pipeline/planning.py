@@ -73,7 +73,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
-    if options.lr_sweep and planned[-1].stage.product == "encoder":
+    if options.lr_sweep and planned[-1].stage.output == "encoder":
         problems.append(f"--lr-sweep: {options.method} trains an encoder, which other runs take as it is; leave it out")
     if options.fair:
         known += stages_on_any_encoder(specification, method_settings, start)

@@ -101,7 +101,7 @@ def _refuse_unfinished(plan: Plan) -> None:
             "it, or delete the folder to start again"
         )
     for planned in plan.trained:
-        if planned.stage.product == "method":
+        if planned.stage.output == "method":
             # Before the stages in front of it are trained: an encoder's own folder knows its settings.
             folder = plan.folder / (WORK if planned is plan.last else f"{WORK}-{planned.stage.name}")
             ResumableState(folder, plan.training_identity(planned)).require_same_settings()
@@ -130,7 +130,7 @@ class _Run:
             self._start = asdict(backbone.description) if backbone else {}
             self._sources = self._open_sources(backbone)
         for planned in self._plan.stages[:-1]:
-            if planned.stage.product == "encoder":
+            if planned.stage.output == "encoder":
                 self._encoder_stage(planned)
             else:
                 self._earlier_stage(planned)
@@ -155,12 +155,12 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._plan.options.seed)
             method = planned.stage.build(self._context(planned))
-            if planned.stage.takes != "nothing" and self._earlier:
+            if planned.stage.initialise_from != "nothing" and self._earlier:
                 take_shared(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
             elif planned.stage.trains:
                 rule = text_rule(planned.settings.text_rule)
-                method.prepare(all_training_strings(self._plan.dataset.training_texts(), rule))
-        if planned.stage.product != "encoder":
+                method.build_extra_state(all_training_strings(self._plan.dataset.training_texts(), rule))
+        if planned.stage.output != "encoder":
             stored = apart_from(method, self._sources.backbone)
             if stored is not self._sources.backbone:
                 self._sources = self._open_sources(stored)
@@ -201,7 +201,7 @@ class _Run:
     def _last_stage(self) -> tuple[Method, dict[WeightsFrom, State]]:
         """The evaluated method, and the weights to evaluate it with, by name."""
         planned = self._plan.last
-        if planned.stage.product == "encoder":
+        if planned.stage.output == "encoder":
             method = self._encoder_stage(planned)
             self._cost = self._counted(planned, method)
             assert self._artefact is not None
@@ -272,7 +272,7 @@ class _Run:
         say(f"{planned.stage.name}: training, recipe {recipe}, {planned.settings.epochs} epochs")
         with self._timed(f"{planned.stage.name}: training"):
             # What an encoder's folder holds was made with the same settings: it can only be continued.
-            return train(job, resume=plan.options.resume or planned.stage.product == "encoder")
+            return train(job, resume=plan.options.resume or planned.stage.output == "encoder")
 
     def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
         return header_of(

@@ -29,7 +29,7 @@ def header_of(
     the backbone's, 0 and empty without one.
     """
     return WeightsHeader(
-        method=plan.method.name if planned.stage.product == "method" else planned.stage.name,
+        method=plan.method.name if planned.stage.output == "method" else planned.stage.name,
         stage=planned.stage.name,
         dataset=plan.dataset.info.name,
         method_settings=plan.method_settings.model_dump(mode="json"),
@@ -40,11 +40,11 @@ def header_of(
         encoder=encoder[0],
         encoder_file=encoder[1],
         recipe=planned.recipe.name if planned.recipe else "",
-        variant=plan.variant.name if plan.variant and planned.stage.product == "method" else "",
+        variant=plan.variant.name if plan.variant and planned.stage.output == "method" else "",
         selection=plan.options.selection,
         updates=trained.updates if trained else 0,
         triplets_seen=trained.triplets_seen if trained else 0,
-        prepared=dict(method.prepared()),
+        prepared=dict(method.extra_state()),
         earlier=earlier,
         start=start,
     )
@@ -58,5 +58,5 @@ def told(outcome: StageOutcome, methods: Mapping[str, Method]) -> EarlierStage:
         settings=outcome.planned.settings.model_dump(mode="json"),
         updates=outcome.updates,
         triplets_seen=outcome.triplets_seen,
-        prepared=dict(methods[name].prepared()) if name in methods else {},
+        prepared=dict(methods[name].extra_state()) if name in methods else {},
     )

@@ -91,7 +91,7 @@ class StageSources:
             return None
         tasks = plan.selection_tasks
         live: LiveFeatures | None = None
-        if planned.stage.product == "encoder" and isinstance(inputs, PixelInputs):
+        if planned.stage.output == "encoder" and isinstance(inputs, PixelInputs):
             assert self.backbone is not None
             live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._job)
         source = live or self.evaluation(method, inputs)

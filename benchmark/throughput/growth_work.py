@@ -128,10 +128,10 @@ class _Sum(Method):
     """Query I + T, target I, neither normalised: the evaluator's own work is what counts."""
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        return reference["whole"] + text["text"]
+        return reference["global"] + text["global"]
 
     def encode_target(self, target: Views) -> Tensor:
-        return target["whole"]
+        return target["global"]
 
 
 class _Features:
@@ -145,10 +145,10 @@ class _Features:
 
     def target(self, split: str, pictures: IntArray) -> Views:
         numbers = torch.from_numpy(pictures).double()[:, None]
-        return {"whole": torch.sin(numbers * torch.arange(1, WIDTH + 1) * 0.37).float()}
+        return {"global": torch.sin(numbers * torch.arange(1, WIDTH + 1) * 0.37).float()}
 
     def texts(self, strings: Sequence[str]) -> Views:
-        return {"text": torch.full((len(strings), WIDTH), 0.1)}
+        return {"global": torch.full((len(strings), WIDTH), 0.1)}
 
 
 def evaluate_gallery(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:

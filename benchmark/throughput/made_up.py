@@ -71,7 +71,7 @@ def made_up_features(
     """Features of the pictures (n,), each index once, mapped from new files in ``folder``."""
     mapped = {}
     for view in views:
-        shape = (width,) if view == "whole" else (patches, width)
+        shape = (width,) if view == "global" else (patches, width)
         path = folder / f"{view}.f32"
         _write_rows(path, len(pictures), shape)
         mapped[view] = map_rows(path, len(pictures), shape)

@@ -126,7 +126,7 @@ class _Measuring:
         """A stage before the last; a shared encoder stage is measured once."""
         planned, method, inputs = self._built(planned)
         self._earlier[planned.stage.name] = method
-        shared = planned.stage.product == "encoder"
+        shared = planned.stage.output == "encoder"
         if shared and not self._known.is_new([self._data, self._encoder_identity, planned.identity()]):
             return
         say(f"throughput: stage {planned.stage.name}")
@@ -183,7 +183,7 @@ class _Measuring:
             torch.default_generator.manual_seed(plan.options.seed)
             method = planned.stage.build(context)
             rule = text_rule(planned.settings.text_rule)
-            method.prepare(all_training_strings(plan.dataset.training_texts(), rule))
+            method.build_extra_state(all_training_strings(plan.dataset.training_texts(), rule))
         return planned, method.to(self._process.device).eval(), inputs
 
     def _side(self, inputs: PixelInputs) -> int:

@@ -123,7 +123,7 @@ def _ready(
         tokens = {name: tensor.to(device) for name, tensor in method.tokenize([text]).items()}
         return lambda: method.encode_query(reference, tokens)
     pipeline = backbone.preprocessing
-    views = {"whole": np.stack([pipeline.picture(image)])}
+    views = {"global": np.stack([pipeline.picture(image)])}
     if _reads_patches(inputs):
         views["patches"] = pipeline.patches(image, inputs.grids)
     ready = {name: pipeline.normalise(torch.from_numpy(view).to(device)) for name, view in views.items()}
@@ -133,7 +133,7 @@ def _ready(
         features = {name: backbone.encode_image(view).float() for name, view in ready.items()}
         if "patches" in features:
             features["patches"] = features["patches"][None]
-        return method.encode_query(features, {"text": backbone.encode_text(words).float()})
+        return method.encode_query(features, {"global": backbone.encode_text(words).float()})
 
     return forward
 
@@ -144,7 +144,7 @@ def _encodings(
     """A few queries and targets as the method encodes them."""
     if isinstance(inputs, FeatureInputs):
         assert backbone is not None
-        text: Views = {"text": torch.randn(_ENCODED, backbone.width, device=device)}
+        text: Views = {"global": torch.randn(_ENCODED, backbone.width, device=device)}
         asked, shown = inputs.reference, inputs.target
         reference, target = (_feature_views(inputs, views, backbone.width, device) for views in (asked, shown))
     else:
@@ -159,7 +159,7 @@ def _encodings(
 
 def _feature_views(inputs: FeatureInputs, views: tuple[str, ...], width: int, device: torch.device) -> Views:
     patches = sum(grid * grid for grid in inputs.grids)
-    shapes = {"whole": (width,), "patches": (patches, width)}
+    shapes = {"global": (width,), "patches": (patches, width)}
     return {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
 
 

@@ -98,7 +98,7 @@ def log_line(log: EpochLog, epochs: int, criterion: str) -> str:
 
 def take_shared(method: Method, earlier: Method, source: str) -> None:
     """What both have under one name; the later stage goes on with what the earlier one prepared."""
-    method.restore(earlier.prepared())
+    method.load_extra_state(earlier.extra_state())
     own = method.state_dict()
     shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
     if not shared:

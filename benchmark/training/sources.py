@@ -74,7 +74,7 @@ class FeatureTraining:
             yield Batch(
                 reference=dict(zip(self._inputs.reference, pictures[:count], strict=True)),
                 target=dict(zip(self._inputs.target, pictures[count:], strict=True)),
-                text={"text": text},
+                text={"global": text},
             )
 
 
@@ -151,8 +151,8 @@ class FeatureEvaluation:
 
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         views = self._views(split, self._inputs.reference, pictures)
-        if feature_pictures is not None and "whole" in views:
-            views["whole"] = self._views(split, ("whole",), feature_pictures)["whole"]
+        if feature_pictures is not None and "global" in views:
+            views["global"] = self._views(split, ("global",), feature_pictures)["global"]
         return views
 
     def target(self, split: str, pictures: IntArray) -> Views:
@@ -160,7 +160,7 @@ class FeatureEvaluation:
 
     def texts(self, strings: Sequence[str]) -> Views:
         features = self._store.texts(strings)
-        return {"text": features.view[features.rows(strings)].to(self._device)}
+        return {"global": features.view[features.rows(strings)].to(self._device)}
 
     def _views(self, split: str, names: tuple[str, ...], pictures: IntArray) -> Views:
         features = self._pictures(split)
@@ -223,7 +223,7 @@ class LiveFeatures:
 
     def target(self, split: str, pictures: IntArray) -> Views:
         rows = torch.as_tensor([self._known[int(picture)] for picture in pictures], device=self._device)
-        return {"whole": self._features[rows]}
+        return {"global": self._features[rows]}
 
     @torch.no_grad()
     def texts(self, strings: Sequence[str]) -> Views:
@@ -231,4 +231,4 @@ class LiveFeatures:
         for start in range(0, len(strings), ENCODING_BLOCK):
             tokens = self._backbone.tokenize(strings[start : start + ENCODING_BLOCK]).to(self._device)
             parts.append(self._backbone.encode_text(tokens).float())
-        return {"text": torch.cat(parts)}
+        return {"global": torch.cat(parts)}

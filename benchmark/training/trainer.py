@@ -79,7 +79,7 @@ class _Training:
         job.method.to(job.process.device)
         entries = job.source.start_epoch(0)
         per_epoch = len(update_plan(entries, self.settings, job.seed, 0))
-        moments = job.earlier.moments if job.earlier and job.stage.takes == "weights and optimiser" else {}
+        moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
         groups = job.stage.parameter_groups(job.method, self.settings)
         if moments and job.execution.zero:
             groups = groups_by_count(groups, job.method, moments)

@@ -41,7 +41,7 @@ def _names(registry: Registry, name: str, backbone: ClipBackbone) -> Iterator[fr
     stage = specification.stages(settings, "pretrained")[-1]
     context = BuildContext(backbone, settings, stage.settings(), weights_follow=True)
     method = stage.build(context)
-    method.prepare(_TEXTS)
+    method.build_extra_state(_TEXTS)
     whole = frozenset(method.state_dict())
     yield whole
     for part in {entry.partition(".")[0] for entry in whole if "." in entry}:

@@ -74,7 +74,7 @@ class StoredText(nn.Module):
     """A stored text feature (B, d), as it is."""
 
     def forward(self, text: Views) -> Tensor:
-        return text["text"]
+        return text["global"]
 
 
 class LinearPicture(nn.Module):
@@ -110,14 +110,14 @@ class Encoders(nn.Module):
         """(B, d): of unit norm from pixels, as the linear layer gives it from features."""
         if "pixels" in views:
             return unit(self.img_enc(views["pixels"]))
-        embedding: Tensor = self.img_enc(views["whole"])
+        embedding: Tensor = self.img_enc(views["global"])
         return embedding
 
     def text(self, views: Views) -> Tensor:
         """m, (B, d), of unit norm."""
         return unit(self.txt_enc(views))
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def build_extra_state(self, texts: Sequence[str]) -> None:
         if self._make_text is None:
             return
         self.use(artemis_vocabulary(texts))
@@ -181,17 +181,17 @@ class FramedMethod(Method):
         scores = self.temperature.exp() * self.score(queries, targets).float()
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
-    def prepare(self, texts: Sequence[str]) -> None:
-        self.encoders.prepare(texts)
+    def build_extra_state(self, texts: Sequence[str]) -> None:
+        self.encoders.build_extra_state(texts)
         self._freeze_words()
 
-    def prepared(self) -> Mapping[str, Any]:
+    def extra_state(self) -> Mapping[str, Any]:
         vocabulary = self.encoders.vocabulary
         return {} if vocabulary is None else vocabulary.as_json()
 
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        if prepared:
-            self.encoders.use(Vocabulary.from_json(prepared))
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.encoders.use(Vocabulary.from_json(state))
             self._freeze_words()
 
     def tokenize(self, texts: Sequence[str]) -> Views:

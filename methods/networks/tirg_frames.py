@@ -123,14 +123,14 @@ class ReleasedTirg(Method):
             return soft_triplet_loss(queries, targets, draw_triplets(len(queries)))
         return classification_loss(queries, targets)
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def build_extra_state(self, texts: Sequence[str]) -> None:
         self.use(tirg_vocabulary(texts, self._left_out))
 
-    def prepared(self) -> Mapping[str, Any]:
+    def extra_state(self) -> Mapping[str, Any]:
         return {} if self.vocabulary is None else self.vocabulary.as_json()
 
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        self.use(Vocabulary.from_json(prepared))
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.use(Vocabulary.from_json(state))
 
     def use(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary

@@ -167,7 +167,7 @@ class _Checked:
     def _views(self, name: str) -> Views:
         shape, batch = self._config.feature_map, self._config.batch
         if self._on_features:
-            return {"whole": draw_input(self._prefix, f"input.{name}.feature", (batch, shape[0]))}
+            return {"global": draw_input(self._prefix, f"input.{name}.feature", (batch, shape[0]))}
         return {"pixels": drawn_map(self._prefix, f"input.{name}", batch, shape)}
 
     def _method(self, version: Version) -> FramedMethod:

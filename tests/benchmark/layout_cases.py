@@ -148,7 +148,7 @@ def _started(stage: Stage, context: BuildContext) -> Method:
     """A method's own start, but for parameters of zeros alone, beside which any rounding would look large."""
     torch.manual_seed(0)
     method = stage.build(context)
-    method.prepare(_texts(40))
+    method.build_extra_state(_texts(40))
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -225,7 +225,7 @@ class _Features:
         rng = torch.Generator().manual_seed(7)
         whole = torch.randn(2, rows, width, generator=rng)
         patches = torch.randn(2, rows, PATCHES, width, generator=rng)
-        self._views = [{"whole": whole[i], "patches": patches[i]} for i in range(2)]
+        self._views = [{"global": whole[i], "patches": patches[i]} for i in range(2)]
         self._text = torch.randn(rows, width, generator=rng)
 
     def start_epoch(self, epoch: int) -> int:
@@ -235,7 +235,7 @@ class _Features:
         for share in plan:
             rows = torch.from_numpy(share.rows)
             reference, target = ({name: view[rows] for name, view in views.items()} for views in self._views)
-            yield Batch(reference, target, {"text": self._text[rows]})
+            yield Batch(reference, target, {"global": self._text[rows]})
 
 
 def _outputs(method: Method, source: Any, rows: int) -> dict[str, Tensor]:

@@ -82,13 +82,13 @@ class Whole:
 
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         self.encoded += len(pictures)
-        return {"whole": self.vectors[torch.from_numpy(pictures)]}
+        return {"global": self.vectors[torch.from_numpy(pictures)]}
 
     def target(self, split: str, pictures: IntArray) -> Views:
         return self.reference(split, pictures, None)
 
     def texts(self, strings: Sequence[str]) -> Views:
-        return {"text": torch.tensor([[float(len(s))] for s in strings])}
+        return {"global": torch.tensor([[float(len(s))] for s in strings])}
 
 
 class Product(Method):
@@ -99,10 +99,10 @@ class Product(Method):
         self.weight = torch.nn.Parameter(torch.randn(WIDTH, 32, generator=torch.Generator().manual_seed(4)))
 
     def encode_query(self, reference: Views, text: Views) -> Encoding:
-        return (reference["whole"] + text["text"]) @ self.weight
+        return (reference["global"] + text["global"]) @ self.weight
 
     def encode_target(self, target: Views) -> Encoding:
-        return target["whole"] @ self.weight
+        return target["global"] @ self.weight
 
     def loss(self, queries: Encoding, targets: Encoding) -> Tensor:
         raise AssertionError("nothing is trained here")
@@ -114,10 +114,10 @@ class OwnScore(Product):
     scores_by_dot_product = False
 
     def encode_query(self, reference: Views, text: Views) -> Encoding:
-        return {"vector": reference["whole"], "length": text["text"].long()}
+        return {"vector": reference["global"], "length": text["global"].long()}
 
     def encode_target(self, target: Views) -> Encoding:
-        return {"vector": target["whole"], "square": target["whole"].square().sum(dim=1)}
+        return {"vector": target["global"], "square": target["global"].square().sum(dim=1)}
 
     def score(self, queries: Encoding, targets: Encoding) -> Tensor:
         assert isinstance(queries, dict) and isinstance(targets, dict)
@@ -161,10 +161,10 @@ def features(job: Job, pictures: Pictures, cache: Path) -> Outcome:
     backbone = SmallBackbone()
     store = SharedStore(small_store(cache, backbone), job)
     dataset: Any = OneDataset(pictures)
-    kept = store.pictures(dataset, "all", np.arange(len(pictures)), ("whole", "patches"), (2, 3))
+    kept = store.pictures(dataset, "all", np.arange(len(pictures)), ("global", "patches"), (2, 3))
     texts = store.fill_texts(TEXTS)
     return {
-        "features/whole": kept.views["whole"].numpy(),
+        "features/global": kept.views["global"].numpy(),
         "features/patches": kept.views["patches"].numpy(),
         "features/texts": texts.view[texts.rows(TEXTS)].numpy(),
         "apart/passes": len(backbone.image_passes),
@@ -179,7 +179,7 @@ def live(job: Job, pictures: Pictures) -> Outcome:
     with PixelSource(pictures, inputs.evaluate, workers=1) as pixels:
         source = LiveFeatures(backbone, inputs, pixels, job)
         source.prepare(TASKS)
-        return {"live": source.target("val", np.asarray([3, 0, 19]))["whole"].numpy()}
+        return {"live": source.target("val", np.asarray([3, 0, 19]))["global"].numpy()}
 
 
 class Fixed:

@@ -37,11 +37,11 @@ class Small(Method):
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        mixed: Tensor = self.norm(self.layer(self.dropout(reference["whole"] + text["text"])))
+        mixed: Tensor = self.norm(self.layer(self.dropout(reference["global"] + text["global"])))
         return mixed
 
     def encode_target(self, target: Views) -> Tensor:
-        return target["whole"]
+        return target["global"]
 
     def loss(self, queries: Any, targets: Any) -> Tensor:
         return F.cross_entropy(queries.float() @ targets.float().T, torch.arange(len(queries)))
@@ -70,9 +70,9 @@ class Vectors:
     def batch(self, rows: IntArray) -> Batch:
         index = torch.from_numpy(np.asarray(rows))
         return Batch(
-            reference={"whole": self.reference[index]},
-            target={"whole": self.target[index]},
-            text={"text": self.text[index]},
+            reference={"global": self.reference[index]},
+            target={"global": self.target[index]},
+            text={"global": self.text[index]},
         )
 
 

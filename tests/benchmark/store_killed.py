@@ -29,9 +29,9 @@ def fill(folder: Path, what: str) -> dict[str, np.ndarray]:
     store = small_store(folder)
     if what == "texts":
         features = store.texts(TEXTS)
-        return {"text": features.view[features.rows(TEXTS)].numpy().copy()}
+        return {"global": features.view[features.rows(TEXTS)].numpy().copy()}
     pictures = draw_or_find(folder.parent / "pictures")
-    listed = store.pictures("toy", "all", pictures, np.arange(PICTURES), ("whole", "patches"), (1,))
+    listed = store.pictures("toy", "all", pictures, np.arange(PICTURES), ("global", "patches"), (1,))
     return {name: view.numpy().copy() for name, view in listed.views.items()}
 
 

@@ -155,10 +155,10 @@ def test_configuration_says_what_deepspeed_would_decide_otherwise() -> None:
 def test_dict_encodings_and_a_score_of_ones_own_pass_through() -> None:
     class Pair(Small):
         def encode_query(self, reference, text):  # type: ignore[no-untyped-def, override]
-            return {"a": super().encode_query(reference, text), "b": text["text"]}
+            return {"a": super().encode_query(reference, text), "b": text["global"]}
 
         def encode_target(self, target):  # type: ignore[no-untyped-def, override]
-            return {"c": target["whole"]}
+            return {"c": target["global"]}
 
         def loss(self, queries, targets):  # type: ignore[no-untyped-def, override]
             return super().loss(queries["a"] + queries["b"], targets["c"])

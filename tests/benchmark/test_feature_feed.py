@@ -22,7 +22,7 @@ PLAN = [np.arange(50)[start : start + 8][::-1].copy() for start in range(0, 48, 
 def tables() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return {
-        "whole": torch.randn(30, 4, generator=generator),
+        "global": torch.randn(30, 4, generator=generator),
         "patches": torch.randn(30, 13, 4, generator=generator),
         "text": torch.randn(20, 4, generator=generator),
     }
@@ -32,7 +32,7 @@ def columns() -> list[tuple[str, Tensor]]:
     draw = np.random.default_rng(0)
     reference, target = (torch.from_numpy(draw.integers(30, size=ENTRIES)) for _ in range(2))
     text = torch.from_numpy(draw.integers(20, size=ENTRIES))
-    return [("whole", reference), ("patches", reference), ("whole", target), ("text", text)]
+    return [("global", reference), ("patches", reference), ("global", target), ("text", text)]
 
 
 def filled(feed: FeatureFeed, device: torch.device = CPU) -> FeatureFeed:

@@ -28,7 +28,7 @@ from benchmark.errors import UserError
 from benchmark.features.store import FeatureStore, PictureFeatures, bytes_needed
 
 HERE = Path(__file__).parent
-BOTH = ("whole", "patches")
+BOTH = ("global", "patches")
 COUNT, BLOCK = 10, 4
 
 
@@ -70,7 +70,7 @@ def plain_features(pictures: Pictures) -> dict[str, torch.Tensor]:
         rows = [backbone.encode_image(prepare.normalise(crop))[0] for crop in pixels]
         whole.append(rows[0])
         patches.append(torch.stack(rows[1:]))
-    return {"whole": torch.stack(whole), "patches": torch.stack(patches)}
+    return {"global": torch.stack(whole), "patches": torch.stack(patches)}
 
 
 def test_features_are_those_of_the_backbone(
@@ -87,7 +87,7 @@ def test_features_are_those_of_the_backbone(
 def test_training_mode_and_gradients_are_left_as_they_were(tmp_path: Path, pictures: Pictures) -> None:
     backbone = SmallBackbone().train()
     store = small_store(tmp_path, backbone)
-    ask(store, pictures, ("whole",))
+    ask(store, pictures, ("global",))
     store.texts(["red"])
     assert backbone.training
     assert backbone.norm.training
@@ -123,7 +123,7 @@ def test_a_picture_is_opened_once_for_its_fourteen_views(
 
 def test_patches_after_whole_keep_whole(tmp_path: Path, pictures: Pictures, backbone: SmallBackbone) -> None:
     store = small_store(tmp_path / "apart", backbone)
-    ask(store, pictures, ("whole",))
+    ask(store, pictures, ("global",))
     whole_passes = len(backbone.image_passes)
     later = ask(store, pictures)
     together = SmallBackbone()
@@ -163,20 +163,20 @@ def test_an_empty_list_and_a_list_that_names_a_picture_twice(tmp_path: Path, pic
     none = store.pictures("toy", "none", pictures, np.array([], dtype=np.int64), BOTH)
     assert none.views["patches"].shape == (0, 13, WIDTH)
     with pytest.raises(ValueError, match="twice"):
-        store.pictures("toy", "two", pictures, np.array([1, 1]), ("whole",))
+        store.pictures("toy", "two", pictures, np.array([1, 1]), ("global",))
     with pytest.raises(UserError, match="patches"):
         store.pictures("toy", "two", pictures, np.array([1]), ("patch",))
 
 
 def test_a_replaced_picture_is_not_served_stale(tmp_path: Path) -> None:
     pictures = draw_pictures(tmp_path / "pictures", 5)
-    before = ask(small_store(tmp_path / "cache"), pictures).views["whole"].clone()
+    before = ask(small_store(tmp_path / "cache"), pictures).views["global"].clone()
     kept = pictures.paths[2].stat()
     Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(pictures.paths[2])
     os.utime(pictures.paths[2], ns=(kept.st_atime_ns, kept.st_mtime_ns + 1))
     after = ask(small_store(tmp_path / "cache"), pictures)
-    torch.testing.assert_close(after.views["whole"], plain_features(pictures)["whole"], rtol=1e-5, atol=1e-4)
-    assert [torch.equal(a, b) for a, b in zip(before, after.views["whole"], strict=True)].count(False) == 1
+    torch.testing.assert_close(after.views["global"], plain_features(pictures)["global"], rtol=1e-5, atol=1e-4)
+    assert [torch.equal(a, b) for a, b in zip(before, after.views["global"], strict=True)].count(False) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,10 +199,10 @@ def test_whatever_changes_a_feature_has_its_own_place(tmp_path: Path, change: di
 def test_preprocessing_is_part_of_the_key(tmp_path: Path, pictures: Pictures) -> None:
     from benchmark.encoders.preprocessing import Preprocessing
 
-    ask(small_store(tmp_path), pictures, ("whole",))
+    ask(small_store(tmp_path), pictures, ("global",))
     squared = SmallBackbone()
     squared.preprocessing = Preprocessing("squarepad", SIDE)
-    ask(small_store(tmp_path, squared), pictures, ("whole",))
+    ask(small_store(tmp_path, squared), pictures, ("global",))
     assert len(squared.image_passes) == 3
 
 
@@ -239,15 +239,15 @@ def test_a_damaged_store_is_put_right(tmp_path: Path, pictures: Pictures, damage
 
 
 def test_a_log_cut_short_anywhere_is_no_claim(tmp_path: Path, pictures: Pictures) -> None:
-    first = ask(small_store(tmp_path / "whole"), pictures, ("whole",)).views["whole"].clone()
-    (log,) = (tmp_path / "whole").rglob("whole*.log")
+    first = ask(small_store(tmp_path / "whole"), pictures, ("global",)).views["global"].clone()
+    (log,) = (tmp_path / "whole").rglob("global*.log")
     size = log.stat().st_size
     for length in range(0, size, 5):
         cut = tmp_path / f"cut-{length}"
         shutil.copytree(tmp_path / "whole", cut)
         (cut / log.relative_to(tmp_path / "whole")).write_bytes(log.read_bytes()[:length])
         for _ in range(2):
-            assert torch.equal(ask(small_store(cut), pictures, ("whole",)).views["whole"], first)
+            assert torch.equal(ask(small_store(cut), pictures, ("global",)).views["global"], first)
 
 
 @pytest.mark.parametrize("what", ["pictures", "texts"])
@@ -286,7 +286,7 @@ print("ready", flush=True)
 if sys.argv[3] == "wait":
     sys.stdin.readline()
 small_store(Path(sys.argv[2]), backbone).pictures(
-    "toy", "all", pictures, np.arange(len(paths)), ("whole", "patches"),
+    "toy", "all", pictures, np.arange(len(paths)), ("global", "patches"),
     progress=lambda done, total, note: print(note, file=sys.stderr) if note else None)
 print(len(backbone.image_passes))
 """
@@ -338,7 +338,7 @@ def test_two_processes_share_one_list(tmp_path: Path, pictures: Pictures) -> Non
 
 def test_a_process_waits_for_what_another_holds_and_says_so(tmp_path: Path, pictures: Pictures) -> None:
     (cache := tmp_path / "cache").mkdir()
-    ask(small_store(cache), pictures, ("whole",))
+    ask(small_store(cache), pictures, ("global",))
     (folder,) = (path.parent for path in cache.rglob("blocks.lock"))
     holder = subprocess.Popen(
         [
@@ -385,12 +385,12 @@ def test_an_unreadable_picture_is_named_and_what_was_done_is_kept(tmp_path: Path
     pictures.paths[9].write_bytes(b"\0" * len(good))
     os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(UserError, match=r"009\.png") as told:
-        ask(small_store(tmp_path / "cache"), pictures, ("whole",))
+        ask(small_store(tmp_path / "cache"), pictures, ("global",))
     assert "\n" not in str(told.value)
     pictures.paths[9].write_bytes(good)
     os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
     backbone = SmallBackbone()
-    ask(small_store(tmp_path / "cache", backbone), pictures, ("whole",))
+    ask(small_store(tmp_path / "cache", backbone), pictures, ("global",))
     assert len(backbone.image_passes) == 1
 
 
@@ -454,8 +454,8 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path, pictures: Pict
 
 def test_writing_to_a_view_never_reaches_the_file(tmp_path: Path, pictures: Pictures) -> None:
     store = small_store(tmp_path)
-    ask(store, pictures, ("whole",)).views["whole"].zero_()
-    assert ask(store, pictures, ("whole",)).views["whole"].any()
+    ask(store, pictures, ("global",)).views["global"].zero_()
+    assert ask(store, pictures, ("global",)).views["global"].any()
 
 
 def test_texts_grow_and_are_computed_once(tmp_path: Path, backbone: SmallBackbone) -> None:
@@ -561,7 +561,7 @@ def test_half_precision_is_stored_as_float32(tmp_path: Path, pictures: Pictures)
     for precision in ("fp32", "bf16"):
         device = torch.device("cpu")
         store = FeatureStore(tmp_path, backbone, encoder_digest="tiny", device=device, precision=precision)
-        stored[precision] = store.pictures("toy", "few", pictures, few, ("whole",)).views["whole"]
+        stored[precision] = store.pictures("toy", "few", pictures, few, ("global",)).views["global"]
     assert stored["bf16"].dtype == torch.float32
     difference = (stored["bf16"] - stored["fp32"]).norm() / stored["fp32"].norm()
     assert 0 < difference < 0.05

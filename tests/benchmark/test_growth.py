@@ -90,7 +90,7 @@ def test_store_and_training_do_the_work_that_they_count(small_cirr: Path, tmp_pa
     (tmp_path / "store").mkdir()
     features = growth_work.fill_store(5, options, tmp_path / "store")()
     assert isinstance(features, PictureFeatures)
-    assert features.views["whole"].shape == (5, 64) and features.views["patches"].shape == (5, 13, 64)
+    assert features.views["global"].shape == (5, 64) and features.views["patches"].shape == (5, 13, 64)
     (tmp_path / "training").mkdir()
     growth_work.train_an_epoch(24, options, tmp_path / "training")()
     assert (tmp_path / "training" / "patches.f32").stat().st_size == 24 * 13 * 64 * 4

@@ -257,10 +257,10 @@ def test_full_size_files_give_the_golden_numbers(command: Command, tmp_path: Pat
     def given(name: str, *shape: int) -> Tensor:
         return draw_input("", f"input.{name}", (rows, *shape), scale)
 
-    reference = {"whole": given("image", 640), "patches": given("reference_patches", 13, 640)}
-    target = {"whole": given("target", 640), "patches": given("target_patches", 13, 640)}
+    reference = {"global": given("image", 640), "patches": given("reference_patches", 13, 640)}
+    target = {"global": given("target", 640), "patches": given("target_patches", 13, 640)}
     with torch.inference_mode():
-        query, found = method.encode_query(reference, {"text": given("text", 640)}), method.encode_target(target)
+        query, found = method.encode_query(reference, {"global": given("text", 640)}), method.encode_target(target)
     assert isinstance(query, Tensor) and isinstance(found, Tensor)
     assert first16(query, spirit["eval"]["query"]) < 2e-5
     assert first16(100 * query @ found.T, spirit["eval"]["logits"]) < 2e-5
@@ -283,5 +283,5 @@ def combiner_of_full_size(command: Command, folder: Path) -> None:
     rows, scale = golden["config"]["batch"], golden["config"]["input_scale"]
     image, text = (draw_input("", f"input.{name}", (rows, 640), scale) for name in ("image", "text"))
     with torch.inference_mode():
-        query = method.eval().encode_query({"whole": image}, {"text": text})
+        query = method.eval().encode_query({"global": image}, {"global": text})
     assert first16(query, golden["eval"]["query"]) < 2e-5

@@ -175,7 +175,7 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         settings = specification.settings(**specification.demo_settings)
         stage = specification.stages(settings, "random")[-1]
         method = stage.build(BuildContext(backbone, settings, stage.settings(), weights_follow=True))
-        method.prepare([text])
+        method.build_extra_state([text])
         if specification.own_networks is not None:
             assert method.tokenize([text])["tokens"].shape[1] > 5
     assert all(info.default_weights in ("random", "openai") for info in BACKBONES.values())

@@ -29,9 +29,9 @@ METHODS: dict[str, Callable[[], Method]] = {
 
 def batch(device: str = "cpu") -> Batch:
     def picture() -> dict[str, Tensor]:
-        return {"whole": torch.randn(ROWS, WIDTH, device=device), "patches": torch.randn(ROWS, 13, WIDTH, device=device)}
+        return {"global": torch.randn(ROWS, WIDTH, device=device), "patches": torch.randn(ROWS, 13, WIDTH, device=device)}
 
-    return Batch(picture(), picture(), {"text": torch.randn(ROWS, WIDTH, device=device)})
+    return Batch(picture(), picture(), {"global": torch.randn(ROWS, WIDTH, device=device)})
 
 
 class _Losses(torch.nn.Module):

@@ -182,7 +182,7 @@ def earlier(tmp_path: Path) -> tuple[Small, Trained]:
 def test_moments_and_best_score_of_an_earlier_stage_are_taken_over_but_not_its_rate(tmp_path: Path) -> None:
     method, before = earlier(tmp_path)
     before.best = 1e9
-    stage = small_stage(takes="weights and optimiser")
+    stage = small_stage(initialise_from="weights and optimiser")
     settings = adam(epochs=1, learning_rate=0.003, schedule="constant")
     job = small_job(tmp_path / "second", settings, Vectors(ROWS), method=method, stage=stage, earlier=before)
     after = train(job, resume=False)
@@ -197,7 +197,7 @@ def test_parameters_that_were_frozen_before_start_with_fresh_moments(tmp_path: P
     """ZeRO keeps one count of updates for a group of parameters: those are cut up."""
     method, before = earlier(tmp_path)
     before.moments.pop("layer.weight")
-    stage = small_stage(takes="weights and optimiser")
+    stage = small_stage(initialise_from="weights and optimiser")
     job = small_job(tmp_path / "b", adam(epochs=1), Vectors(ROWS), method=method, stage=stage, earlier=before)
     after = train(replace(job, execution=Execution(zero=zero)), resume=False)
     assert after.moments["layer.weight"]["step"] == 5

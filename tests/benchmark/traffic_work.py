@@ -34,11 +34,11 @@ def features(rows: IntArray, seed: int) -> Views:
     """Made-up features of these rows."""
     drawn = np.random.default_rng(seed)
     whole, patches = drawn.normal(size=(BATCH, WIDTH)), drawn.normal(size=(BATCH, 13, WIDTH))
-    return {name: torch.from_numpy(a[rows]).float() for name, a in (("whole", whole), ("patches", patches))}
+    return {name: torch.from_numpy(a[rows]).float() for name, a in (("global", whole), ("patches", patches))}
 
 
 def batch(rows: IntArray) -> Batch:
-    return Batch(features(rows, 1), features(rows, 2), {"text": features(rows, 3)["whole"]})
+    return Batch(features(rows, 1), features(rows, 2), {"global": features(rows, 3)["global"]})
 
 
 def one_update(negative_group: int, zero: int) -> dict[str, object]:

@@ -50,7 +50,7 @@ class Deep(Small):
         return deep
 
     def encode_target(self, target: Views) -> Tensor:
-        deep: Tensor = self.blocks(target["whole"])
+        deep: Tensor = self.blocks(target["global"])
         return deep
 
 

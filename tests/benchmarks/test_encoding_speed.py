@@ -65,7 +65,7 @@ def encoding(pictures: Pictures, one_thread: None, tmp_path_factory: pytest.Temp
         store = FeatureStore(
             folder / str(number), backbone, encoder_digest="random", device=torch.device("cpu"), workers=1
         )
-        store.pictures("benchmark", "few", pictures, few, ("whole",))
+        store.pictures("benchmark", "few", pictures, few, ("global",))
 
     calls = dict(zip(ENCODING, (fill, _forward(backbone, pixels)), strict=True))
     return compared(f"encoding with RN50x4, {ENCODED} pictures, 1 thread", calls, rounds=3, warm_ups=0)

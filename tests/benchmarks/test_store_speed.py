@@ -38,7 +38,7 @@ from benchmark.training.sources import FeatureTraining
 TRIPLETS, PICTURES, WIDTH, ROWS = 18_000, 36_000, 640, 64
 UPDATES, ROUNDS, ENCODED = 2, 3, 4
 UPDATES_OF_EPOCH = TRIPLETS // ROWS
-VIEWS = ("whole", "patches")
+VIEWS = ("global", "patches")
 CALLS = ("updates from the store", "updates in memory", "start of an epoch", "forward pass of RN50x4")
 PATH = f"SPIRIT's epoch of {TRIPLETS:,} triplets x 14 views"
 

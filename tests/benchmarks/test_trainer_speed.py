@@ -36,9 +36,9 @@ HEADS: dict[str, tuple[Callable[[], Method], Stage, int]] = {
 
 def batch(rows: int) -> Batch:
     def picture() -> dict[str, Tensor]:
-        return {"whole": torch.randn(rows, WIDTH), "patches": torch.randn(rows, 13, WIDTH)}
+        return {"global": torch.randn(rows, WIDTH), "patches": torch.randn(rows, 13, WIDTH)}
 
-    return Batch(picture(), picture(), {"text": torch.randn(rows, WIDTH)})
+    return Batch(picture(), picture(), {"global": torch.randn(rows, WIDTH)})
 
 
 class BareLoop:

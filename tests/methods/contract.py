@@ -65,7 +65,7 @@ class Case:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             method = self.planned.stage.build(self._context(seed))
-            method.prepare(TEXTS)
+            method.build_extra_state(TEXTS)
         if not dropout:
             without_dropout(method)
         return train(method, self.planned.settings.batch_norm)
@@ -84,7 +84,7 @@ class Case:
 
     def _features(self, inputs: FeatureInputs, chosen: range) -> Triplets:
         d = self.width or self._backbone.width
-        shapes = {"whole": (d,), "patches": (sum(grid * grid for grid in inputs.grids), d)}
+        shapes = {"global": (d,), "patches": (sum(grid * grid for grid in inputs.grids), d)}
 
         def views(role: int, names: tuple[str, ...]) -> Views:
             return {
@@ -92,7 +92,7 @@ class Case:
             }
 
         text = torch.stack([_drawn(2, 4, i, (d,)) for i in chosen])
-        return Triplets(views(0, inputs.reference), {"text": text}, views(1, inputs.target))
+        return Triplets(views(0, inputs.reference), {"global": text}, views(1, inputs.target))
 
     @cached_property
     def _backbone(self) -> ClipBackbone:
@@ -106,10 +106,10 @@ class Case:
             backbone = load_backbone("tiny", "random", seed=seed)
         earlier: dict[str, Method] = {}
         for planned in self.plan.stages[: self.plan.stages.index(self.planned)]:
-            if planned.stage.product == "method":
+            if planned.stage.output == "method":
                 context = BuildContext(backbone, self.plan.method_settings, planned.settings)
                 earlier[planned.stage.name] = planned.stage.build(context)
-                earlier[planned.stage.name].prepare(TEXTS)
+                earlier[planned.stage.name].build_extra_state(TEXTS)
         return BuildContext(
             cast(ClipBackbone, backbone), self.plan.method_settings, self.planned.settings, earlier=earlier
         )
@@ -120,7 +120,7 @@ def cases_of(registry: Registry, method: str, variant: str, data: Path, plugins:
     options = {"method": method, "dataset": "cirr", "data_root": data, "variant": variant or "none"}
     plan = make_plan(make_options(plugins=plugins, **options), registry)
     for planned in plan.stages:
-        if planned is plan.last or planned.stage.product == "method":
+        if planned is plan.last or planned.stage.output == "method":
             yield Case(plan, planned)
 
 

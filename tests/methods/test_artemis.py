@@ -189,7 +189,7 @@ def test_the_first_phase_trains_neither_cnn_nor_words_and_the_second_all() -> No
 
 def test_the_second_phase_goes_on_with_the_optimiser() -> None:
     first, second = SPECIFICATIONS["artemis"].stages(ArtemisSettings(), "pretrained")
-    assert (first.name, second.name, second.takes) == ("artemis-frozen", "artemis", "weights and optimiser")
+    assert (first.name, second.name, second.initialise_from) == ("artemis-frozen", "artemis", "weights and optimiser")
     assert [stage.name for stage in SPECIFICATIONS["artemis"].stages(ArtemisSettings(cnn="tiny"), "random")] == ["artemis"]
 
 
@@ -221,7 +221,7 @@ def test_given_word_vectors_are_used_and_a_missing_file_is_told(tmp_path: Path) 
     path = tmp_path / "glove.txt"
     path.write_text("dress " + " ".join(["0.25"] * 16) + "\nunheard " + " ".join(["1"] * 16) + "\n")
     method, _ = built(lambda: artemis(word_vectors=str(path)))
-    row = method.prepared()["words"].index("dress")
+    row = method.extra_state()["words"].index("dress")
     assert method.encoders.txt_enc.embed.weight[row].tolist() == [0.25] * 16
     with pytest.raises(UserError, match="no such file.*glove"):
         artemis(word_vectors=str(tmp_path / "none.txt"))

@@ -187,11 +187,11 @@ def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Pa
         expected = scores_of(method, triplets, triplets)
         header = WeightsHeader(
             method="any", stage=case.planned.stage.name, dataset="cirr", method_settings={}, training_settings={},
-            backbone={}, width=0, seed=1, prepared=dict(method.prepared()),
+            backbone={}, width=0, seed=1, prepared=dict(method.extra_state()),
         )  # fmt: skip
         save_weights(tmp_path / "weights.safetensors", method.state_dict(), header)
         other = case.build(2)
-        other.restore(json.loads(json.dumps(read_header(tmp_path / "weights.safetensors").prepared)))
+        other.load_extra_state(json.loads(json.dumps(read_header(tmp_path / "weights.safetensors").prepared)))
         load_into(other, read_weights(tmp_path / "weights.safetensors"), "the file")
         again = case.triplets(other, 6)
         assert torch.equal(scores_of(other, again, again), expected)

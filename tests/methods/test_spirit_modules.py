@@ -95,7 +95,7 @@ def test_golden_evaluation(copies: int) -> None:
     patches = repeated(drawn.target["patches"])
     with torch.no_grad():
         query = network.encode_query(
-            repeated(drawn.reference["whole"]), repeated(drawn.text["text"]), repeated(drawn.reference["patches"])
+            repeated(drawn.reference["global"]), repeated(drawn.text["global"]), repeated(drawn.reference["patches"])
         )
         styles = network.local(patches)
     outputs = {f"target_{name}": style[::copies] for name, style in styles.items()} | {"query": query[::copies]}

@@ -166,8 +166,8 @@ def _joint_batch_norm(self: nn.Module, batch: Batch) -> Tensor:
     """Reference and target normalised as one batch, as in a single pass over both."""
     local = self.method.network.visual_attn
     both = local(torch.cat([batch.reference["patches"], batch.target["patches"]])).split(BATCH)
-    query = self.method.network.combiner(torch.cat([batch.reference["whole"], both[0]], -1), batch.text["text"])
-    target = functional.normalize(torch.cat([batch.target["whole"], both[1]], -1))
+    query = self.method.network.combiner(torch.cat([batch.reference["global"], both[0]], -1), batch.text["global"])
+    target = functional.normalize(torch.cat([batch.target["global"], both[1]], -1))
     loss: Tensor = self.method.loss(query, target)
     return loss
 

@@ -36,7 +36,7 @@ def build(optimisation: str = "plain", **changed: Any) -> Val:
     torch.manual_seed(0)
     method = STAGE.build(BuildContext(None, settings, ValTraining(optimisation=optimisation)))
     assert isinstance(method, Val)
-    method.prepare(TEXTS)
+    method.build_extra_state(TEXTS)
     return method
 
 

@@ -36,7 +36,7 @@ class Toy:
 
 def toy(method: Method, rows: int = 20, side: int = 64) -> Toy:
     """The method learns the texts' words; pictures are blotches of colour."""
-    method.prepare(TEXTS)
+    method.build_extra_state(TEXTS)
 
     def pictures(seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -131,14 +131,14 @@ class Toy(Method):
     def without_gradient(self) -> tuple[str, ...]:
         return ("cnn.",) if self._frozen else ()
 
-    def prepare(self, texts: Sequence[str]) -> None:
+    def build_extra_state(self, texts: Sequence[str]) -> None:
         self._use(sorted({word for text in texts for word in _words(text)}))
 
-    def prepared(self) -> Mapping[str, Any]:
+    def extra_state(self) -> Mapping[str, Any]:
         return {"words": list(self.vocabulary)}
 
-    def restore(self, prepared: Mapping[str, Any]) -> None:
-        self._use(prepared["words"])
+    def load_extra_state(self, state: Mapping[str, Any]) -> None:
+        self._use(state["words"])
 
     def _use(self, words: Sequence[str]) -> None:
         self.vocabulary = {word: number for number, word in enumerate(words)}
@@ -197,10 +197,10 @@ class ToyHead(Method):
         return ("bias.bias",)  # the same for all targets: the softmax removes it
 
     def encode_query(self, reference: Views, text: Views) -> dict[str, Tensor]:
-        return {"vector": F.normalize(self.project_feature(reference["whole"] + text["text"]), dim=-1)}
+        return {"vector": F.normalize(self.project_feature(reference["global"] + text["global"]), dim=-1)}
 
     def encode_target(self, target: Views) -> dict[str, Tensor]:
-        pooled = target["whole"] + target["patches"].mean(dim=1)
+        pooled = target["global"] + target["patches"].mean(dim=1)
         vector = F.normalize(self.project_feature(pooled), dim=-1)
         return {"vector": vector, "bias": self.bias(vector)}
 
@@ -213,7 +213,7 @@ class ToyHead(Method):
         return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
     def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
-        return {"features": self.project_feature(reference["whole"]).abs()}
+        return {"features": self.project_feature(reference["global"]).abs()}
 
 
 def _words(text: str) -> list[str]:
@@ -249,13 +249,13 @@ FULL = Stage(
     inputs=_pixels,
     settings=ToyFullSettings,
     parameter_groups=_groups,
-    takes="weights and optimiser",
+    initialise_from="weights and optimiser",
 )
 HEAD = Stage(
     name="toy-head",
     build=_head,
-    inputs=lambda context: FeatureInputs(reference=("whole",), target=("whole", "patches"), grids=(2,)),
-    takes="weights",
+    inputs=lambda context: FeatureInputs(reference=("global",), target=("global", "patches"), grids=(2,)),
+    initialise_from="weights",
 )
 
 
