@@ -256,7 +256,7 @@ class Registry:
 
 
 def _shelf_files() -> Iterator[ShelfFile]:
-    for shelf in ("benchmark.methods", "benchmark.datasets"):
+    for shelf in ("benchmark.methods", "benchmark.methods.networks", "benchmark.datasets"):
         package = importlib.import_module(shelf)
         for folder in package.__path__:
             for path in sorted(Path(folder).glob("[!_]*.py")):

@@ -73,7 +73,8 @@ def _network(specification: Specification, sizes: PublishedSizes) -> nn.Module:
         stage = specification.stages(settings, "pretrained")[-1]
         method = stage.build(BuildContext(backbone, settings, stage.settings()))
         if sizes.words:
-            method.build_extra_state(["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)])
+            words = ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)]
+            method.build_extra_state(words)
     return method
 
 
