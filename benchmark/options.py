@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from benchmark.configurations import ready_configuration
 from benchmark.errors import UserError, unknown_name
-from benchmark.ready_configurations import ready_configuration
 from benchmark.settings import Settings
 
 DATA_ROOT_VARIABLE = "CIR_BENCHMARK_DATA"
@@ -18,42 +19,68 @@ CACHE_VARIABLE = "CIR_BENCHMARK_CACHE"
 ASSETS_VARIABLE = "CIR_BENCHMARK_ASSETS"
 
 
+def _option(
+    default: Any, help: str, metavar: str = "", *, flags: Sequence[str] = (), several: bool = False, **bounds: Any
+) -> Any:
+    """A field that is an option of commands, too: `benchmark.cli.arguments` makes the parser of it.
+
+    ``flags``: its spellings where they are not the field's name. ``several``: `run` takes more than one
+    value, and makes a run of each.
+    """
+    told: dict[str, Any] = {"metavar": metavar, "flags": list(flags), "several": several}
+    return Field(default, description=help, json_schema_extra=told, **bounds)
+
+
 class RunOptions(Settings):
     """Options of one run of one method on one dataset; None or "" leaves the choice to the recipe."""
 
-    method: str
-    dataset: str
-    data_root: dict[str, str] = Field(default_factory=dict, description="folder by dataset, '*' for all")
-    demo: bool = False
-    protocol: tuple[str, ...] = ()
-    backbone: str = ""
-    weights: str = ""
-    recipe: str = ""
-    variant: str = Field("", description="a named configuration; by default the one whose settings `set` gives")
-    selection: Literal["paper", "last", "heldout"] = "paper"
-    fair: Literal["", "untouched", "finetuned"] = Field(
-        "", description="the encoder of a fair comparison; what else is fixed: `benchmark.pipeline.fair`"
+    method: str = _option(..., "one or more methods, or all", "NAME", several=True)
+    dataset: str = _option(..., "one or more datasets, or all", "NAME", several=True)
+    seed: int = _option(0, "one or more seeds; 0 by default", "N", several=True, ge=0)
+    data_root: dict[str, str] = _option(
+        {}, "folder that holds the dataset's folder, or is it; without it the demo data is used", "PATH|NAME=PATH"
     )
-    lr_sweep: bool = False
-    seed: int = Field(0, ge=0)
-    epochs: int | None = Field(None, ge=0)
-    batch_size: int | None = Field(None, ge=1)
-    negative_group: int | None = Field(None, ge=0)
-    text_mode: str = ""
-    limit: int | None = Field(None, ge=1)
-    set: dict[str, Any] = Field(default_factory=dict)
-    output: str = ""
-    cache: str = ""
-    assets_root: str = ""
-    resume: bool = False
-    device: str = ""
-    precision: Literal["", "fp32", "bf16", "fp16"] = ""
-    deepspeed_config: str = ""
-    monitors: tuple[Literal["tensorboard", "csv", "wandb"], ...] = ()
-    verbose: bool = False
-    skip_bad_images: bool = False
-    allow_missing: bool = False
-    plugins: tuple[str, ...] = ()
+    demo: bool = _option(False, "use the demo data, whatever the environment says")
+    cache: str = _option("", "folder for features, encoders and demo data", "PATH")
+    assets_root: str = _option("", "folder that holds weights files", "PATH")
+    allow_missing: bool = _option(False, "score what is left where pictures are missing, as <protocol>-partial")
+    limit: int | None = _option(None, "N triplets and N queries only, to try things", "N", ge=1)
+    device: str = _option("", "cpu, cuda; by default a GPU where torch has one")
+    plugins: tuple[str, ...] = _option((), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"])
+    backbone: str = _option("", "RN50x4 by default, tiny on the demo data", "NAME")
+    weights: str = _option("", "the backbone's weights", "TAG|FILE|random")
+    protocol: tuple[str, ...] = _option((), "by default all that fit the text rule", "NAME")
+    recipe: str = _option("", "a named recipe; see `list recipes`", "NAME")
+    variant: str = _option(
+        "", "named configurations of the method, or all; see `list variants`", "NAME", several=True
+    )
+    selection: Literal["paper", "last", "heldout"] = _option("paper", "which epoch is reported")
+    lr_sweep: bool = _option(False, "try the learning rate × 1/3, 1 and 3, keep the best by held-out selection")
+    fair: Literal["", "untouched", "finetuned"] = _option(
+        "",
+        "a controlled comparison on one common encoder or on either: same text rule, triplets seen, batch, "
+        "negative group, schedule, held-out selection and --lr-sweep for all; prints its table",
+        "untouched|finetuned",
+        several=True,
+    )
+    text_mode: str = _option("", "how captions become strings", "MODE")
+    epochs: int | None = _option(None, "of the method's own stage", "N", ge=0)
+    batch_size: int | None = _option(None, "triplets per update, over all processes", "N", ge=1)
+    negative_group: int | None = _option(None, "pairs that see each other in the loss", "N", ge=0)
+    precision: Literal["", "fp32", "bf16", "fp16"] = _option("", "another precision than the recipe's")
+    set: dict[str, Any] = _option(
+        {}, "any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated", "GROUP.KEY=VALUE"
+    )
+    deepspeed_config: str = _option(
+        "", "DeepSpeed's configuration (ZeRO, communication), or a ready one by name", "FILE.json"
+    )
+    monitors: tuple[Literal["tensorboard", "csv", "wandb"], ...] = _option(
+        (), "write losses, rates, speeds and scores there while training"
+    )
+    verbose: bool = _option(False, "show DeepSpeed's own lines, too", flags=["-v", "--verbose"])
+    output: str = _option("", "the run's folder, or the one above several runs'; by default under ./runs", "PATH")
+    resume: bool = _option(False, "go on where an interrupted run stopped")
+    skip_bad_images: bool = _option(False, "leave triplets with unreadable pictures out of training")
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmark import __version__
 from benchmark.distributed.launchers import adopt_launcher
@@ -126,6 +126,19 @@ def _commands() -> dict[str, ModuleType]:
     }
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """A command's parser, which gets its arguments when the command is asked for: `--help` needs none of them."""
+
+    command: ModuleType | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        command, self.command = self.command, None
+        if command is not None:
+            command.add_arguments(self)
+            self.set_defaults(command=command)
+        return super().parse_known_args(args, namespace)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmark",
@@ -135,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--traceback", action="store_true", help="show where an error was raised")
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=_CommandParser
+    )
     for name, module in _commands().items():
         command = commands.add_parser(
             name,
@@ -143,6 +158,5 @@ def _parser() -> argparse.ArgumentParser:
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        module.add_arguments(command)
-        command.set_defaults(command=module)
+        command.command = module
     return parser

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmark.cli.run import common_values
+from benchmark.cli.arguments import add_options, run_values
 
 SUMMARY = "check a data folder, write the demo data, or write out the queries"
 
@@ -29,12 +29,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--output", required=True, dest="file", metavar="FILE", help="the JSON lines")
     export.add_argument("--split", metavar="NAME", help="by default the one that is evaluated")
     export.add_argument("--protocol", nargs=1, metavar="NAME", help="by default the dataset's default one")
-    export.add_argument("--text-mode", metavar="MODE", help="how captions become queries")
-    export.add_argument("--data-root", action="append", metavar="PATH|NAME=PATH",
-                        help="folder that holds the dataset's; without it the demo data is used")  # fmt: skip
-    export.add_argument("--demo", action="store_true", help="use the demo data, whatever the environment says")
-    export.add_argument("--cache", metavar="PATH", help="the cache folder")
-    export.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py")
+    add_options(export, "data_root", "demo", "cache", "plugins", text_mode="how captions become queries")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,7 +41,7 @@ def _export(options: argparse.Namespace) -> int:
     from benchmark.interop.query_export import export_queries
 
     pictures, queries = export_queries(
-        options.dataset, Path(options.file), options.split or "", **common_values(options)
+        options.dataset, Path(options.file), options.split or "", **run_values(options)
     )
     print(f"{options.file}: {pictures:,} gallery pictures, {queries:,} queries")
     return 0

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmark.cli.run import add_data_arguments, common_values
+from benchmark.cli.arguments import DATA, add_options, run_values
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,14 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--embeddings", metavar="FILE", help="query and gallery embeddings with ids")
     source.add_argument("--rankings", metavar="FILE", help="a ranked list of names for every query")
     parser.add_argument("--subset-rankings", metavar="FILE", help="with --rankings: ranked lists of the subsets")
-    parser.add_argument("--method", metavar="NAME", help="the checkpoint's method")
     parser.add_argument("--encoder", metavar="FILE", help="the encoder that the checkpoint was trained on, if moved")
-    parser.add_argument("--dataset", metavar="NAME", help="by default the one that the checkpoint was trained on")
-    parser.add_argument("--protocol", nargs="+", metavar="NAME")
-    parser.add_argument("--text-mode", metavar="MODE", help="how captions became the queries of a file")
     parser.add_argument("--name", metavar="LABEL", help="title of a file's row; by default the file's name")
-    parser.add_argument("--output", metavar="PATH", help="folder for the record")
-    add_data_arguments(parser)
+    add_options(
+        parser,
+        *DATA,
+        "protocol",
+        method="the checkpoint's method",
+        dataset="by default the one that the checkpoint was trained on",
+        text_mode="how captions became the queries of a file",
+        output="folder for the record",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +62,7 @@ def _of_checkpoint(options: argparse.Namespace) -> tuple[Record, Path]:
     refuse(options, _OF_FILES, "is for files from outside; a checkpoint brings its own")
     if not options.method:
         raise UserError("--method is missing: name the checkpoint's method")
-    values = common_values(options)
+    values = run_values(options)
     return evaluate_checkpoint(
         options.method, Path(options.checkpoint), options.dataset or "", options.encoder or "", values
     )
@@ -69,7 +72,7 @@ def _of_file(options: argparse.Namespace) -> tuple[Record, Path]:
     refuse(options, (*_OF_A_CHECKPOINT, *_OF_METHODS), "means nothing for a file from outside, which is scored whole")
     if not options.dataset:
         raise UserError("--dataset is missing: name the one that the file is for")
-    values, name = common_values(options), options.name or ""
+    values, name = run_values(options), options.name or ""
     if options.embeddings:
         from benchmark.interop.embeddings import evaluate_embeddings
 

@@ -1,6 +1,6 @@
 """Write a run's method, its encoder and its configuration as one safetensors file for use elsewhere.
 
-`benchmark.interop.exported.load(FILE)` gives a model that encodes pictures and strings and scores them. The
+`benchmark.exported.load(FILE)` gives a model that encodes pictures and strings and scores them. The
 file is whole in itself: no data, run folder or further weights are needed with it.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmark.cli.arguments import add_options
+
 SUMMARY = "write a trained method as one file, to be used in a search service"
 
 
@@ -16,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_folder", metavar="RUN", help="a run's folder or a weights file")
     parser.add_argument("--output", metavar="FILE", help="by default METHOD-DATASET.safetensors in this folder")
     parser.add_argument("--encoder", metavar="FILE", help="the encoder that the run was trained on, if moved")
-    parser.add_argument("--assets-root", metavar="PATH", help="folder that holds weights files")
-    parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
-                        help="the file that declares the run's method")  # fmt: skip
+    add_options(parser, "assets_root", plugins="the file that declares the run's method")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from benchmark.cli.run import add_data_arguments, add_encoder_arguments, common_values
+from benchmark.cli.arguments import DATA, ENCODER, add_options, run_values
 
 EVERY_RANK = True
 SUMMARY = "compute and store a backbone's features of a dataset"
@@ -14,8 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("--views", nargs="+", choices=["global", "patches"], default=["global", "patches"])
-    add_data_arguments(parser)
-    add_encoder_arguments(parser)
+    add_options(parser, *DATA, *ENCODER)
     parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")
 
 
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.pipeline.preparation import draw_demo_data
     from benchmark.registry import discover
 
-    values = common_values(options)
+    values = run_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
     registry = discover()
     job = join_job(chosen.device, chosen.cache_root)

@@ -11,23 +11,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmark.cli.arguments import add_options
+
 SUMMARY = "read the authors' checkpoints"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="?", metavar="FILE", help="the method's own weights, where it has any")
-    parser.add_argument("--method", required=True, metavar="NAME")
+    parser.add_argument("--method", required=True, metavar="NAME", help="the method that the weights are of")
     parser.add_argument("--clip", metavar="FILE", help="weights of the CLIP whose features the method reads")
-    parser.add_argument("--dataset", metavar="NAME", help="the one trained on; by default told from the files' names")
-    parser.add_argument("--backbone", metavar="NAME", help="CLIP's architecture; by default told from the shapes")
-    parser.add_argument("--variant", metavar="NAME", help="the method's named configuration; see `list variants`")
-    parser.add_argument(
-        "--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
-        help="backbone.preprocessing=…, method.encoder=untouched|finetuned, or any other setting; may be repeated",
+    add_options(
+        parser,
+        dataset="the one trained on; by default told from the files' names",
+        backbone="CLIP's architecture; by default told from the shapes",
+        variant="the method's named configuration; see `list variants`",
+        set="backbone.preprocessing=…, method.encoder=untouched|finetuned, or any other setting; may be repeated",
+        output="a new folder; by default below ./imported",
+        plugins="a file that declares the method",
     )
-    parser.add_argument("--output", metavar="PATH", help="a new folder; by default below ./imported")
-    parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
-                        help="a file that declares the method")  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         dataset=options.dataset or "",
         backbone=options.backbone or "",
         variant=options.variant or "",
-        settings=parse_assignments(options.assignments or []),
+        settings=parse_assignments(options.set or []),
         plugins=tuple(options.plugins or ()),
     )
     checked = check_import(request)

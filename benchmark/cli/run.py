@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.cli.arguments import add_all_options, run_values
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,100 +33,23 @@ if TYPE_CHECKING:
     from benchmark.records.record import Record
     from benchmark.registry import Registry
 
-_MULTIPLE = ("data_root", "set", "method", "dataset", "seed", "variant", "fair")
 _WHOLE = "whole"
 
 SUMMARY = "train and evaluate a method on a dataset"
 EVERY_RANK = True
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that say where data, weights and caches lie; several commands share them."""
-    parser.add_argument(
-        "--data-root", action="append", metavar="PATH|NAME=PATH",
-        help="folder that holds the dataset's folder, or is it; without it the demo data is used",
-    )
-    parser.add_argument("--demo", action="store_true", help="use the demo data, whatever the environment says")
-    parser.add_argument("--cache", metavar="PATH", help="folder for features, encoders and demo data")
-    parser.add_argument("--assets-root", metavar="PATH", help="folder that holds weights files")
-    parser.add_argument("--allow-missing", action="store_true",
-                        help="score what is left where pictures are missing, as <protocol>-partial")  # fmt: skip
-    parser.add_argument("--limit", type=int, metavar="N", help="N triplets and N queries only, to try things")
-    parser.add_argument("--device", help="cpu, cuda; by default a GPU where torch has one")
-    parser.add_argument("--plugin", action="append", dest="plugins", metavar="FILE.py",
-                        help="a file that declares a method or a dataset")  # fmt: skip
-
-
-def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", metavar="NAME", help="RN50x4 by default, tiny on the demo data")
-    parser.add_argument("--weights", metavar="TAG|FILE|random", help="the backbone's weights")
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", nargs="+", metavar="NAME", help="one or more methods, or all")
-    parser.add_argument("--dataset", nargs="+", metavar="NAME", help="one or more datasets, or all")
-    parser.add_argument("--seed", nargs="+", type=int, metavar="N", help="one or more seeds; 0 by default")
-    add_data_arguments(parser)
-    add_encoder_arguments(parser)
-    parser.add_argument("--protocol", nargs="+", metavar="NAME", help="by default all that fit the text rule")
-    parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
-    parser.add_argument("--variant", nargs="+", metavar="NAME",
-                        help="named configurations of the method, or all; see `list variants`")  # fmt: skip
+    add_all_options(parser)
     parser.add_argument("--ablations", action="store_true", help="the method and all of its ablations, and their table")
-    parser.add_argument("--selection", choices=["paper", "last", "heldout"], help="which epoch is reported")
-    parser.add_argument("--lr-sweep", action="store_true",
-                        help="try the learning rate × 1/3, 1 and 3, keep the best by held-out selection")  # fmt: skip
-    parser.add_argument(
-        "--fair", nargs="*", choices=["untouched", "finetuned"], metavar="untouched|finetuned",
-        help="a fair comparison on one common encoder or on either: same text rule, triplets seen, batch, "
-        "negative group, schedule, held-out selection and --lr-sweep for all; prints its table",
-    )
-    parser.add_argument("--text-mode", metavar="MODE", help="how captions become strings")
-    parser.add_argument("--epochs", type=int, metavar="N", help="of the method's own stage")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update, over all processes")
-    parser.add_argument("--negative-group", type=int, metavar="N", help="pairs that see each other in the loss")
-    parser.add_argument("--precision", choices=["fp32", "bf16", "fp16"])
-    parser.add_argument(
-        "--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
-        help="any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated",
-    )
     parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file, or a ready one by name")
-    parser.add_argument("--deepspeed-config", metavar="FILE.json",
-                        help="DeepSpeed's configuration (ZeRO, communication), or a ready one by name")  # fmt: skip
-    parser.add_argument("--monitors", nargs="+", choices=["tensorboard", "csv", "wandb"],
-                        help="write losses, rates, speeds and scores there while training")  # fmt: skip
-    parser.add_argument("-v", "--verbose", action="store_true", help="show DeepSpeed's own lines, too")
-    parser.add_argument("--output", metavar="PATH",
-                        help="the run's folder, or the one above several runs'; by default under ./runs")  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
-    parser.add_argument("--skip-bad-images", action="store_true",
-                        help="leave triplets with unreadable pictures out of training")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check every input, print the plan, do nothing")
-
-
-def common_values(options: argparse.Namespace) -> dict[str, Any]:
-    """Options that were given, by the names of `RunOptions`; a config file stands below them."""
-    from benchmark.options import RunOptions, parse_assignments, parse_data_roots, read_config
-
-    values: dict[str, Any] = {}
-    if getattr(options, "config", None):
-        values.update(read_config(Path(options.config)))
-    if options.data_root:
-        values["data_root"] = parse_data_roots(options.data_root)
-    if getattr(options, "assignments", None):
-        values["set"] = {**values.get("set", {}), **parse_assignments(options.assignments)}
-    for name in RunOptions.model_fields:
-        given = getattr(options, name, None)
-        if name in _MULTIPLE or given is None or given is False:
-            continue
-        values[name] = tuple(given) if isinstance(given, list) else given
-    return values
 
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.registry import discover
 
-    values = common_values(options)
+    values = run_values(options)
     registry = discover()
     for plugin in values.get("plugins", ()):
         registry.add_plugin(Path(plugin))

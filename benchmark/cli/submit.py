@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmark.cli.arguments import DATA, add_options, run_values
 from benchmark.cli.evaluate import refuse
-from benchmark.cli.run import add_data_arguments, common_values
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what the server returned, such as {"R@1": 40.1, "R_subset@1": 70.2}')  # fmt: skip
     parser.add_argument("--name", metavar="LABEL", help="title of a file's row; by default the file's name")
     parser.add_argument("--encoder", metavar="FILE", help="the encoder that RUN was trained on, if moved")
-    parser.add_argument("--output", metavar="DIR", help="where the files go; by default RUN/submission")
-    add_data_arguments(parser)
+    add_options(parser, *DATA, output="where the files go; by default RUN/submission")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +58,7 @@ def _add_numbers(options: argparse.Namespace) -> int:
 def _submitted(options: argparse.Namespace) -> Submitted:
     from benchmark.interop.submission import submit_embeddings, submit_rankings, submit_run
 
-    values: dict[str, Any] = {k: v for k, v in common_values(options).items() if k != "output"}
+    values: dict[str, Any] = {k: v for k, v in run_values(options).items() if k != "output"}
     name, output = options.name or "", options.output or ""
     if options.run:
         refuse(options, ("name", "subset_rankings"), "is for files from outside")

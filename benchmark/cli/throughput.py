@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli.run import add_data_arguments, common_values
+from benchmark.cli.arguments import DATA, add_options, run_values
 from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -34,19 +34,17 @@ _METHOD, _DATASET = "spirit", "cirr"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", nargs="+", metavar="NAME", help="one or more methods, or all; spirit by default")
     parser.add_argument("--dataset", nargs="+", metavar="NAME", help="one or more datasets, or all; cirr by default")
-    add_data_arguments(parser)
+    add_options(
+        parser, *DATA, "recipe", "negative_group", "set",
+        weights="the backbones' weights; for speed random ones do",
+        batch_size="triplets per update of the method's own stage",
+        output="folder for the records; by default runs/throughput",
+    )  # fmt: skip
     parser.add_argument("--backbone", nargs="+", metavar="NAME", help="by default RN50x4, on demo data tiny")
-    parser.add_argument("--weights", metavar="TAG|FILE|random", help="the backbones' weights; for speed random ones do")
     parser.add_argument("--picture-size", metavar="WxH", help="measure JPEG files of this size, made of the pictures")
-    parser.add_argument("--recipe", metavar="NAME", help="a named recipe; see `list recipes`")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="triplets per update of the method's own stage")
-    parser.add_argument("--negative-group", type=int, metavar="N", help="pairs that see each other in the loss")
     parser.add_argument("--precision", choices=["fp32", "tf32", "bf16", "fp16"], help="by default the recipe's")
-    parser.add_argument("--set", action="append", metavar="GROUP.KEY=VALUE", dest="assignments",
-                        help="any setting, as for `run`; may be repeated")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="per measurement; 2 by default")
     parser.add_argument("--json", action="store_true", help="the records as JSON instead of tables")
-    parser.add_argument("--output", metavar="PATH", help="folder for the records; by default runs/throughput")
     parser.add_argument("--growth", nargs="*", metavar="PART",
                         help="measure growth instead, of all parts or of these: store, training, evaluator, "
                         "leaderboard")  # fmt: skip
@@ -64,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
     from benchmark.throughput.tables import throughput_table
 
-    values = common_values(options)
+    values = run_values(options)
     registry = discover()
     for plugin in values.get("plugins", ()):
         registry.add_plugin(Path(plugin))
@@ -154,7 +152,7 @@ def _growth(options: argparse.Namespace) -> int:
 
     if options.size is not None and options.size < 1:
         raise UserError(f"--size {options.size}: give 1 or more")
-    values, registry = common_values(options), discover()
+    values, registry = run_values(options), discover()
     output = Path(values.pop("output", "") or FOLDER)
     chosen = next(_chosen(options, values, HowToMeasure(options.seconds, options.precision), registry))
     record, grown = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))

@@ -14,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmark.configurations import ready_configuration
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import read_json
-from benchmark.ready_configurations import ready_configuration
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.loss_scale import LossScaling

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError, unknown_name
 
-FOLDER = Path(__file__).parent / "configurations"
+FOLDER = Path(__file__).parent
 
 
 def ready_names(ending: str) -> list[str]:
@@ -19,12 +19,9 @@ def ready_configuration(name: str, ending: str, option: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
+    ready = ready_names(ending)
     if path.suffix or "/" in name:
-        raise UserError(f"{option} {name}: no such file; the ready ones, without an ending: {_listed(ending)}")
-    if name not in ready_names(ending):
-        raise UserError(f"{option}: {unknown_name('configuration', name, ready_names(ending))}")
+        raise UserError(f"{option} {name}: no such file; the ready ones, without an ending: {', '.join(ready)}")
+    if name not in ready:
+        raise UserError(f"{option}: {unknown_name('configuration', name, ready)}")
     return FOLDER / f"{name}{ending}"
-
-
-def _listed(ending: str) -> str:
-    return ", ".join(ready_names(ending))

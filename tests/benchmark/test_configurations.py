@@ -11,10 +11,10 @@ import pytest
 from command_line import Command
 from small_training import Small, Vectors
 
+from benchmark.configurations import FOLDER, ready_names
 from benchmark.distributed.process import this_process
 from benchmark.options import make_options, read_config
 from benchmark.pipeline.planning import make_plan
-from benchmark.ready_configurations import FOLDER, ready_names
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.deepspeed_file import read_deepspeed_file
