@@ -8,7 +8,6 @@ d embedding width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
+from benchmark.backbone import Backbone, BackboneDescription
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from benchmark.encoders.pretrained import (
@@ -51,22 +51,7 @@ optimiser 5.8 of 8.1 M parameters in every step."""
 _OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
 
 
-@dataclass(frozen=True)
-class BackboneDescription:
-    """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors."""
-
-    name: str
-    weights: str
-    width: int
-    image_size: int
-    context_length: int
-    activation: str
-    digest: str
-    preprocessing: dict[str, Any]
-    parameters: int
-
-
-class ClipBackbone(torch.nn.Module):
+class ClipBackbone(Backbone):
     """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
 
     def __init__(

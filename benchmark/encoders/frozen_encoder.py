@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from torch import Tensor, nn
 
+from benchmark.backbone import Backbone
 from benchmark.errors import UserError
 from benchmark.prefetching import handed_over
 
@@ -20,56 +20,6 @@ TEXTS_PER_PASS = 16
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class StorePreprocessing(Protocol):
-    """What the store asks of a backbone's preprocessing."""
-
-    def key(self) -> dict[str, Any]: ...
-
-    def patch_key(self, grids: tuple[int, ...]) -> dict[str, Any]: ...
-
-    def picture(self, image: Image) -> NDArray[np.uint8]: ...
-
-    def patches(self, image: Image, grids: tuple[int, ...]) -> NDArray[np.uint8]: ...
-
-    def normalise(self, pixels: Tensor) -> Tensor: ...
-
-
-class StoreDescription(Protocol):
-    """What the store asks of a backbone's description."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def context_length(self) -> int: ...
-
-    @property
-    def activation(self) -> str: ...
-
-
-class StoreBackbone(Protocol):
-    """What the store asks of a backbone, which is an ``nn.Module`` besides."""
-
-    @property
-    def description(self) -> StoreDescription: ...
-
-    @property
-    def preprocessing(self) -> StorePreprocessing: ...
-
-    def encode_image(self, pixels: Tensor) -> Tensor: ...
-
-    def encode_text(self, tokens: Tensor) -> Tensor: ...
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def eval(self) -> Any: ...
 
 
 class FrozenEncoder:
@@ -85,7 +35,7 @@ class FrozenEncoder:
     """
 
     def __init__(
-        self, backbone: StoreBackbone, device: torch.device, precision: Precision, compiled: bool = False
+        self, backbone: Backbone, device: torch.device, precision: Precision, compiled: bool = False
     ) -> None:
         if precision == "tf32" and device.type != "cuda":
             raise UserError(f"--set backbone.precision=tf32: {device.type} has no TF32; choose fp32 or bf16")
@@ -149,7 +99,7 @@ def require_finite(features: NDArray[np.float32], sources: Sequence[str]) -> Non
         )
 
 
-def _channels_last(backbone: StoreBackbone) -> None:
+def _channels_last(backbone: Backbone) -> None:
     """Weights of convolutions in the order of the pixels, which cuDNN would bring them into in every pass."""
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):

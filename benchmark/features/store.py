@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.backbone import Backbone
 from benchmark.data.pixels import cores
 from benchmark.dataset import IntArray, Pictures
-from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, StoreBackbone
+from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
 from benchmark.errors import UserError, unknown_name
 from benchmark.features.block_file import BlockFile, BlockShape, writing
 from benchmark.features.picture_filling import PICTURES_PER_BLOCK, PictureFilling, Progress
@@ -92,7 +93,7 @@ class FeatureStore:
     def __init__(
         self,
         folder: Path,
-        backbone: StoreBackbone,
+        backbone: Backbone,
         *,
         encoder_digest: str,
         device: torch.device,

@@ -8,15 +8,14 @@ Notation: n pictures, P patches, d width, Q queries, G gallery pictures.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmark.backbone import Backbone, BackboneDescription, BackbonePreprocessing
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
-from benchmark.encoders.frozen_encoder import StorePreprocessing
 from benchmark.encoding import Encoding, map_tensors
 from benchmark.features.block_file import DTYPE, map_rows
 from benchmark.features.store import PictureFeatures
@@ -30,22 +29,22 @@ _CONTEXT = 16
 _NOISE = 0.1
 
 
-@dataclass(frozen=True)
-class _Description:
-    name: str
-    width: int
-    context_length: int = _CONTEXT
-    activation: str = "none"
-
-
-class MadeUpBackbone(nn.Module):
+class MadeUpBackbone(Backbone):
     """Gives features of width d that say nothing, at once; the feature store takes it for a backbone."""
 
-    def __init__(self, width: int, preprocessing: StorePreprocessing) -> None:
+    def __init__(self, width: int, preprocessing: BackbonePreprocessing) -> None:
         super().__init__()
-        self.description = _Description("made-up", width)
         self.preprocessing = preprocessing
         self.register_buffer("rows", torch.randn(_DISTINCT_ROWS, width, generator=_generator()))
+
+    @property
+    def width(self) -> int:
+        return self.get_buffer("rows").shape[1]
+
+    @property
+    def description(self) -> BackboneDescription:
+        key, size = self.preprocessing.key(), self.preprocessing.size
+        return BackboneDescription("made-up", "none", self.width, size, _CONTEXT, "none", "none", key, 0)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, d)."""

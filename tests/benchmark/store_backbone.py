@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmark.backbone import Backbone, BackboneDescription
 from benchmark.dataset import Pictures
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.features.store import FeatureStore
@@ -18,27 +18,30 @@ from benchmark.features.store import FeatureStore
 WIDTH, SIDE, LENGTH = 6, 8, 12
 
 
-@dataclass(frozen=True)
-class Description:
-    name: str = "small"
-    width: int = WIDTH
-    context_length: int = LENGTH
-    activation: str = "gelu"
-
-
-class SmallBackbone(nn.Module):
+class SmallBackbone(Backbone):
     """Linear in the pixels and in the tokens; counts the rows that it encodes."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "small", activation: str = "gelu") -> None:
         super().__init__()
+        self._name, self._activation = name, activation
         generator = torch.Generator().manual_seed(5)
-        self.description = Description()
         self.preprocessing = Preprocessing("targetpad", SIDE)
         self.image = nn.Parameter(torch.randn(3 * SIDE * SIDE, WIDTH, generator=generator))
         self.text = nn.Parameter(torch.randn(LENGTH, WIDTH, generator=generator))
         self.norm = nn.BatchNorm1d(WIDTH)
         self.image_passes: list[int] = []
         self.text_passes: list[int] = []
+
+    @property
+    def width(self) -> int:
+        return self.text.shape[1]
+
+    @property
+    def description(self) -> BackboneDescription:
+        preprocessing = self.preprocessing.key()
+        return BackboneDescription(
+            self._name, "drawn", self.width, SIDE, LENGTH, self._activation, "weights", preprocessing, 0
+        )
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         assert not self.norm.training

@@ -184,12 +184,7 @@ def test_a_replaced_picture_is_not_served_stale(tmp_path: Path) -> None:
     [{"encoder_digest": "others"}, {"precision": "bf16"}, {"activation": "quickgelu"}, {"name": "other"}],
 )
 def test_whatever_changes_a_feature_has_its_own_place(tmp_path: Path, change: dict[str, str]) -> None:
-    from dataclasses import replace
-
-    backbone = SmallBackbone()
-    backbone.description = replace(
-        backbone.description, **{k: v for k, v in change.items() if k in ("activation", "name")}
-    )
+    backbone = SmallBackbone(**{k: v for k, v in change.items() if k in ("activation", "name")})
     own = {"encoder_digest": "weights", "precision": "fp32"}
     own |= {k: v for k, v in change.items() if k in own}
     other = FeatureStore(tmp_path, backbone, device=torch.device("cpu"), **own)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ import pytest
 import torch
 from benchmark.methods.spirit import Spirit, SpiritSettings
 from comparing import Compared, at_least, at_most, compared, played_back
-from store_backbone import LENGTH, Description, SmallBackbone, small_store
+from store_backbone import LENGTH, SmallBackbone, small_store
 from torch import Tensor, nn
 
 from benchmark.dataset import Triplets
@@ -48,7 +48,6 @@ class WideTexts(SmallBackbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.description = Description(width=WIDTH)
         self.text = nn.Parameter(torch.randn(LENGTH, WIDTH))
         self.norm = nn.BatchNorm1d(WIDTH)
 
