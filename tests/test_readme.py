@@ -1,7 +1,7 @@
-"""Every command of the README runs: as written where that is quick, else on small data.
+"""Every command of the READMEs runs: as written where that is quick, else on small data.
 
 `DATA`, `RUN` and the like stand for a user's own paths; here they are small folders that the test
-makes. A command that the README gains must be added here.
+makes. A command that a README gains runs here, or must be made smaller here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ import pytest
 import torch
 from command_line import TOY_PLUGIN, Command
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+READMES = [
+    path
+    for folder in ("", "benchmark", "benchmark/interop", "benchmark/throughput", "methods", "datasets", "results", "tests")
+    if (path := ROOT / folder / "README.md").is_file()
+]
 GOLDEN = Path(__file__).parent / "golden"
 
 BY_CI = {
@@ -34,11 +39,14 @@ SMALLER = {
 
 
 def commands() -> list[str]:
-    """Lines of the bash blocks, and indented lines that start the program."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
-    lines += re.findall(r"^    (python -m benchmark .*)$", README, re.MULTILINE)
-    return [line.split("   #")[0].strip() for line in lines]
+    """Lines of the bash blocks, and indented lines that start the program, each once."""
+    lines: list[str] = []
+    for path in READMES:
+        text = path.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        lines += [line for block in blocks for line in block.splitlines() if line.strip()]
+        lines += re.findall(r"^    (python -m benchmark .*)$", text, re.MULTILINE)
+    return list(dict.fromkeys(line.split("   #")[0].strip() for line in lines))
 
 
 @pytest.fixture(scope="module")
@@ -150,5 +158,23 @@ def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: P
 
 def test_the_set_up_commands_are_those_that_ci_runs() -> None:
     assert set(commands()) >= BY_CI
-    script = (Path(__file__).parent.parent / ".ci" / "run").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "grep -m1 '^python -m venv .venv' README.md" in script
+
+
+def test_the_manifest_of_the_datasets_page_is_read(small_cirr: Path, tmp_path: Path, command: Command) -> None:
+    """A folder with it is data of one's own, whose counts are compared: the small folder has others."""
+    page = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+    (manifest,) = re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    data = Path(shutil.copytree(small_cirr, tmp_path / "cirr"))
+    (data / "dataset.json").write_text(manifest, encoding="utf-8")
+    outcome = command("run", "--method", "sum", "--dataset", "cirr", "--data-root", str(data), "--dry-run")
+    assert outcome.status == 2
+    assert "2,000 are stated in dataset.json" in outcome.err
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name or "root")
+def test_links_of_a_readme_lead_somewhere(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert not missing
