@@ -13,7 +13,7 @@ Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from benchmark.encoders.backbones import ClipBackbone
-    from benchmark.parity.comparison import Deviation
-    from benchmark.parity.files import GoldenFile
-    from benchmark.parity.training import CaseReader
 
 Views = dict[str, Tensor]
 """What is known of a batch of pictures or texts, by view: "global" (B, d) and "patches" (B, P, d)
@@ -205,40 +202,6 @@ class Stage:
     trains: bool = True
 
 
-FormReader = Callable[["GoldenFile"], Iterable["Deviation"]]
-"""A golden file to a deviation for each of its outputs; raises UserError where it is of another form."""
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How a method's implementation is held against golden numbers.
-
-    ``forms``: what a file calls its ``method``, and the reader of such files. A reader builds the
-    method with weights by the file's rule (`golden.models`) and compares (`golden.comparison`), each
-    output with its own tolerance; `golden.heads.Head` is the one for heads on stored features.
-    ``recipes``: the beginning of a recipe's name in a training file, and what it trains.
-    """
-
-    forms: Mapping[str, FormReader]
-    recipes: Mapping[str, CaseReader] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Release:
-    """How the authors' own checkpoint of a method is read, for `import`.
-
-    ``part``: the submodule that bears the released names. ``entry``: the key under which the file has
-    the state dict, where it may hold others beside it. ``settings``: shapes by released name to the
-    width of the encoder and the method's settings that they tell; KeyError where a tensor is missing.
-    ``without_effect``: the beginning of a released name to the reason why it changes no output.
-    """
-
-    part: str
-    settings: Callable[[Mapping[str, tuple[int, ...]]], tuple[int, dict[str, Any]]]
-    entry: str = ""
-    without_effect: Mapping[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Need:
     """A declared asset that a run needs; ``given``: the file that the user named for it, or ""."""
@@ -256,35 +219,6 @@ def _no_remarks(settings: MethodSettings) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a network: beginnings of its parameters' names, and how many a paper or release has there.
-
-    ``within``: how far the published number may be rounded. ``remark``: why ours may be another.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    published: int
-    within: int = 0
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class PublishedSizes:
-    """A method's numbers of parameters, beside the published ones.
-
-    Counted on the last stage's network with these settings, ``words`` different words of training
-    texts, and a backbone of this width ("" for a method that has no part in the backbone).
-    """
-
-    parts: tuple[Part, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    width: int = 640
-    backbone: str = ""
-    words: int = 0
-
-
-@dataclass(frozen=True)
 class Specification:
     """All stages of a method as its settings ask, earliest first; the last one is evaluated.
 
@@ -292,17 +226,14 @@ class Specification:
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
     ``needs``: the assets that the settings ask for, the backbone's weights excepted. ``remarks``: what
-    every output of a run says of its settings (words that start at random, say). ``release`` is None
-    for methods whose authors' checkpoints cannot be imported.
-    ``sizes``: the network in one or more of its published forms, by name.
+    every output of a run says of its settings (words that start at random, say).
+
+    What checks, imports and counts a method is no part of this: see `Registry.companion`.
     """
 
     stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Start] | None = None
-    parity: Parity | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
     needs: Callable[[MethodSettings], tuple[Need, ...]] = _no_needs
     remarks: Callable[[MethodSettings], tuple[str, ...]] = _no_remarks
-    release: Release | None = None
-    sizes: Mapping[str, PublishedSizes] = field(default_factory=dict)

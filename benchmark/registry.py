@@ -92,6 +92,27 @@ class ShelfFile:
             raise UserError(f"{self.path}: the plug-in failed on import: {error!r}") from error
         return module
 
+    @cached_property
+    def companion(self) -> ModuleType | None:
+        """The module ``parity/<same name>.py`` beside the file, which checks, imports and counts its methods;
+        None where there is none. It imports the file relatively, as on the shelf."""
+        stem = self.path.stem
+        if stem == "__init__" or not (self.path.parent / "parity" / f"{stem}.py").is_file():
+            return None
+        package = self.module.rpartition(".")[0]
+        if not package:
+            # A file alone has no package that its companion could import it from.
+            package = f"{self.module}_shelf"
+            shelf = ModuleType(package)
+            shelf.__path__ = [str(self.path.parent)]
+            sys.modules |= {package: shelf, f"{package}.{stem}": self.load()}
+        try:
+            return importlib.import_module(f"{package}.parity.{stem}")
+        except Exception as error:
+            if not self.is_plugin:
+                raise
+            raise UserError(f"{self.path.parent}/parity/{stem}.py: failed on import: {error!r}") from error
+
 
 def _declaring_calls(value: ast.expr) -> Iterator[ast.Call]:
     candidates = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
@@ -186,6 +207,16 @@ class Registry:
         if method not in specifications:
             raise UserError(f"{file.path}: declares method '{method}' but SPECIFICATIONS has no such key")
         return specifications[method]
+
+    def companions(self) -> Iterator[ModuleType]:
+        """Of all files that declare methods and have one."""
+        for file in self.files:
+            if any(isinstance(declared, MethodInfo) for declared in file.declared) and file.companion is not None:
+                yield file.companion
+
+    def companion(self, method: str) -> ModuleType | None:
+        """What checks, imports and counts a method, see `ShelfFile.companion`."""
+        return self._file_of(method, MethodInfo, "method").companion
 
     def load_dataset(self, name: str, root: Path, splits: tuple[str, ...]) -> Dataset:
         """Import a dataset's file and read its annotations under ``root``."""

@@ -16,12 +16,10 @@ pixels; modules that a version does not use are not built.
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
 from benchmark.declarations import MethodInfo, Recipe, Start, Variant
-from benchmark.method import BuildContext, Method, Need, Parity, Part, PublishedSizes, Specification, Stage
+from benchmark.method import BuildContext, Method, Need, Specification, Stage
 from benchmark.settings import MethodSettings
 
 from .networks.artemis import VERSION_HELP, Version, artemis_method
@@ -173,41 +171,11 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     return frame_remarks(settings)
 
 
-def _check(file: Any) -> Any:
-    from .parity.artemis import check_artemis
-
-    return check_artemis(file)
-
-
-_BESIDES_THE_CNN = ("encoders.txt_enc.", "encoders.img_enc.fc.", "Transform_m.", "Attention_", "temperature")
-_SIZES = {
-    "GRU, 40 words": PublishedSizes(
-        (
-            Part("all but the CNN", _BESIDES_THE_CNN, 3_231_457),
-            Part("GRU", ("encoders.txt_enc.sent_enc.",), 857_088),
-            Part("words", ("encoders.txt_enc.embed.",), 12_000),
-            Part("image linear", ("encoders.img_enc.fc.",), 1_049_088),
-            Part("T", ("Transform_m.",), 262_656),
-            Part("attention of EM", ("Attention_EM.",), 525_312),
-            Part("attention of IS", ("Attention_IS.",), 525_312),
-        ),
-        settings={"start": "random"},
-        words=35,
-    ),
-    "LSTM, 40 words": PublishedSizes(
-        (Part("all but the CNN", _BESIDES_THE_CNN, 8_330_465),),
-        settings={"start": "random", "text_encoder": "lstm"},
-        words=35,
-    ),
-}
-
 SPECIFICATIONS = {
     "artemis": Specification(
         stages=_stages,
         settings=ArtemisSettings,
         own_networks=_start,
-        sizes=_SIZES,
-        parity=Parity(forms={"artemis": _check}),
         needs=_needs,
         remarks=_remarks,
         demo_settings={"cnn": "tiny", "width": 128, "word_width": 64, "lstm_width": 128},

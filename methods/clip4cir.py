@@ -8,30 +8,16 @@ cross_entropy(100 · Q · Kᵀ, diagonal). Deviation: features are computed once
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.method import (
-    BuildContext,
-    FeatureInputs,
-    Method,
-    Parity,
-    Part,
-    PublishedSizes,
-    Release,
-    Specification,
-    Stage,
-    Views,
-)
-from benchmark.parity.heads import Head, HeadSizes
+from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
-from benchmark.training.batches import Batch
 
-from .clip_finetuning import check_finetuning, encoder_stages, finetuning_case
+from .clip_finetuning import encoder_stages
 from .networks.layers import Combiner, contrastive_loss, normalise
 
 METHODS = [
@@ -112,7 +98,7 @@ RECIPES = [
 
 
 class CombinerSettings(EncoderChoice):
-    """PublishedSizes of the Combiner; 0 takes the paper's multiples of the backbone's width."""
+    """Sizes of the Combiner; 0 takes the paper's multiples of the backbone's width."""
 
     projection: int = Field(0, ge=0, description="width of the two projections; 0: 4 d")
     hidden: int = Field(0, ge=0, description="width of the hidden layers; 0: 8 d")
@@ -153,38 +139,4 @@ def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) ->
     return (*encoder_stages(settings, start, default="finetuned"), COMBINER)
 
 
-def _golden_build(sizes: HeadSizes) -> Method:
-    return Clip4Cir(
-        sizes.clip_dim, CombinerSettings(projection=sizes.projection_dim, hidden=sizes.hidden_dim)
-    )
-
-
-def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
-    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
-    assert isinstance(query, Tensor) and isinstance(target, Tensor)
-    return {"query": query, "target": target, "logits": 100 * query @ target.T}
-
-
-_GOLDEN = Head(_golden_build, lambda method: method.get_submodule("combiner"), _golden_outputs)
-
-def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
-    """d, and the Combiner's p and h."""
-    projection, width = shapes["text_projection_layer.weight"]
-    return width, {"projection": projection, "hidden": shapes["output_layer.weight"][1]}
-
-
-SPECIFICATIONS = {
-    "clip4cir": Specification(
-        stages=_stages,
-        settings=CombinerSettings,
-        release=Release(part="combiner", settings=_released_settings, entry="Combiner"),
-        sizes={"RN50x4": PublishedSizes(parts=(Part("Combiner", ("combiner.",), 59_003_521),))},
-        parity=Parity(
-            forms={"clip4cir": _GOLDEN.check, "clip": check_finetuning},
-            recipes={
-                "clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, COMBINER),
-                "clip4cir_stage1": finetuning_case,
-            },
-        ),
-    )
-}
+SPECIFICATIONS = {"clip4cir": Specification(stages=_stages, settings=CombinerSettings)}

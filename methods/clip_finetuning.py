@@ -17,7 +17,7 @@ answers, and count as negatives where they meet in a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -29,24 +29,17 @@ from benchmark.method import (
     BuildContext,
     Method,
     ParameterGroups,
-    Part,
     PixelInputs,
-    PublishedSizes,
     Specification,
     Stage,
     Views,
 )
-from benchmark.parity.training import recipe_settings
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .networks.layers import contrastive_loss, normalise
 
 if TYPE_CHECKING:
     from benchmark.encoders.backbones import ClipBackbone
-    from benchmark.parity.comparison import Deviation
-    from benchmark.parity.files import GoldenFile
-    from benchmark.parity.training import Recipe as GoldenRecipe
-    from benchmark.parity.training import TrainingCase
 
 METHODS = [
     MethodInfo(
@@ -236,31 +229,4 @@ def encoder_stages(
     return (FINETUNING,) if chosen == "finetuned" else ()
 
 
-_SIZES = PublishedSizes(parts=(Part("CLIP, both encoders", ("backbone.",), 178_300_601),), backbone="RN50x4")
-
-# Its official file is a CLIP alone, which `import` reads as such: there is no release to declare.
-SPECIFICATIONS = {
-    "clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,), sizes={"RN50x4": _SIZES})
-}
-
-
-def _golden_method(backbone: ClipBackbone) -> Method:
-    return ClipSum(backbone, FinetuningSettings())
-
-
-def check_finetuning(file: GoldenFile) -> Iterable[Deviation]:
-    """CLIP's encoders and this stage's loss and gradients against golden numbers."""
-    from benchmark.parity.encoders import check_encoders
-
-    return check_encoders(file, _golden_method)
-
-
-def finetuning_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> TrainingCase:
-    """The recipe of a golden training file that trains as this stage does."""
-    from benchmark.parity.encoders import FineTuningConfig, fine_tuning_case
-
-    def build(backbone: ClipBackbone, config: FineTuningConfig) -> tuple[Method, TrainingSettings]:
-        settings = recipe_settings(config, FinetuningSettings, scale=config.scale)
-        return ClipSum(backbone, settings), settings
-
-    return fine_tuning_case(file, name, recipe, FINETUNING, build)
+SPECIFICATIONS = {"clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,))}

@@ -12,28 +12,14 @@ do there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from benchmark.declarations import MethodInfo, Recipe, Variant
-from benchmark.method import (
-    BuildContext,
-    FeatureInputs,
-    Method,
-    Parity,
-    Part,
-    PublishedSizes,
-    Release,
-    Specification,
-    Stage,
-    Views,
-)
-from benchmark.parity.heads import Head, HeadSizes
+from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
-from benchmark.training.batches import Batch
 
 from .clip_finetuning import encoder_stages
 from .networks.layers import contrastive_loss
@@ -249,71 +235,4 @@ def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) ->
     return (*encoder_stages(settings, start, default="finetuned"), HEAD)
 
 
-def _golden_build(sizes: HeadSizes) -> Method:
-    # Only the number of patches counts here, not the grids that they are cut by.
-    grids = (1,) * (sizes.patches or 0)
-    return Spirit(
-        sizes.clip_dim, SpiritSettings(grids=grids, projection=sizes.projection_dim, hidden=sizes.hidden_dim)
-    )
-
-
-def _golden_outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
-    assert isinstance(method, Spirit)
-    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
-    styles = method.network.local(batch.target["patches"])
-    return {
-        "query": query,
-        "target": target,
-        "logits": 100 * query @ target.T,
-        **{f"target_{name}": style for name, style in styles.items()},
-    }
-
-
-_GOLDEN = Head(_golden_build, lambda method: method.get_submodule("network"), _golden_outputs)
-
-_GRIDS = {13: (2, 3), 9: (3,), 4: (2,)}
-
-
-def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
-    """d, p and h of the visual-textual fusion, which works at 2d, and the patch grids."""
-    double, hidden = shapes["combiner.output_layer.weight"]
-    patches = shapes["visual_attn.transformer.positional_embedding"][1]
-    sizes = {"projection": shapes["combiner.text_projection_layer.weight"][0], "hidden": hidden}
-    return double // 2, {**sizes, "grids": _GRIDS.get(patches, _GRIDS[13])}
-
-
-_NOT_COMPUTED = "multiplies a softmax over one entry, which is always 1"
-_RELEASE = Release(
-    part="network",
-    settings=_released_settings,
-    without_effect={
-        "combiner.image_mlp.": _NOT_COMPUTED,
-        "combiner.text_mlp.": _NOT_COMPUTED,
-        "simi_loss.": "a triplet loss that the release never uses",
-    },
-)
-_SIZES = PublishedSizes(
-    parts=(
-        Part("all", ("network.",), 115_581_478),
-        Part("VTF", ("network.combiner.",), 101_624_324),
-        Part("local network", ("network.visual_attn.",), 13_957_153),
-        Part("PSC", ("network.visual_attn.transformer.",), 4_931_840),
-        Part("visual self-attention", ("network.visual_attn.visual_sa.",), 3_690_907),
-        Part("PSD", ("network.visual_attn.visual_gr.",), 3_692_805),
-        Part("PSF", ("network.visual_attn.local_fusion.",), 1_641_601),
-        Part("triplet alpha", ("network.simi_loss.",), 1),
-    )
-)
-
-SPECIFICATIONS = {
-    "spirit": Specification(
-        stages=_stages,
-        settings=SpiritSettings,
-        release=_RELEASE,
-        sizes={"RN50x4": _SIZES},
-        parity=Parity(
-            forms={"spirit": _GOLDEN.check},
-            recipes={"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)},
-        ),
-    )
-}
+SPECIFICATIONS = {"spirit": Specification(stages=_stages, settings=SpiritSettings)}

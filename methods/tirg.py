@@ -17,7 +17,6 @@ Deviation: unmodifiable pictures of Fashion200k are redrawn properly in every ep
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pydantic import Field
 
@@ -27,10 +26,7 @@ from benchmark.method import (
     Method,
     Need,
     ParameterGroups,
-    Parity,
-    Part,
     PixelInputs,
-    PublishedSizes,
     Specification,
     Stage,
 )
@@ -283,24 +279,7 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     return frame_remarks(settings) if settings.frame == "artemis" else ("words start at random, as released",)
 
 
-def _sizes(kind: Kind, besides_the_trunk: int) -> dict[str, PublishedSizes]:
-    """The authors' frame with 40 words, <UNK> among them; ARTEMIS's with 40 words, its five special ones among them."""
-    besides = ("img_model.fc.", "text_model.", "composition.", "normalization_layer.")
-    trunk = Part("ResNet-18 without its classifier", ("img_model.cnn.",), 11_176_512)
-    sizes = {
-        "released, 40 words": PublishedSizes(
-            (trunk, Part("all besides", besides, besides_the_trunk)), settings={"start": "random"}, words=39
-        )
-    }
-    if kind == "tirg":
-        framed = ("encoders.txt_enc.", "encoders.img_enc.fc.", "composition.", "temperature")
-        sizes["ARTEMIS's frame, 40 words"] = PublishedSizes(
-            (Part("all but the CNN", framed, 4_021_475),), settings={"start": "random", "frame": "artemis"}, words=35
-        )
-    return sizes
-
-
-def _specification(kind: Kind, besides_the_trunk: int, parity: Parity | None = None) -> Specification:
+def _specification(kind: Kind) -> Specification:
     released, (frozen, whole) = _released_stage(kind), _framed_stages(kind)
 
     def stages(settings: MethodSettings, start: Start) -> tuple[Stage, ...]:
@@ -313,22 +292,14 @@ def _specification(kind: Kind, besides_the_trunk: int, parity: Parity | None = N
         stages=stages,
         settings=TirgSettings,
         own_networks=_start,
-        parity=parity,
         demo_settings={"cnn": "tiny", "width": 128},
         needs=_needs,
         remarks=_remarks,
-        sizes=_sizes(kind, besides_the_trunk),
     )
 
 
-def _check(file: Any) -> Any:
-    from .parity.tirg import check_tirg
-
-    return check_tirg(file)
-
-
 SPECIFICATIONS = {
-    "tirg": _specification("tirg", 4_750_341, Parity(forms={"tirg": _check})),
-    "tirg_lastconv": _specification("tirg_lastconv", 30_965_765),
-    "concat": _specification("concat", 4_225_537),
+    "tirg": _specification("tirg"),
+    "tirg_lastconv": _specification("tirg_lastconv"),
+    "concat": _specification("concat"),
 }

@@ -27,10 +27,7 @@ from benchmark.method import (
     Method,
     Need,
     ParameterGroups,
-    Parity,
-    Part,
     PixelInputs,
-    PublishedSizes,
     Specification,
     Stage,
     Views,
@@ -53,7 +50,6 @@ from .networks.word_vectors import (
     word_vector_needs,
     word_vector_remarks,
 )
-from .parity.val import check_val
 
 _VECTORS = "glove.42B"
 
@@ -339,29 +335,11 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     return word_vector_remarks(settings.word_vectors)
 
 
-_SIZES = PublishedSizes(
-    (
-        Part(
-            "CNN without its classifier", ("cnn.",), 23_520_000, 20_000,
-            "timm's stand-in for TF-slim's: its convolutions have no biases, 19,008 fewer",
-        ),
-        Part("LSTM", ("network.text.lstm.weight", "network.text.lstm.bias_ih"), 6_300_000, 5_000),
-        Part("text projection", ("network.text.projection.", "network.text.norm."), 530_000, 5_000),
-        Part("composition, low", ("network.compositions.0.",), 1_450_000, 5_000),
-        Part("composition, mid", ("network.compositions.1.",), 5_250_000, 5_000),
-        Part("composition, high", ("network.compositions.2.",), 19_940_000, 5_000),
-    ),
-    settings={"start": "random"},
-    words=39,
-)  # fmt: skip
-
 SPECIFICATIONS = {
     "val": Specification(
         stages=lambda settings, start: (STAGE,),
         settings=ValSettings,
         own_networks=_own_networks,
-        sizes={"ResNet-50 v2": _SIZES},
-        parity=Parity(forms={"val": check_val}),
         demo_settings={"cnn": "tiny"},
         needs=_needs,
         remarks=_remarks,

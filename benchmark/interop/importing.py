@@ -1,14 +1,15 @@
 """`import`: the authors' own checkpoints as this program's weights, nothing in them executed.
 
-A method's `Release` says where the released names belong; every tensor is held against the network
+A method's `Release` says where the released names belong; it stands under the method's name in its
+companion (`Registry.companion`) as ``RELEASES``. Every tensor is held against the network
 that it is for before anything is written (`import_folder` writes). The settings are those of the
 published recipe, as far as the shapes do not tell better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,22 @@ from benchmark.weights.fit import require_fit, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
 
 S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Release:
+    """How the authors' own checkpoint of a method is read.
+
+    ``part``: the submodule that bears the released names. ``entry``: the key under which the file has
+    the state dict, where it may hold others beside it. ``settings``: shapes by released name to the
+    width of the encoder and the method's settings that they tell; KeyError where a tensor is missing.
+    ``without_effect``: the beginning of a released name to the reason why it changes no output.
+    """
+
+    part: str
+    settings: Callable[[Mapping[str, tuple[int, ...]]], tuple[int, dict[str, Any]]]
+    entry: str = ""
+    without_effect: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -113,8 +130,12 @@ class _Import:
             artefact=artefact,
             head=head,
             encoder=encoder,
-            without_effect=self.specification.release.without_effect if self.specification.release else {},
+            without_effect=self._release.without_effect if self._release else {},
         )
+
+    @property
+    def _release(self) -> Release | None:
+        return _release_of(self.registry, self.request.method)
 
     @property
     def _title(self) -> str:
@@ -128,11 +149,11 @@ class _Import:
         return self.specification.stages(self.specification.settings(), "pretrained")[-1].output == "encoder"
 
     def _read_head(self) -> Head | None:
-        path, release = self.request.file, self.specification.release
+        path, release = self.request.file, self._release
         if path is None:
             return None
         if release is None:
-            names = [name for name in self.registry.methods() if self.registry.specification(name).release]
+            names = [name for name in self.registry.methods() if _release_of(self.registry, name)]
             raise UserError(
                 f"{path}: {self._title} has no weights of its own that can be imported; {' and '.join(names)} have. "
                 "A CLIP is given with --clip"
@@ -200,7 +221,7 @@ class _Import:
         if stage.output == "encoder" and encoder is not None:
             return encoder_state(method, encoder)
         renamed: dict[str, Tensor] = {}
-        release = self.specification.release
+        release = self._release
         source = f"{self._title}'s file" if head is None else f"{head.path} as {self._title}"
         if head is not None and release is not None:
             part = shapes_of(method.get_submodule(release.part).state_dict())
@@ -243,6 +264,11 @@ class _Import:
             start=start,
             imported={file_label(path, sources): file_digest(path) for path in sources},
         )
+
+
+def _release_of(registry: Registry, method: str) -> Release | None:
+    release: Release | None = getattr(registry.companion(method), "RELEASES", {}).get(method)
+    return release
 
 
 def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeader:

@@ -1,19 +1,20 @@
 """Checking implementations against golden numbers: which reader a file has, and the report.
 
 A file's ``method`` names its form. The engine reads "preprocessing" and "training"; every other
-form belongs to a method of the registry, whose specification says how it is read.
+form belongs to a method of the registry. The method's companion (`Registry.companion`) has readers of files by
+what they call their ``method`` as ``FORMS``, and of recipes in a training file, by the beginning of their names, as
+``TRAINING``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
 from benchmark.errors import unknown_name
-from benchmark.method import FormReader, Parity
 from benchmark.parity.comparison import Deviation
 from benchmark.parity.files import GoldenFile
 from benchmark.parity.pictures import check_preprocessing
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from benchmark.registry import Registry
 
 __all__ = ["Deviation", "check", "report"]
+
+FormReader = Callable[[GoldenFile], Iterable[Deviation]]
+"""A golden file to a deviation for each of its outputs; raises UserError where it is of another form."""
 
 
 def check(path: Path, registry: Registry) -> list[Deviation]:
@@ -56,25 +60,18 @@ def _reader(file: GoldenFile, registry: Registry) -> FormReader:
     if file.method == "training":
         return lambda golden: _check_training(golden, registry)
     forms: dict[str, FormReader] = {}
-    for parity in _declared(registry):
-        forms.update(parity.forms)
+    for companion in registry.companions():
+        forms |= getattr(companion, "FORMS", {})
     if file.method not in forms:
         known = {*forms, "preprocessing", "training"}
         raise file.error(str(unknown_name("form of golden numbers", file.method, known)))
     return forms[file.method]
 
 
-def _declared(registry: Registry) -> Iterator[Parity]:
-    for name in registry.methods():
-        parity = registry.specification(name).parity
-        if parity is not None:
-            yield parity
-
-
 def _check_training(file: GoldenFile, registry: Registry) -> Iterator[Deviation]:
     readers: dict[str, CaseReader] = {}
-    for parity in _declared(registry):
-        readers.update(parity.recipes)
+    for companion in registry.companions():
+        readers |= getattr(companion, "TRAINING", {})
     recipes = read_recipes(file)
     chosen = {name: _case_reader(file, name, readers) for name in recipes}
     for name, recipe in recipes.items():

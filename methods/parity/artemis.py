@@ -1,4 +1,4 @@
-"""Golden numbers of ARTEMIS and of TIRG in its release: encoders, attentions, scores, loss, gradients.
+"""What checks and counts ARTEMIS, and TIRG in its release: encoders, attentions, scores, loss, gradients.
 
 The CNN is replaced by its last map, which the file draws; names and shapes are the released ones.
 """
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.method import Views
 from benchmark.parity.comparison import (
     Deviation,
@@ -282,3 +283,30 @@ class _Checked:
 def _without_a(gradients: Mapping[str, Tensor | None]) -> Mapping[str, Tensor | None]:
     """All but the gradient of a, which has a tolerance of its own."""
     return {name: gradient for name, gradient in gradients.items() if name != "a"}
+
+
+FORMS = {"artemis": check_artemis}
+
+_BESIDES_THE_CNN = ("encoders.txt_enc.", "encoders.img_enc.fc.", "Transform_m.", "Attention_", "temperature")
+SIZES = {
+    "artemis": {
+        "GRU, 40 words": PublishedSizes(
+            (
+                Part("all but the CNN", _BESIDES_THE_CNN, 3_231_457),
+                Part("GRU", ("encoders.txt_enc.sent_enc.",), 857_088),
+                Part("words", ("encoders.txt_enc.embed.",), 12_000),
+                Part("image linear", ("encoders.img_enc.fc.",), 1_049_088),
+                Part("T", ("Transform_m.",), 262_656),
+                Part("attention of EM", ("Attention_EM.",), 525_312),
+                Part("attention of IS", ("Attention_IS.",), 525_312),
+            ),
+            settings={"start": "random"},
+            words=35,
+        ),
+        "LSTM, 40 words": PublishedSizes(
+            (Part("all but the CNN", _BESIDES_THE_CNN, 8_330_465),),
+            settings={"start": "random", "text_encoder": "lstm"},
+            words=35,
+        ),
+    }
+}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from command_line import Command
 
+from benchmark.errors import UserError
 from benchmark.evaluation import sizes
 from benchmark.evaluation.sizes import Counted, count_parts, size_table
-from benchmark.registry import discover
+from benchmark.registry import Registry, discover
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,51 @@ def test_a_difference_is_told(counted: list[Counted], monkeypatch: pytest.Monkey
 def test_the_command_prints_the_table(command: Command) -> None:
     outcome = command("list", "methods", "--parameters")
     assert outcome.status == 0 and "115,581,478" in outcome.out and "DIFFERS" not in outcome.out
+
+
+PLUGIN = """
+from torch import Tensor, nn
+from benchmark.declarations import MethodInfo
+from benchmark.method import FeatureInputs, Method, Specification, Stage
+
+METHODS = [MethodInfo(name="linear", title="Linear", summary="", paper="", citation="")]
+
+class Linear(Method):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, WIDTH)
+
+WIDTH = 3
+STAGE = Stage("linear", lambda context: Linear(context.width), lambda context: FeatureInputs())
+SPECIFICATIONS = {"linear": Specification(stages=lambda settings, start: (STAGE,))}
+"""
+COMPANION = """
+from benchmark.evaluation.sizes import Part, PublishedSizes
+from ..my_method import WIDTH
+
+SIZES = {"linear": {"narrow": PublishedSizes((Part("layer", ("layer.",), 5 * WIDTH),), width=4)}}
+"""
+
+
+def plugin(folder: Path, companion: str = "") -> Registry:
+    (folder / "my_method.py").write_text(PLUGIN)
+    if companion:
+        (folder / "parity").mkdir()
+        (folder / "parity" / "my_method.py").write_text(companion)
+    registry = discover()
+    registry.add_plugin(folder / "my_method.py")
+    return registry
+
+
+def test_a_companion_beside_a_plugin_counts_it(tmp_path: Path) -> None:
+    (counted,) = count_parts(plugin(tmp_path, COMPANION), "linear")
+    assert counted.found == 15 and counted.agrees
+
+
+def test_a_plugin_needs_no_companion(tmp_path: Path) -> None:
+    assert not list(count_parts(plugin(tmp_path), "linear"))
+
+
+def test_a_broken_companion_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"parity/my_method.py: failed on import"):
+        list(count_parts(plugin(tmp_path, "from ..my_method import Missing"), "linear"))

@@ -1,0 +1,41 @@
+"""What checks, imports and counts CLIP4Cir's Combiner; stage 1's numbers are in `clip_finetuning.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.evaluation.sizes import Part, PublishedSizes
+from benchmark.interop.importing import Release
+from benchmark.method import Method
+from benchmark.parity.heads import Head, HeadSizes
+from benchmark.training.batches import Batch
+
+from ..clip4cir import COMBINER, Clip4Cir, CombinerSettings
+
+
+def _build(sizes: HeadSizes) -> Method:
+    return Clip4Cir(sizes.clip_dim, CombinerSettings(projection=sizes.projection_dim, hidden=sizes.hidden_dim))
+
+
+def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
+    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
+    assert isinstance(query, Tensor) and isinstance(target, Tensor)
+    return {"query": query, "target": target, "logits": 100 * query @ target.T}
+
+
+_GOLDEN = Head(_build, lambda method: method.get_submodule("combiner"), _outputs)
+FORMS = {"clip4cir": _GOLDEN.check}
+TRAINING = {"clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, COMBINER)}
+
+
+def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+    """d, and the Combiner's p and h."""
+    projection, width = shapes["text_projection_layer.weight"]
+    return width, {"projection": projection, "hidden": shapes["output_layer.weight"][1]}
+
+
+RELEASES = {"clip4cir": Release(part="combiner", settings=_released_settings, entry="Combiner")}
+SIZES = {"clip4cir": {"RN50x4": PublishedSizes((Part("Combiner", ("combiner.",), 59_003_521),))}}

@@ -1,0 +1,82 @@
+"""What checks, imports and counts SPIRIT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from benchmark.evaluation.sizes import Part, PublishedSizes
+from benchmark.interop.importing import Release
+from benchmark.method import Method
+from benchmark.parity.heads import Head, HeadSizes
+from benchmark.training.batches import Batch
+
+from ..spirit import HEAD, Spirit, SpiritSettings
+
+
+def _build(sizes: HeadSizes) -> Method:
+    # Only the number of patches counts here, not the grids that they are cut by.
+    grids = (1,) * (sizes.patches or 0)
+    return Spirit(
+        sizes.clip_dim, SpiritSettings(grids=grids, projection=sizes.projection_dim, hidden=sizes.hidden_dim)
+    )
+
+
+def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
+    assert isinstance(method, Spirit)
+    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
+    styles = method.network.local(batch.target["patches"])
+    return {
+        "query": query,
+        "target": target,
+        "logits": 100 * query @ target.T,
+        **{f"target_{name}": style for name, style in styles.items()},
+    }
+
+
+_GOLDEN = Head(_build, lambda method: method.get_submodule("network"), _outputs)
+FORMS = {"spirit": _GOLDEN.check}
+TRAINING = {"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)}
+
+_GRIDS = {13: (2, 3), 9: (3,), 4: (2,)}
+
+
+def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+    """d, p and h of the visual-textual fusion, which works at 2d, and the patch grids."""
+    double, hidden = shapes["combiner.output_layer.weight"]
+    patches = shapes["visual_attn.transformer.positional_embedding"][1]
+    sizes = {"projection": shapes["combiner.text_projection_layer.weight"][0], "hidden": hidden}
+    return double // 2, {**sizes, "grids": _GRIDS.get(patches, _GRIDS[13])}
+
+
+_NOT_COMPUTED = "multiplies a softmax over one entry, which is always 1"
+RELEASES = {
+    "spirit": Release(
+        part="network",
+        settings=_released_settings,
+        without_effect={
+            "combiner.image_mlp.": _NOT_COMPUTED,
+            "combiner.text_mlp.": _NOT_COMPUTED,
+            "simi_loss.": "a triplet loss that the release never uses",
+        },
+    )
+}
+
+SIZES = {
+    "spirit": {
+        "RN50x4": PublishedSizes(
+            (
+                Part("all", ("network.",), 115_581_478),
+                Part("VTF", ("network.combiner.",), 101_624_324),
+                Part("local network", ("network.visual_attn.",), 13_957_153),
+                Part("PSC", ("network.visual_attn.transformer.",), 4_931_840),
+                Part("visual self-attention", ("network.visual_attn.visual_sa.",), 3_690_907),
+                Part("PSD", ("network.visual_attn.visual_gr.",), 3_692_805),
+                Part("PSF", ("network.visual_attn.local_fusion.",), 1_641_601),
+                Part("triplet alpha", ("network.simi_loss.",), 1),
+            )
+        )
+    }
+}
