@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.declarations import DatasetInfo as DatasetInfo
+from benchmark.facts import DatasetInfo as DatasetInfo
 
 IntArray = NDArray[np.int64]
 
@@ -207,8 +207,8 @@ class Dataset(Protocol):
     @property
     def protocols(self) -> tuple[ProtocolInfo, ...]: ...
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        """The triplets of one epoch; ``drawing`` names the scheme where pairs are drawn anew."""
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        """The triplets of one epoch; ``pair_sampling`` names the scheme where pairs are drawn anew."""
         ...
 
     def split_pictures(self, split: str) -> IntArray:

@@ -2,11 +2,8 @@
 
 A method is a :class:`Method` (three functions: encode a query, encode a target, the loss) and a
 :class:`Specification` (its stages, as data and small factories that the trainer calls). What a
-newcomer writes is one file with
-
-- ``METHODS = [MethodInfo(...)]`` and ``RECIPES = [Recipe(...)]``: literals, read without importing
-  the file, so that `list` needs no torch;
-- ``SPECIFICATIONS = {"name": Specification(...)}``.
+newcomer writes is one file with ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}`` for several.
+Titles, citations and recipes stand in the TOML beside it (:mod:`benchmark.facts`).
 
 Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
 """
@@ -22,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmark.declarations import Start
 from benchmark.encoding import Encoding
+from benchmark.facts import Initialisation
 from benchmark.settings import MethodSettings, TrainingSettings
 
 if TYPE_CHECKING:
@@ -158,7 +155,7 @@ class BuildContext:
             raise TypeError("this method has no backbone of the engine's")
         return self.backbone.width
 
-    def start(self, asked: Start) -> Start:
+    def start(self, asked: Initialisation) -> Initialisation:
         """Where a network of the method's own starts: as asked for, but anyhow where its weights follow."""
         return "random" if self.weights_follow else asked
 
@@ -231,9 +228,9 @@ class Specification:
     What checks, imports and counts a method is no part of this: see `Registry.companion`.
     """
 
-    stages: Callable[[MethodSettings, Start], tuple[Stage, ...]]
+    stages: Callable[[MethodSettings, Initialisation], tuple[Stage, ...]]
     settings: type[MethodSettings] = MethodSettings
-    own_networks: Callable[[MethodSettings], Start] | None = None
+    own_networks: Callable[[MethodSettings], Initialisation] | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
     needs: Callable[[MethodSettings], tuple[Need, ...]] = _no_needs
     remarks: Callable[[MethodSettings], tuple[str, ...]] = _no_remarks

@@ -1,84 +1,85 @@
 """The registry: which methods, datasets and recipes there are, and where their files lie.
 
-Names point at files. A file declares itself with literals (``INFO = DatasetInfo(...)``,
-``METHODS = [MethodInfo(...)]``, ``RECIPES = [Recipe(...)]``, ``VARIANTS = [Variant(...)]``,
-``ASSETS = [Asset(...)]``) that are read here without importing it, and is imported when one of its
-names is asked for. Sources, in this order: the two shelves, entry points of other distributions, and
-files given with `--plugin`.
+Names point at files. What a `.py` is called and cites, its recipes and variants stand in the TOML beside
+it (:mod:`benchmark.facts`), which is read here without importing the `.py`; that happens when one of its
+names is asked for. A method's file has ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}``
+where it holds several; a dataset's has ``INFO``, ``LAYOUTS`` and ``load``. Sources, in this order: the two
+shelves, entry points of other distributions, and files given with `--plugin`.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from benchmark.declarations import Asset, DatasetInfo, MethodInfo, Recipe, Variant
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import (
+    Asset,
+    DatasetInfo,
+    Facts,
+    MethodInfo,
+    Recipe,
+    Variant,
+    choose_recipe,
+    read_facts,
+)
 from benchmark.files import digest_of
+from benchmark.progress import counting
 
 if TYPE_CHECKING:
     from benchmark.dataset import Dataset
     from benchmark.method import Specification
 
-_DECLARED: dict[str, Callable[..., Any]] = {
-    "Asset": Asset,
-    "DatasetInfo": DatasetInfo,
-    "MethodInfo": MethodInfo,
-    "Recipe": Recipe,
-    "Variant": Variant,
-}
-_NAMED_PER_OWNER = (Recipe, Variant)
 _DEMO_MODULE = "benchmark.datasets.demo.demo_data"
-_ENTRY_POINT_GROUPS = ("benchmark.methods", "benchmark.datasets")
+_DEFAULT_RECIPES = Path(__file__).with_name("default_recipes.toml")
+_NEW_FORM = (
+    "write METHOD = Specification(...), or METHODS = {'name': Specification(...)}, and titles, recipes and variants "
+    "into a TOML file of the same name beside it (methods/spirit.toml is an example)"
+)
+_OLD_FORM = re.compile(r"^(METHODS\b[^=\n]*= *\[|(SPECIFICATIONS|RECIPES|VARIANTS|ASSETS)\b)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class ShelfFile:
-    """One file that may declare methods, recipes or a dataset."""
+    """One `.py` that gives methods or a dataset, with its facts.
+
+    ``kind``: what a file without a TOML is; "any" has to be imported to know. ``names``: an entry point's,
+    or the shelf's, for a file without a TOML.
+    """
 
     module: str
     path: Path
+    kind: Literal["method", "dataset", "any"] = "any"
+    names: tuple[str, ...] = ()
     is_plugin: bool = False
 
     @cached_property
-    def declared(self) -> tuple[Asset | DatasetInfo | MethodInfo | Recipe | Variant, ...]:
-        """Everything declared at the top of the file. Raises UserError where it is no literal."""
-        try:
-            tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot be read as a plug-in ({error})") from None
-        found: list[Asset | DatasetInfo | MethodInfo | Recipe | Variant] = []
-        known: dict[str, Any] = {}
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
-                for call in _declaring_calls(statement.value):
-                    found.append(self._evaluate(call, known))
-                known |= _named_literal(statement, known)
-        return tuple(found)
-
-    def _evaluate(self, call: ast.Call, known: Mapping[str, Any]) -> Any:
-        assert isinstance(call.func, ast.Name)
-        try:
-            arguments = {k.arg or "": _literal(k.value, known) for k in call.keywords}
-            return _DECLARED[call.func.id](**arguments)
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.path}, line {call.lineno}: {call.func.id}(...) must have literal keyword "
-                f"arguments only, or names of literals above it ({error})"
-            ) from None
+    def facts(self) -> Facts:
+        """What the TOML beside it says; without one, names that are their own titles."""
+        beside = self.path.with_suffix(".toml")
+        if beside.is_file():
+            return read_facts(beside)
+        if self.kind == "method":
+            return Facts(methods=tuple(MethodInfo(name) for name in self.names))
+        module = self.load()
+        return Facts(
+            methods=tuple(MethodInfo(name) for name in self._specifications(module)),
+            dataset=getattr(module, "INFO", None),
+        )
 
     def load(self) -> ModuleType:
-        """Import the file."""
+        """Import the file. Raises UserError where it fails, or is of the form before TOML."""
         if self.module in sys.modules:
             return sys.modules[self.module]
+        self._refuse_old_form()
         if not self.is_plugin:
             return importlib.import_module(self.module)
         spec = importlib.util.spec_from_file_location(self.module, self.path)
@@ -114,44 +115,38 @@ class ShelfFile:
             raise UserError(f"{self.path.parent}/parity/{stem}.py: failed on import: {error!r}") from error
 
 
-def _declaring_calls(value: ast.expr) -> Iterator[ast.Call]:
-    candidates = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
-    for candidate in candidates:
-        if (
-            isinstance(candidate, ast.Call)
-            and isinstance(candidate.func, ast.Name)
-            and candidate.func.id in _DECLARED
-        ):
-            yield candidate
+    def specification(self, method: str) -> Specification:
+        """Import the file and give a method of it."""
+        given = self._specifications(self.load())
+        if method not in given:
+            raise UserError(
+                f"{self.path}: gives no method '{method}' (METHOD or METHODS), which its facts name; "
+                f"given: {', '.join(given) or 'none'}"
+            )
+        return given[method]
 
+    def _specifications(self, module: ModuleType) -> dict[str, Specification]:
+        several: dict[str, Specification] = getattr(module, "METHODS", {})
+        if several or not hasattr(module, "METHOD"):
+            return several
+        # METHOD has no name of its own: its facts', its entry point's, or the file's.
+        beside = self.path.with_suffix(".toml")
+        named = [info.name for info in read_facts(beside).methods] if beside.is_file() else self.names
+        return {(named or [self.path.stem])[0]: module.METHOD}
 
-def _named_literal(statement: ast.Assign | ast.AnnAssign, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The name and value of `NAME = literal`; nothing where the value is no literal."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    assert statement.value is not None
-    try:
-        value = _literal(statement.value, known)
-    except (ValueError, TypeError):
-        return {}
-    return {target.id: value for target in targets if isinstance(target, ast.Name)}
-
-
-def _literal(node: ast.expr, known: Mapping[str, Any]) -> Any:
-    """The value of a literal; in it may stand names of literals above it, and `**` of a dict."""
-    if isinstance(node, ast.Name) and node.id in known:
-        return known[node.id]
-    if isinstance(node, ast.Dict):
-        value: dict[Any, Any] = {}
-        for key, item in zip(node.keys, node.values, strict=True):
-            inner = _literal(item, known)
-            value |= inner if key is None else {_literal(key, known): inner}
-        return value
-    return ast.literal_eval(node)
+    def _refuse_old_form(self) -> None:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: cannot be read as Python ({error})") from None
+        old = _OLD_FORM.search(text)
+        if old:
+            raise UserError(f"{self.path}: '{old[0].rstrip(' =[')}' is of the old form; {_NEW_FORM}")
 
 
 @dataclass
 class Registry:
-    """All known files; `add_plugin` is the only thing that changes it."""
+    """All known files; `add` and `add_plugin` are the only things that change it."""
 
     files: list[ShelfFile] = field(default_factory=list)
 
@@ -164,140 +159,117 @@ class Registry:
         if not path.is_file():
             raise UserError(f"--plugin {path}: no such file")
         plugin = ShelfFile(f"benchmark_plugin_{path.stem}_{digest_of(str(path))[:8]}", path, is_plugin=True)
-        if not plugin.declared:
-            raise UserError(
-                f"--plugin {path}: declares neither METHODS = [MethodInfo(...)] nor INFO = DatasetInfo(...)"
-            )
+        if plugin.facts == Facts():
+            raise UserError(f"--plugin {path}: gives no method (METHOD or METHODS) and no dataset (INFO)")
         self.add(plugin)
         return plugin
 
     def add(self, file: ShelfFile) -> None:
         """Raises UserError where the file declares a name that is taken."""
-        owners = {(type(d), d.name): known.path for known, d in self._all() if not isinstance(d, _NAMED_PER_OWNER)}
-        for declared in file.declared:
-            owner = owners.get((type(declared), declared.name))
-            if owner is not None and not isinstance(declared, _NAMED_PER_OWNER):
+        for known in self.files:
+            for taken in _names(known.facts) & _names(file.facts):
                 raise UserError(
-                    f"{file.path}: declares '{declared.name}', and so does {owner}; give one of them another name"
+                    f"{file.path}: declares '{taken[1]}', and so does {known.path}; give one of them another name"
                 )
         self.files.append(file)
 
     def methods(self) -> dict[str, MethodInfo]:
-        return {d.name: d for _, d in self._all() if isinstance(d, MethodInfo)}
+        return {info.name: info for file in self.files for info in file.facts.methods}
 
     def datasets(self) -> dict[str, DatasetInfo]:
-        return {d.name: d for _, d in self._all() if isinstance(d, DatasetInfo)}
+        return {file.facts.dataset.name: file.facts.dataset for file in self.files if file.facts.dataset}
 
     def assets(self) -> dict[str, Asset]:
         """Files from outside, by the names that methods call them."""
-        return {d.name: d for _, d in self._all() if isinstance(d, Asset)}
+        return {asset.name: asset for file in self.files for asset in file.facts.assets}
 
     def recipes(self) -> tuple[Recipe, ...]:
-        return tuple(d for _, d in self._all() if isinstance(d, Recipe))
+        return tuple(recipe for file in self.files for recipe in file.facts.recipes)
 
     def variants(self, method: str = "") -> tuple[Variant, ...]:
         """The named configurations of a method, or of all."""
-        declared = (d for _, d in self._all() if isinstance(d, Variant))
+        declared = (variant for file in self.files for variant in file.facts.variants)
         return tuple(variant for variant in declared if method in ("", variant.method))
 
     def specification(self, method: str) -> Specification:
         """Import a method's file and give its specification; raises UserError for unknown names."""
-        file = self._file_of(method, MethodInfo, "method")
-        specifications: dict[str, Specification] = getattr(file.load(), "SPECIFICATIONS", {})
-        if method not in specifications:
-            raise UserError(f"{file.path}: declares method '{method}' but SPECIFICATIONS has no such key")
-        return specifications[method]
+        return self._file_of(method).specification(method)
+
+    def dataset_module(self, name: str) -> ModuleType:
+        """Import a dataset's file: its ``INFO``, ``LAYOUTS``, ``load`` and ``present_splits``."""
+        for file in self.files:
+            if file.facts.dataset is not None and file.facts.dataset.name == name:
+                return file.load()
+        raise unknown_name("dataset", name, self.datasets())
 
     def companions(self) -> Iterator[ModuleType]:
         """Of all files that declare methods and have one."""
         for file in self.files:
-            if any(isinstance(declared, MethodInfo) for declared in file.declared) and file.companion is not None:
+            if file.facts.methods and file.companion is not None:
                 yield file.companion
 
     def companion(self, method: str) -> ModuleType | None:
         """What checks, imports and counts a method, see `ShelfFile.companion`."""
-        return self._file_of(method, MethodInfo, "method").companion
+        return self._file_of(method).companion
 
     def load_dataset(self, name: str, root: Path, splits: tuple[str, ...]) -> Dataset:
         """Import a dataset's file and read its annotations under ``root``."""
-        dataset: Dataset = self._file_of(name, DatasetInfo, "dataset").load().load(root, splits=splits)
+        dataset: Dataset = self.dataset_module(name).load(root, splits=splits)
         return dataset
-
-    def locate(self, name: str, data_root: Path) -> Path:
-        """A dataset's folder under ``data_root``; raises UserError naming what was looked for."""
-        from benchmark.data.annotations import locate_root
-
-        file = self._file_of(name, DatasetInfo, "dataset")
-        module = file.load()
-        return locate_root(module.INFO, module.LAYOUTS, data_root)
 
     def demo_folder(self, name: str, cache: Path) -> Path:
         """The demo data in a dataset's layout in the cache, drawn on first use."""
-        from benchmark.progress import counting
-
         with counting("drawing demo pictures") as progress:
             folder: Path = importlib.import_module(_DEMO_MODULE).demo_folder(name, cache, progress)
         return folder
 
     def write_demo(self, name: str, folder: Path) -> None:
         """Draw the demo data in a dataset's layout into a new folder."""
-        from benchmark.progress import counting
-
         with counting("drawing demo pictures") as progress:
             importlib.import_module(_DEMO_MODULE).write_demo(name, folder, progress=progress)
 
-    def dataset_module(self, name: str) -> ModuleType:
-        return self._file_of(name, DatasetInfo, "dataset").load()
+    def recipe(self, stage: str, dataset: str, name: str, initialisation: str) -> Recipe:
+        """The recipe of a stage on a dataset, by `choose_recipe`; a stage without any takes a default one."""
+        of_the_stage = [recipe for recipe in self.recipes() if recipe.stage == stage]
+        if not of_the_stage:
+            return choose_recipe(read_facts(_DEFAULT_RECIPES).recipes, "*", dataset, name, initialisation)
+        return choose_recipe(of_the_stage, stage, dataset, name, initialisation)
 
-    def recipe(self, stage: str, dataset: str, name: str, start: str) -> Recipe:
-        """The recipe of a stage on a dataset; ``name`` "" takes the default for this start.
-
-        Random weights under a recipe for pretrained ones are refused.
-        """
-        mine = [r for r in self.recipes() if r.stage == stage and r.dataset in (dataset, "*")]
-        mine.sort(key=lambda r: r.dataset == "*")
-        if name:
-            named = [r for r in mine if r.name == name]
-            if not named:
-                raise unknown_name(f"recipe of stage {stage} on {dataset}", name, {r.name for r in mine})
-            if start == "random" and named[0].start != "random":
-                raise UserError(
-                    f"--recipe {name}: it fine-tunes pretrained weights, and these start at random; "
-                    "use --recipe from-scratch, or give weights with --weights"
-                )
-            return named[0]
-        fitting = [r for r in mine if r.start == start]
-        for recipe in sorted(fitting, key=lambda r: r.dataset == "*"):
-            if recipe.name in ("paper", "adapted", "from-scratch"):
-                return recipe
-        known = ", ".join(sorted({f"{r.name} ({r.dataset})" for r in mine})) or "none"
-        raise UserError(f"no recipe of stage {stage} on {dataset} for {start} weights; known: {known}")
-
-    def _all(self) -> Iterator[tuple[ShelfFile, Any]]:
+    def _file_of(self, method: str) -> ShelfFile:
         for file in self.files:
-            for declared in file.declared:
-                yield file, declared
-
-    def _file_of(self, name: str, kind: type, word: str) -> ShelfFile:
-        for file, declared in self._all():
-            if isinstance(declared, kind) and declared.name == name:  # type: ignore[attr-defined]
+            if any(info.name == method for info in file.facts.methods):
                 return file
-        known = {d.name for _, d in self._all() if isinstance(d, kind)}  # type: ignore[attr-defined]
-        raise unknown_name(word, name, known)
+        raise unknown_name("method", method, self.methods())
+
+
+def _names(facts: Facts) -> set[tuple[str, str]]:
+    """What only one file may declare: (kind, name)."""
+    dataset = {("dataset", facts.dataset.name)} if facts.dataset else set()
+    return {("method", m.name) for m in facts.methods} | {("asset", a.name) for a in facts.assets} | dataset
 
 
 def _shelf_files() -> Iterator[ShelfFile]:
-    for shelf in ("benchmark.methods", "benchmark.methods.networks", "benchmark.datasets"):
-        package = importlib.import_module(shelf)
-        for folder in package.__path__:
+    kinds: tuple[tuple[str, Literal["method", "dataset"]], ...] = (
+        ("benchmark.methods", "method"),
+        ("benchmark.methods.networks", "method"),
+        ("benchmark.datasets", "dataset"),
+    )
+    for shelf, kind in kinds:
+        for folder in importlib.import_module(shelf).__path__:
             for path in sorted(Path(folder).glob("[!_]*.py")):
-                yield ShelfFile(f"{shelf}.{path.stem}", path)
+                # A network's file is no method; it may name assets.
+                if not shelf.endswith("networks") or path.with_suffix(".toml").is_file():
+                    yield ShelfFile(f"{shelf}.{path.stem}", path, kind, (path.stem,))
 
 
 def _entry_point_files() -> Iterator[ShelfFile]:
+    """One for each module that entry points name, in the order of the groups."""
     from importlib.metadata import entry_points
 
-    for group in _ENTRY_POINT_GROUPS:
+    found: dict[str, ShelfFile] = {}
+    kinds: tuple[Literal["method", "dataset"], ...] = ("method", "dataset")
+    for kind in kinds:
+        group = f"benchmark.{kind}s"
         for entry in entry_points(group=group):
             try:
                 spec = importlib.util.find_spec(entry.module)
@@ -308,12 +280,24 @@ def _entry_point_files() -> Iterator[ShelfFile]:
                     f"entry point {entry.name} of {group}: there is no module {entry.module}; "
                     "install its distribution again, or uninstall it"
                 )
-            yield ShelfFile(entry.module, Path(spec.origin))
+            known = found.get(entry.module)
+            same_kind = known is None or known.kind == kind
+            names = (*(known.names if known else ()), entry.name)
+            found[entry.module] = ShelfFile(entry.module, Path(spec.origin), kind if same_kind else "any", names)
+    for file in found.values():
+        declared = {name for _, name in _names(file.facts)}
+        for name in file.names:
+            if name not in declared:
+                raise UserError(
+                    f"entry point {name}: {file.path} declares {', '.join(sorted(declared))}; an entry point's name "
+                    "is its method's or its dataset's"
+                )
+        yield file
 
 
 def discover() -> Registry:
     """A registry of the shelves and of installed entry points."""
     registry = Registry(list(_shelf_files()))
-    for file in dict.fromkeys(_entry_point_files()):
+    for file in _entry_point_files():
         registry.add(file)
     return registry

@@ -7,17 +7,31 @@ this order. An unknown key is an error that names the nearest known key.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmark.errors import UserError, unknown_name
+from benchmark.progress import say
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What a setting of former versions is called now, and those of its values that are called otherwise."""
+
+    key: str
+    values: Mapping[Any, Any] = field(default_factory=dict)
 
 
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    formerly: ClassVar[Mapping[str, Renamed]] = {}
+    """Former names, which `--set`, files and checkpoints of one version before may still use."""
 
 
 class MethodSettings(Settings):
@@ -62,11 +76,13 @@ class TrainingSettings(Settings):
     )
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     text_rule: str = Field("as-is", description="how captions become strings in training and evaluation")
-    drawing: str = Field("", description="how training pairs are drawn, where a dataset draws them")
+    pair_sampling: str = Field("", description="how training pairs are drawn, where a dataset draws them")
     criterion: Literal["dataset", "arithmetic", "geometric", "harmonic"] = Field(
         "dataset", description="what picks the best epoch: the dataset's criterion, or a mean of all its recalls"
     )
     validate_every: int = Field(1, ge=1, description="epochs between two validations")
+
+    formerly: ClassVar[Mapping[str, Renamed]] = {"drawing": Renamed("pair_sampling")}
 
     @property
     def picks_an_epoch(self) -> bool:
@@ -112,6 +128,21 @@ class TrainerSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
+def with_present_names(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the names of this version, whichever they were written with."""
+    present: dict[str, Any] = {}
+    for key, value in values.items():
+        renamed = model.formerly.get(key, Renamed(key))
+        # A list is no key of a table of values.
+        present[renamed.key] = renamed.values.get(value, value) if isinstance(value, str) else value
+    return present
+
+
+@cache
+def _tell_once(line: str) -> None:
+    say(line)
+
+
 def fill(
     model: type[S], layers: Iterable[tuple[str, Mapping[str, Any]]], namespace: str
 ) -> S:
@@ -123,7 +154,9 @@ def fill(
     origin: dict[str, str] = {}
     problems: list[str] = []
     for source, layer in layers:
-        for key, value in layer.items():
+        for key in layer.keys() & model.formerly.keys():
+            _tell_once(f"{source}: {namespace}.{key} is called {namespace}.{model.formerly[key].key} now")
+        for key, value in with_present_names(model, layer).items():
             if key not in model.model_fields:
                 known = [f"{namespace}.{name}" for name in model.model_fields]
                 problems.append(f"{source}: {unknown_name('setting', f'{namespace}.{key}', known)}")

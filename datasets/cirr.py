@@ -24,7 +24,6 @@ from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
-    DatasetInfo,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -35,30 +34,14 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import dataset_info
 from benchmark.files import digest_of, file_digest
 
 from .readers.cirr import LAYOUTS as LAYOUTS
 from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path
 
-INFO = DatasetInfo(
-    name="cirr",
-    title="CIRR",
-    summary="36,554 pairs of real-life pictures, ranked over a split and within sets of six near twins",
-    licence="annotations MIT; pictures are NLVR2's, on request, under its own terms",
-    obtain=(
-        "annotations: branch cirr_dataset of https://github.com/Cuberick-Orion/CIRR; "
-        "pictures: request NLVR2's at https://lil.nlp.cornell.edu/nlvr/"
-    ),
-    citation="""@inproceedings{liu2021cirr,
-  title     = {Image Retrieval on Real-life Images with Pre-trained Vision-and-Language Models},
-  author    = {Liu, Zheyuan and Rodriguez-Opazo, Cristian and Teney, Damien and Gould, Stephen},
-  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision (ICCV)},
-  pages     = {2125--2134},
-  year      = {2021}
-}""",
-    folders=("cirr", "cirr_dataset", "CIRR", "cirr-dataset"),
-    default_protocol="official",
-)
+INFO = dataset_info(__file__)
+
 
 class CIRR:
     """CIRR, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
@@ -87,8 +70,8 @@ class CIRR:
         position = {name: i for i, name in enumerate(table)}
         self._position = {split.name: integers([position[n] for n in split.paths]) for split in splits.values()}
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        """All training triplets; the same in every epoch, whatever the seed and drawing."""
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        """All training triplets; the same in every epoch, whatever the seed and pair sampling."""
         train, position = self._split("train"), self._position["train"]
         return Triplets(position[train.reference], position[train.target], train.captions)
 

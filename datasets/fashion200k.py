@@ -30,7 +30,6 @@ from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
-    DatasetInfo,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -41,36 +40,16 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import dataset_info
 from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
 from .readers.fashion200k import LAYOUTS as LAYOUTS
 from .readers.fashion200k import PUBLISHED, SPLITS, Files, Split, read_split
-from .readers.fashion200k_pairs import PairSource, drawing_named, grouped, modification_texts
+from .readers.fashion200k_pairs import PairSource, grouped, modification_texts, pair_sampling_named
 
-INFO = DatasetInfo(
-    name="fashion200k",
-    title="Fashion200k",
-    summary="201,838 cropped shop pictures; queries replace one word of a picture's description",
-    licence="none stated; released for research, the pictures belong to the shops",
-    obtain=(
-        "labels/ and women/ (the cropped detections, women.tar.gz): https://github.com/xthan/fashion-200k; "
-        "test_queries.txt: https://github.com/google/tirg"
-    ),
-    citation="""@inproceedings{han2017automatic,
-  title     = {Automatic Spatially-Aware Fashion Concept Discovery},
-  author    = {Han, Xintong and Wu, Zuxuan and Huang, Phoenix X. and Zhang, Xiao and Zhu, Menglong and Li, Yuan
-               and Zhao, Yang and Davis, Larry S.},
-  booktitle = {Proceedings of the IEEE International Conference on Computer Vision (ICCV)},
-  pages     = {1463--1471},
-  year      = {2017}
-}""",
-    folders=("fashion200k", "Fashion200k", "Fashion200K", "fashion-200k", "fashion_200k"),
-    default_protocol="tirg",
-    text_rule="template",
-    evaluation_split="test",
-    equal_captions_answer=True,
-)
+INFO = dataset_info(__file__)
+
 
 class Fashion200k:
     """Fashion200k, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
@@ -103,12 +82,12 @@ class Fashion200k:
         }
         self._sources: dict[int, PairSource] = {}
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        """Pairs drawn by the scheme of that name, see `DRAWINGS`; "" is TIRG's.
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        """Pairs drawn by the scheme of that name, see `PAIR_SAMPLINGS`; "" is TIRG's.
 
         The same for the same arguments; raises UserError where no picture can be changed.
         """
-        train, position, scheme = self._split("train"), self._position["train"], drawing_named(drawing)
+        train, position, scheme = self._split("train"), self._position["train"], pair_sampling_named(pair_sampling)
         reference, target = self._source(scheme.blanks).draw(scheme, seed, epoch)
         texts = modification_texts(train.captions, train.caption[reference], train.caption[target])
         return Triplets(position[reference], position[target], tuple((text,) for text in texts))

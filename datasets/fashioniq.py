@@ -27,7 +27,6 @@ from benchmark.data.squashed import squashed_size
 from benchmark.dataset import (
     Captions,
     Counts,
-    DatasetInfo,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -38,34 +37,14 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import dataset_info
 from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
 from .readers.fashioniq import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
 from .readers.fashioniq import LAYOUTS as LAYOUTS
 
-INFO = DatasetInfo(
-    name="fashioniq",
-    title="FashionIQ",
-    summary="24,016 labelled pairs of dresses, shirts and tops, two captions each, ranked within a category",
-    licence="annotations Community Data License Agreement; pictures are product pictures from Amazon",
-    obtain=(
-        "annotations: captions/ and image_splits/ of https://github.com/XiaoxiaoGuo/fashion-iq; pictures: the "
-        "archive linked from its issue 18, or the addresses in https://github.com/hongwang600/fashion-iq-metadata"
-    ),
-    citation="""@inproceedings{wu2021fashioniq,
-  title     = {Fashion {IQ}: A New Dataset Towards Retrieving Images by Natural Language Feedback},
-  author    = {Wu, Hui and Gao, Yupeng and Guo, Xiaoxiao and Al-Halah, Ziad and Rennie, Steven and
-               Grauman, Kristen and Feris, Rogerio},
-  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  pages     = {11307--11317},
-  year      = {2021}
-}""",
-    folders=("fashionIQ", "fashionIQ_dataset", "fashion-iq", "fashioniq", "FashionIQ", "fashion_iq", "Fashion-IQ"),
-    default_protocol="original",
-    text_rule="joined",
-    evaluation_split="val",
-)
+INFO = dataset_info(__file__)
 
 _VAL = {
     "dress": {"queries": 2_017, "gallery": 3_817, "VAL gallery": 2_628, "per-caption queries": 4_034},
@@ -114,8 +93,8 @@ class FashionIQ:
         self._doubles = tuple(sorted(set(index.doubles) & set(names)))
         self._number = {name: i for i, name in enumerate(names)}
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        """All training triplets, category after category; the same in every epoch, whatever the seed and drawing."""
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        """All triplets, category after category; the same in every epoch, whatever the seed and pair sampling."""
         train = self._split("train")
         numbers = {category: self._numbers(part.names) for category, part in train.items()}
         return Triplets(

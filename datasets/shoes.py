@@ -36,7 +36,6 @@ from benchmark.data.protocol_choice import fitting_rule
 from benchmark.dataset import (
     Captions,
     Counts,
-    DatasetInfo,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -47,38 +46,13 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import dataset_info
 from benchmark.files import digest_of, file_digest
 
 from .readers.shoes import LAYOUTS as LAYOUTS
 from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training
 
-INFO = DatasetInfo(
-    name="shoes",
-    title="Shoes",
-    summary="10,751 pairs of women's shoes with one caption each, ranked over the evaluation pictures",
-    licence="annotations' repository MIT; pictures collected from the web by Berg et al., no licence stated",
-    obtain=(
-        "annotations: folder dataset of https://github.com/XiaoxiaoGuo/fashion-retrieval; pictures: the "
-        "womens_* folders of Berg et al.'s attribute discovery data (its site is gone; DQU-CIR's README links a copy)"
-    ),
-    citation="""@inproceedings{guo2018dialog,
-  title     = {Dialog-based Interactive Image Retrieval},
-  author    = {Guo, Xiaoxiao and Wu, Hui and Cheng, Yu and Rennie, Steven and Tesauro, Gerald and Feris, Rogerio},
-  booktitle = {Advances in Neural Information Processing Systems 31},
-  pages     = {676--686},
-  year      = {2018}
-}
-@inproceedings{berg2010automatic,
-  title     = {Automatic Attribute Discovery and Characterization from Noisy Web Data},
-  author    = {Berg, Tamara L. and Berg, Alexander C. and Shih, Jonathan},
-  booktitle = {European Conference on Computer Vision (ECCV)},
-  year      = {2010}
-}""",
-    folders=("shoes", "shoes_dataset", "Shoes", "shoes-dataset"),
-    default_protocol="official",
-    text_rule="capitalised",
-    evaluation_split="test",
-)
+INFO = dataset_info(__file__)
 
 PUBLISHED: Mapping[str, Mapping[str, int]] = {
     "train": {"triplets": 8_990, "pictures": 10_000},
@@ -126,8 +100,8 @@ class Shoes:
         without = () if test is None else tuple(name for name in ("val", "val-list") if name in test.refusals)
         self.protocols = tuple(_protocol(name, summary, without) for name, summary in _SUMMARIES.items())
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        """All training triplets; the same in every epoch, whatever the seed and drawing."""
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        """All training triplets; the same in every epoch, whatever the seed and pair sampling."""
         entries = self._training().entries
         reference = self._numbers(e.reference for e in entries)
         return Triplets(reference, self._numbers(e.target for e in entries), self.training_texts())

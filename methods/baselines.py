@@ -12,39 +12,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from benchmark.declarations import MethodInfo
 from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
 from .networks.layers import normalise
-
-METHODS = [
-    MethodInfo(
-        name="image_only",
-        title="Image only",
-        summary="the reference's feature alone; trains nothing of its own",
-        paper="",
-        citation="",
-        needs=("clip",),
-    ),
-    MethodInfo(
-        name="text_only",
-        title="Text only",
-        summary="the modification text's feature alone; trains nothing of its own",
-        paper="",
-        citation="",
-        needs=("clip",),
-    ),
-    MethodInfo(
-        name="sum",
-        title="Sum",
-        summary="element-wise sum of picture and text feature; trains nothing of its own",
-        paper="",
-        citation="",
-        needs=("clip",),
-    ),
-]
 
 
 class FeatureBaseline(Method):
@@ -89,7 +61,7 @@ def _specification(name: str, method: Callable[[], Method]) -> Specification:
     return Specification(stages=stages, settings=EncoderChoice)
 
 
-SPECIFICATIONS = {
+METHODS = {
     "image_only": _specification("image_only", ImageOnly),
     "text_only": _specification("text_only", TextOnly),
     "sum": _specification("sum", Sum),

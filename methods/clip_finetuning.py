@@ -24,7 +24,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Variant
 from benchmark.method import (
     BuildContext,
     Method,
@@ -40,86 +39,6 @@ from .networks.layers import contrastive_loss, normalise
 
 if TYPE_CHECKING:
     from benchmark.encoders.backbones import ClipBackbone
-
-METHODS = [
-    MethodInfo(
-        name="clip4cir_sum",
-        title="CLIP4Cir, sum",
-        summary="stage 1 alone: CLIP fine-tuned so that the element-wise sum retrieves the target",
-        paper="ACM TOMM 2023, arXiv 2308.11485, stage 1",
-        citation=(
-            "@article{baldrati2023composed, title={Composed Image Retrieval using Contrastive Learning and "
-            "Task-oriented CLIP-based Features}, author={Baldrati, Alberto and Bertini, Marco and Uricchio, "
-            "Tiberio and Del Bimbo, Alberto}, journal={ACM Transactions on Multimedia Computing, "
-            "Communications and Applications}, year={2023}}"
-        ),
-        needs=("clip",),
-        outside_fair="is stage 1 itself, which all methods share; Sum on the fine-tuned encoder stands for it",
-    ),
-]
-
-VARIANTS = [
-    Variant(
-        method="clip4cir_sum", name="both-encoders", title="both encoders tuned",
-        source="CLIP4Cir, TOMM 2023; the default", settings={},
-    ),
-    Variant(
-        method="clip4cir_sum", name="text-encoder", title="text encoder tuned",
-        source="stage 1 of CLIP4Cir, CVPRW 2022", settings={"encoders.trained": "text"},
-    ),
-    Variant(
-        method="clip4cir_sum", name="image-encoder", title="image encoder tuned",
-        source="CLIP4Cir's release, option --encoder image", settings={"encoders.trained": "image"},
-    ),
-]  # fmt: skip
-
-RECIPES = [
-    Recipe(
-        stage="encoders", dataset="fashioniq", name="paper",
-        source="CLIP4Cir, TOMM 2023, released command of stage 1",
-        settings={
-            "epochs": 100, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2e-6, "eps": 1e-7,
-            "weight_decay": 0.01, "batch_norm": "eval", "precision": "fp16", "text_rule": "joined",
-        },
-    ),
-    Recipe(
-        stage="encoders", dataset="cirr", name="paper",
-        source="CLIP4Cir, TOMM 2023, released command of stage 1",
-        settings={
-            "epochs": 100, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2e-6, "eps": 1e-7,
-            "weight_decay": 0.01, "batch_norm": "eval", "precision": "fp16", "text_rule": "as-is",
-            "criterion": "arithmetic",
-        },
-    ),
-    Recipe(
-        stage="encoders", dataset="shoes", name="adapted",
-        source="CLIP4Cir's stage 1; no paper has a recipe for Shoes",
-        settings={
-            "epochs": 100, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2e-6, "eps": 1e-7,
-            "weight_decay": 0.01, "batch_norm": "eval", "precision": "fp16", "text_rule": "capitalised",
-        },
-    ),
-    Recipe(
-        stage="encoders", dataset="fashion200k", name="adapted",
-        source="CLIP4Cir's stage 1 with TIRG's drawing of pairs, the last epoch; no paper has a recipe for Fashion200k",
-        settings={
-            "epochs": 10, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2e-6, "eps": 1e-7,
-            "weight_decay": 0.01, "batch_norm": "eval", "precision": "fp16", "text_rule": "template",
-            "drawing": "one-per-image", "validate_every": 1000,
-        },
-    ),
-    Recipe(
-        stage="encoders", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data: batch norms train and the scale is learnt",
-        settings={
-            "epochs": 5, "batch_size": 128, "optimiser": "adamw", "learning_rate": 1e-3,
-            "betas": (0.9, 0.98), "weight_decay": 0.05, "decay_matrices_only": True, "gradient_clip": 1.0,
-            "schedule": "cosine", "warmup": 0.05, "batch_norm": "train", "precision": "fp32",
-            "scale": 20.0, "learn_scale": True,
-        },
-    ),
-]
-
 
 _TEXT_SIDE = [
     "clip.positional_embedding", "clip.text_projection", "clip.token_embedding.", "clip.transformer.", "clip.ln_final.",
@@ -229,4 +148,4 @@ def encoder_stages(
     return (FINETUNING,) if chosen == "finetuned" else ()
 
 
-SPECIFICATIONS = {"clip4cir_sum": Specification(stages=lambda settings, start: (FINETUNING,))}
+METHOD = Specification(stages=lambda settings, start: (FINETUNING,))

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from pydantic import Field
 
-from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     Method,
@@ -36,154 +36,6 @@ from .networks.artemis_frame import cnn_encoders, cnn_start, frame_needs, frame_
 from .networks.cnn import build_trunk, trunk_named
 from .networks.cnn_pictures import ShortSide
 from .networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
-
-_CITATION = (
-    "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-    "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-    "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-)
-
-METHODS = [
-    MethodInfo(
-        name="tirg",
-        title="TIRG",
-        summary="gated picture plus residual on pooled vectors, on a ResNet and a recurrent text encoder",
-        paper="CVPR 2019",
-        citation=_CITATION,
-        needs=("resnet18", "resnet50", "glove.840B"),
-        outside_fair=(
-            "trains a ResNet and a recurrent text encoder of its own on pixels; TIRG on CLIP features stands for it"
-        ),
-    ),
-    MethodInfo(
-        name="tirg_lastconv",
-        title="TIRG (last conv)",
-        summary="TIRG's gate and residual as convolutions on the CNN's last map",
-        paper="CVPR 2019",
-        citation=_CITATION,
-        needs=("resnet18", "resnet50", "glove.840B"),
-        outside_fair="composes on the last map of a CNN that it trains; a CLIP's pooled feature has no such map",
-    ),
-    MethodInfo(
-        name="concat",
-        title="Concat + MLP",
-        summary="the plainest learned composition: an MLP on picture and text side by side",
-        paper="CVPR 2019, baseline of TIRG",
-        citation=_CITATION,
-        needs=("resnet18", "resnet50", "glove.840B"),
-        outside_fair=(
-            "trains a ResNet and a recurrent text encoder of its own on pixels; Concat + MLP on CLIP features stands "
-            "for it"
-        ),
-    ),
-]
-
-VARIANTS = [
-    Variant(
-        method="tirg", name="soft-triplet", title="soft triplet loss",
-        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
-        settings={"method.frame": "released", "method.loss": "soft_triplet"},
-    ),
-    Variant(
-        method="tirg_lastconv", name="soft-triplet", title="soft triplet loss",
-        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
-        settings={"method.frame": "released", "method.loss": "soft_triplet"},
-    ),
-    Variant(
-        method="concat", name="soft-triplet", title="soft triplet loss",
-        source="TIRG, CVPR 2019, release: loss of CSS3D and MIT-States",
-        settings={"method.frame": "released", "method.loss": "soft_triplet"},
-    ),
-    Variant(
-        method="tirg", name="authors-frame", title="the authors' frame", source="TIRG, CVPR 2019, release",
-        settings={"method.frame": "released"},
-    ),
-    Variant(
-        method="tirg", name="artemis-frame", title="ARTEMIS's frame", source="TIRG in ARTEMIS's release, ICLR 2022",
-        settings={"method.frame": "artemis"},
-    ),
-]  # fmt: skip
-
-_PHASE_1 = {
-    "epochs": 8, "batch_size": 32, "optimiser": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01,
-    "schedule": "step", "schedule_epochs": 4, "schedule_factor": 0.5,
-}  # fmt: skip
-_PHASE_2 = {**_PHASE_1, "epochs": 50, "learning_rate": 2.5e-4, "schedule_epochs": 10}
-_FASHION200K = {"batch_size": 128, "text_rule": "template", "drawing": "one-per-image"}
-_RELEASED = {
-    "batch_size": 32, "optimiser": "sgd", "learning_rate": 1e-2, "momentum": 0.9, "weight_decay": 1e-6,
-    "decay_updates": 50000,
-}  # fmt: skip
-
-RECIPES = [
-    Recipe(
-        stage="tirg", dataset="fashion200k", name="paper",
-        source="TIRG, CVPR 2019, released command: 160,000 updates, ended with the epoch; the last weights",
-        settings={
-            **_RELEASED, "epochs": 30, "text_rule": "template", "drawing": "one-per-image", "validate_every": 1000,
-        },
-        method={"left_out": ["replace"]},
-    ),
-    Recipe(
-        stage="tirg", dataset="fashioniq", name="adapted",
-        source="TIRG's variant in ARTEMIS's release; the authors' code does not know this dataset",
-        settings={**_RELEASED, "epochs": 50, "text_rule": "both-orders"},
-        method={"frame": "artemis"},
-    ),
-    Recipe(
-        stage="tirg", dataset="*", name="adapted",
-        source="TIRG's variant in ARTEMIS's release; the authors' code does not know this dataset",
-        settings={**_RELEASED, "epochs": 50},
-        method={"frame": "artemis"},
-    ),
-    Recipe(
-        stage="tirg", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data",
-        settings={
-            "epochs": 3, "batch_size": 32, "optimiser": "adamw", "learning_rate": 1e-3, "cnn_rate": 1.0,
-            "weight_decay": 0.01, "schedule": "cosine", "warmup": 0.05,
-        },
-    ),
-    Recipe(
-        stage="tirg-frozen", dataset="fashioniq", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={**_PHASE_1, "text_rule": "both-orders"},
-    ),
-    Recipe(
-        stage="tirg-frozen", dataset="fashion200k", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={**_PHASE_1, **_FASHION200K},
-    ),
-    Recipe(
-        stage="tirg-frozen", dataset="*", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 1",
-        settings={**_PHASE_1, "text_rule": "as-is"},
-    ),
-    Recipe(
-        stage="tirg-whole", dataset="fashioniq", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={**_PHASE_2, "text_rule": "both-orders"},
-    ),
-    Recipe(
-        stage="tirg-whole", dataset="fashion200k", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={**_PHASE_2, **_FASHION200K, "epochs": 100, "schedule_epochs": 20},
-        method={"cnn": "resnet18"},
-    ),
-    Recipe(
-        stage="tirg-whole", dataset="*", name="adapted",
-        source="TIRG's variant in ARTEMIS's release, phase 2",
-        settings={**_PHASE_2, "text_rule": "as-is"},
-    ),
-    Recipe(
-        stage="tirg-whole", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data: one phase, since there are no trained weights to protect",
-        settings={
-            "epochs": 3, "batch_size": 32, "optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01,
-            "schedule": "cosine", "warmup": 0.05,
-        },
-    ),
-]  # fmt: skip
 
 
 class TirgTrainingSettings(TrainingSettings):
@@ -262,7 +114,7 @@ def _framed_stages(kind: Kind) -> tuple[Stage, Stage]:
     )
 
 
-def _start(settings: MethodSettings) -> Start:
+def _start(settings: MethodSettings) -> Initialisation:
     assert isinstance(settings, TirgSettings)
     return cnn_start(settings)
 
@@ -282,7 +134,7 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
 def _specification(kind: Kind) -> Specification:
     released, (frozen, whole) = _released_stage(kind), _framed_stages(kind)
 
-    def stages(settings: MethodSettings, start: Start) -> tuple[Stage, ...]:
+    def stages(settings: MethodSettings, start: Initialisation) -> tuple[Stage, ...]:
         assert isinstance(settings, TirgSettings)
         if settings.frame == "released":
             return (released,)
@@ -298,7 +150,7 @@ def _specification(kind: Kind) -> Specification:
     )
 
 
-SPECIFICATIONS = {
+METHODS = {
     "tirg": _specification("tirg"),
     "tirg_lastconv": _specification("tirg_lastconv"),
     "concat": _specification("concat"),

@@ -10,57 +10,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from benchmark.declarations import MethodInfo, Recipe, Start
+from benchmark.facts import Initialisation
 from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage
 from benchmark.settings import EncoderChoice, MethodSettings
 
 from .clip_finetuning import encoder_stages
 from .networks.artemis_frame import feature_encoders
 from .networks.tirg_frames import VARIANT_SHARES, FramedTirg, Kind, composition
-
-_CITATION = (
-    "@inproceedings{vo2019composing, title={Composing Text and Image for Image Retrieval - An Empirical "
-    "Odyssey}, author={Vo, Nam and Jiang, Lu and Sun, Chen and Murphy, Kevin and Li, Li-Jia and Fei-Fei, "
-    "Li and Hays, James}, booktitle={CVPR}, year={2019}}"
-)
-
-METHODS = [
-    MethodInfo(
-        name="tirg_clip",
-        title="TIRG on CLIP features",
-        summary="TIRG's composition on the stored features of a frozen CLIP; a variant of ours",
-        paper="CVPR 2019, variant",
-        citation=_CITATION,
-        needs=("clip",),
-    ),
-    MethodInfo(
-        name="concat_clip",
-        title="Concat + MLP on CLIP features",
-        summary="an MLP on the stored features of a frozen CLIP, side by side; a variant of ours",
-        paper="CVPR 2019, baseline of TIRG, variant",
-        citation=_CITATION,
-        needs=("clip",),
-    ),
-]
-
-RECIPES = [
-    Recipe(
-        stage="tirg-clip", dataset="*", name="adapted",
-        source="ours: phase 2 of TIRG's variant in ARTEMIS's release, at batch 128 on stored features",
-        settings={
-            "epochs": 50, "batch_size": 128, "optimiser": "adamw", "learning_rate": 2.5e-4, "weight_decay": 0.01,
-            "schedule": "step", "schedule_epochs": 10, "schedule_factor": 0.5,
-        },
-    ),
-    Recipe(
-        stage="tirg-clip", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data",
-        settings={
-            "epochs": 6, "batch_size": 128, "optimiser": "adamw", "learning_rate": 1e-3, "weight_decay": 0.01,
-            "schedule": "cosine",
-        },
-    ),
-]  # fmt: skip
 
 
 class TirgClipSettings(EncoderChoice):
@@ -83,13 +39,13 @@ def _specification_on_features(kind: Kind) -> Specification:
         inputs=lambda context: FeatureInputs(),
     )
 
-    def stages(settings: MethodSettings, start: Start) -> tuple[Stage, ...]:
+    def stages(settings: MethodSettings, start: Initialisation) -> tuple[Stage, ...]:
         return (*encoder_stages(settings, start, default="untouched"), stage)
 
     return Specification(stages=stages, settings=TirgClipSettings)
 
 
-SPECIFICATIONS = {
+METHODS = {
     "tirg_clip": _specification_on_features("tirg"),
     "concat_clip": _specification_on_features("concat"),
 }

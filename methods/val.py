@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     Method,
@@ -53,108 +53,12 @@ from .networks.word_vectors import (
 
 _VECTORS = "glove.42B"
 
-METHODS = [
-    MethodInfo(
-        name="val",
-        title="VAL",
-        summary="visiolinguistic attention at three levels of a CNN, trained from pixels",
-        paper="CVPR 2020",
-        citation=(
-            "@inproceedings{chen2020image, title={Image Search with Text Feedback by Visiolinguistic Attention "
-            "Learning}, author={Chen, Yanbei and Gong, Shaogang and Bazzani, Loris}, booktitle={CVPR}, year={2020}}"
-        ),
-        needs=("resnetv2_50", "mobilenetv1_100", "glove.42B"),
-        outside_fair="composes at three levels of a CNN that it trains; a CLIP's pooled feature has no such levels",
-    ),
-]
-
-VARIANTS = [
-    Variant(
-        method="val", name="plain-adam", title="plain Adam",
-        source="ours: Adam as meant, its bias corrected, the LSTM's initial state trained",
-        settings={"val.optimisation": "plain"},
-    ),
-    Variant(
-        method="val", name="row-wise-mining", title="row-wise mining",
-        source="ours: semi-hard mining as the paper describes it",
-        settings={"method.mining": "row"},
-    ),
-    Variant(
-        method="val", name="masked-padding", title="padding masked",
-        source="ours: padding takes no part in the maximum over time while training either",
-        settings={"method.padding": "masked"},
-    ),
-    Variant(
-        method="val", name="words-300", title="300-wide words",
-        source="VAL, CVPR 2020: with --set method.word_vectors=FILE the paper's GloVe rows",
-        settings={"method.word_width": 300},
-    ),
-]  # fmt: skip
-
-RECIPES = [
-    Recipe(
-        stage="val", dataset="fashioniq", name="paper",
-        source="VAL, CVPR 2020, released script: 50,000 updates (45 epochs are 50,580), last weights",
-        settings={
-            "epochs": 45, "batch_size": 32, "learning_rate": 2e-4, "weight_decay": 4e-5, "average_decay": 0.9999,
-            "optimisation": "release", "augmentation": "flip-and-crop", "text_rule": "per-caption",
-            "validate_every": 1000,
-        },
-    ),
-    Recipe(
-        stage="val", dataset="shoes", name="paper",
-        source=(
-            "VAL, CVPR 2020, released script: 30,000 updates (107 epochs are 29,960; the release lists nearly "
-            "every pair twice, which is the same order of sampling), last weights; vocabulary of the modification "
-            "texts alone, without the pictures' tags"
-        ),
-        settings={
-            "epochs": 107, "batch_size": 32, "learning_rate": 2e-4, "weight_decay": 4e-5, "average_decay": 0.9999,
-            "optimisation": "release", "augmentation": "flip", "text_rule": "punctuation-words",
-            "validate_every": 1000,
-        },
-    ),
-    Recipe(
-        stage="val", dataset="fashion200k", name="paper",
-        source=(
-            "VAL, CVPR 2020, released script: 160,000 updates, the rate × 0.1 half-way, in whole epochs of "
-            "about 5,000 updates; last weights"
-        ),
-        settings={
-            "epochs": 32, "batch_size": 32, "learning_rate": 2e-4, "weight_decay": 4e-5, "average_decay": 0.9999,
-            "optimisation": "release", "drop_at": 0.5, "augmentation": "flip", "text_rule": "template",
-            "drawing": "one-per-modifiable-image", "validate_every": 1000,
-        },
-        method={
-            "cnn": "mobilenetv1_100", "tokeniser": "plain", "evaluation_count": 1, "left_out": ["replace"],
-        },
-    ),
-    Recipe(
-        stage="val", dataset="cirr", name="adapted",
-        source="VAL's recipe for FashionIQ, as many updates, no paper has one for CIRR (57 epochs are 50,217)",
-        settings={
-            "epochs": 57, "batch_size": 32, "learning_rate": 2e-4, "weight_decay": 4e-5, "average_decay": 0.9999,
-            "optimisation": "release", "augmentation": "flip-and-crop", "text_rule": "punctuation-words",
-            "validate_every": 1000,
-        },
-    ),
-    Recipe(
-        stage="val", dataset="*", name="from-scratch", start="random",
-        source="ours, tuned on the demo data: a tiny CNN, plain Adam, no augmentation",
-        settings={
-            "epochs": 3, "batch_size": 64, "learning_rate": 1e-3, "average_decay": 0.95,
-            "optimisation": "plain", "schedule": "cosine", "augmentation": "none",
-        },
-        method={"cnn": "tiny", "word_width": 64, "lstm_width": 128, "text_width": 128, "evaluation_count": 1},
-    ),
-]  # fmt: skip
-
 
 class ValSettings(MethodSettings):
     """VAL's design; the defaults are the release's on FashionIQ and Shoes."""
 
     cnn: CnnName = Field("resnetv2_50", description="the CNN; tiny is for the demo data")
-    start: Start = Field("pretrained", description="where the CNN starts: ImageNet weights or a draw")
+    start: Initialisation = Field("pretrained", description="where the CNN starts: ImageNet weights or a draw")
     image_side: int = Field(0, ge=0, description="side of the pictures; 0: the CNN's own")
     word_width: int = Field(512, ge=1, description="width of word vectors; a given file's must be the same")
     word_vectors: str = Field("", description="a GloVe text file, or its name under --assets-root; else a random start")
@@ -319,7 +223,7 @@ STAGE = Stage(
 )
 
 
-def _own_networks(settings: MethodSettings) -> Start:
+def _own_networks(settings: MethodSettings) -> Initialisation:
     assert isinstance(settings, ValSettings)
     return settings.start if VAL_TRUNKS[settings.cnn].trunk.asset else "random"
 
@@ -335,13 +239,11 @@ def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     return word_vector_remarks(settings.word_vectors)
 
 
-SPECIFICATIONS = {
-    "val": Specification(
-        stages=lambda settings, start: (STAGE,),
-        settings=ValSettings,
-        own_networks=_own_networks,
-        demo_settings={"cnn": "tiny"},
-        needs=_needs,
-        remarks=_remarks,
-    )
-}
+METHOD = Specification(
+    stages=lambda settings, start: (STAGE,),
+    settings=ValSettings,
+    own_networks=_own_networks,
+    demo_settings={"cnn": "tiny"},
+    needs=_needs,
+    remarks=_remarks,
+)

@@ -106,6 +106,9 @@ def test_a_batch_that_the_processes_cannot_share_is_told_with_both_numbers(
 def test_ranks_that_disagree_end_before_they_compute(context: ForkServerContext, tmp_path: Path) -> None:
     plugin = tmp_path / "own.py"
     plugin.write_text(TOY_PLUGIN.read_text())
+    for own in (plugin, tmp_path / "other" / "own.py"):
+        own.parent.mkdir(exist_ok=True)
+        own.with_suffix(".toml").write_text(TOY_PLUGIN.with_suffix(".toml").read_text())
     other = tmp_path / "other" / "own.py"
     other.parent.mkdir()
     other.write_text(TOY_PLUGIN.read_text() + "# another version\n")

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.encoders.backbone_table import BACKBONES
+    from benchmark.pipeline.controlled_comparison import shared_conditions
     from benchmark.registry import discover
 
     registry = discover()
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         "variants": [asdict(variant) for variant in registry.variants()],
         "datasets": [asdict(info) for info in registry.datasets().values()],
         "backbones": [asdict(info) for info in BACKBONES.values()],
-        "recipes": [asdict(recipe) for recipe in registry.recipes()],
+        "recipes": [asdict(recipe) for recipe in (*registry.recipes(), *shared_conditions())],
     }
     chosen = {kind: found[kind] for kind in ([options.kind] if options.kind else _KINDS)}
     if options.json:

@@ -130,7 +130,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The options that tell the parts of a fair comparison from one another; one empty part without one."""
-    from benchmark.pipeline.fair import ENCODERS
+    from benchmark.pipeline.controlled_comparison import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
     encoders = [given] if isinstance(given, str) else list(dict.fromkeys(given))
@@ -142,7 +142,7 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 def _partakers(registry: Registry) -> list[str]:
     """The methods of a fair comparison."""
-    from benchmark.pipeline.fair import refusal
+    from benchmark.pipeline.controlled_comparison import refusal
 
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
-from benchmark.data.annotations import require_counts
+from benchmark.data.annotations import locate_root, require_counts
 from benchmark.data.limited import LimitedDataset
 from benchmark.data.partial import without_missing
 from benchmark.dataset import Dataset
@@ -32,7 +33,7 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
         folder = registry.demo_folder(options.dataset, options.cache_root)
         say(f"No --data-root: drawn demo pictures in {info.title}'s layout. Numbers say nothing about {info.title}.")
     else:
-        folder = registry.locate(options.dataset, root)
+        folder = locate(registry, options.dataset, root)
     splits = (*further_splits, info.evaluation_split)
     dataset = registry.load_dataset(options.dataset, folder, splits)
     if options.allow_missing:
@@ -53,3 +54,9 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
         )
     ]
     return LimitedDataset(dataset, options.limit, tuple(evaluated))
+
+
+def locate(registry: Registry, name: str, data_root: Path) -> Path:
+    """A dataset's folder under ``data_root``; raises UserError naming what was looked for."""
+    module = registry.dataset_module(name)
+    return locate_root(module.INFO, module.LAYOUTS, data_root)

@@ -69,7 +69,7 @@ class LimitedDataset:
     def protocols(self) -> tuple[ProtocolInfo, ...]:
         return self._dataset.protocols
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         # One draw for all epochs and schemes: no epoch may show a picture that was not encoded before.
         triplets = self._dataset.train_triplets(0, 0)
         return triplets.take(np.arange(min(self._limit, len(triplets)), dtype=np.int64))

@@ -81,8 +81,8 @@ class PartialDataset:
         self.pictures: Pictures = dataset.pictures
         self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
-        triplets = self._dataset.train_triplets(epoch, seed, drawing)
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        triplets = self._dataset.train_triplets(epoch, seed, pair_sampling)
         return triplets.take(np.flatnonzero(~(self._gone[triplets.reference] | self._gone[triplets.target])))
 
     def split_pictures(self, split: str) -> IntArray:

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from benchmark.data.annotations import AnnotationFile, picture_problem
+from benchmark.data.dataset_choice import locate
 from benchmark.dataset import Counts, Dataset, IntArray, Task
 from benchmark.errors import UserError
 from benchmark.files import file_digest
@@ -161,7 +162,7 @@ def verify_folder(registry: Registry, name: str, data_root: Path) -> Verificatio
     Raises UserError where the folder is not found or an annotation file is wrong: what cannot be
     read cannot be checked further.
     """
-    root = registry.locate(name, data_root)
+    root = locate(registry, name, data_root)
     splits = registry.dataset_module(name).present_splits(root)
     dataset = registry.load_dataset(name, root, splits)
     with counting("checking pictures") as progress:

@@ -24,11 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.data.pictures import open_picture
-from benchmark.declarations import Start
 from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
+from benchmark.facts import Initialisation
 from benchmark.method import BuildContext, FeatureInputs, Inputs, Method, Stage, Views
 from benchmark.pipeline.stage_sources import apart_from
 from benchmark.registry import Registry, discover
@@ -210,7 +210,7 @@ def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbon
 def stages_of(registry: Registry, header: WeightsHeader) -> tuple[Stage, ...]:
     """The stages that led to a header's weights: those that it tells of, and its own."""
     specification, settings = registry.specification(header.method), method_settings(registry, header)
-    start: Start = "random" if header.backbone.get("weights") == "random" else "pretrained"
+    start: Initialisation = "random" if header.backbone.get("weights") == "random" else "pretrained"
     if specification.own_networks is not None:
         start = specification.own_networks(settings)
     known = {header.stage, *(stage.name for stage in header.earlier)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmark.declarations import DatasetInfo
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import DatasetInfo
 from benchmark.registry import Registry
 
 

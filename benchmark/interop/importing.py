@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmark.declarations import DatasetInfo, Recipe
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import DatasetInfo, Recipe
 from benchmark.files import file_digest
 from benchmark.interop.import_request import ImportRequest, dataset_of, file_label
 from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state

@@ -16,7 +16,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.data.partial import SUFFIX
-from benchmark.declarations import MethodInfo, Variant
+from benchmark.facts import MethodInfo, Variant
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.plan import Plan
 from benchmark.records.record import Record, Result

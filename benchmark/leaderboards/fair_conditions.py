@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmark.pipeline.fair import ENCODERS, FAIR
+from benchmark.pipeline.controlled_comparison import ENCODERS, FAIR
 from benchmark.records.record import Record, StageIdentity
 
 Conditions = Mapping[str, str]
@@ -108,7 +108,7 @@ def _effort(record: Record) -> Conditions:
     factors = ", ".join(f"{factor:.3g}" for factor in tuning.factors) if tuning else ""
     return {
         "epochs": str(settings.get("epochs")),
-        "drawing of pairs": str(settings.get("drawing") or "the dataset's"),
+        "drawing of pairs": str(settings.get("pair_sampling") or settings.get("drawing") or "the dataset's"),
         "batch": str(identity.batch_size),
         "negative group": str(identity.negative_group),
         "schedule": str(settings.get("schedule")),

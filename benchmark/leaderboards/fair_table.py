@@ -13,10 +13,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from benchmark.data.partial import SUFFIX
-from benchmark.declarations import DatasetInfo
+from benchmark.facts import DatasetInfo
 from benchmark.leaderboards.fair_conditions import Comparison, comparisons, trains
 from benchmark.leaderboards.fair_notes import notes_of_comparison
-from benchmark.pipeline.fair import refusal
+from benchmark.pipeline.controlled_comparison import refusal
 from benchmark.records.cost_words import gigaflops, passes
 from benchmark.records.costs import Trial
 from benchmark.records.record import Record, Result

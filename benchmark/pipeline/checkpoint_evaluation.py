@@ -42,7 +42,7 @@ from benchmark.registry import discover
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
 from benchmark.weights.fit import load_into
 
-_OF_THE_DATASET = ("text_rule", "drawing")
+_OF_THE_DATASET = ("text_rule", "pair_sampling")
 """Training settings that another dataset has values of its own for."""
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.declarations import Asset
 from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.facts import Asset
 from benchmark.registry import Registry
 from benchmark.weights.assets import clip_asset, find_asset
 
@@ -40,7 +40,7 @@ def _needs(registry: Registry, assets_root: Path | None) -> Iterator[MethodNeed]
     assets = registry.assets()
     clip = clip_asset(BACKBONES[_BACKBONE])
     for method in registry.methods().values():
-        for name in method.needs:
+        for name in method.required_files:
             asset = clip if name == CLIP else assets.get(name)
             # A plug-in may name what it needs in plain words, without declaring a file.
             yield _need(method.name, asset or Asset(name, name, "", 0, "", ""), assets_root)

@@ -17,11 +17,11 @@ import numpy as np
 from benchmark.data.partial import SUFFIX
 from benchmark.data.task_choice import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
-from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.files import digest_of
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
-from benchmark.pipeline.fair import FAIR
+from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import FACTORS
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
 from benchmark.text_rules import TextRule, text_rule
@@ -60,7 +60,7 @@ class Plan:
     backbone: str
     weights: str
     weights_digest: str
-    start: Start
+    initialisation: Initialisation
     method_settings: MethodSettings
     backbone_settings: BackboneSettings
     trainer: TrainerSettings
@@ -216,7 +216,7 @@ class Plan:
         return tuple(chosen or [task for task in own if task.key.protocol == own[0].key.protocol])
 
     def _heldout(self, planned: PlannedStage) -> Heldout:
-        first = self.dataset.train_triplets(0, self.options.seed, planned.settings.drawing)
+        first = self.dataset.train_triplets(0, self.options.seed, planned.settings.pair_sampling)
         return Heldout.of(first, self.dataset.pictures.names)
 
     def triplets(self, planned: PlannedStage, unreadable: frozenset[int]) -> Callable[[int], Triplets]:
@@ -224,8 +224,8 @@ class Plan:
         heldout = self._heldout(planned) if self.options.selection == "heldout" else None
 
         def of_epoch(epoch: int) -> Triplets:
-            seed, drawing = self.options.seed, planned.settings.drawing
-            triplets = self.dataset.train_triplets(epoch, seed, drawing)
+            seed, sampling = self.options.seed, planned.settings.pair_sampling
+            triplets = self.dataset.train_triplets(epoch, seed, sampling)
             if heldout is not None:
                 triplets = triplets.take(heldout.trained(triplets))
             return triplets.take(readable(triplets, unreadable)) if unreadable else triplets

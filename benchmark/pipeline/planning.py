@@ -10,13 +10,19 @@ from typing import Any, TypeVar
 
 from benchmark.data.dataset_choice import open_dataset
 from benchmark.dataset import Dataset
-from benchmark.declarations import Start, Variant
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
+from benchmark.facts import Initialisation, Variant
 from benchmark.files import file_digest
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
-from benchmark.pipeline.fair import FAIR, fair_recipe, problems_of, stages_on_any_encoder, untrained_settings
+from benchmark.pipeline.controlled_comparison import (
+    FAIR,
+    fair_recipe,
+    problems_of,
+    stages_on_any_encoder,
+    untrained_settings,
+)
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.variants import chosen_variant, contradictions
 from benchmark.registry import Registry, discover
@@ -59,16 +65,16 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     if specification.own_networks is None:
         backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
         weights = options.weights or _default_weights(backbone)
-        start: Start = "random" if weights == "random" else "pretrained"
+        initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
         problems += _refused_backbone(options)
-        backbone, weights, start = "", "", specification.own_networks(method_settings)
-    planned = filler.stages(specification.stages(method_settings, start), start)
+        backbone, weights, initialisation = "", "", specification.own_networks(method_settings)
+    planned = filler.stages(specification.stages(method_settings, initialisation), initialisation)
     own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
     if own is not None and own.method:
         layers = [*defaults, (f"recipe {own.name}", own.method), *above]
         method_settings = filler.fill(specification.settings, layers, "method")
-        planned = filler.stages(specification.stages(method_settings, start), start)
+        planned = filler.stages(specification.stages(method_settings, initialisation), initialisation)
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
@@ -76,7 +82,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     if options.lr_sweep and planned[-1].stage.output == "encoder":
         problems.append(f"--lr-sweep: {options.method} trains an encoder, which other runs take as it is; leave it out")
     if options.fair:
-        known += stages_on_any_encoder(specification, method_settings, start)
+        known += stages_on_any_encoder(specification, method_settings, initialisation)
     problems += [str(unknown_name("--set group", group, known)) for group in chosen if group not in known]
     groups: dict[str, Settings] = {part.stage.name: part.settings for part in planned}
     groups |= {"method": method_settings, "backbone": backbone_settings}
@@ -91,7 +97,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         backbone=backbone,
         weights=weights,
         weights_digest=file_digest(Path(weights)) if Path(weights).is_file() else "",
-        start=start,
+        initialisation=initialisation,
         method_settings=method_settings,
         backbone_settings=backbone_settings,
         trainer=trainer,
@@ -202,15 +208,15 @@ class _Filler:
             return fill(model, [*layers, ("--set", self.chosen.get(namespace, {}))], namespace)
         return fill(model, layers, namespace)
 
-    def stages(self, stages: Sequence[Stage], start: Start) -> tuple[PlannedStage, ...]:
+    def stages(self, stages: Sequence[Stage], initialisation: Initialisation) -> tuple[PlannedStage, ...]:
         """`--recipe` names the one of the last stage that trains; `--epochs` and its like set the last stage."""
         trained = [stage for stage in stages if stage.trains]
         return tuple(
-            self._stage(stage, start, is_last=stage is stages[-1], has_named=stage in trained[-1:])
+            self._stage(stage, initialisation, is_last=stage is stages[-1], has_named=stage in trained[-1:])
             for stage in stages
         )
 
-    def _stage(self, stage: Stage, start: Start, is_last: bool, has_named: bool) -> PlannedStage:
+    def _stage(self, stage: Stage, initialisation: Initialisation, is_last: bool, has_named: bool) -> PlannedStage:
         options = self.options
         layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": self.dataset.info.text_rule})]
         recipe = None
@@ -219,12 +225,12 @@ class _Filler:
             is_fair = is_last and bool(options.fair or name == FAIR)
             with gathered(self.problems):
                 own = "" if is_fair else name
-                recipe = self.registry.recipe(stage.name, self.dataset.info.name, own, start)
+                recipe = self.registry.recipe(stage.name, self.dataset.info.name, own, initialisation)
                 if is_fair:
-                    recipe = fair_recipe(self.registry, self.dataset.info, start, recipe)
+                    recipe = fair_recipe(self.dataset.info, initialisation, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))
         elif options.fair and is_last:
-            layers.append(("--fair", untrained_settings(self.registry, self.dataset.info, start)))
+            layers.append(("--fair", untrained_settings(self.dataset.info, initialisation)))
         layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
@@ -239,7 +245,7 @@ class _Filler:
         """`--limit` leaves fewer triplets than a recipe's batch has: half of them become the batch."""
         if self.options.limit is None:
             return {}
-        triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.drawing))
+        triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.pair_sampling))
         batch = min(settings.batch_size, max(triplets // 2, 2))
         return {"batch_size": batch, "negative_group": 0 if batch < settings.batch_size else settings.negative_group}
 

@@ -19,7 +19,7 @@ from benchmark.evaluation.metrics import mean_over_categories
 from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.files import atomic_write_text
 from benchmark.method import Method
-from benchmark.pipeline.fair import FAIR
+from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.records.costs import Cost
@@ -201,14 +201,14 @@ def build_record(
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
-    triplets = plan.dataset.train_triplets(0, plan.options.seed, plan.last.settings.drawing)
+    triplets = plan.dataset.train_triplets(0, plan.options.seed, plan.last.settings.pair_sampling)
     identity = Identity(
         data=data_identity(plan.dataset),
         encoder=EncoderIdentity(
             name=plan.backbone,
             weights=plan.weights,
             digest=start_digest,
-            start=plan.start,
+            start=plan.initialisation,
             state="finetuned" if plan.has_encoder_stage else "untouched",
             precision=plan.backbone_settings.precision,
         )

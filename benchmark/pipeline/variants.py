@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from benchmark.declarations import Variant
 from benchmark.errors import unknown_name
+from benchmark.facts import Variant
 from benchmark.options import RunOptions
 from benchmark.settings import Settings
 

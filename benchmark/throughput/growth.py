@@ -104,7 +104,11 @@ def growth_record(names: Sequence[str], smallest: int | None, plan: Plan) -> tup
     grown = measure_growth(names, smallest, plan.options)
     measurements = {name: found for part in grown for name, found in part.measurements().items()}
     encoder = EncoderIdentity(
-        name=plan.backbone, weights=plan.weights, digest=plan.weights_digest, start=plan.start, state="untouched"
+        name=plan.backbone,
+        weights=plan.weights,
+        digest=plan.weights_digest,
+        start=plan.initialisation,
+        state="untouched",
     )
     return Record(
         kind="throughput",

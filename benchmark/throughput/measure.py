@@ -242,7 +242,7 @@ def _identity(
             name=plan.backbone,
             weights=plan.weights,
             digest=digest,
-            start=plan.start,
+            start=plan.initialisation,
             state="untouched",
             precision=encoders,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.declarations import Asset
 from benchmark.encoders.backbone_table import BackboneInfo
 from benchmark.errors import UserError
+from benchmark.facts import Asset
 
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.files import atomic_path, file_digest
+from benchmark.settings import TrainingSettings, with_present_names
 
 FORMAT = "cir-benchmark weights 1"
 _HEADER_KEY = "benchmark"
@@ -69,7 +70,16 @@ class WeightsHeader:
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> WeightsHeader:
         """Raises TypeError or KeyError where keys are missing or unknown."""
-        return cls(**{**values, "earlier": [EarlierStage(**stage) for stage in values["earlier"]]})
+        read = {
+            "training_settings": with_present_names(TrainingSettings, values["training_settings"]),
+            "earlier": [EarlierStage(**_present(stage)) for stage in values["earlier"]],
+        }
+        return cls(**{**values, **read})
+
+
+def _present(stage: dict[str, Any]) -> dict[str, Any]:
+    """An earlier stage of a header, its settings by the names of this version."""
+    return {**stage, "settings": with_present_names(TrainingSettings, stage["settings"])}
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader) -> str:

@@ -2,7 +2,7 @@
 
 Source: N. Vo et al., "Composing Text and Image for Image Retrieval - An Empirical Odyssey"
 (TIRG), CVPR 2019, whose release made the rule; VAL's, SPIRIT's and FashionERN's draw by it in
-schemes of their own (:data:`DRAWINGS`).
+schemes of their own (:data:`PAIR_SAMPLINGS`).
 
 Notation: N pictures, C different captions, T pairs.
 """
@@ -22,7 +22,7 @@ _PAIRS = 4
 
 
 @dataclass(frozen=True)
-class Drawing:
+class PairSampling:
     """A scheme: how often each picture becomes a reference, and when.
 
     ``per_picture``: draws for each modifiable picture. ``every_picture``: the others have their
@@ -37,22 +37,22 @@ class Drawing:
     blanks: int = 2
 
 
-DRAWINGS: dict[str, Drawing] = {
-    "one-per-image": Drawing(1, every_picture=True, once=False),
-    "one-per-modifiable-image": Drawing(1, every_picture=False, once=False),
-    "five-per-image": Drawing(5, every_picture=False, once=True),
-    "five-per-image-four-blanks": Drawing(5, every_picture=False, once=True, blanks=4),
+PAIR_SAMPLINGS: dict[str, PairSampling] = {
+    "one-per-image": PairSampling(1, every_picture=True, once=False),
+    "one-per-modifiable-image": PairSampling(1, every_picture=False, once=False),
+    "five-per-image": PairSampling(5, every_picture=False, once=True),
+    "five-per-image-four-blanks": PairSampling(5, every_picture=False, once=True, blanks=4),
 }
 """TIRG's, VAL's, and SPIRIT's and FashionERN's; the last with a flaw of SPIRIT's release."""
 
-DEFAULT_DRAWING = "one-per-image"
+_DEFAULT = "one-per-image"
 
 
-def drawing_named(name: str) -> Drawing:
+def pair_sampling_named(name: str) -> PairSampling:
     """The scheme of that name, "" for TIRG's; raises UserError naming the nearest."""
-    if name and name not in DRAWINGS:
-        raise unknown_name("drawing of fashion200k", name, DRAWINGS)
-    return DRAWINGS[name or DEFAULT_DRAWING]
+    if name and name not in PAIR_SAMPLINGS:
+        raise unknown_name("pair sampling of fashion200k", name, PAIR_SAMPLINGS)
+    return PAIR_SAMPLINGS[name or _DEFAULT]
 
 
 def grouped(keys: IntArray, values: IntArray, count: int) -> Ragged:
@@ -143,27 +143,27 @@ class PairSource:
     def _pictures(self) -> Ragged:
         return grouped(self.caption, np.arange(len(self.caption)), len(self.captions))
 
-    def draw(self, drawing: Drawing, seed: int, epoch: int) -> tuple[IntArray, IntArray]:
+    def draw(self, sampling: PairSampling, seed: int, epoch: int) -> tuple[IntArray, IntArray]:
         """References and targets (T,) of an epoch, a function of its arguments alone."""
         if not len(self.modifiable):
             raise UserError(
                 "fashion200k: no two captions of the training labels differ by one word, so that there is "
                 "no pair to train on; complete the label files"
             )
-        rng = np.random.default_rng([_PAIRS, seed, 0 if drawing.once else epoch])
-        reference = self._references(drawing, rng)
+        rng = np.random.default_rng([_PAIRS, seed, 0 if sampling.once else epoch])
+        reference = self._references(sampling, rng)
         target = self._targets(reference, rng)
-        if drawing.every_picture:
+        if sampling.every_picture:
             return reference, target
         kept = new_pairs(reference, target, word_sets(self.captions)[self.caption])
         return reference[kept], target[kept]
 
-    def _references(self, drawing: Drawing, rng: np.random.Generator) -> IntArray:
-        if not drawing.every_picture:
-            return np.repeat(self.modifiable, drawing.per_picture)
+    def _references(self, sampling: PairSampling, rng: np.random.Generator) -> IntArray:
+        if not sampling.every_picture:
+            return np.repeat(self.modifiable, sampling.per_picture)
         reference = rng.choice(self.modifiable, len(self.caption))
         reference[self.modifiable] = self.modifiable
-        return np.repeat(reference, drawing.per_picture)
+        return np.repeat(reference, sampling.per_picture)
 
     def _targets(self, reference: IntArray, rng: np.random.Generator) -> IntArray:
         """A picture for each reference: of a parent, then of a caption of it, both drawn again until

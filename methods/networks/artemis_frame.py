@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import Start
 from benchmark.errors import UserError
+from benchmark.facts import Initialisation
 from benchmark.method import BuildContext, Method, Need, PixelInputs, Views
 from benchmark.settings import MethodSettings
 
@@ -57,7 +57,7 @@ class CnnSettings(MethodSettings):
     """The networks of a method that brings its own."""
 
     cnn: TrunkName = Field("resnet50", description="picture encoder; `tiny` starts at random")
-    start: Start = Field("pretrained", description="weights of the CNN: ImageNet's, or random")
+    start: Initialisation = Field("pretrained", description="weights of the CNN: ImageNet's, or random")
     width: int = Field(512, ge=2, multiple_of=2, description="width of the embeddings")
     word_width: int = Field(300, ge=1, description="width of the word vectors")
     word_vectors: str = Field("", description="a GloVe text file, or its name under --assets-root; else a random start")
@@ -211,7 +211,7 @@ def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow:
     ``weights_follow``: all weights are loaded next, so that neither is looked for.
     """
     vectors = "" if weights_follow else find_word_vectors(_VECTORS, settings.word_vectors, assets_root)
-    start: Start = "random" if weights_follow else cnn_start(settings)
+    start: Initialisation = "random" if weights_follow else cnn_start(settings)
     cnn = build_trunk(settings.cnn, start, assets_root)
     channels = trunk_named(settings.cnn).channels
     image = ImageEncoder(cnn, nn.Linear(channels, settings.width), "gem")
@@ -241,7 +241,7 @@ def text_maker(settings: CnnSettings) -> Callable[[int], nn.Module]:
     return make
 
 
-def cnn_start(settings: CnnSettings) -> Start:
+def cnn_start(settings: CnnSettings) -> Initialisation:
     return trunk_start(settings.cnn, settings.start)
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.declarations import Asset, Start
 from benchmark.errors import UserError, unknown_name
+from benchmark.facts import Asset, Initialisation, facts_beside
 from benchmark.method import Need
 from benchmark.weights.assets import find_asset, missing
 from benchmark.weights.checkpoints import read_weights
@@ -29,30 +29,7 @@ GEM_FLOOR = 1e-6
 
 Pooling = Literal["average", "gem"]
 
-
-ASSETS = [
-    Asset(
-        name="resnet18",
-        summary="ImageNet weights of ResNet-18",
-        file="resnet18.tv_in1k.safetensors",
-        megabytes=47,
-        source="https://huggingface.co/timm/resnet18.tv_in1k (model.safetensors)",
-        licence="BSD-3-Clause (torchvision), trained on ImageNet",
-        hub="timm/resnet18.tv_in1k/model.safetensors",
-        when="method.cnn=resnet18",
-    ),
-    Asset(
-        name="resnet50",
-        summary="ImageNet weights of ResNet-50",
-        file="resnet50.tv_in1k.safetensors",
-        megabytes=102,
-        source="https://huggingface.co/timm/resnet50.tv_in1k (model.safetensors)",
-        licence="BSD-3-Clause (torchvision), trained on ImageNet",
-        hub="timm/resnet50.tv_in1k/model.safetensors",
-        when="method.cnn=resnet50",
-    ),
-]
-_ASSETS = {asset.name: asset for asset in ASSETS}
+_ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 
 
 @dataclass(frozen=True)
@@ -88,12 +65,12 @@ def trunk_named(name: str) -> Trunk:
     return TRUNKS[name]
 
 
-def trunk_start(name: str, asked: Start) -> Start:
+def trunk_start(name: str, asked: Initialisation) -> Initialisation:
     """Where a trunk starts: as asked for, but at random where no weights of it exist."""
     return asked if trunk_named(name).asset else "random"
 
 
-def build_trunk(name: str, start: Start, assets_root: str | Path | None = None) -> nn.Module:
+def build_trunk(name: str, start: Initialisation, assets_root: str | Path | None = None) -> nn.Module:
     """The network from pixels (B, 3, S, S) to its last map (B, C, S/32, S/32), after its last ReLU.
 
     timm's ResNets: `layer2`, `layer3`, `layer4` are maps at strides 8, 16 and 32. ``start``: "random"
@@ -131,7 +108,7 @@ def find_trunk_weights(trunk: Trunk, assets_root: str | Path | None) -> Path:
     return found
 
 
-def trunk_needs(trunk: Trunk, start: Start) -> tuple[Need, ...]:
+def trunk_needs(trunk: Trunk, start: Initialisation) -> tuple[Need, ...]:
     """What a trunk needs from outside where it starts like that."""
     return (Need(trunk.asset.name),) if trunk.asset is not None and start == "pretrained" else ()
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.declarations import Asset, Start
+from benchmark.facts import Initialisation, facts_beside
 from benchmark.weights.checkpoints import read_weights
 from benchmark.weights.fit import load_into
 
@@ -33,29 +33,8 @@ CnnName = Literal["resnetv2_50", "mobilenetv1_100", "tiny"]
 Maps = tuple[Tensor, Tensor, Tensor]
 
 LEVELS = ("low", "mid", "high")
-ASSETS = [
-    Asset(
-        name="resnetv2_50",
-        summary="ImageNet weights of ResNet-50 v2",
-        file="resnetv2_50.a1h_in1k.safetensors",
-        megabytes=102,
-        source="https://huggingface.co/timm/resnetv2_50.a1h_in1k (model.safetensors)",
-        licence="Apache-2.0 (timm), trained on ImageNet",
-        hub="timm/resnetv2_50.a1h_in1k/model.safetensors",
-        when="method.cnn=resnetv2_50",
-    ),
-    Asset(
-        name="mobilenetv1_100",
-        summary="ImageNet weights of MobileNet-V1",
-        file="mobilenetv1_100.ra4_e3600_r224_in1k.safetensors",
-        megabytes=17,
-        source="https://huggingface.co/timm/mobilenetv1_100.ra4_e3600_r224_in1k (model.safetensors)",
-        licence="Apache-2.0 (timm), trained on ImageNet",
-        hub="timm/mobilenetv1_100.ra4_e3600_r224_in1k/model.safetensors",
-        when="method.cnn=mobilenetv1_100",
-    ),
-]
-_ASSETS = {asset.name: asset for asset in ASSETS}
+
+_ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 _CLASSIFIERS = ("head.fc.", "classifier.")
 
 
@@ -138,7 +117,7 @@ class TinyTaps(nn.Module):
         return low, mid, trunk.layer4(mid)
 
 
-def build_taps(name: CnnName, start: Start, assets_root: str | None) -> nn.Module:
+def build_taps(name: CnnName, start: Initialisation, assets_root: str | None) -> nn.Module:
     """The CNN with its three taps; "pretrained" reads ImageNet weights.
 
     Raises UserError where these are not on this machine, or are no weights of this network.

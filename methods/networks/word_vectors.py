@@ -7,34 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmark.declarations import Asset
 from benchmark.errors import UserError
+from benchmark.facts import facts_beside
 from benchmark.method import Need
 from benchmark.weights.assets import given_file, missing
 
-ASSETS = [
-    Asset(
-        name="glove.840B",
-        summary="word vectors",
-        file="glove.840B.300d.txt",
-        megabytes=2177,
-        source="https://nlp.stanford.edu/data/glove.840B.300d.zip (5.6 GB unpacked)",
-        licence="public domain (PDDL)",
-        when="method.word_vectors=FILE; words start at random without",
-        optional=True,
-    ),
-    Asset(
-        name="glove.42B",
-        summary="word vectors",
-        file="glove.42B.300d.txt",
-        megabytes=1878,
-        source="https://nlp.stanford.edu/data/glove.42B.300d.zip (5.0 GB unpacked)",
-        licence="public domain (PDDL)",
-        when="method.word_vectors=FILE and method.word_width=300; words start at random without",
-        optional=True,
-    ),
-]
-_ASSETS = {asset.name: asset for asset in ASSETS}
+_ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 _WITHOUT_VECTOR = 0.09
 
 

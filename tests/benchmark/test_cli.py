@@ -255,10 +255,8 @@ def test_ctrl_c_can_be_resumed(
 def test_several_runs_and_one_that_fails(command: Command, small_cirr: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text(
-        "from benchmark.declarations import MethodInfo\n"
-        'METHODS = [MethodInfo(name="bad", title="Bad", summary="", paper="", citation="")]\n'
         "class _Fails:\n    def __getattr__(self, name):\n        raise RuntimeError('broken inside')\n"
-        'SPECIFICATIONS = {"bad": _Fails()}\n'
+        "METHOD = _Fails()\n"
     )
     outcome = command(
         *RUN, "--method", "toy_typo", "bad", "toy", "--seed", 0, 1, "--plugin", TOY_PLUGIN, "--plugin", bad,

@@ -10,10 +10,11 @@ import pytest
 from command_line import Command
 
 from benchmark.errors import UserError
+from benchmark.facts import choose_recipe
 from benchmark.leaderboards.fair_conditions import comparisons
 from benchmark.options import make_options
 from benchmark.pipeline import run as pipeline
-from benchmark.pipeline.fair import FAIR, refusal
+from benchmark.pipeline.controlled_comparison import FAIR, refusal, shared_conditions
 from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
@@ -112,7 +113,7 @@ def test_a_stopped_search_goes_on_where_it_was_and_gives_the_same(
 def test_a_comparison_overrides_what_recipes_decide_and_leaves_the_rest(small_cirr: Path) -> None:
     plan = make_plan(options(small_cirr, "spirit", "untouched", batch_size=None, epochs=None))
     own = discover().recipe("spirit", "cirr", "", "random")
-    shared = discover().recipe(FAIR, "cirr", "", "random")
+    shared = choose_recipe(shared_conditions(), FAIR, "cirr", "", "random")
     settings = plan.last.settings
     assert [stage.stage.name for stage in plan.stages] == ["spirit"]
     assert settings.epochs == shared.settings["epochs"] and settings.batch_size == shared.settings["batch_size"]
@@ -120,7 +121,7 @@ def test_a_comparison_overrides_what_recipes_decide_and_leaves_the_rest(small_ci
     assert plan.selection == "heldout" and plan.sweeps
     assert plan.last.recipe is not None and own.source in plan.last.recipe.source
     real = discover().recipe(FAIR, "fashion200k", "", "pretrained")
-    assert real.settings["drawing"] == "one-per-image"
+    assert real.settings["pair_sampling"] == "one-per-image"
 
 
 def test_set_of_the_shared_stage_serves_both_encoders(small_cirr: Path) -> None:

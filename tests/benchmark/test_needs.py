@@ -48,15 +48,15 @@ def assets(tmp_path: Path) -> Path:
 
 def test_every_need_is_declared_and_every_declared_file_is_needed() -> None:
     registry = discover()
-    named = {name for method in registry.methods().values() for name in method.needs} - {CLIP}
+    named = {name for method in registry.methods().values() for name in method.required_files} - {CLIP}
     assert named == registry.assets().keys()
     for name, info in registry.methods().items():
         specification = registry.specification(name)
         if specification.own_networks is not None:
             asked = {need.asset for need in specification.needs(specification.settings())}
-            assert asked and asked <= set(info.needs)
+            assert asked and asked <= set(info.required_files)
         else:
-            assert info.needs == (CLIP,)
+            assert info.required_files == (CLIP,)
 
 
 def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command: Command, assets: Path) -> None:

@@ -13,7 +13,8 @@ from command_line import TOY_PLUGIN, Command
 
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError
-from benchmark.pipeline.fair import FAIR
+from benchmark.facts import Facts, MethodInfo, read_facts
+from benchmark.pipeline.controlled_comparison import shared_conditions
 from benchmark.registry import Registry, ShelfFile, discover
 from benchmark.settings import TrainingSettings, fill
 
@@ -21,15 +22,16 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pydantic", "PIL", "open_clip", "timm", "deepspeed", "pandas", "numpy", "tqdm")
 
 
-def test_literals_equal_the_imported_objects() -> None:
+def test_every_toml_stands_beside_its_file_and_names_what_that_gives() -> None:
     for file in discover().files:
         module = file.load()
-        objects = [
-            *getattr(module, "METHODS", []), *getattr(module, "RECIPES", []), *getattr(module, "VARIANTS", []),
-                *getattr(module, "ASSETS", []),
-            *([module.INFO] if hasattr(module, "INFO") else []),
-        ]  # fmt: skip
-        assert sorted(map(repr, file.declared)) == sorted(map(repr, objects)), file.path
+        assert file.facts.dataset == getattr(module, "INFO", None), file.path
+        names = {info.name for info in file.facts.methods}
+        assert all(file.specification(name) is not None for name in names)
+        assert len(names) == len(getattr(module, "METHODS", [])) + hasattr(module, "METHOD"), file.path
+    for shelf in ("methods", "methods/networks", "datasets"):
+        for path in (ROOT / shelf).glob("*.toml"):
+            assert path.with_suffix(".py").is_file(), path
 
 
 def test_every_method_has_a_specification_and_every_recipe_fills_its_stage() -> None:
@@ -46,9 +48,10 @@ def test_every_method_has_a_specification_and_every_recipe_fills_its_stage() -> 
                     stages |= {stage.name: stage for stage in specification.stages(settings, start)}
             stages |= own
     for recipe in registry.recipes():
-        # The stage "fair" stands for every method's own and may set only what all of them have.
-        settings = TrainingSettings if recipe.stage == FAIR else stages[recipe.stage].settings
-        fill(settings, [(recipe.name, recipe.settings)], recipe.stage)
+        fill(stages[recipe.stage].settings, [(recipe.name, recipe.settings)], recipe.stage)
+    # What stands for every method's own stage may set only what all of them have.
+    for recipe in (*shared_conditions(), *read_facts(ROOT / "benchmark" / "default_recipes.toml").recipes):
+        fill(TrainingSettings, [(recipe.name, recipe.settings)], recipe.stage)
 
 
 def test_main_methods_have_a_recipe_for_each_start_on_cirr() -> None:
@@ -58,96 +61,159 @@ def test_main_methods_have_a_recipe_for_each_start_on_cirr() -> None:
         assert registry.recipe(stage, "cirr", "", "random").name == "from-scratch"
 
 
-def recipes(tmp_path: Path, text: str) -> Registry:
-    file = tmp_path / "recipes.py"
-    file.write_text(f"RECIPES = [{text}]\n")
-    return Registry([ShelfFile("recipes", file)])
+def facts(tmp_path: Path, text: str) -> Facts:
+    file = tmp_path / "facts.toml"
+    file.write_text(text)
+    read_facts.cache_clear()
+    return read_facts(file)
+
+
+RECIPE = '[[recipe]]\nstage = "s"\ndataset = "*"\nname = "paper"\nsource = "a"\n'
+METHOD = '[[method]]\nname = "m"\n'
 
 
 def test_a_dataset_s_own_recipe_comes_before_the_general_one(tmp_path: Path) -> None:
-    registry = recipes(
-        tmp_path,
-        'Recipe(stage="s", dataset="*", name="paper", source="a", settings={}),'
-        'Recipe(stage="s", dataset="cirr", name="adapted", source="b", settings={}),',
-    )
+    (tmp_path / "m.toml").write_text(METHOD + RECIPE + RECIPE.replace("*", "cirr").replace("paper", "adapted").replace('"a"', '"b"'))
+    registry = Registry([ShelfFile("m", tmp_path / "m.py")])
     assert registry.recipe("s", "cirr", "", "pretrained").source == "b"
     assert registry.recipe("s", "shoes", "", "pretrained").source == "a"
     with pytest.raises(UserError, match=r"no recipe of stage s on cirr for random weights; known: .*adapted \(cirr\)"):
         registry.recipe("s", "cirr", "", "random")
 
 
-def test_a_literal_may_be_named_above_and_unpacked(tmp_path: Path) -> None:
-    file = tmp_path / "named.py"
-    file.write_text(
-        '_BASE = {"epochs": 3, "batch_size": 8}\n_OTHER = {**_BASE, "epochs": 5}\n_MADE = dict(epochs=7)\n'
-        'RECIPES = [Recipe(stage="s", dataset="*", name="paper", source="a", settings={**_OTHER, "eps": 0.1})]\n'
-        'VARIANTS = [Variant(method="m", name="v", title="t", source="a", settings=_BASE)]\n'
+def test_a_stage_without_any_recipe_takes_a_default_one_that_says_so() -> None:
+    for initialisation, name in (("pretrained", "adapted"), ("random", "from-scratch")):
+        recipe = discover().recipe("nobody-s", "cirr", "", initialisation)
+        assert (recipe.name, recipe.initialisation) == (name, initialisation) and "default" in recipe.source
+    with pytest.raises(UserError, match="use --recipe from-scratch"):
+        discover().recipe("nobody-s", "cirr", "adapted", "random")
+
+
+def test_recipes_share_settings(tmp_path: Path) -> None:
+    shared = (
+        "[settings.base]\nepochs = 3\nbatch_size = 8\n[settings.long]\nextends = 'base'\nepochs = 5\n"
+        "[settings.group]\nnegative_group = 4\n"
     )
-    registry = Registry([ShelfFile("named", file)])
-    assert registry.recipes()[0].settings == {"epochs": 5, "batch_size": 8, "eps": 0.1}
-    assert [v.settings for v in registry.variants("m")] == [{"epochs": 3, "batch_size": 8}]
-    assert registry.variants("other") == ()
-    file.write_text(file.read_text().replace("settings=_BASE", "settings=_MADE"))
-    with pytest.raises(UserError, match="line 5: Variant.*must have literal keyword arguments only, or names of literals"):
-        Registry([ShelfFile("named", file)]).variants()
+    read = facts(
+        tmp_path, METHOD + shared + RECIPE + "extends = 'long'\nsettings = { eps = 0.1 }\n"
+        + RECIPE + "extends = ['base', 'group']\nsettings = { batch_size = 16 }\nmethod = { width = 2 }\n"
+        + '[[variant]]\nname = "v"\ntitle = "t"\nsource = "a"\nsettings = { "s.epochs" = 1 }\n',
+    )  # fmt: skip
+    assert [recipe.settings for recipe in read.recipes] == [
+        {"epochs": 5, "batch_size": 8, "eps": 0.1},
+        {"epochs": 3, "batch_size": 16, "negative_group": 4},
+    ]
+    assert read.recipes[1].method == {"width": 2}
+    assert read.variants[0].method == "m" and read.methods[0].title == "m"
 
 
-def test_declarations_must_be_literals(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (METHOD + 'sumary = "s"\n', r"facts.toml, \[\[method\]\] 1: unknown key 'sumary': did you mean summary"),
+        ("[[methods]]\n", r"facts.toml: unknown key or table 'methods': did you mean method"),
+        ("[method]\nname = 'm'\n", r"facts.toml: \[method\] must be written as \[\[method\]\]"),
+        ("[[method]]\nname = 3\n", r"facts.toml, \[\[method\]\] 1: name = 3 must be a string"),
+        ("[[method]]\ntitle = 'M'\n", r"facts.toml, \[\[method\]\] 1: lacks name"),
+        (METHOD + "required_files = 'clip'\n", r"required_files = 'clip' must be a list of strings"),
+        (METHOD + METHOD, "facts.toml: declares method 'm' twice"),
+        (RECIPE + "initialisation = 'none'\n", r"\[\[recipe\]\] 1: initialisation = 'none' must be 'pretrained' or 'random'"),
+        (RECIPE + "settings = 3\n", r"\[\[recipe\]\] 1: settings = 3 must be a table"),
+        (RECIPE + "extends = 3\n", r"\[\[recipe\]\] 1: extends = 3 must name a \[settings.NAME\]"),
+        (
+            "[settings.released]\nepochs = 1\n" + RECIPE + "extends = 'relesed'\n",
+            r"\[\[recipe\]\] 1: unknown table of settings 'relesed': did you mean released",
+        ),
+        ("[settings]\nepochs = 1\n", r"\[settings\]: epochs must be a table"),
+        ("dataset = 3\n", r"facts.toml, \[dataset\]: must be a table"),
+        ("[[method]\n", "facts.toml: cannot be read as TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_toml_is_told_in_one_line(text: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=problem) as caught:
+        facts(tmp_path, text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_that_is_wrong_with_a_toml_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        facts(tmp_path, METHOD + "tilte = 'M'\nsummary = 1\n" + RECIPE + "batch = 3\n")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_file_that_is_no_plugin_is_told(tmp_path: Path) -> None:
     file = tmp_path / "odd.py"
-    file.write_text("N = 3\nMETHODS = [MethodInfo(name='odd' * N)]\n")
-    with pytest.raises(UserError, match=r"odd.py, line 2: MethodInfo\(...\) must have literal"):
-        Registry().add_plugin(file)
-    file.write_text("METHODS = [MethodInfo(\n")
-    with pytest.raises(UserError, match="cannot be read as a plug-in"):
+    file.write_text("METHOD = [\n")
+    with pytest.raises(UserError, match="failed on import: SyntaxError"):
         Registry().add_plugin(file)
     file.write_text("x = 1\n")
-    with pytest.raises(UserError, match="declares neither METHODS"):
+    with pytest.raises(UserError, match="gives no method"):
         Registry().add_plugin(file)
     with pytest.raises(UserError, match="no such file"):
         Registry().add_plugin(tmp_path / "missing.py")
 
 
-def method_file(path: Path, name: str, body: str = "SPECIFICATIONS = {}") -> Path:
+@pytest.mark.parametrize(
+    "text", ["METHODS = [MethodInfo(name='m')]\n", "x = 1\nSPECIFICATIONS = {}\n", "RECIPES: list[Recipe] = [\n"]
+)
+def test_a_plugin_of_the_old_form_is_shown_the_new_one(text: str, tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text("from benchmark.declarations import MethodInfo\n" + text)
+    with pytest.raises(UserError, match=r"old.py: '[A-Z]+' is of the old form; write METHOD = Spec.*TOML") as caught:
+        Registry().add_plugin(tmp_path / "old.py")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def method_file(path: Path, body: str, facts: str = "") -> Path:
     path.parent.mkdir(exist_ok=True)
-    declared = f'MethodInfo(name="{name}", title="T", summary="s", paper="", citation="")'
-    path.write_text(f"from benchmark.declarations import MethodInfo\nMETHODS = [{declared}]\n{body}\n")
+    path.write_text(body + "\n")
+    if facts:
+        path.with_suffix(".toml").write_text(facts)
     return path
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="declares 'spirit', and so does .*spirit.py"):
-        discover().add_plugin(method_file(tmp_path / "mine.py", "spirit"))
+        discover().add_plugin(method_file(tmp_path / "mine.py", "METHODS = {'spirit': 1}"))
+
+
+def test_a_plugin_without_a_toml_bears_its_file_s_name(tmp_path: Path) -> None:
+    registry = discover()
+    registry.add_plugin(method_file(tmp_path / "mine.py", "METHOD = 1"))
+    assert registry.methods()["mine"] == MethodInfo("mine", "mine")
+    registry.add_plugin(method_file(tmp_path / "named.py", "METHOD = 2", '[[method]]\nname = "other"\ntitle = "O"\n'))
+    assert registry.methods()["other"].title == "O" and "named" not in registry.methods()
+    assert (registry.specification("mine"), registry.specification("other")) == (1, 2)
 
 
 def test_two_plugins_of_the_same_file_name_are_two(tmp_path: Path) -> None:
     registry = discover()
-    registry.add_plugin(method_file(tmp_path / "a" / "m.py", "one", "SPECIFICATIONS = {'one': 1}"))
-    registry.add_plugin(method_file(tmp_path / "b" / "m.py", "two", "SPECIFICATIONS = {'two': 2}"))
+    registry.add_plugin(method_file(tmp_path / "a" / "m.py", "METHODS = {'one': 1}"))
+    registry.add_plugin(method_file(tmp_path / "b" / "m.py", "METHODS = {'two': 2}"))
     registry.add_plugin(tmp_path / "b" / "m.py")
     assert (registry.specification("one"), registry.specification("two")) == (1, 2)
 
 
 def test_a_plugin_that_fails_or_forgets_its_specification_is_told(tmp_path: Path) -> None:
     registry = discover()
-    registry.add_plugin(method_file(tmp_path / "bad.py", "bad", "import no_such_library"))
-    registry.add_plugin(method_file(tmp_path / "less.py", "less"))
+    for name, body in (("bad", "import no_such_library"), ("less", "METHODS = {}")):
+        registry.add_plugin(method_file(tmp_path / f"{name}.py", body, f'[[method]]\nname = "{name}"\n'))
     with pytest.raises(UserError, match="bad.py: the plug-in failed on import: .*no_such_library"):
         registry.specification("bad")
-    with pytest.raises(UserError, match="declares method 'less' but SPECIFICATIONS has no such key"):
+    with pytest.raises(UserError, match="gives no method 'less' .METHOD or METHODS., which its facts name; given: none"):
         registry.specification("less")
 
 
-def distribution(folder: Path, module: str) -> None:
+def distribution(folder: Path, module: str, *names: str) -> None:
     info = folder / "toy_cir-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-cir\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        f"[benchmark.methods]\ntoy = {module}\n[benchmark.datasets]\ntoy = {module}\n"
+        "[benchmark.methods]\n" + "".join(f"{name} = {module}\n" for name in names)
     )
 
 
 def test_another_distribution_joins_by_its_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distribution(tmp_path / "site", "toy_cir.method")
+    distribution(tmp_path / "site", "toy_cir.method", "toy", "toy_features")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     monkeypatch.syspath_prepend(str(TOY_PLUGIN.parents[1]))
     registry = discover()
@@ -157,10 +223,27 @@ def test_another_distribution_joins_by_its_entry_points(tmp_path: Path, monkeypa
     assert importlib.import_module("toy_cir.method").__file__ == str(TOY_PLUGIN)
 
 
+def test_an_entry_point_without_a_toml_names_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution(tmp_path / "site", "lone_method", "lone")
+    (tmp_path / "site" / "lone_method.py").write_text("METHOD = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    registry = discover()
+    assert registry.methods()["lone"] == MethodInfo("lone", "lone") and "lone_method" not in sys.modules
+    assert registry.specification("lone") == 1
+
+
+def test_an_entry_point_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution(tmp_path / "site", "toy_cir.method", "toys")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(str(TOY_PLUGIN.parents[1]))
+    with pytest.raises(UserError, match="entry point toys: .*method.py declares toy, toy_features; an entry point's"):
+        discover()
+
+
 def test_an_entry_point_to_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    distribution(tmp_path / "site", "no_such_package.method")
+    distribution(tmp_path / "site", "no_such_package.method", "toy")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     outcome = command("list")
     assert outcome.status == 2 and len(outcome.errors) == 1

@@ -51,7 +51,7 @@ class Toy:
         ProtocolInfo("kept", "", ("val",), ("single",)),
     )
 
-    def train_triplets(self, epoch: int, seed: int, drawing: str = "") -> Triplets:
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         return Triplets(np.array([0, 1]), np.array([1, 2]), (("a",), ("b",)))
 
     def split_pictures(self, split: str) -> IntArray:

@@ -169,7 +169,7 @@ def test_a_task_is_what_the_annotations_say(tmp_path: Path, split: str) -> None:
 def test_training_is_static_and_its_pictures_come_first(tmp_path: Path) -> None:
     entries, images = annotations()["train"]
     dataset = load(write(tmp_path))
-    triplets = dataset.train_triplets(epoch=3, seed=5, drawing="any")
+    triplets = dataset.train_triplets(epoch=3, seed=5, pair_sampling="any")
     names = dataset.pictures.names
     assert names[: len(images)] == tuple(images)
     assert len(names) == 3 * len(images)

@@ -178,8 +178,8 @@ def test_training_texts_and_captions_of_pictures_are_the_training_split_s(tmp_pa
     assert dataset.side_texts() == {name: (caption,) for name, caption in lines}
 
 
-@pytest.mark.parametrize("drawing", ["", "one-per-image", "one-per-modifiable-image", "five-per-image"])
-def test_triplets_are_pictures_of_siblings_and_their_text(tmp_path: Path, drawing: str) -> None:
+@pytest.mark.parametrize("pair_sampling", ["", "one-per-image", "one-per-modifiable-image", "five-per-image"])
+def test_triplets_are_pictures_of_siblings_and_their_text(tmp_path: Path, pair_sampling: str) -> None:
     dataset = load(write(tmp_path))
     captions = dict(lines_of("train"))
     # Siblings through a shared parent; the one skirt, coat, jeans and "one of a kind" have none.
@@ -194,15 +194,15 @@ def test_triplets_are_pictures_of_siblings_and_their_text(tmp_path: Path, drawin
         (silk, red): "replace silk with cotton",
         (top, red): "replace top with dress",
     }
-    triplets = dataset.train_triplets(2, 7, drawing)
-    assert len(triplets) == 9 if drawing in ("", "one-per-image") else 2 <= len(triplets) <= 25
+    triplets = dataset.train_triplets(2, 7, pair_sampling)
+    assert len(triplets) == 9 if pair_sampling in ("", "one-per-image") else 2 <= len(triplets) <= 25
     allowed = set(dataset.split_pictures("train").tolist())
     for reference, target, (text,) in zip(triplets.reference, triplets.target, triplets.captions, strict=True):
         pair = tuple(captions[dataset.pictures.names[i]] for i in (reference, target))
         assert expected[pair] == text
         assert {int(reference), int(target)} <= allowed
     assert len(allowed) == 5
-    again = dataset.train_triplets(2, 7, drawing)
+    again = dataset.train_triplets(2, 7, pair_sampling)
     np.testing.assert_array_equal(triplets.target, again.target)
     assert triplets.captions == again.captions
 
@@ -210,8 +210,8 @@ def test_triplets_are_pictures_of_siblings_and_their_text(tmp_path: Path, drawin
 def test_only_five_per_image_shows_the_same_pairs_in_every_epoch(tmp_path: Path) -> None:
     dataset = load(write(tmp_path))
 
-    def targets(drawing: str) -> set[tuple[int, ...]]:
-        return {tuple(dataset.train_triplets(epoch, 0, drawing).target.tolist()) for epoch in range(5)}
+    def targets(pair_sampling: str) -> set[tuple[int, ...]]:
+        return {tuple(dataset.train_triplets(epoch, 0, pair_sampling).target.tolist()) for epoch in range(5)}
 
     assert len(targets("five-per-image")) == 1
     assert len(targets("")) > 1

@@ -11,13 +11,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from benchmark.datasets.readers.fashion200k_pairs import (
-    DRAWINGS,
-    Drawing,
+    PAIR_SAMPLINGS,
+    PairSampling,
     PairSource,
     Siblings,
-    drawing_named,
     modification_texts,
     new_pairs,
+    pair_sampling_named,
     parent_of,
     word_sets,
 )
@@ -170,7 +170,7 @@ def test_targets_follow_the_exact_chances_of_the_plain_rule(blanks: int) -> None
     assert source.modifiable.tolist() == sorted(chances)
     assert blanks == 4 or len(chances) == 14
     draws = 3_000
-    raw = Drawing(draws, every_picture=True, once=False, blanks=blanks)
+    raw = PairSampling(draws, every_picture=True, once=False, blanks=blanks)
     reference, target = source.draw(raw, seed=3, epoch=0)
     assert len(reference) == draws * len(CAPTION)
     statistic, freedom = 0.0, 0
@@ -194,7 +194,7 @@ def test_pictures_that_cannot_be_changed_give_their_draw_to_a_random_other() -> 
     assert modifiable == set(range(16)) - {5, 15}
     counts: Counter[int] = Counter()
     for epoch in range(3_000):
-        reference, target = source.draw(DRAWINGS["one-per-image"], seed=1, epoch=epoch)
+        reference, target = source.draw(PAIR_SAMPLINGS["one-per-image"], seed=1, epoch=epoch)
         assert len(reference) == len(CAPTION)
         assert all(reference[i] == i for i in modifiable)
         assert set(target.tolist()) <= modifiable
@@ -224,23 +224,23 @@ def test_dropped_pairs_are_those_of_a_plain_loop(pairs: list[tuple[int, int]]) -
 
 
 def pairs_of(name: str, seed: int, epoch: int, source: PairSource | None = None) -> list[tuple[int, int]]:
-    reference, target = (source or PairSource.of(CAPTIONS, CAPTION)).draw(DRAWINGS[name], seed, epoch)
+    reference, target = (source or PairSource.of(CAPTIONS, CAPTION)).draw(PAIR_SAMPLINGS[name], seed, epoch)
     return list(zip(reference.tolist(), target.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_a_drawing_is_a_function_of_seed_and_epoch(name: str) -> None:
+@pytest.mark.parametrize("name", PAIR_SAMPLINGS)
+def test_a_pair_sampling_is_a_function_of_seed_and_epoch(name: str) -> None:
     assert pairs_of(name, 1, 2) == pairs_of(name, 1, 2)
     assert pairs_of(name, 1, 2) != pairs_of(name, 2, 2)
     assert (pairs_of(name, 1, 0) == pairs_of(name, 1, 7)) == name.startswith("five")
 
 
-@pytest.mark.parametrize("name", [name for name in DRAWINGS if name != "one-per-image"])
+@pytest.mark.parametrize("name", [name for name in PAIR_SAMPLINGS if name != "one-per-image"])
 def test_schemes_of_modifiable_pictures_drop_equal_words_and_repeats(name: str) -> None:
-    scheme = DRAWINGS[name]
+    scheme = PAIR_SAMPLINGS[name]
     source = PairSource.of(CAPTIONS, CAPTION, scheme.blanks)
     pairs = pairs_of(name, 0, 0, source)
-    raw = Drawing(scheme.per_picture, every_picture=False, once=False, blanks=scheme.blanks)
+    raw = PairSampling(scheme.per_picture, every_picture=False, once=False, blanks=scheme.blanks)
     assert len(pairs) < scheme.per_picture * len(source.modifiable)
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     for r, t in pairs:
@@ -259,10 +259,10 @@ def test_four_blanks_keep_siblings_apart_that_differ_at_other_places() -> None:
 def test_labels_without_siblings_are_one_line() -> None:
     source = PairSource.of(("red cotton dress", "blue coat"), np.asarray([0, 1, 1]))
     with pytest.raises(UserError, match="no two captions of the training labels differ by one word"):
-        source.draw(DRAWINGS["one-per-image"], 0, 0)
+        source.draw(PAIR_SAMPLINGS["one-per-image"], 0, 0)
 
 
-def test_unknown_drawings_name_the_nearest() -> None:
-    assert drawing_named("") is DRAWINGS["one-per-image"]
+def test_unknown_pair_samplings_name_the_nearest() -> None:
+    assert pair_sampling_named("") is PAIR_SAMPLINGS["one-per-image"]
     with pytest.raises(UserError, match="did you mean five-per-image"):
-        drawing_named("five-per-imag")
+        pair_sampling_named("five-per-imag")

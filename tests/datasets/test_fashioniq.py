@@ -202,7 +202,7 @@ def test_a_caption_that_is_empty_comes_second_as_well() -> None:
 def test_training_takes_all_categories_together(tmp_path: Path) -> None:
     found = annotations()
     dataset = load(write(tmp_path))
-    triplets = dataset.train_triplets(epoch=3, seed=5, drawing="any")
+    triplets = dataset.train_triplets(epoch=3, seed=5, pair_sampling="any")
     names = dataset.pictures.names
     entries = [entry for category in CATEGORIES for entry in found[category, "train"][0]]
     assert [names[i] for i in triplets.reference] == [entry["candidate"] for entry in entries]

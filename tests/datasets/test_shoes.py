@@ -200,7 +200,7 @@ def test_texts_checked_by_hand(tmp_path: Path) -> None:
 
 def test_training_is_static_and_keeps_pairs_of_one_picture(tmp_path: Path) -> None:
     dataset = load(write(tmp_path))
-    triplets, known = dataset.train_triplets(epoch=3, seed=5, drawing="any"), dataset.pictures.names
+    triplets, known = dataset.train_triplets(epoch=3, seed=5, pair_sampling="any"), dataset.pictures.names
     wanted = [e for e in entries() if e["ImageName"] in TRAIN_LIST]
     assert [known[i] for i in triplets.reference] == [e["ReferenceImageName"] for e in wanted]
     assert [known[i] for i in triplets.target] == [e["ImageName"] for e in wanted]

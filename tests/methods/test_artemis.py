@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmark.methods.artemis import SPECIFICATIONS, ArtemisSettings
+from benchmark.methods.artemis import METHOD, ArtemisSettings
 from benchmark.methods.networks.artemis import Attention, Version, artemis_method, matching
 from benchmark.methods.networks.artemis_frame import FramedMethod, cnn_encoders
 from benchmark.methods.networks.cnn_pictures import WhiteSquare
@@ -188,9 +188,9 @@ def test_the_first_phase_trains_neither_cnn_nor_words_and_the_second_all() -> No
 
 
 def test_the_second_phase_goes_on_with_the_optimiser() -> None:
-    first, second = SPECIFICATIONS["artemis"].stages(ArtemisSettings(), "pretrained")
+    first, second = METHOD.stages(ArtemisSettings(), "pretrained")
     assert (first.name, second.name, second.initialise_from) == ("artemis-frozen", "artemis", "weights and optimiser")
-    assert [stage.name for stage in SPECIFICATIONS["artemis"].stages(ArtemisSettings(cnn="tiny"), "random")] == ["artemis"]
+    assert [stage.name for stage in METHOD.stages(ArtemisSettings(cnn="tiny"), "random")] == ["artemis"]
 
 
 def test_frozen_batch_norms_follow_the_pictures_in_the_first_phase() -> None:

@@ -16,7 +16,7 @@ from benchmark.methods.networks.recurrent_texts import LastStateText, text_views
 from benchmark.methods.networks.tirg import classification_loss, draw_triplets, soft_triplet_loss
 from benchmark.methods.networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
 from benchmark.methods.networks.vocabulary import plain_words
-from benchmark.methods.tirg import SPECIFICATIONS, TirgTrainingSettings
+from benchmark.methods.tirg import METHODS, TirgTrainingSettings
 from PIL import Image
 from toy_triplets import built, losses, right, scores, without_gradient
 
@@ -158,7 +158,7 @@ def test_texts_without_a_word_are_one_unknown_word() -> None:
 
 def test_the_cnn_has_a_tenth_of_the_rate_and_its_projection_has_not() -> None:
     method, _ = built(lambda: released("tirg"))
-    (stage,) = SPECIFICATIONS["tirg"].stages(TirgSettings(**SMALL), "random")
+    (stage,) = METHODS["tirg"].stages(TirgSettings(**SMALL), "random")
     settings = TirgTrainingSettings(learning_rate=1e-2, decay_updates=50_000)
     rest, cnn = stage.parameter_groups(method, settings)
     assert cnn["lr"] == pytest.approx(1e-3) and "lr" not in rest

@@ -16,7 +16,7 @@ from benchmark.methods.networks.val_cnns import VAL_TRUNKS, CnnName, build_taps,
 from benchmark.methods.networks.val_loss import Mining, hierarchical_loss, matching_loss
 from benchmark.methods.networks.val_optimisation import ReleasedAdam, penalised, penalty_groups
 from benchmark.methods.networks.val_pictures import Squeezed, resize_bilinear
-from benchmark.methods.val import SPECIFICATIONS, STAGE, Val, ValSettings, ValTraining
+from benchmark.methods.val import METHOD, STAGE, Val, ValSettings, ValTraining
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -291,5 +291,5 @@ def test_every_recipe_fills_the_settings() -> None:
     for recipe in own:
         ValTraining(**recipe.settings)
         settings = ValSettings(**recipe.method)
-        assert SPECIFICATIONS["val"].own_networks is not None
-        assert SPECIFICATIONS["val"].own_networks(settings) == recipe.start
+        assert METHOD.own_networks is not None
+        assert METHOD.own_networks(settings) == recipe.initialisation

@@ -20,7 +20,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
-from benchmark.declarations import MethodInfo, Recipe, Start, Variant
+from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
@@ -32,55 +32,6 @@ from benchmark.method import (
     Views,
 )
 from benchmark.settings import MethodSettings, TrainingSettings
-
-METHODS = [
-    MethodInfo(
-        name="toy", title="Toy", summary="a CNN and a vocabulary of its own, two stages",
-        paper="", citation="@misc{toy, title={Toy}}",
-    ),
-    MethodInfo(
-        name="toy_features", title="Toy on features", summary="word vectors trained on pixels, a head on features",
-        paper="", citation="", needs=("clip",),
-    ),
-]  # fmt: skip
-
-RECIPES = [
-    Recipe(
-        stage="toy-base", dataset="*", name="from-scratch", start="random", source="made up",
-        settings={"epochs": 1, "batch_size": 8, "optimiser": "adamw", "learning_rate": 1e-2},
-    ),
-    Recipe(
-        stage="toy-full", dataset="*", name="from-scratch", start="random", source="made up",
-        settings={
-            "epochs": 2, "batch_size": 8, "negative_group": 4, "optimiser": "adamw", "learning_rate": 5e-3,
-            "average_decay": 0.5, "batch_norm": "eval", "word_rate": 0.5,
-        },
-    ),
-    Recipe(
-        stage="toy-head", dataset="*", name="from-scratch", start="random", source="made up",
-        settings={"epochs": 2, "batch_size": 8, "optimiser": "sgd", "learning_rate": 0.1},
-        method={"sharpness": 5.0},
-    ),
-]  # fmt: skip
-
-VARIANTS = [
-    Variant(
-        method="toy_features", name="sharper", title="sharper scores", source="made up",
-        settings={"method.sharpness": 20.0},
-    ),
-    Variant(
-        method="toy_features", name="blunt", title="without sharpness", source="made up",
-        settings={"method.sharpness": 1.0}, ablation="loss", without=("sharpness",),
-    ),
-    Variant(
-        method="toy_features", name="as-sharp", title="with a sharpness of 5", source="made up",
-        settings={"method.sharpness": 5.0}, ablation="loss",
-    ),
-    Variant(
-        method="toy_features", name="impossible", title="with groups of 7", source="made up",
-        settings={"toy-head.batch_size": 15, "toy-head.negative_group": 7}, ablation="batch",
-    ),
-]  # fmt: skip
 
 _WIDTH = 12
 _SIDE = 32
@@ -259,11 +210,11 @@ HEAD = Stage(
 )
 
 
-def _random_start(settings: MethodSettings) -> Start:
+def _random_start(settings: MethodSettings) -> Initialisation:
     return "random"
 
 
-SPECIFICATIONS = {
+METHODS = {
     "toy": Specification(
         stages=lambda settings, start: (BASE, FULL), settings=ToySettings, own_networks=_random_start
     ),

@@ -1,4 +1,4 @@
-"""A fair comparison: `run --fair` gives all methods the same encoder, data and effort.
+"""A controlled comparison: `run --fair` gives all methods the same encoder, data and effort.
 
 What a method's paper decides for itself in "each paper's recipe" is decided here once for all of them:
 the encoder (`untouched` weights, or one stage 1 that all share, both frozen), the text rule (the dataset's),
@@ -6,21 +6,22 @@ how pairs are drawn, the number of triplets seen, batch and negative group, sche
 the selection (`heldout`) and the search for the learning rate (`--lr-sweep`). What stays the method's:
 its layers, its loss, its optimiser, and the rate around which the search lies.
 
-The conditions are recipes of the stage named "fair" (`methods/fair_recipes.py`), which stands for
-every method's own stage. They are a promise only: the table (`benchmark.leaderboards.fair_table`) is made of records
-that are seen to share them.
+The conditions are recipes of the stage named "fair" (`controlled_comparison.toml`), which stands for
+every method's own stage; `--epochs`, `--batch-size`, `--negative-group` and `--text-mode` change a
+condition for all methods of a comparison alike. They are a promise only: the table
+(`benchmark.leaderboards.fair_table`) is made of records that are seen to share them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.declarations import MethodInfo, Recipe
+from benchmark.facts import DatasetInfo, Initialisation, MethodInfo, Recipe, choose_recipe, read_facts
 
 if TYPE_CHECKING:
-    from benchmark.declarations import DatasetInfo, Start
     from benchmark.method import Specification
     from benchmark.options import RunOptions
     from benchmark.registry import Registry
@@ -30,8 +31,13 @@ FAIR = "fair"
 ENCODERS = ("untouched", "finetuned")
 
 
+def shared_conditions() -> tuple[Recipe, ...]:
+    """The recipes of the stage "fair"."""
+    return read_facts(Path(__file__).with_suffix(".toml")).recipes
+
+
 def refusal(info: MethodInfo, registry: Registry) -> str:
-    """Why a method has no place in a fair comparison, "" for one that has: its own word, else what is seen."""
+    """Why a method has no place in a controlled comparison, "" for one that has: its own word, else what is seen."""
     if info.outside_fair:
         return info.outside_fair
     specification = registry.specification(info.name)
@@ -64,9 +70,9 @@ def problems_of(options: RunOptions, info: MethodInfo, registry: Registry) -> li
     return found
 
 
-def fair_recipe(registry: Registry, info: DatasetInfo, start: Start, own: Recipe) -> Recipe:
+def fair_recipe(info: DatasetInfo, initialisation: Initialisation, own: Recipe) -> Recipe:
     """A method's own recipe under the conditions that all methods share."""
-    shared = registry.recipe(FAIR, info.name, "", start)
+    shared = choose_recipe(shared_conditions(), FAIR, info.name, "", initialisation)
     return replace(
         own,
         name=FAIR,
@@ -75,18 +81,20 @@ def fair_recipe(registry: Registry, info: DatasetInfo, start: Start, own: Recipe
     )
 
 
-def untrained_settings(registry: Registry, info: DatasetInfo, start: Start) -> Mapping[str, Any]:
+def untrained_settings(info: DatasetInfo, initialisation: Initialisation) -> Mapping[str, Any]:
     """What a stage that trains nothing shares with the others: the same texts, the same pairs held out."""
-    return _data_rule(info, registry.recipe(FAIR, info.name, "", start))
+    return _data_rule(info, choose_recipe(shared_conditions(), FAIR, info.name, "", initialisation))
 
 
-def stages_on_any_encoder(specification: Specification, settings: MethodSettings, start: Start) -> list[str]:
+def stages_on_any_encoder(
+    specification: Specification, settings: MethodSettings, initialisation: Initialisation
+) -> list[str]:
     """Names of the stages on either encoder: what `--set` says of a shared stage 1 leaves the other part alone."""
     if "encoder" not in type(settings).model_fields:
         return []
     chosen = [settings.model_copy(update={"encoder": encoder}) for encoder in ENCODERS]
-    return [stage.name for each in chosen for stage in specification.stages(each, start)]
+    return [stage.name for each in chosen for stage in specification.stages(each, initialisation)]
 
 
 def _data_rule(info: DatasetInfo, shared: Recipe) -> dict[str, Any]:
-    return {"text_rule": info.text_rule, "drawing": shared.settings.get("drawing", "")}
+    return {"text_rule": info.text_rule, "pair_sampling": shared.settings.get("pair_sampling", "")}
