@@ -20,7 +20,7 @@ from benchmark.dataset import IntArray
 from benchmark.distributed.job import Job
 from benchmark.encoding import Encoding, rows
 
-_PIECE_BYTES = 64 * 2**20
+_MESSAGE_BYTES = 64 * 2**20
 _WHOLE = "encoding"
 
 
@@ -42,7 +42,7 @@ def own_span(count: int, job: Job, block: int = 1) -> tuple[int, int]:
 def gather_rows(own: Tensor, spans: Sequence[tuple[int, int]], job: Job) -> Tensor:
     """All ranks' rows in order, on the device of ``own``; rank r gives the rows of ``spans[r]``.
 
-    Ranks must come here at about the same time: let them meet first.
+    Ranks must come here at about the same time: let them wait for one another first.
     """
     if job.process.world_size == 1:
         return own
@@ -50,14 +50,14 @@ def gather_rows(own: Tensor, spans: Sequence[tuple[int, int]], job: Job) -> Tens
     start, stop = spans[job.process.rank]
     whole[start:stop] = own
     row_bytes = max(whole[:1].numel() * whole.element_size(), 1)
-    step = max(_PIECE_BYTES // row_bytes, 1)
+    step = max(_MESSAGE_BYTES // row_bytes, 1)
     for source, (first, last) in enumerate(spans):
         for begin in range(first, last, step):
-            piece = whole[begin : min(begin + step, last)]
-            moved = piece.to(job.process.device).contiguous()
+            part = whole[begin : min(begin + step, last)]
+            moved = part.to(job.process.device).contiguous()
             torch.distributed.broadcast(moved, src=source)
             if source != job.process.rank:
-                piece.copy_(moved)
+                part.copy_(moved)
     return whole
 
 
@@ -75,7 +75,7 @@ def gather_encoding(own: Encoding | None, spans: Sequence[tuple[int, int]], job:
     if job.process.world_size == 1:
         assert own is not None
         return own
-    form = next(f for f in job.rendezvous.share(phase, _form(own)) if f)
+    form = next(f for f in job.barrier.share(phase, _form(own)) if f)
     parts = {_WHOLE: own} if isinstance(own, Tensor) else own or {}
     whole = {}
     for name, (shape, kind) in form.items():

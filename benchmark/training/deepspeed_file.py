@@ -142,7 +142,7 @@ class DeepspeedFile:
             (
                 "train_micro_batch_size_per_gpu", layout.rows_per_rank,
                 f"computes {layout.rows_per_rank} rows at once on each process ({laid_out})",
-                "set --set trainer.piece={value} to encode that many at a time with the same result",
+                "set --set trainer.micro_batch={value} to encode that many at a time with the same result",
             ),
             (
                 "gradient_accumulation_steps", layout.groups_per_rank,

@@ -1,4 +1,6 @@
-"""Batch norms and dropout of a negative group that spans several ranks, as on one process.
+"""A negative group that spans several ranks, as on one process: its encodings, batch norms and dropout.
+
+Each rank encodes its rows, and has the encodings of all with exact gradients.
 
 A batch norm's statistics are those of the whole group: each rank's are combined, and the backward pass
 sends the sums that it needs, so that gradients are exact. Dropout draws the masks of the whole group
@@ -20,6 +22,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
+
+from benchmark.encoding import Encoding, map_tensors
+
+
+class _GatherRows(torch.autograd.Function):
+    """Concatenate every rank's rows; backward sums the gradients of all ranks for one's own rows.
+
+    Each rank then computes the whole group's loss, and DeepSpeed's averaging of gradients over
+    ranks is already the right factor (no multiplication by the world size).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        world = torch.distributed.get_world_size(group)
+        parts = [torch.empty_like(rows) for _ in range(world)]
+        torch.distributed.all_gather(parts, rows.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient, group=ctx.group)
+        rank = torch.distributed.get_rank(ctx.group)
+        world = torch.distributed.get_world_size(ctx.group)
+        own = gradient.shape[0] // world
+        return gradient[rank * own : (rank + 1) * own], None
+
+
+def gather_rows(encoding: Encoding, group: Any) -> Encoding:
+    """Rows of all processes of ``group``, in rank order, with exact gradients; None: this one alone.
+
+    Every process must have the same number of rows.
+    """
+    if group is None:
+        return encoding
+    return map_tensors(lambda tensor: _GatherRows.apply(tensor, group), encoding)
 
 
 class GroupLayers:

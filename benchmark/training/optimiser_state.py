@@ -1,6 +1,6 @@
 """An optimiser's moments by parameter name, whole, whichever process keeps them.
 
-ZeRO 1 and 2 keep moments in flat pieces, one per process and group of parameters, whose borders
+ZeRO 1 and 2 keep moments in flat parts, one per process and group of parameters, whose borders
 depend on the number of processes. By name and whole they serve any number of processes and any stage.
 """
 

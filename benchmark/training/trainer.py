@@ -29,8 +29,7 @@ from benchmark.training.job import (
     clone_of,
     log_line,
 )
-from benchmark.training.measurements import Measurements
-from benchmark.training.monitoring import Monitors
+from benchmark.training.monitoring import Measurements, Monitors
 from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
 from benchmark.training.optimiser_state import groups_by_count
 from benchmark.training.pauses import Pause, Pauses, StopRequest, stop_requests
