@@ -78,6 +78,7 @@ def join_job(device: str, cache: Path) -> Job:
     places = barrier.share("finding the ranks of each machine", [socket.gethostname(), _usable_cores()])
     host, cores = places[process.rank]
     host_ranks = tuple(rank for rank, place in enumerate(places) if place[0] == host)
+    # Launchers that bind ranks to cores of their own have divided them already.
     core_ranks = tuple(rank for rank in host_ranks if places[rank][1] == cores)
     return Job(process, barrier, host_ranks, core_ranks, _ranks_sharing(cache, process, barrier))
 
@@ -95,6 +96,7 @@ def _ranks_sharing(folder: Path, process: Process, barrier: Barrier) -> SharedFo
     Every rank leaves a token, and takes its place beside the lowest rank whose token it sees: rank 0's
     where the folder is shared by all.
     """
+    # A token of this job alone: one that a killed job left is nobody's.
     name = barrier.from_main("naming the job", lambda: f".ranks-{secrets.token_hex(8)}")
     token = folder / f"{name}-{process.rank}"
     try:

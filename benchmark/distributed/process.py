@@ -41,6 +41,7 @@ def this_process(device: str = "") -> Process:
 
 def _device_index(local_rank: int) -> int:
     """The GPU of a rank among those that it sees: its own number, or the only one that it was given."""
+    # srun with --gpus-per-task shows each rank one GPU, which is number 0 to it.
     count = torch.cuda.device_count()
     if count > 1 and local_rank >= count:
         raise UserError(

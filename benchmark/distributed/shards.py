@@ -10,7 +10,6 @@ Notation: W ranks, n rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from benchmark.distributed.job import Job
 from benchmark.encoding import Encoding, rows
 
 _MESSAGE_BYTES = 64 * 2**20
+"""Of one broadcast: a GPU need not hold a whole gallery's encodings to pass them on."""
 _WHOLE = "encoding"
 
 
@@ -75,8 +75,11 @@ def gather_encoding(own: Encoding | None, spans: Sequence[tuple[int, int]], job:
     if job.process.world_size == 1:
         assert own is not None
         return own
-    form = next(f for f in job.barrier.share(phase, _form(own)) if f)
     parts = {_WHOLE: own} if isinstance(own, Tensor) else own or {}
+    given = {} if own is None or rows(own) == 0 else parts
+    own_form = {name: [list(t.shape[1:]), str(t.dtype).removeprefix("torch.")] for name, t in given.items()}
+    # Names, shapes of a row and types, which a rank without rows does not know by itself.
+    form = next(f for f in job.barrier.share(phase, own_form) if f)
     whole = {}
     for name, (shape, kind) in form.items():
         part = parts[name] if name in parts else torch.empty((0, *shape), dtype=getattr(torch, kind))
@@ -84,18 +87,11 @@ def gather_encoding(own: Encoding | None, spans: Sequence[tuple[int, int]], job:
     return whole[_WHOLE] if set(form) == {_WHOLE} else whole
 
 
-def _form(encoding: Encoding | None) -> dict[str, Any]:
-    """Names, shapes of a row and types; empty where a rank has no rows."""
-    if encoding is None or rows(encoding) == 0:
-        return {}
-    tensors = {_WHOLE: encoding} if isinstance(encoding, Tensor) else encoding
-    return {name: [list(t.shape[1:]), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
-
-
 def broadcast_state(state: dict[str, Tensor], job: Job) -> None:
     """Overwrite the tensors of a state, the same on all ranks by names and shapes, with rank 0's."""
     if job.process.world_size == 1:
         return
+    # By name: ranks that built the state in another order must broadcast the same tensor.
     for _, tensor in sorted(state.items()):
         moved = tensor.detach().to(job.process.device).contiguous()
         torch.distributed.broadcast(moved, src=0)

@@ -129,6 +129,7 @@ class StageEngine:
         hold the group.
         """
         for norm in self._norms:
+            # In train mode such a norm normalises by the batch all the same, and leaves its buffers alone.
             norm.track_running_stats = self._layout.group_of(self._process.rank, part) == 0
         # DeepSpeed would count calls of `step`, which here come once an update and not once a group.
         self._engine.set_gradient_accumulation_boundary(part == self._layout.groups_per_rank - 1)
@@ -146,15 +147,21 @@ class StageEngine:
         In float16 an update whose gradient overflowed is left out, on all processes alike.
         """
         if not self._engine.enable_backward_allreduce:
-            self._fill_gradients()
+            for parameter in self.method.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    # What takes no part in the loss decays nevertheless. DeepSpeed's averaging fills its gradient
+                    # with zeros; a lone process, whose averaging is off, must as well.
+                    parameter.grad = torch.zeros_like(parameter)
         if self.loss_scale is None:
             self._engine.step()
         else:
             self.loss_scale.count(not self._scaled_step(self._whole_scale()))
             self._tell_scale()
+        # An update that was left out counts, too: the schedule is the recipe's, whatever overflows.
         self._updates += 1
         self._set_rates()
         for norm in self._norms:
+            # As it was built: the next stage's engine asks for it.
             norm.track_running_stats = True
 
     def _scaled_step(self, scale: float) -> bool:
@@ -177,7 +184,7 @@ class StageEngine:
 
     def _tell_scale(self) -> None:
         if self.loss_scale is not None and is_split(self.optimiser):
-            # Without its own fp16 section ZeRO would not look for overflows, and scale by 1.
+            # In float32, which DeepSpeed takes this for, ZeRO would not look for overflows.
             self.optimiser.check_grad_overflow = True
             self.optimiser.override_loss_scale(self._whole_scale())
 
@@ -188,13 +195,6 @@ class StageEngine:
         """
         assert self.loss_scale is not None
         return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
-
-    def _fill_gradients(self) -> None:
-        """What takes no part in the loss has a gradient of zero (and decays), as where gradients are averaged."""
-        for parameter in self.method.parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                # DeepSpeed's averaging fills zeros in; a lone process, whose averaging is off, must as well.
-                parameter.grad = torch.zeros_like(parameter)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.method.parameters() if p.grad is not None]
@@ -211,12 +211,14 @@ class StageEngine:
 
     def gradient_norm(self) -> float:
         """Norm of the gradient last measured, before clipping; ZeRO measures every update's."""
+        # ZeRO has cut the gradient up by now; what it measured for clipping is kept under this name alone.
         norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
         return float(norm)
 
     def mean_over_ranks(self, values: Tensor) -> Tensor:
         """The mean of what all ranks hold; all must call it."""
         if self._process.world_size > 1:
+            # Every rank has a mean over as many groups, or over its group's whole loss: the means weigh alike.
             torch.distributed.all_reduce(values)
             values = values / self._process.world_size
         return values
@@ -295,6 +297,7 @@ def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:
     if layout.ranks_per_group == 1:
         return None
     mine = None
+    # A rank must keep the one it is in, and no other; torch wants all ranks in the making of each, in one order.
     for first in range(0, process.world_size, layout.ranks_per_group):
         group = torch.distributed.new_group(list(range(first, first + layout.ranks_per_group)))
         if first <= process.rank < first + layout.ranks_per_group:

@@ -72,6 +72,7 @@ class GroupLayers:
             if isinstance(layer, _BatchNorm | nn.Dropout):
                 self._hooks += [
                     layer.register_forward_pre_hook(lambda *_: mode.__enter__() and None),
+                    # Also after an error, or the two functions would stay replaced for all of torch.
                     layer.register_forward_hook(lambda *_: mode.__exit__(None, None, None), always_call=True),
                 ]
 
@@ -114,9 +115,11 @@ def group_batch_norm(
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     mean, variance, count = _statistics(x.detach(), group)
     if running_mean is not None and running_var is not None:
+        # As torch's own: the running variance is the unbiased one, the variance that normalises is not.
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
     deviation = (variance + eps).sqrt()
+    # Torch's batch norm computes in float32 under autocast; what is written out here must be told to.
     with torch.autocast(input.device.type, enabled=False):
         normed: Tensor = _Normalise.apply(x, mean.to(x.dtype), deviation.to(x.dtype), count, group)
         if weight is not None:
@@ -189,5 +192,6 @@ def group_dropout(
         return F.dropout(input, p, training, inplace)
     world, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
     rows = len(input)
+    # The generator moves on by the whole group's numbers on every rank, so that later draws agree as well.
     kept = input.new_empty((world * rows, *input.shape[1:])).bernoulli_(1 - p)
     return input * kept[rank * rows : (rank + 1) * rows].div_(1 - p)

@@ -66,7 +66,9 @@ class Monitors:
         from deepspeed.monitor.config import get_monitor_config
         from deepspeed.monitor.monitor import MonitorMaster
 
-        placed = {name: _placed(name, section, folder, stage) for name, section in sections.items()}
+        placed = {name: dict(section) for name, section in sections.items()}
+        for name in placed.keys() & {"tensorboard", "csv_monitor"}:
+            placed[name] |= {"output_path": placed[name].get("output_path") or str(folder), "job_name": stage}
         self._master = MonitorMaster(get_monitor_config(placed))
 
     def write(self, values: Mapping[str, float], update: int) -> None:
@@ -81,6 +83,7 @@ class Monitors:
         if self._master.tb_monitor is not None and self._master.tb_monitor.summary_writer is not None:
             self._master.tb_monitor.summary_writer.close()
         if self._master.wandb_monitor is not None:
+            # DeepSpeed starts a run and never ends it; the next stage's would go on in it.
             import wandb
 
             wandb.finish()
@@ -92,15 +95,10 @@ class Monitors:
         if self._master.csv_monitor is not None:
             for path in Path(self._master.csv_monitor.log_dir).glob("*.csv"):
                 _cut(path, update)
+                # What is not in this list gets a second head line.
                 self._master.csv_monitor.filenames.append(path.stem)
         if self._master.tb_monitor is not None and self._master.tb_monitor.summary_writer is not None:
             _hide_later(self._master.tb_monitor.summary_writer, update)
-
-
-def _placed(name: str, section: Mapping[str, Any], folder: Path, stage: str) -> dict[str, Any]:
-    if name not in ("tensorboard", "csv_monitor"):
-        return dict(section)
-    return {**section, "output_path": section.get("output_path") or str(folder), "job_name": stage}
 
 
 def _cut(path: Path, update: int) -> None:
@@ -140,6 +138,7 @@ class Measurements:
         """
         if not self._monitors.enabled or update == self._written:
             return
+        # Every rank must come to the gather of memory below, whichever writes.
         updates, seconds = update - self._written, time.monotonic() - self._at
         before = max(update - len(losses), (update - 1) // _INTERVAL * _INTERVAL)
         recent = losses[before - update :]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmark.data.pixels import PixelSource
-from benchmark.dataset import IntArray, Triplets
+from benchmark.dataset import Triplets
 from benchmark.features.feed import Column, FeatureFeed, feature_feed
 from benchmark.features.shared_store import SharedStore
 from benchmark.features.store import PictureFeatures
@@ -46,6 +46,7 @@ class FeatureTraining:
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
+        # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
         texts = self._store.fill_texts(table.texts)
         if self._feed is None:
             self._feed = feature_feed({name: self._pictures.views[name] for name in self._inputs.views}, self._device)
@@ -96,9 +97,10 @@ class PixelTraining:
         table = self._table
         assert table is not None, "start_epoch comes before batches"
         plan = list(plan)
-        wanted = [
-            (np.concatenate([table.reference[s.rows], table.target[s.rows]]), self._keys(s.rows)) for s in plan
-        ]
+        wanted = []
+        for share in plan:
+            keys = [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in share.rows]
+            wanted.append((np.concatenate([table.reference[share.rows], table.target[share.rows]]), keys))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
             # All of the group's texts: what they are padded to is the longest of them.
@@ -108,6 +110,3 @@ class PixelTraining:
                 target={"pixels": views[len(share.rows) :]},
                 text={name: tensor[share.own].to(self._device) for name, tensor in texts.items()},
             )
-
-    def _keys(self, rows: IntArray) -> list[tuple[int, ...]]:
-        return [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in rows]
