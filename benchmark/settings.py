@@ -116,7 +116,7 @@ class TrainerSettings(Settings):
         None, description="ZeRO stage: what is split over processes besides the batch (1: the optimiser's state, "
         "2: gradients as well); by default that of --deepspeed-config, or 0"
     )
-    piece: int = Field(
+    micro_batch: int = Field(
         0, ge=0, description="pictures encoded at a time in stages that read pictures; 0: all of a group. Gradients "
         "stay exact and memory falls; a quarter more time"
     )

@@ -19,7 +19,7 @@ from benchmark.distributed.launchers import adopt_launcher
 from benchmark.errors import UserError, described
 
 if TYPE_CHECKING:
-    from benchmark.distributed.membership import Membership
+    from benchmark.distributed.process_group import ProcessGroup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,13 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         adopt_launcher()
         if os.environ.get("WORLD_SIZE", "1") == "1":
             return _alone(arguments)
-        from benchmark.distributed.membership import join_processes
+        from benchmark.distributed.process_group import join_process_group
 
-        membership = join_processes()
+        group = join_process_group()
     except UserError as error:
         return _fail(str(error))
-    assert membership is not None
-    return _among_others(membership, arguments)
+    assert group is not None
+    return _among_others(group, arguments)
 
 
 def _alone(arguments: Sequence[str] | None) -> int:
@@ -55,21 +55,21 @@ def _alone(arguments: Sequence[str] | None) -> int:
         return _fail(*told)
 
 
-def _among_others(membership: Membership, arguments: Sequence[str] | None) -> int:
+def _among_others(group: ProcessGroup, arguments: Sequence[str] | None) -> int:
     """One rank's part: only rank 0 prints, and commands that are no work for several are rank 0's."""
     with_traceback = False
     try:
-        with _silence_unless(membership.rank == 0):
+        with _silence_unless(group.rank == 0):
             options = _options(arguments)
             with_traceback = options.traceback
             shared = getattr(options.command, "EVERY_RANK", False)
-            status: int = options.command.run(options) if shared or membership.rank == 0 else 0
-        return membership.leave() or status
+            status: int = options.command.run(options) if shared or group.rank == 0 else 0
+        return group.leave() or status
     except SystemExit as error:
         # argparse has told what is wrong, or shown its help.
-        return membership.fail(error) if error.code else membership.leave()
+        return group.fail(error) if error.code else group.leave()
     except (Exception, KeyboardInterrupt) as error:
-        return membership.fail(error, with_traceback or described(error) is None)
+        return group.fail(error, with_traceback or described(error) is None)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from benchmark.distributed.membership import join_processes
-from benchmark.distributed.process import Process, start_process_group, this_process
-from benchmark.distributed.rendezvous import Rendezvous
+from benchmark.distributed.barrier import Barrier
+from benchmark.distributed.process import Process, this_process
+from benchmark.distributed.process_group import join_process_group, start_process_group
 from benchmark.errors import UserError
 
 
@@ -40,7 +40,7 @@ class Job:
     """
 
     process: Process
-    rendezvous: Rendezvous
+    barrier: Barrier
     host_ranks: tuple[int, ...] = (0,)
     core_ranks: tuple[int, ...] = (0,)
     cache: SharedFolder = SharedFolder()
@@ -49,7 +49,7 @@ class Job:
     def alone(cls, process: Process) -> Job:
         """A process that works for itself, whatever other processes its launcher has started."""
         process = replace(process, rank=0, world_size=1)
-        return cls(process, Rendezvous(process, None))
+        return cls(process, Barrier(process, None))
 
     @property
     def cores(self) -> int:
@@ -69,17 +69,18 @@ def join_job(device: str, cache: Path) -> Job:
     process = this_process(device)
     if process.world_size == 1:
         return Job.alone(process)
-    membership = join_processes()
-    assert membership is not None
+    group = join_process_group()
+    assert group is not None
     start_process_group(process)
     # A program may run several jobs one after the other on the same processes.
-    number = membership.store.add(f"jobs of rank {process.rank}", 1)
-    rendezvous = Rendezvous(process, membership.store, f"job {number}")
-    places = rendezvous.share("finding the ranks of each machine", [socket.gethostname(), _usable_cores()])
+    number = group.store.add(f"jobs of rank {process.rank}", 1)
+    barrier = Barrier(process, group.store, f"job {number}")
+    places = barrier.share("finding the ranks of each machine", [socket.gethostname(), _usable_cores()])
     host, cores = places[process.rank]
     host_ranks = tuple(rank for rank, place in enumerate(places) if place[0] == host)
+    # Launchers that bind ranks to cores of their own have divided them already.
     core_ranks = tuple(rank for rank in host_ranks if places[rank][1] == cores)
-    return Job(process, rendezvous, host_ranks, core_ranks, _ranks_sharing(cache, process, rendezvous))
+    return Job(process, barrier, host_ranks, core_ranks, _ranks_sharing(cache, process, barrier))
 
 
 def _usable_cores() -> list[int]:
@@ -89,13 +90,14 @@ def _usable_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _ranks_sharing(folder: Path, process: Process, rendezvous: Rendezvous) -> SharedFolder:
+def _ranks_sharing(folder: Path, process: Process, barrier: Barrier) -> SharedFolder:
     """Which ranks see the same folder; nodes may have one of their own under the same name.
 
     Every rank leaves a token, and takes its place beside the lowest rank whose token it sees: rank 0's
     where the folder is shared by all.
     """
-    name = rendezvous.from_main("naming the job", lambda: f".ranks-{secrets.token_hex(8)}")
+    # A token of this job alone: one that a killed job left is nobody's.
+    name = barrier.from_main("naming the job", lambda: f".ranks-{secrets.token_hex(8)}")
     token = folder / f"{name}-{process.rank}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +105,9 @@ def _ranks_sharing(folder: Path, process: Process, rendezvous: Rendezvous) -> Sh
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another folder with --cache") from None
     try:
-        rendezvous.meet("looking for a shared cache folder")
+        barrier.wait("looking for a shared cache folder")
         lowest = next(rank for rank in range(process.world_size) if (folder / f"{name}-{rank}").exists())
-        seen = rendezvous.share("comparing cache folders", lowest)
+        seen = barrier.share("comparing cache folders", lowest)
     finally:
         token.unlink(missing_ok=True)
     ranks = tuple(rank for rank, first in enumerate(seen) if first == lowest)

@@ -34,6 +34,7 @@ def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
     A batch script sees SLURM_NTASKS as well, but is one process: only `srun` sets a step's variables.
     """
+    # The step's own number first: `srun -n 2` inside an allocation of 8 tasks is a job of two.
     tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS", "1")
     step = environment.get("SLURM_STEP_ID", "")
     is_step = step.isdigit() and int(step) < _BATCH_STEPS
@@ -41,6 +42,7 @@ def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
         return {}
     if tasks == "1" or "SLURM_PROCID" not in environment:
         return {}
+    # Jobs and steps that share a first node meet at ports of their own.
     job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
     port = _FIRST_PORT + (16 * job + (int(step) if is_step else 0)) % _PORTS
     return {
@@ -65,6 +67,7 @@ def _first_node(environment: Mapping[str, str]) -> str:
 
 def first_of_nodes(nodes: str) -> str:
     """The first name of a SLURM list of nodes: ``gpu[03-07,11],login`` is gpu03."""
+    # Commas within brackets part numbers, not names.
     first = re.split(r",(?![^\[]*\])", nodes)[0]
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first)
 

@@ -10,7 +10,6 @@ Notation: W ranks, n rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from benchmark.dataset import IntArray
 from benchmark.distributed.job import Job
 from benchmark.encoding import Encoding, rows
 
-_PIECE_BYTES = 64 * 2**20
+_MESSAGE_BYTES = 64 * 2**20
+"""Of one broadcast: a GPU need not hold a whole gallery's encodings to pass them on."""
 _WHOLE = "encoding"
 
 
@@ -42,7 +42,7 @@ def own_span(count: int, job: Job, block: int = 1) -> tuple[int, int]:
 def gather_rows(own: Tensor, spans: Sequence[tuple[int, int]], job: Job) -> Tensor:
     """All ranks' rows in order, on the device of ``own``; rank r gives the rows of ``spans[r]``.
 
-    Ranks must come here at about the same time: let them meet first.
+    Ranks must come here at about the same time: let them wait for one another first.
     """
     if job.process.world_size == 1:
         return own
@@ -50,14 +50,14 @@ def gather_rows(own: Tensor, spans: Sequence[tuple[int, int]], job: Job) -> Tens
     start, stop = spans[job.process.rank]
     whole[start:stop] = own
     row_bytes = max(whole[:1].numel() * whole.element_size(), 1)
-    step = max(_PIECE_BYTES // row_bytes, 1)
+    step = max(_MESSAGE_BYTES // row_bytes, 1)
     for source, (first, last) in enumerate(spans):
         for begin in range(first, last, step):
-            piece = whole[begin : min(begin + step, last)]
-            moved = piece.to(job.process.device).contiguous()
+            part = whole[begin : min(begin + step, last)]
+            moved = part.to(job.process.device).contiguous()
             torch.distributed.broadcast(moved, src=source)
             if source != job.process.rank:
-                piece.copy_(moved)
+                part.copy_(moved)
     return whole
 
 
@@ -75,8 +75,11 @@ def gather_encoding(own: Encoding | None, spans: Sequence[tuple[int, int]], job:
     if job.process.world_size == 1:
         assert own is not None
         return own
-    form = next(f for f in job.rendezvous.share(phase, _form(own)) if f)
     parts = {_WHOLE: own} if isinstance(own, Tensor) else own or {}
+    given = {} if own is None or rows(own) == 0 else parts
+    own_form = {name: [list(t.shape[1:]), str(t.dtype).removeprefix("torch.")] for name, t in given.items()}
+    # Names, shapes of a row and types, which a rank without rows does not know by itself.
+    form = next(f for f in job.barrier.share(phase, own_form) if f)
     whole = {}
     for name, (shape, kind) in form.items():
         part = parts[name] if name in parts else torch.empty((0, *shape), dtype=getattr(torch, kind))
@@ -84,18 +87,11 @@ def gather_encoding(own: Encoding | None, spans: Sequence[tuple[int, int]], job:
     return whole[_WHOLE] if set(form) == {_WHOLE} else whole
 
 
-def _form(encoding: Encoding | None) -> dict[str, Any]:
-    """Names, shapes of a row and types; empty where a rank has no rows."""
-    if encoding is None or rows(encoding) == 0:
-        return {}
-    tensors = {_WHOLE: encoding} if isinstance(encoding, Tensor) else encoding
-    return {name: [list(t.shape[1:]), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
-
-
 def broadcast_state(state: dict[str, Tensor], job: Job) -> None:
     """Overwrite the tensors of a state, the same on all ranks by names and shapes, with rank 0's."""
     if job.process.world_size == 1:
         return
+    # By name: ranks that built the state in another order must broadcast the same tensor.
     for _, tensor in sorted(state.items()):
         moved = tensor.detach().to(job.process.device).contiguous()
         torch.distributed.broadcast(moved, src=0)

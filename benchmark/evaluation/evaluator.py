@@ -26,9 +26,9 @@ from benchmark.errors import UserError
 from benchmark.evaluation.metrics import task_metrics
 from benchmark.evaluation.ranking import Ranks, rank_queries
 from benchmark.evaluation.scoring import ScoreFunction, dot_product
+from benchmark.evaluation.sources import EvaluationSource
 from benchmark.evaluation.top_lists import top_pictures
 from benchmark.method import Method
-from benchmark.training.sources import EvaluationSource
 
 _BLOCK = 256
 
@@ -133,7 +133,7 @@ def top_of_task(method: Method | None, encoded: EncodedTask, k: int, job: Job = 
     found = np.empty((0, k), dtype=np.int64)
     if len(own.task.queries):
         found = top_pictures(own.queries, own.gallery, own.task, k, score, device=job.process.device)
-    job.rendezvous.meet(f"listing the best pictures of {encoded.task.key}")
+    job.barrier.wait(f"listing the best pictures of {encoded.task.key}")
     return gather_array(found, shard_spans(len(encoded.task.queries), job.process.world_size), job)
 
 
@@ -156,7 +156,7 @@ def _rank_shards(encoded: EncodedTask, score: ScoreFunction, job: Job) -> Ranks:
     found = Ranks(none, none, None if whole.subset is None else none, Ragged(np.zeros(1, dtype=np.int64), none))
     if len(own.task.queries):
         found = rank_queries(own.queries, own.gallery, own.task, score, device=job.process.device)
-    job.rendezvous.meet(f"ranking the queries of {encoded.task.key}")
+    job.barrier.wait(f"ranking the queries of {encoded.task.key}")
     spans = shard_spans(len(whole), job.process.world_size)
     offsets = whole.positives.offsets
     of_positives = [(int(offsets[start]), int(offsets[stop])) for start, stop in spans]

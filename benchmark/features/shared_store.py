@@ -31,14 +31,14 @@ class SharedStore:
             features = self._store.pictures(
                 dataset.label, split, dataset.pictures, indices, views, grids, progress, self._job.cache.shard
             )
-        self._job.rendezvous.meet(phase)
+        self._job.barrier.wait(phase)
         return features
 
     def fill_texts(self, strings: Sequence[str]) -> TextFeatures:
         """Features of these texts, complete on every rank."""
         with counting("features of texts", len(strings)) as progress:
             features = self._store.texts(strings, progress, self._job.cache.shard)
-        self._job.rendezvous.meet("features of texts")
+        self._job.barrier.wait("features of texts")
         return features
 
     def texts(self, strings: Sequence[str]) -> TextFeatures:

@@ -93,7 +93,7 @@ def evaluate_checkpoint(
     loaded = load_checkpoint(file, header, plan, encoder, job)
     with ExitStack() as held:
         hold = folder_lock(folder, "evaluation")
-        job.rendezvous.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
+        job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         names = plan.dataset.pictures.names
         described = [describe_task(loaded.method, task, names, job) for task in loaded.encode(plan.tasks)]
         tested = [TestedWeights(loaded.weights_from, described)]

@@ -96,7 +96,7 @@ def _execution_lines(plan: Plan) -> list[str]:
     """How it is computed, where that was asked for."""
     execution = plan.execution
     told = [f"ZeRO {execution.zero}"] if execution.zero else []
-    told += [f"pictures in pieces of {execution.piece}"] if execution.piece else []
+    told += [f"pictures in micro-batches of {execution.micro_batch}"] if execution.micro_batch else []
     told += ["gradient checkpointing"] if execution.gradient_checkpointing else []
     lines = [f"computing  {', '.join(told)}"] if told else []
     return lines + ([f"monitors   {', '.join(plan.monitors)} in {plan.folder / 'monitor'}"] if plan.monitors else [])

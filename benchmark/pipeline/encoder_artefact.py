@@ -110,7 +110,7 @@ class EncoderArtefact:
         return weights
 
     def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
-        return self._job.rendezvous.from_main(f"{self._stage}: {what}", work)
+        return self._job.barrier.from_main(f"{self._stage}: {what}", work)
 
 
 def remove_work(folder: Path) -> None:

@@ -20,7 +20,7 @@ def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
     if asked and job.process.world_size > 1:
         if job.cache.is_first:
             registry.demo_folder(options.dataset, options.cache_root)
-        job.rendezvous.meet("drawing demo pictures")
+        job.barrier.wait("drawing demo pictures")
 
 
 def backbone_of(plan: Plan) -> ClipBackbone | None:
@@ -55,4 +55,4 @@ def check_pictures(plan: Plan, job: Job) -> frozenset[int]:
     start, stop = own_span(len(training), job)
     with counting(phase, stop - start) as progress:
         bad = bad_pictures(dataset.pictures, training[start:stop], job.cores, progress)
-    return frozenset(index for found in job.rendezvous.share(phase, sorted(bad)) for index in found)
+    return frozenset(index for found in job.barrier.share(phase, sorted(bad)) for index in found)

@@ -294,7 +294,7 @@ def write_run(
 
 def write_by_main(job: Job, write: Callable[[], Record]) -> Record:
     """Rank 0 writes a record and what belongs to it; all ranks get the record that was written."""
-    text = job.rendezvous.from_main("writing the results", lambda: write().model_dump_json())
+    text = job.barrier.from_main("writing the results", lambda: write().model_dump_json())
     return Record.model_validate_json(text)
 
 

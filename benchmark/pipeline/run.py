@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from benchmark.distributed.job import Job, join_job
-from benchmark.distributed.membership import join_processes
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import encode_tasks
@@ -78,9 +77,9 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
     job = job or join_job(plan.options.device, plan.options.cache_root)
     check_accelerator(plan.options.device)
     require_trainable(plan)
-    if membership := join_processes():
-        job.rendezvous.meet("reading the data")
-        membership.agree("the start of the run", facts_of(plan, job.process.device.type))
+    if job.process.world_size > 1:
+        job.barrier.wait("reading the data")
+        job.barrier.agree("the start of the run", facts_of(plan, job.process.device.type))
     with ExitStack() as resources:
 
         def hold_folder() -> None:
@@ -88,7 +87,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
             remove_partial(plan.folder)
             _refuse_unfinished(plan)
 
-        job.rendezvous.from_main("taking the run's folder", hold_folder)
+        job.barrier.from_main("taking the run's folder", hold_folder)
         return _Run(plan, job, resources).run()
 
 
@@ -188,7 +187,7 @@ class _Run:
 
     def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
         """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
-        return self._job.rendezvous.from_main(what, work)
+        return self._job.barrier.from_main(what, work)
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
@@ -264,7 +263,7 @@ class _Run:
             trainer=plan.trainer,
             earlier=self._earlier_trained,
             # Pieces are for pictures: heads on stored features are small.
-            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
+            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, micro_batch=0),
             monitors=plan.monitors,
             monitor_folder=plan.folder / "monitor",
         )

@@ -18,6 +18,7 @@ from benchmark.data.pixels import PixelSource
 from benchmark.distributed.job import Job
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.evaluation.evaluator import evaluate
+from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.shared_store import SharedStore
 from benchmark.features.store import FeatureStore, PictureFeatures
 from benchmark.files import digest_of
@@ -26,14 +27,7 @@ from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import TrainingSource
 from benchmark.training.selection import Score, criterion_score, heldout_score
-from benchmark.training.sources import (
-    EvaluationSource,
-    FeatureEvaluation,
-    FeatureTraining,
-    LiveFeatures,
-    PixelEvaluation,
-    PixelTraining,
-)
+from benchmark.training.sources import FeatureTraining, PixelTraining
 
 _PIXEL_BUDGET = 2 * 2**30
 
@@ -71,8 +65,8 @@ class StageSources:
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)
-        # In pieces a batch may be of any size: it waits on the host, and its pieces move when they are encoded.
-        waits = torch.device("cpu") if self._plan.execution.piece else device
+        # With a gradient cache a batch may be of any size: it waits on the host, micro-batches move one by one.
+        waits = torch.device("cpu") if self._plan.execution.micro_batch else device
         return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, waits)
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:

@@ -120,7 +120,7 @@ def _last_stage(plan: Plan) -> StageToMeasure:
         triplets=plan.triplets(planned, frozenset())(0),
         pictures=plan.dataset.pictures,
         seed=plan.options.seed,
-        execution=replace(plan.execution, piece=0),
+        execution=replace(plan.execution, micro_batch=0),
     )
 
 

@@ -156,7 +156,7 @@ class _Measuring:
             triplets=plan.triplets(planned, frozenset())(0),
             pictures=plan.dataset.pictures,
             seed=plan.options.seed,
-            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, piece=0),
+            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, micro_batch=0),
         )
         setting = Setting(self._process.device, self._precision(planned), self._how.seconds)
         return stage_speeds(stage, self._process, setting)

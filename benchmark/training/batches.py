@@ -19,6 +19,7 @@ from benchmark.method import Views
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import TextRule
 
+# Streams of one seed: equal numbers for order and texts of an epoch would tie one to the other.
 _ORDER, _TEXTS, _STEPS = 1, 2, 3
 
 
@@ -77,6 +78,7 @@ class GroupLayout:
         groups = batch // group
         if groups % world_size == 0:
             return cls(groups // world_size, 1, group)
+        # Equal shares only: gathering with exact gradients takes the same number of rows from every rank.
         if world_size % groups == 0 and group % (world_size // groups) == 0:
             return cls(1, world_size // groups, group * groups // world_size)
         named = f"{groups} negative groups" if groups > 1 else "one negative group"
@@ -103,6 +105,7 @@ def update_plan(entries: int, settings: TrainingSettings, seed: int, epoch: int)
     """Rows of the epoch table for each update of an epoch, shuffled, the last partial batch dropped."""
     batch = settings.batch_size
     require_one_batch(entries, settings)
+    # A partial batch would have other negatives, and no place on an even number of processes.
     order = np.random.default_rng([seed, epoch, _ORDER]).permutation(entries).astype(np.int64)
     return [order[start : start + batch] for start in range(0, entries - batch + 1, batch)]
 

@@ -8,6 +8,7 @@ out) and is refused where it says something else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,13 @@ _RECIPE = frozenset({
     "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping",
     "optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "zero_optimization", "zero_allow_untested_optimizer",
 })  # fmt: skip
+
+_SECTIONS = frozenset({"optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "zero_optimization"}) | MONITORS
+"""Keys whose value is an object of its own."""
+
+_OPTIMISER_PARAMETERS = {
+    "lr": "learning_rate", "betas": "betas", "eps": "eps", "weight_decay": "weight_decay", "momentum": "momentum",
+}  # fmt: skip
 
 _NO_EFFECT = "the trainer does this itself"
 REFUSED: Mapping[str, str] = {
@@ -113,6 +121,7 @@ class DeepspeedFile:
     def loss_scaling(self) -> LossScaling:
         """What section fp16 says of the loss scale, in DeepSpeed's names and with torch's defaults."""
         section = {key: value for key, value in self.values.get("fp16", {}).items() if value not in ("auto", None)}
+        # 0 is DeepSpeed's word for a scale that moves.
         fixed = section.get("loss_scale", 0) or 0
         return LossScaling(
             initial=float(fixed or 2.0 ** section.get("initial_scale_power", 16)),
@@ -127,7 +136,7 @@ class DeepspeedFile:
     ) -> list[str]:
         """A line for each value of the file that is not the stage's; ``brings_optimiser``: of its own kind."""
         return [
-            f"--deepspeed-config {self.path}: {key} is {_shown(value)}, but stage {stage} {own}; "
+            f"--deepspeed-config {self.path}: {key} is {_format_json(value)}, but stage {stage} {own}; "
             f"remove it from the file, or {remedy}"
             for key, value, own, remedy in self._differences(stage, settings, layout, brings_optimiser)
         ]
@@ -142,7 +151,7 @@ class DeepspeedFile:
             (
                 "train_micro_batch_size_per_gpu", layout.rows_per_rank,
                 f"computes {layout.rows_per_rank} rows at once on each process ({laid_out})",
-                "set --set trainer.piece={value} to encode that many at a time with the same result",
+                "set --set trainer.micro_batch={value} to encode that many at a time with the same result",
             ),
             (
                 "gradient_accumulation_steps", layout.groups_per_rank,
@@ -189,7 +198,9 @@ class DeepspeedFile:
         if brings_optimiser:
             yield "optimizer.type", kind, "brings an optimiser of its own", "leave the optimiser to the method"
             return
-        if _optimiser_named(kind, values) != settings.optimiser:
+        # DeepSpeed's "Adam" decouples the weight decay unless adam_w_mode is false.
+        decouples = kind.lower() == "adam" and values.get("adam_w_mode", True)
+        if ("adamw" if decouples else kind.lower()) != settings.optimiser:
             remedy = f"choose one with --set {stage}.optimiser=…"
             yield "optimizer.type", kind, f"trains with the optimiser {settings.optimiser}", remedy
             return
@@ -200,19 +211,6 @@ class DeepspeedFile:
                 shown = list(own) if isinstance(own, tuple) else own
                 remedy = f"set --set {stage}.{name}={value}"
                 yield f"optimizer.params.{key}", value, f"has {name} {shown}", remedy
-
-
-_OPTIMISER_PARAMETERS = {
-    "lr": "learning_rate", "betas": "betas", "eps": "eps", "weight_decay": "weight_decay", "momentum": "momentum",
-}  # fmt: skip
-
-
-def _optimiser_named(kind: str, parameters: Mapping[str, Any]) -> str:
-    """DeepSpeed's "Adam" decouples the weight decay unless adam_w_mode is false."""
-    name = kind.lower()
-    if name == "adam" and parameters.get("adam_w_mode", True):
-        return "adamw"
-    return name
 
 
 def read_deepspeed_file(name: str) -> DeepspeedFile:
@@ -240,7 +238,8 @@ def _problems(values: Mapping[str, Any]) -> Iterator[str]:
         elif key in REFUSED:
             yield f"{key} has no place here: {REFUSED[key]}; remove it from the file"
         elif key in _SECTIONS and not isinstance(value, dict):
-            yield f"{key} is {_shown(value)}; write it as an object of its own"
+            yield f"{key} is {_format_json(value)}; write it as an object of its own"
+    # It is told so in any case, and would otherwise refuse the optimiser at ZeRO 1 and 2.
     if values.get("zero_allow_untested_optimizer", True) is False:
         yield "zero_allow_untested_optimizer is false, but the recipe's optimiser is torch's; remove it from the file"
     zero = values.get("zero_optimization")
@@ -259,22 +258,20 @@ def _wrong_kinds(section: str, values: Mapping[str, Any], known: frozenset[str])
         if value in ("auto", None):
             continue
         if key in _NUMBERS[section] and not is_number:
-            yield f"{section}.{key} is {_shown(value)}; write a number"
+            yield f"{section}.{key} is {_format_json(value)}; write a number"
         elif key in known and key not in _NUMBERS[section] and not isinstance(value, bool):
-            yield f"{section}.{key} is {_shown(value)}; write true or false"
-
-
-_SECTIONS = frozenset({"optimizer", "scheduler", "fp16", "bf16", "torch_autocast", "zero_optimization"}) | MONITORS
+            yield f"{section}.{key} is {_format_json(value)}; write true or false"
 
 
 def _zero_problems(zero: Mapping[str, Any]) -> Iterator[str]:
     if zero.get("stage", 0) not in (0, 1, 2, "auto"):
         yield (
-            f"zero_optimization.stage is {_shown(zero['stage'])}; it can be 0, 1 or 2 "
+            f"zero_optimization.stage is {_format_json(zero['stage'])}; it can be 0, 1 or 2 "
             "(stage 3 cuts the weights themselves, and these models fit every card whole)"
         )
     known = {"stage"} | ZERO_PASSED | _ZERO_REFUSED.keys()
     for key, value in zero.items():
+        # What is switched off in words, as Hugging Face's examples do, asks for nothing.
         if key in _ZERO_REFUSED and value not in (None, False, {"device": "none"}):
             yield f"zero_optimization.{key} has no place here: {_ZERO_REFUSED[key]}; remove it from the file"
         elif key not in known and not key.startswith(("stage3_", "zero_hpz", "zero_quantized")):
@@ -283,7 +280,5 @@ def _zero_problems(zero: Mapping[str, Any]) -> Iterator[str]:
             yield f"zero_optimization.{key} is of ZeRO stage 3, which has no place here; remove it from the file"
 
 
-def _shown(value: Any) -> str:
-    import json
-
+def _format_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

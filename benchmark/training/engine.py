@@ -15,19 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.distributed.process import Process, gather_rows, quiet_deepspeed, start_process_group
+from benchmark.distributed.process import Process
+from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
-from benchmark.training.deepspeed_configuration import deepspeed_configuration
-from benchmark.training.device_memory import enough_memory
-from benchmark.training.execution import DEFAULT_EXECUTION, Execution
-from benchmark.training.group_layers import GroupLayers
+from benchmark.training.execution import DEFAULT_EXECUTION, Execution, deepspeed_configuration
+from benchmark.training.group_layers import GroupLayers, gather_rows
 from benchmark.training.loss_scale import LossScale
+from benchmark.training.memory import CheckpointedBlocks, encode_in_micro_batches, enough_memory
 from benchmark.training.optimiser_state import give_moments, is_split, moments_of
-from benchmark.training.pieces import encode_in_pieces, trains_batch_norm
-from benchmark.training.recomputation import RecomputedBlocks
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,19 +34,23 @@ class _LossModule(nn.Module):
     """The method as DeepSpeed sees it: tensors of one negative group in, its loss out."""
 
     def __init__(
-        self, method: Method, process_group: Any, precision: str, piece: int, device: torch.device
+        self, method: Method, process_group: Any, precision: str, micro_batch: int, device: torch.device
     ) -> None:
         super().__init__()
         self.method = method
         self._process_group = process_group
-        self._autocast = _autocast(precision, device)
-        self._piece, self._device = piece, device
+        half = precision in _AUTOCAST
+        self._autocast: AbstractContextManager[Any] = (
+            torch.autocast(device.type, dtype=_AUTOCAST[precision]) if half else nullcontext()
+        )
+        self._micro_batch, self._device = micro_batch, device
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
+            rows, device = self._micro_batch, self._device
             asked = (batch.reference, batch.text)
-            queries = encode_in_pieces(self.method.encode_query, asked, self._piece, self._device)
-            targets = encode_in_pieces(self.method.encode_target, (batch.target,), self._piece, self._device)
+            queries = encode_in_micro_batches(self.method.encode_query, asked, rows, device)
+            targets = encode_in_micro_batches(self.method.encode_target, (batch.target,), rows, device)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
             return self.method.loss(queries, targets)
@@ -79,16 +81,19 @@ class StageEngine:
         self._process = process
         group = _group_of_this_rank(layout, process)
         self._group_layers = None if group is None else GroupLayers(method, group)
-        self._recomputed = RecomputedBlocks(method) if execution.gradient_checkpointing else None
+        self._checkpointed = CheckpointedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
-        with _refusals_told(execution):
+        with _refusals_in_one_line(execution):
             self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
-                model=_LossModule(method, group, settings.precision, execution.piece, process.device),
+                model=_LossModule(method, group, settings.precision, execution.micro_batch, process.device),
                 model_parameters=[p for p in method.parameters() if p.requires_grad],
+                # Torch's: an optimiser that the configuration names would be compiled from C++. Its schedule
+                # stays here as well, since DeepSpeed's would not advance on an update that overflowed.
                 optimizer=optimiser,
                 config=deepspeed_configuration(settings, layout, process.world_size, execution),
             )
-        # One process has nothing to average: copies of all gradients into buckets and back. ZeRO cuts them there.
+        # One process has nothing to average, and DeepSpeed would still copy all gradients into buckets and back.
+        # ZeRO must: it cuts them there.
         self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
         self._schedule = schedule
         self._rates: list[float] = [group["lr"] for group in optimiser.param_groups]
@@ -100,19 +105,19 @@ class StageEngine:
     def training_mode(self) -> None:
         """Train mode, with batch norms as the settings say.
 
-        Raises UserError where a batch norm would see a piece instead of its negative group.
+        Raises UserError where a batch norm would see a micro-batch instead of its negative group.
         """
         self._engine.train()
         if self._settings.batch_norm == "eval":
             for norm in self._norms:
                 norm.eval()
-        norm_name = trains_batch_norm(self.method)
-        if norm_name and 0 < self._execution.piece < self._layout.rows_per_rank:
+        micro_batch, group = self._execution.micro_batch, self._layout.rows_per_rank
+        training = [name for name, m in self.method.named_modules() if isinstance(m, _BatchNorm) and m.training]
+        if training and 0 < micro_batch < group:
             raise UserError(
-                f"trainer.piece is {self._execution.piece}, but batch norms train ({norm_name}) on the "
-                f"{self._layout.rows_per_rank} rows of a negative group, and pieces would change their statistics; "
-                "leave trainer.piece out (--set trainer.gradient_checkpointing=true saves memory here), or set the "
-                "stage's batch_norm=eval"
+                f"trainer.micro_batch is {micro_batch}, but batch norms train ({training[0]}) on the {group} rows of a "
+                "negative group, and micro-batches would change their statistics; leave trainer.micro_batch out "
+                "(--set trainer.gradient_checkpointing=true saves memory here), or set the stage's batch_norm=eval"
             )
 
     def accumulate(self, batch: Batch, part: int) -> Tensor:
@@ -124,7 +129,9 @@ class StageEngine:
         hold the group.
         """
         for norm in self._norms:
+            # In train mode such a norm normalises by the batch all the same, and leaves its buffers alone.
             norm.track_running_stats = self._layout.group_of(self._process.rank, part) == 0
+        # DeepSpeed would count calls of `step`, which here come once an update and not once a group.
         self._engine.set_gradient_accumulation_boundary(part == self._layout.groups_per_rank - 1)
         with enough_memory(self._process, self._settings, self._layout):
             loss = self._engine(batch)
@@ -140,22 +147,31 @@ class StageEngine:
         In float16 an update whose gradient overflowed is left out, on all processes alike.
         """
         if not self._engine.enable_backward_allreduce:
-            self._fill_gradients()
+            for parameter in self.method.parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    # What takes no part in the loss decays nevertheless. DeepSpeed's averaging fills its gradient
+                    # with zeros; a lone process, whose averaging is off, must as well.
+                    parameter.grad = torch.zeros_like(parameter)
         if self.loss_scale is None:
             self._engine.step()
         else:
             self.loss_scale.count(not self._scaled_step(self._whole_scale()))
             self._tell_scale()
+        # An update that was left out counts, too: the schedule is the recipe's, whatever overflows.
         self._updates += 1
         self._set_rates()
         for norm in self._norms:
+            # As it was built: the next stage's engine asks for it.
             norm.track_running_stats = True
 
     def _scaled_step(self, scale: float) -> bool:
         """The step on a gradient of a scaled loss; False where it overflowed and nothing was updated."""
         if is_split(self.optimiser):
+            # ZeRO divides by the scale and asks all processes for an overflow itself.
             self._engine.step()
             return not self.optimiser.overflow
+        # Before the step, since the engine clips what it finds in `.grad`; alike on all ranks, which hold the
+        # averaged gradient: they skip together without asking one another.
         gradients = self._gradients()
         norm = torch.nn.utils.get_total_norm(gradients) / scale
         if not bool(torch.isfinite(norm)):
@@ -168,6 +184,7 @@ class StageEngine:
 
     def _tell_scale(self) -> None:
         if self.loss_scale is not None and is_split(self.optimiser):
+            # In float32, which DeepSpeed takes this for, ZeRO would not look for overflows.
             self.optimiser.check_grad_overflow = True
             self.optimiser.override_loss_scale(self._whole_scale())
 
@@ -178,12 +195,6 @@ class StageEngine:
         """
         assert self.loss_scale is not None
         return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
-
-    def _fill_gradients(self) -> None:
-        """What takes no part in the loss has a gradient of zero (and decays), as where gradients are averaged."""
-        for parameter in self.method.parameters():
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
 
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.method.parameters() if p.grad is not None]
@@ -200,12 +211,14 @@ class StageEngine:
 
     def gradient_norm(self) -> float:
         """Norm of the gradient last measured, before clipping; ZeRO measures every update's."""
+        # ZeRO has cut the gradient up by now; what it measured for clipping is kept under this name alone.
         norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
         return float(norm)
 
     def mean_over_ranks(self, values: Tensor) -> Tensor:
         """The mean of what all ranks hold; all must call it."""
         if self._process.world_size > 1:
+            # Every rank has a mean over as many groups, or over its group's whole loss: the means weigh alike.
             torch.distributed.all_reduce(values)
             values = values / self._process.world_size
         return values
@@ -239,6 +252,7 @@ class StageEngine:
     def load_state(self, state: dict[str, Any]) -> None:
         self.method.load_state_dict(state["module"])
         if is_split(self.optimiser):
+            # ZeRO steps on flat copies of the weights, which do not know that these were loaded.
             self.optimiser.refresh_fp32_params()
         self.give_moments(state["moments"])
         self._updates = int(state["updates"])
@@ -258,13 +272,13 @@ class StageEngine:
     def close(self) -> None:
         if self._group_layers is not None:
             self._group_layers.close()
-        if self._recomputed is not None:
-            self._recomputed.restore()
+        if self._checkpointed is not None:
+            self._checkpointed.restore()
         self._engine.destroy()
 
 
 @contextmanager
-def _refusals_told(execution: Execution) -> Iterator[None]:
+def _refusals_in_one_line(execution: Execution) -> Iterator[None]:
     """Raises UserError for what DeepSpeed itself finds wrong with a user's configuration."""
     try:
         yield
@@ -275,12 +289,6 @@ def _refusals_told(execution: Execution) -> Iterator[None]:
         raise UserError(f"DeepSpeed refuses the configuration: {told}; change --deepspeed-config") from error
 
 
-def _autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    if precision not in _AUTOCAST:
-        return nullcontext()
-    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
-
-
 def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:
     """The processes that share a negative group with this rank, None for this one alone.
 
@@ -289,6 +297,7 @@ def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:
     if layout.ranks_per_group == 1:
         return None
     mine = None
+    # A rank must keep the one it is in, and no other; torch wants all ranks in the making of each, in one order.
     for first in range(0, process.world_size, layout.ranks_per_group):
         group = torch.distributed.new_group(list(range(first, first + layout.ranks_per_group)))
         if first <= process.rank < first + layout.ranks_per_group:

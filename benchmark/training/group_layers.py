@@ -1,4 +1,6 @@
-"""Batch norms and dropout of a negative group that spans several ranks, as on one process.
+"""A negative group that spans several ranks, as on one process: its encodings, batch norms and dropout.
+
+Each rank encodes its rows, and has the encodings of all with exact gradients.
 
 A batch norm's statistics are those of the whole group: each rank's are combined, and the backward pass
 sends the sums that it needs, so that gradients are exact. Dropout draws the masks of the whole group
@@ -21,6 +23,44 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from benchmark.encoding import Encoding, map_tensors
+
+
+class _GatherRows(torch.autograd.Function):
+    """Concatenate every rank's rows; backward sums the gradients of all ranks for one's own rows.
+
+    Each rank then computes the whole group's loss, and DeepSpeed's averaging of gradients over
+    ranks is already the right factor (no multiplication by the world size).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        world = torch.distributed.get_world_size(group)
+        parts = [torch.empty_like(rows) for _ in range(world)]
+        torch.distributed.all_gather(parts, rows.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient, group=ctx.group)
+        rank = torch.distributed.get_rank(ctx.group)
+        world = torch.distributed.get_world_size(ctx.group)
+        own = gradient.shape[0] // world
+        return gradient[rank * own : (rank + 1) * own], None
+
+
+def gather_rows(encoding: Encoding, group: Any) -> Encoding:
+    """Rows of all processes of ``group``, in rank order, with exact gradients; None: this one alone.
+
+    Every process must have the same number of rows.
+    """
+    if group is None:
+        return encoding
+    return map_tensors(lambda tensor: _GatherRows.apply(tensor, group), encoding)
+
 
 class GroupLayers:
     """Turns a module's batch norms and dropout into those of a group of ranks, until `close`."""
@@ -32,6 +72,7 @@ class GroupLayers:
             if isinstance(layer, _BatchNorm | nn.Dropout):
                 self._hooks += [
                     layer.register_forward_pre_hook(lambda *_: mode.__enter__() and None),
+                    # Also after an error, or the two functions would stay replaced for all of torch.
                     layer.register_forward_hook(lambda *_: mode.__exit__(None, None, None), always_call=True),
                 ]
 
@@ -74,9 +115,11 @@ def group_batch_norm(
     x = input.to(torch.promote_types(input.dtype, torch.float32))
     mean, variance, count = _statistics(x.detach(), group)
     if running_mean is not None and running_var is not None:
+        # As torch's own: the running variance is the unbiased one, the variance that normalises is not.
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((variance * (count / (count - 1))).to(running_var.dtype), momentum)
     deviation = (variance + eps).sqrt()
+    # Torch's batch norm computes in float32 under autocast; what is written out here must be told to.
     with torch.autocast(input.device.type, enabled=False):
         normed: Tensor = _Normalise.apply(x, mean.to(x.dtype), deviation.to(x.dtype), count, group)
         if weight is not None:
@@ -149,5 +192,6 @@ def group_dropout(
         return F.dropout(input, p, training, inplace)
     world, rank = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
     rows = len(input)
+    # The generator moves on by the whole group's numbers on every rank, so that later draws agree as well.
     kept = input.new_empty((world * rows, *input.shape[1:])).bernoulli_(1 - p)
     return input * kept[rank * rows : (rank + 1) * rows].div_(1 - p)

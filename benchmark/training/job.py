@@ -42,6 +42,12 @@ class EpochLog:
     seconds: float
     score: float | None = None
 
+    def format(self, epochs: int, criterion: str) -> str:
+        """How the epoch went, in one line."""
+        score = "" if self.score is None else f", {criterion} {self.score:.2f}"
+        rate = f"lr {self.learning_rate:.3g}"
+        return f"epoch {self.epoch}/{epochs}: loss {self.loss:.4f}, {rate}{score} ({self.seconds:.1f} s)"
+
 
 @dataclass
 class Trained:
@@ -88,12 +94,6 @@ class TrainingJob:
 def clone_of(method: Method) -> State:
     """A copy of a method's weights on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
-
-
-def log_line(log: EpochLog, epochs: int, criterion: str) -> str:
-    """How an epoch went, in one line."""
-    score = "" if log.score is None else f", {criterion} {log.score:.2f}"
-    return f"epoch {log.epoch}/{epochs}: loss {log.loss:.4f}, lr {log.learning_rate:.3g}{score} ({log.seconds:.1f} s)"
 
 
 def take_shared(method: Method, earlier: Method, source: str) -> None:

@@ -1,8 +1,9 @@
 """Loss scaling for half precision in float16: gradients too small for it are kept, overflows skip an update.
 
 The rule is that of torch's GradScaler: halve the scale after an overflow, double it after a number of
-updates without one. It is kept here and not in DeepSpeed since there it differs by ZeRO stage: under
-autocast at stages 1 and 2 every process skips by its own share of the gradient alone.
+updates without one. It is kept here since GradScaler bears no overflow and knows no least scale, which
+DeepSpeed's section fp16 asks for, and does not reach ZeRO's optimiser; and since DeepSpeed's own differs by
+ZeRO stage: under autocast at stages 1 and 2 every process skips by its own share of the gradient alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class LossScale:
         self._scaling = scaling
         self.value = scaling.initial
         self._good = 0
+        # Overflows that are still borne; as in DeepSpeed, only a doubling refills them.
         self._borne = scaling.hysteresis
 
     def count(self, overflowed: bool) -> None:

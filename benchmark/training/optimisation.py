@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from benchmark.method import ParameterGroups
 from benchmark.settings import TrainingSettings
@@ -58,34 +59,34 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
 class MovingAverage:
     """Exponential moving average of the trained weights, updated before each weight update.
 
-    Buffers (batch-norm statistics) are not averaged. A decay of 0 is refused: use no average.
+    Torch's arithmetic, but not its `AveragedModel` nor timm's: these average a deep copy of the whole
+    method, frozen encoders and the hooks on its layers included, while what validates holds the method
+    itself. Buffers (batch-norm statistics) are not averaged. A decay of 0 is refused: use no average.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self._decay = decay
+        self._update = get_ema_multi_avg_fn(decay)
         self.shadow: dict[str, Tensor] = {
             name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
         }
 
-    @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        parameters = dict(module.named_parameters())
-        for name, average in self.shadow.items():
-            average.lerp_(parameters[name], 1 - self._decay)
+        self._update(tuple(self.shadow.values()), tuple(self._averaged(module)), 0)
 
     @contextmanager
     def in_place_of_weights(self, module: nn.Module) -> Iterator[None]:
         """Within the context the module computes with the averages."""
-        parameters = {n: p for n, p in module.named_parameters() if n in self.shadow}
-        kept = {name: p.detach().clone() for name, p in parameters.items()}
+        parameters = self._averaged(module)
+        kept = [parameter.detach().clone() for parameter in parameters]
         try:
-            _copy_into(parameters, self.shadow)
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, list(self.shadow.values()))
             yield
         finally:
-            _copy_into(parameters, kept)
+            with torch.no_grad():
+                torch._foreach_copy_(parameters, kept)
 
-
-@torch.no_grad()
-def _copy_into(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(values[name])
+    def _averaged(self, module: nn.Module) -> list[nn.Parameter]:
+        """The parameters in the order of their averages."""
+        parameters = dict(module.named_parameters())
+        return [parameters[name] for name in self.shadow]

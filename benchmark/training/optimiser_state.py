@@ -1,6 +1,6 @@
 """An optimiser's moments by parameter name, whole, whichever process keeps them.
 
-ZeRO 1 and 2 keep moments in flat pieces, one per process and group of parameters, whose borders
+ZeRO 1 and 2 keep moments in flat parts, one per process and group of parameters, whose borders
 depend on the number of processes. By name and whole they serve any number of processes and any stage.
 """
 
@@ -28,7 +28,12 @@ def moments_of(optimiser: Any, module: nn.Module, keep: bool = True) -> Moments:
         state = optimiser.state.get(flat, {})
         for key, value in state.items():
             is_split_up = isinstance(value, Tensor) and value.shape == flat.shape
-            whole = _gathered(value, optimiser.real_dp_process_group[group]) if is_split_up else value
+            whole = value
+            if is_split_up:
+                processes = optimiser.real_dp_process_group[group]
+                parts = [torch.empty_like(value) for _ in range(torch.distributed.get_world_size(processes))]
+                torch.distributed.all_gather(parts, value.contiguous(), group=processes)
+                whole = torch.cat(parts)
             if not keep:
                 continue
             for parameter, offset in _places(optimiser, group):
@@ -77,14 +82,9 @@ def groups_by_count(groups: list[dict[str, Any]], module: nn.Module, moments: Mo
 
 def _places(optimiser: Any, group: int) -> list[tuple[nn.Parameter, int]]:
     """The parameters of a group and where each begins in the flat whole."""
+    # Stage 2 may deal parameters out in turn, so the group's own order would give other places.
     parameters = optimiser.round_robin_bit16_groups[group]
     return list(zip(parameters, optimiser.round_robin_bit16_offsets[group], strict=True))
-
-
-def _gathered(part: Tensor, processes: Any) -> Tensor:
-    parts = [torch.empty_like(part) for _ in range(torch.distributed.get_world_size(processes))]
-    torch.distributed.all_gather(parts, part.contiguous(), group=processes)
-    return torch.cat(parts)
 
 
 def _own_part(
@@ -99,6 +99,7 @@ def _own_part(
     size = int(optimiser.partition_size[group])
     state: dict[str, Any] = {}
     for key, value in first.items():
+        # A count of updates, which ZeRO keeps once for the whole group; the rest has the parameter's shape.
         if not (isinstance(value, Tensor) and value.shape == places[0][0].shape):
             if any(float(kept[key]) != float(value) for kept in known.values()):
                 raise ValueError(f"parameters of one group differ in '{key}', which ZeRO keeps once per group")

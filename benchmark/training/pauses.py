@@ -63,9 +63,11 @@ class Pauses:
 
     def _agreement(self, own: Pause, now: float) -> Pause:
         """Any process can stop the job; rank 0's clock tells when to save, and when to agree again."""
+        # After so many updates the clock is asked again: every update would wait for the slowest rank.
         duration = (now - self._agreed) / max(self._updates, 1)
         until = min(max(int(_AGREEMENT_SECONDS / max(duration, 1e-6)), 1), _MOST_UPDATES)
         main = self._process.is_main
+        # The largest: of three numbers that only rank 0 fills in, or any rank sets to 1.
         numbers = [int(own.stop), int(own.save and main), until if main else 0]
         message = torch.tensor(numbers, device=self._process.device)
         torch.distributed.all_reduce(message, op=torch.distributed.ReduceOp.MAX)
@@ -82,6 +84,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.requested = True
+        # A second signal must end a process that hangs before it comes to save.
         signal.signal(number, previous[number])
 
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmark.distributed.process import Process
 from benchmark.errors import UserError
-from benchmark.files import atomic_path, atomic_write_json, read_json
+from benchmark.files import atomic_path, atomic_write_json, file_digest, read_json
 
 _POINTER_KEYS = {"file", "bytes", "sha256", "identity"}
 _SHOWN = 3
@@ -41,20 +41,18 @@ class ResumableState:
 
         Raises UserError where the disk is full; the previous state then stands as it was.
         """
-        path = self._new_path(update)
+        path = self._folder / f"resume-{update:08d}.pt"
+        if self.exists() and read_json(self._pointer).get("file") == path.name:
+            # An update may be saved again, after its validation: never over the file that the pointer names.
+            path = path.with_stem(f"{path.stem}-again")
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
                 written = _Digested(stream)
                 torch.save(dict(state), cast(IO[bytes], written))
         pointer = {"file": path.name, "bytes": written.size, "sha256": written.digest(), "identity": self._identity}
         atomic_write_json(self._pointer, pointer)
+        # Only now: until the pointer stands, the state before is the one that a crash leaves.
         self._remove_states(keep=path.name)
-
-    def _new_path(self, update: int) -> Path:
-        """Never the file that the pointer names: an update may be saved again, after its validation."""
-        path = self._folder / f"resume-{update:08d}.pt"
-        pointed = read_json(self._pointer).get("file") if self.exists() else None
-        return path if path.name != pointed else path.with_stem(f"{path.stem}-again")
 
     def require_same_settings(self) -> None:
         """Raises UserError where there is a state that was made with other settings."""
@@ -65,7 +63,7 @@ class ResumableState:
         """Read the state back; raises UserError where it was made with other settings or is damaged."""
         pointer = self._read_pointer()
         path = self._folder / str(pointer["file"])
-        if not path.is_file() or path.stat().st_size != pointer["bytes"] or _digest(path) != pointer["sha256"]:
+        if not path.is_file() or path.stat().st_size != pointer["bytes"] or file_digest(path) != pointer["sha256"]:
             raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
@@ -75,10 +73,10 @@ class ResumableState:
         if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
             raise UserError(f"{self._pointer}: damaged, or of an older version; delete {self._folder} and run again")
         if pointer["identity"] != self._identity:
+            differences = _format_differences(pointer["identity"], self._identity)
             raise UserError(
-                f"{self._folder}: its resumable state was made with other settings: "
-                f"{_told(pointer['identity'], self._identity)}; run with the settings as they were, or delete "
-                "this folder to start again"
+                f"{self._folder}: its resumable state was made with other settings: {differences}; "
+                "run with the settings as they were, or delete this folder to start again"
             )
         return pointer
 
@@ -128,21 +126,16 @@ class _Digested:
         return self._sha256.hexdigest()
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _told(before: Any, now: Any) -> str:
+def _format_differences(before: Any, now: Any) -> str:
     """The settings that differ, old value and new one."""
     old, new = dict(_flattened(before)), dict(_flattened(now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    told = [f"{name} was {_shown(old, name)}, now {_shown(new, name)}" for name in names[:_SHOWN]]
+    shown = [f"{name} was {_format_value(old, name)}, now {_format_value(new, name)}" for name in names[:_SHOWN]]
     more = len(names) - _SHOWN
-    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
 
-def _shown(values: Mapping[str, Any], name: str) -> str:
+def _format_value(values: Mapping[str, Any], name: str) -> str:
     return json.dumps(values[name], ensure_ascii=False) if name in values else "not there"
 
 
@@ -171,6 +164,7 @@ def _from_main(
     received = []
     for number, (shape, dtype) in enumerate(kinds):
         own = tensors[number] if process.is_main else torch.empty(shape, dtype=dtype)
+        # One by one, through the device: NCCL moves nothing that lies on the host.
         moved = own.to(process.device).contiguous()
         torch.distributed.broadcast(moved, src=0)
         received.append(moved.cpu())

@@ -48,6 +48,7 @@ class Score:
 
 def is_heldout_reference(name: str) -> bool:
     """Whether a reference is among the twentieth that is held out, by the digest of its name."""
+    # By name, not by draw: the same references are held out for every seed, limit and order of the file.
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % _HELDOUT_SHARE == 0
 
 
@@ -136,6 +137,7 @@ def criterion_score(dataset: Dataset, metrics: Mapping[str, dict[str, float]], k
     values = [value for by_name in metrics.values() for name, value in by_name.items() if name.startswith("R")]
     if kind == "arithmetic":
         return Score("arithmetic mean of all recalls", statistics.fmean(values))
+    # Both means are 0 where a recall is; `statistics` refuses to take the geometric one.
     if min(values) <= 0:
         return Score(f"{kind} mean of all recalls", 0.0)
     mean = statistics.geometric_mean(values) if kind == "geometric" else statistics.harmonic_mean(values)

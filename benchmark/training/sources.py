@@ -1,37 +1,28 @@
-"""Where tensors come from: stored features of a frozen encoder, or decoded pictures.
+"""Where a training step's tensors come from: stored features of a frozen encoder, or decoded pictures.
 
-Training sources give batches (`benchmark.training.batches.TrainingSource`); evaluation sources give views
-of pictures and texts for a task. A method never knows which store or loader is behind them.
+Both are a `benchmark.training.batches.TrainingSource`; a method never knows which store or loader is behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmark.data.pixels import PixelSource
-from benchmark.dataset import IntArray, Task, Triplets
-from benchmark.distributed.job import Job
-from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
-from benchmark.encoders.backbones import ClipBackbone
+from benchmark.dataset import Triplets
 from benchmark.features.feed import Column, FeatureFeed, feature_feed
 from benchmark.features.shared_store import SharedStore
 from benchmark.features.store import PictureFeatures
-from benchmark.method import FeatureInputs, Method, PixelInputs, Views
+from benchmark.method import FeatureInputs, Method, PixelInputs
 from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
 
 TripletsOfEpoch = Callable[[int], Triplets]
-PicturesOfSplit = Callable[[str], PictureFeatures]
 
 _REFERENCE, _TARGET = 0, 1
-_EVALUATION_KEY = 0
-ENCODING_BLOCK = 64
 
 
 class FeatureTraining:
@@ -55,6 +46,7 @@ class FeatureTraining:
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
+        # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
         texts = self._store.fill_texts(table.texts)
         if self._feed is None:
             self._feed = feature_feed({name: self._pictures.views[name] for name in self._inputs.views}, self._device)
@@ -105,9 +97,10 @@ class PixelTraining:
         table = self._table
         assert table is not None, "start_epoch comes before batches"
         plan = list(plan)
-        wanted = [
-            (np.concatenate([table.reference[s.rows], table.target[s.rows]]), self._keys(s.rows)) for s in plan
-        ]
+        wanted = []
+        for share in plan:
+            keys = [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in share.rows]
+            wanted.append((np.concatenate([table.reference[share.rows], table.target[share.rows]]), keys))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
             # All of the group's texts: what they are padded to is the longest of them.
@@ -117,118 +110,3 @@ class PixelTraining:
                 target={"pixels": views[len(share.rows) :]},
                 text={name: tensor[share.own].to(self._device) for name, tensor in texts.items()},
             )
-
-    def _keys(self, rows: IntArray) -> list[tuple[int, ...]]:
-        return [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in rows]
-
-
-class EvaluationSource(Protocol):
-    """Views of a task's pictures and texts. ``split`` names the list that the pictures are of."""
-
-    def prepare(self, tasks: Sequence[Task]) -> None:
-        """Do what the ranks of a job do together, before each asks for the rows that it encodes."""
-        ...
-
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views: ...
-
-    def target(self, split: str, pictures: IntArray) -> Views: ...
-
-    def texts(self, strings: Sequence[str]) -> Views: ...
-
-
-class FeatureEvaluation:
-    """Looks everything up in the feature store: a reference's features are those of the gallery."""
-
-    def __init__(
-        self, inputs: FeatureInputs, pictures: PicturesOfSplit, store: SharedStore, device: torch.device
-    ) -> None:
-        self._inputs, self._pictures, self._store, self._device = inputs, pictures, store, device
-
-    def prepare(self, tasks: Sequence[Task]) -> None:
-        for split in dict.fromkeys(task.key.split for task in tasks):
-            self._pictures(split)
-        self._store.fill_texts([text for task in tasks for text in task.queries.texts])
-
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        views = self._views(split, self._inputs.reference, pictures)
-        if feature_pictures is not None and "global" in views:
-            views["global"] = self._views(split, ("global",), feature_pictures)["global"]
-        return views
-
-    def target(self, split: str, pictures: IntArray) -> Views:
-        return self._views(split, self._inputs.target, pictures)
-
-    def texts(self, strings: Sequence[str]) -> Views:
-        features = self._store.texts(strings)
-        return {"global": features.view[features.rows(strings)].to(self._device)}
-
-    def _views(self, split: str, names: tuple[str, ...], pictures: IntArray) -> Views:
-        features = self._pictures(split)
-        rows = features.rows(pictures)
-        return {name: features.views[name][rows].to(self._device) for name in names}
-
-
-class PixelEvaluation:
-    """Decodes pictures with the evaluation transform and lets the method read strings itself."""
-
-    def __init__(self, inputs: PixelInputs, pixels: PixelSource, method: Method, device: torch.device) -> None:
-        self._inputs, self._pixels, self._method, self._device = inputs, pixels, method, device
-
-    def prepare(self, tasks: Sequence[Task]) -> None:
-        """Each rank decodes the pictures of its own blocks alone."""
-
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        return self.target(split, pictures if feature_pictures is None else feature_pictures)
-
-    def target(self, split: str, pictures: IntArray) -> Views:
-        keys = [(_EVALUATION_KEY,)] * len(pictures)
-        pixels = self._pixels.batch(pictures, keys).to(self._device)
-        return {"pixels": self._inputs.evaluate.normalise(pixels)}
-
-    def texts(self, strings: Sequence[str]) -> Views:
-        return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
-
-
-class LiveFeatures:
-    """Whole-picture features of an encoder that is being trained, computed once per validation.
-
-    The reference's feature is looked up among the pictures', not computed again.
-    """
-
-    def __init__(self, backbone: ClipBackbone, inputs: PixelInputs, pixels: PixelSource, job: Job) -> None:
-        self._backbone, self._inputs, self._pixels, self._job = backbone, inputs, pixels, job
-        self._device = job.process.device
-        self._known: dict[int, int] = {}
-        self._features = torch.empty(0)
-
-    @torch.no_grad()
-    def prepare(self, tasks: Sequence[Task]) -> None:
-        """Encode every picture that the tasks show, in fixed blocks, which go to the ranks of the job."""
-        pictures = np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.picture)]))
-        start, stop = own_span(len(pictures), self._job, ENCODING_BLOCK)
-        parts = []
-        for first in range(start, stop, ENCODING_BLOCK):
-            block = pictures[first : min(first + ENCODING_BLOCK, stop)]
-            pixels = self._pixels.batch(block, [(_EVALUATION_KEY,)] * len(block)).to(self._device)
-            parts.append(self._backbone.encode_image(self._inputs.evaluate.normalise(pixels)).float())
-        spans = shard_spans(len(pictures), self._job.process.world_size, ENCODING_BLOCK)
-        phase = "encoding the pictures of a validation"
-        features = gather_encoding(torch.cat(parts) if parts else None, spans, self._job, phase)
-        assert isinstance(features, Tensor)
-        self._features = features.to(self._device)
-        self._known = {int(picture): row for row, picture in enumerate(pictures)}
-
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        return self.target(split, pictures if feature_pictures is None else feature_pictures)
-
-    def target(self, split: str, pictures: IntArray) -> Views:
-        rows = torch.as_tensor([self._known[int(picture)] for picture in pictures], device=self._device)
-        return {"global": self._features[rows]}
-
-    @torch.no_grad()
-    def texts(self, strings: Sequence[str]) -> Views:
-        parts = []
-        for start in range(0, len(strings), ENCODING_BLOCK):
-            tokens = self._backbone.tokenize(strings[start : start + ENCODING_BLOCK]).to(self._device)
-            parts.append(self._backbone.encode_text(tokens).float())
-        return {"global": torch.cat(parts)}

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmark.dataset import IntArray
 from benchmark.method import Method
 from benchmark.progress import Progress
-from benchmark.training.batches import GroupLayout, Share, rank_shares, step_seed, update_plan
+from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan
 from benchmark.training.engine import StageEngine
 from benchmark.training.job import (
     Diverged,
@@ -27,10 +26,8 @@ from benchmark.training.job import (
     Trained,
     TrainingJob,
     clone_of,
-    log_line,
 )
-from benchmark.training.measurements import Measurements
-from benchmark.training.monitoring import Monitors
+from benchmark.training.monitoring import Measurements, Monitors
 from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
 from benchmark.training.optimiser_state import groups_by_count
 from benchmark.training.pauses import Pause, Pauses, StopRequest, stop_requests
@@ -76,12 +73,14 @@ class _Training:
         self.job = job
         self.settings = job.settings
         self.layout = GroupLayout.of(job.settings, job.process.world_size)
+        # Before the optimiser is made, which keeps the parameters that it is given.
         job.method.to(job.process.device)
         entries = job.source.start_epoch(0)
         per_epoch = len(update_plan(entries, self.settings, job.seed, 0))
         moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
         groups = job.stage.parameter_groups(job.method, self.settings)
         if moments and job.execution.zero:
+            # ZeRO keeps one count of updates for a whole group of parameters.
             groups = groups_by_count(groups, job.method, moments)
         optimiser = (job.stage.optimiser or standard_optimiser)(groups, self.settings)
         schedule = (job.stage.schedule or standard_schedule)(self.settings, per_epoch)
@@ -92,6 +91,7 @@ class _Training:
         self.result = Trained({}, {}, -1, "", None, 0, 0)
         if moments and job.earlier is not None and job.earlier.best is not None:
             self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
+            # The earlier stage's best weights stand until this stage does better.
             self.result.selected, self.result.selected_epoch = clone_of(job.method), 0
         decay = self.settings.average_decay
         self.average = MovingAverage(job.method, decay) if decay else None
@@ -111,7 +111,8 @@ class _Training:
         with closing(Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)) as monitors:
             monitors.rewind(self.update)
             self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
-            with stop_requests() as stop, Progress(self._label(), self.total_updates, self.update) as progress:
+            label = f"{self.job.stage.name}: training"
+            with stop_requests() as stop, Progress(label, self.total_updates, self.update) as progress:
                 self._epochs(stop, progress)
                 # What follows may be stopped as well: the stage is not trained again then.
                 self._save()
@@ -133,22 +134,22 @@ class _Training:
         if pause.stop:
             raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
 
-    def _label(self) -> str:
-        return f"{self.job.stage.name}: training"
-
     def _updates_of_epoch(self) -> Iterator[None]:
-        job = self.job
+        job, rank = self.job, self.job.process.rank
         entries = job.source.start_epoch(self.epoch)
         whole = update_plan(entries, self.settings, job.seed, self.epoch)
         plan, self.updates_per_epoch = whole[self.position :], len(whole)
-        batches = job.source.batches([share for rows in plan for share in self._shares(rows)])
+        shares = [share for rows in plan for share in rank_shares(rows, self.settings, self.layout, rank)]
+        batches = job.source.batches(shares)
         self.engine.training_mode()
         for _ in plan:
             losses = []
             for part in range(self.layout.groups_per_rank):
-                torch.manual_seed(step_seed(job.seed, self.update, self.layout.group_of(job.process.rank, part)))
+                # Of the group, not of the rank: whoever computes it draws the same dropout.
+                torch.manual_seed(step_seed(job.seed, self.update, self.layout.group_of(rank, part)))
                 losses.append(self.engine.accumulate(next(batches), part))
             if self.average is not None:
+                # Before the update, as VAL's released code does: the average is one update behind.
                 self.average.update(job.method)
             measured = self.measurements.due(self.update + 1) or self.position + 1 == self.updates_per_epoch
             if measured:
@@ -157,14 +158,12 @@ class _Training:
             self.update += 1
             self.position += 1
             self.unread.append(torch.stack(losses).mean())
+            # Reading a loss waits for the device; a CPU has nothing to run ahead of.
             if measured or len(self.unread) >= _LOSS_CHECK_INTERVAL or job.process.device.type == "cpu":
                 self._read_losses()
             if measured:
                 self.measurements.write(self.update, self.losses, self.engine)
             yield
-
-    def _shares(self, rows: IntArray) -> list[Share]:
-        return rank_shares(rows, self.settings, self.layout, self.job.process.rank)
 
     def _read_losses(self) -> None:
         """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one.
@@ -199,9 +198,10 @@ class _Training:
             log.score = self._validate(self.job.validate)
             self.measurements.write_score(self.update, self.result.criterion, log.score)
         self.result.log.append(log)
-        progress.note(log_line(log, self.settings.epochs, self.result.criterion))
+        progress.note(log.format(self.settings.epochs, self.result.criterion))
 
     def _validate(self, validate: Callable[[Method], Score]) -> float:
+        # Only the ranks of an update's first group have moved the running statistics.
         self.engine.share_buffers()
         with self._evaluated_weights():
             self.job.method.eval()

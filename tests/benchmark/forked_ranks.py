@@ -42,10 +42,10 @@ def _fork(rank: int, world_size: int, port: int, work: Callable[[], None], envir
     )  # fmt: skip
     try:
         work()
-        from benchmark.distributed.membership import join_processes
+        from benchmark.distributed.process_group import join_process_group
 
-        membership = join_processes()
-        status = membership.leave() if membership else 0
+        group = join_process_group()
+        status = group.leave() if group else 0
     except BaseException:
         traceback.print_exc()
         status = 1

@@ -16,8 +16,7 @@ from pathlib import Path
 import layout_cases
 import torch
 
-from benchmark.distributed.membership import join_processes
-from benchmark.distributed.process import quiet_deepspeed
+from benchmark.distributed.process_group import join_process_group, quiet_deepspeed
 
 
 def free_port() -> int:
@@ -30,18 +29,18 @@ def work(cases: list[layout_cases.Case], folder: Path, rank: int, world: int, po
     """One rank's part; gives its exit status."""
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
-    membership = join_processes()
+    group = join_process_group()
     try:
         chosen = [case for case in cases if world in case.get("worlds", [world])]
         results = layout_cases.trained_all(chosen, folder / f"work-{world}")
         if rank == 0:
             torch.save(results, folder / f"{world}.pt")
-        return membership.leave() if membership is not None else 0
+        return group.leave() if group is not None else 0
     except BaseException as error:
-        if membership is None:
+        if group is None:
             traceback.print_exc()
             return 1
-        return membership.fail(error, with_traceback=True)
+        return group.fail(error, with_traceback=True)
 
 
 def fork(cases: list[layout_cases.Case], folder: Path, world: int) -> list[int]:

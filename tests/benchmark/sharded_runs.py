@@ -15,7 +15,7 @@ import torch
 from forked_ranks import run_ranks
 
 import benchmark
-from benchmark.distributed.process import quiet_deepspeed
+from benchmark.distributed.process_group import quiet_deepspeed
 from benchmark.pipeline.checkpoint_evaluation import evaluate_checkpoint
 
 WORLDS = (1, 3)

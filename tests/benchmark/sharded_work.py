@@ -18,18 +18,18 @@ from torch import Tensor
 from traffic_meter import Meter
 
 import benchmark.evaluation.evaluator
+import benchmark.evaluation.sources
 import benchmark.features.store
-import benchmark.training.sources
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Pictures, Queries, Ragged, Task, TaskKey
 from benchmark.distributed.job import Job, join_job
-from benchmark.distributed.process import quiet_deepspeed
+from benchmark.distributed.process_group import quiet_deepspeed
 from benchmark.distributed.shards import broadcast_state
 from benchmark.encoding import Encoding
 from benchmark.evaluation.evaluator import encode_tasks, score_task, top_of_task
+from benchmark.evaluation.sources import LiveFeatures
 from benchmark.features.shared_store import SharedStore
 from benchmark.method import Method, PixelInputs, Views
-from benchmark.training.sources import LiveFeatures
 
 WIDTH = 6
 WORLDS = (1, 2, 3, 5)
@@ -205,8 +205,8 @@ class Fixed:
 def agreement(job: Job) -> Outcome:
     state = {"w": torch.full((3, 2), float(job.process.rank)), "n": torch.tensor(job.process.rank)}
     broadcast_state(state, job)
-    told = job.rendezvous.from_main("asking rank 0", lambda: {"rank": job.process.rank})
-    shared = job.rendezvous.share("sharing", job.process.rank)
+    told = job.barrier.from_main("asking rank 0", lambda: {"rank": job.process.rank})
+    shared = job.barrier.share("sharing", job.process.rank)
     assert shared == list(range(job.process.world_size))
     return {"state": state["w"].numpy(), "count": state["n"].numpy(), "told": told["rank"]}
 
@@ -226,7 +226,7 @@ def all_work(folder: Path, pictures: Pictures, world_size: int) -> None:
 if __name__ == "__main__":
     benchmark.features.store.PICTURES_PER_BLOCK = BLOCK
     benchmark.evaluation.evaluator._BLOCK = 4
-    benchmark.training.sources.ENCODING_BLOCK = 4
+    benchmark.evaluation.sources.ENCODING_BLOCK = 4
     quiet_deepspeed()
     place = Path(sys.argv[1])
     drawn = draw_pictures(place / "pictures", PLACES)

@@ -45,7 +45,7 @@ def test_a_run_s_configuration_makes_a_plan(name: str, method: str, small_cirr: 
     stage = plan.stages[0].settings
     # The recipe of pretrained weights: nothing of it changes but the precision where the file names one.
     assert (stage.batch_size, stage.batch_norm) == (128, "eval")
-    assert plan.execution.piece or plan.execution.zero
+    assert plan.execution.micro_batch or plan.execution.zero
     processes = 8 if name.startswith("eight") else 1
     for planned in plan.trained:
         layout = GroupLayout.of(planned.settings, processes)

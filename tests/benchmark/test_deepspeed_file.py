@@ -11,9 +11,8 @@ import pytest
 from benchmark.errors import UserError
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import GroupLayout
-from benchmark.training.deepspeed_configuration import deepspeed_configuration
 from benchmark.training.deepspeed_file import _ZERO_REFUSED, REFUSED, ZERO_PASSED, DeepspeedFile, read_deepspeed_file
-from benchmark.training.execution import Execution
+from benchmark.training.execution import Execution, deepspeed_configuration
 from benchmark.training.loss_scale import LossScaling
 
 SETTINGS = TrainingSettings(
@@ -53,7 +52,7 @@ def test_a_usual_file_passes_and_its_sections_reach_deepspeed(tmp_path: Path) ->
     ("values", "told"),
     [
         ({"train_batch_size": 32}, "train_batch_size is 32, but stage spirit trains with batch_size 64; remove it from the file, or set --set spirit.batch_size=32"),
-        ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu is 8, but stage spirit computes 16 rows at once on each process (batch_size 64 in negative groups of 16); remove it from the file, or set --set trainer.piece=8 to encode that many at a time with the same result"),
+        ({"train_micro_batch_size_per_gpu": 8}, "train_micro_batch_size_per_gpu is 8, but stage spirit computes 16 rows at once on each process (batch_size 64 in negative groups of 16); remove it from the file, or set --set trainer.micro_batch=8 to encode that many at a time with the same result"),
         ({"gradient_accumulation_steps": 1}, "gradient_accumulation_steps is 1, but stage spirit accumulates 2 on each process (batch_size 64 in negative groups of 16); remove it from the file, or change --negative-group or the number of processes"),
         ({"gradient_clipping": 1.0}, "gradient_clipping is 1.0, but stage spirit has gradient_clip 0.5; remove it from the file, or set --set spirit.gradient_clip=1.0"),
         ({"optimizer": {"type": "SGD"}}, 'optimizer.type is "SGD", but stage spirit trains with the optimiser adamw; remove it from the file, or choose one with --set spirit.optimiser=…'),

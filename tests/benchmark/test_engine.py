@@ -16,9 +16,8 @@ from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
-from benchmark.training.deepspeed_configuration import deepspeed_configuration
 from benchmark.training.engine import StageEngine
-from benchmark.training.execution import Execution
+from benchmark.training.execution import Execution, deepspeed_configuration
 from benchmark.training.loss_scale import LossScale, LossScaling
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
@@ -175,11 +174,11 @@ def engine_of(method: Method, settings: TrainingSettings, execution: Execution) 
     return StageEngine(method, optimiser, schedule, settings, layout, this_process("cpu"), execution)
 
 
-def test_pieces_are_refused_where_batch_norms_see_the_group() -> None:
+def test_micro_batches_are_refused_where_batch_norms_see_the_group() -> None:
     for settings, execution, refused in (
-        (sgd(), Execution(piece=2), True),
-        (sgd(), Execution(piece=4), False),
-        (sgd(batch_norm="eval"), Execution(piece=2), False),
+        (sgd(), Execution(micro_batch=2), True),
+        (sgd(), Execution(micro_batch=4), False),
+        (sgd(batch_norm="eval"), Execution(micro_batch=2), False),
         (sgd(), Execution(gradient_checkpointing=True), False),
     ):
         engine = engine_of(Small(), settings, execution)
@@ -187,7 +186,7 @@ def test_pieces_are_refused_where_batch_norms_see_the_group() -> None:
             if not refused:
                 engine.training_mode()
                 continue
-            with pytest.raises(UserError, match=r"trainer.piece is 2, but batch norms train \(norm\) on the 4 rows") as error:
+            with pytest.raises(UserError, match=r"trainer.micro_batch is 2, but batch norms train \(norm\) on the 4 rows") as error:
                 engine.training_mode()
             assert len(str(error.value).splitlines()) == 1
         finally:
@@ -229,6 +228,19 @@ def test_the_scale_bears_as_many_overflows_and_rises_after_a_window() -> None:
     fixed = LossScale(LossScaling(initial=8, dynamic=False))
     fixed.count(True)
     assert fixed.value == 8
+
+
+def test_the_scale_follows_the_rule_of_torch_s_grad_scaler() -> None:
+    ours, weight = LossScale(LossScaling(initial=256, window=3)), torch.nn.Parameter(torch.ones(1))
+    torch_s, optimiser = torch.amp.GradScaler("cpu", init_scale=256, growth_interval=3), torch.optim.SGD([weight])
+    for overflowed in np.random.default_rng(0).random(60) < 0.2:
+        torch_s.scale(weight.sum()).backward()
+        assert weight.grad is not None
+        weight.grad.fill_(float("inf") if overflowed else 1.0)
+        torch_s.step(optimiser)
+        torch_s.update()
+        ours.count(bool(overflowed))
+        assert ours.value == torch_s.get_scale() > ours._scaling.smallest
 
 
 def test_what_deepspeed_refuses_is_told_in_one_line() -> None:

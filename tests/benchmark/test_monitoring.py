@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from small_training import Small, Vectors, small_job
 
-from benchmark.distributed.process import quiet_deepspeed, start_process_group, this_process
+from benchmark.distributed.process import this_process
+from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
 from benchmark.training.deepspeed_file import DeepspeedFile

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmark.settings import TrainingSettings
 from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
@@ -76,3 +77,21 @@ def test_the_moving_average_by_hand() -> None:
     with pytest.raises(RuntimeError), average.in_place_of_weights(layer):
         raise RuntimeError
     assert layer.weight.item() == 5.0
+
+
+def test_the_moving_average_is_that_of_torch_and_of_plain_lerp_to_the_bit() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(37, 19), nn.Linear(19, 3))
+    average = MovingAverage(layer, 0.9)
+    model = AveragedModel(layer, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    plain = {name: p.detach().clone() for name, p in layer.named_parameters()}
+    for _ in range(7):
+        average.update(layer)
+        model.update_parameters(layer)
+        for name, parameter in layer.named_parameters():
+            plain[name].lerp_(parameter.detach(), 1 - 0.9)
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.add_(torch.randn_like(parameter))
+    found = dict(model.module.named_parameters())
+    assert all(torch.equal(average.shadow[name], kept) and torch.equal(found[name], kept) for name, kept in plain.items())

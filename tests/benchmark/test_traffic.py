@@ -1,6 +1,6 @@
 """The bytes that an update of SPIRIT's head gathers and reduces, counted in the collectives.
 
-The README's calculation for many GPUs rests on the same formula.
+The calculation for many GPUs in `benchmark/README.md` rests on the same formula.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from small_training import Small, Vectors, same, small_job, small_stage
+from torch import Tensor
 
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
@@ -202,3 +203,31 @@ def test_parameters_that_were_frozen_before_start_with_fresh_moments(tmp_path: P
     after = train(replace(job, execution=Execution(zero=zero)), resume=False)
     assert after.moments["layer.weight"]["step"] == 5
     assert after.moments["layer.bias"]["step"] == 20
+
+
+class TooLarge(Small):
+    def __init__(self, error: RuntimeError) -> None:
+        super().__init__()
+        self._error = error
+
+    def loss(self, queries: Any, targets: Any) -> Tensor:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_a_group_that_the_device_cannot_hold_is_told(tmp_path: Path, error: RuntimeError) -> None:
+    settings = TrainingSettings(batch_size=8, negative_group=4)
+    with pytest.raises(UserError, match=r"out of memory: cpu cannot hold a negative group of 4 pairs; .*trainer.micro_batch=1"):
+        train(small_job(tmp_path, settings, Vectors(16), method=TooLarge(error)), resume=False)
+
+
+def test_another_error_of_the_step_is_not_taken_for_memory(tmp_path: Path) -> None:
+    method = TooLarge(RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        train(small_job(tmp_path, TrainingSettings(batch_size=8), Vectors(16), method=method), resume=False)

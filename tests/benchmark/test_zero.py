@@ -54,14 +54,14 @@ def test_a_stage_gives_the_parameters_of_one_process(one: Any, two: Any, kind: s
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2])
-def test_a_group_over_two_processes_in_pieces_is_the_group_on_one(one: Any, two: Any, zero: int) -> None:
+def test_a_group_over_two_processes_in_micro_batches_is_the_group_on_one(one: Any, two: Any, zero: int) -> None:
     for found in (one, two):
-        for kind in ("whole", "pieces"):
+        for kind in ("whole", "micro-batches"):
             assert difference(found[f"{kind} {zero}"]["last"], one["whole 0"]["last"]) < 1e-6
     assert difference(one["whole 0"]["last"], one["sgd 0"]["last"]) > 1e-4
 
 
-def test_recomputed_blocks_of_a_group_over_two_processes_are_those_of_one(one: Any, two: Any) -> None:
+def test_checkpointed_blocks_of_a_group_over_two_processes_are_those_of_one(one: Any, two: Any) -> None:
     """Batch norms over both processes, running statistics and dropout included."""
     for found in (one, two):
         assert same(found["deep again"]["last"], found["deep"]["last"])

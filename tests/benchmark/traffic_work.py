@@ -16,7 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from traffic_meter import Meter
 
 from benchmark.dataset import IntArray
-from benchmark.distributed.process import quiet_deepspeed, this_process
+from benchmark.distributed.process import this_process
+from benchmark.distributed.process_group import quiet_deepspeed
 from benchmark.method import Views
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout, rank_shares, update_plan

@@ -11,35 +11,35 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.distributed.rank_watch import Failure, Hub, Watch
+from benchmark.distributed.failure_monitor import Failure, FailureMonitor, MonitoredRank
 
 
 def main(rank: int, world: int, folder: Path, what: list[str]) -> int:
     address = folder / "address"
-    hub = Hub(world) if rank == 0 else None
-    if hub is not None:
+    monitor = FailureMonitor(world) if rank == 0 else None
+    if monitor is not None:
         partial = folder / "partial"
-        partial.write_text(hub.address)
+        partial.write_text(monitor.address)
         partial.rename(address)
     while not address.exists():
         time.sleep(0.01)
-    watch = Watch(rank, "localhost", address.read_text(), local_rank=rank)
+    monitored = MonitoredRank(rank, "localhost", address.read_text(), local_rank=rank)
     (folder / f"there-{rank}").touch()
     while not all((folder / f"there-{other}").exists() for other in range(world)):
         time.sleep(0.01)
     status = 0
     if what[0] == "leaves":
-        status = watch.leave()
+        status = monitored.leave()
     elif what[0] == "fails":
-        assert watch.fail(Failure(what[1], int(what[2])))
+        assert monitored.fail(Failure(what[1], int(what[2])))
         status = int(what[2])
     elif what[0] == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     else:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         time.sleep(60)
-    if hub is not None:
-        hub.wait_for_end()
+    if monitor is not None:
+        monitor.wait_for_end()
     return status
 
 

@@ -108,8 +108,8 @@ def stages(folder: Path) -> dict[str, Any]:
             assert done is not None
             norms = [entry.gradient_norm for entry in done.log]
             results[f"{name} {zero}"] = {"last": done.last, "norms": norms, "moments": done.moments}
-        for name, piece in (("whole", 0), ("pieces", 3)):
-            execution = Execution(zero=zero, piece=piece, gradient_checkpointing=bool(piece))
+        for name, rows in (("whole", 0), ("micro-batches", 3)):
+            execution = Execution(zero=zero, micro_batch=rows, gradient_checkpointing=bool(rows))
             done = trained(folder / f"{name}-{zero}", settings(negative_group=0), execution)
             assert done is not None
             results[f"{name} {zero}"] = {"last": done.last}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark.distributed.barrier import Barrier, difference
 from benchmark.distributed.process import Process
-from benchmark.distributed.rendezvous import Rendezvous
 from benchmark.errors import UserError
 
 
@@ -21,31 +20,25 @@ class OneStore:
 
     def __init__(self) -> None:
         self.kept: dict[str, str] = {}
-        self._lock = threading.Lock()
 
     def set(self, key: str, value: str) -> None:
         self.kept[key] = value
 
-    def get(self, key: str) -> bytes:
-        return self.kept[key].encode()
-
-    def add(self, key: str, amount: int) -> int:
-        with self._lock:
-            self.kept[key] = str(int(self.kept.get(key, "0")) + amount)
-            return int(self.kept[key])
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        return [self.kept[key].encode() for key in keys]
 
     def check(self, keys: list[str]) -> bool:
         return all(key in self.kept for key in keys)
 
 
-def ranks(world: int, work: Callable[[Rendezvous], Any], told_after: float = 60.0) -> list[Any]:
+def ranks(world: int, work: Callable[[Barrier], Any], said_after: float = 60.0) -> list[Any]:
     """What ``work`` gave, or the error that it raised, by rank."""
     store = OneStore()
 
     def one(rank: int) -> Any:
         process = Process(rank, world, rank, torch.device("cpu"))
         try:
-            return work(Rendezvous(process, store, "toy", told_after))
+            return work(Barrier(process, store, "toy", said_after))
         except UserError as error:
             return error
 
@@ -54,10 +47,10 @@ def ranks(world: int, work: Callable[[Rendezvous], Any], told_after: float = 60.
 
 
 def test_nobody_leaves_before_all_have_come() -> None:
-    def work(rendezvous: Rendezvous) -> tuple[float, float]:
-        time.sleep(0.1 * rendezvous.process.rank)
+    def work(barrier: Barrier) -> tuple[float, float]:
+        time.sleep(0.1 * barrier.process.rank)
         came = time.monotonic()
-        rendezvous.meet("coming")
+        barrier.wait("coming")
         return came, time.monotonic()
 
     times = ranks(3, work)
@@ -65,8 +58,8 @@ def test_nobody_leaves_before_all_have_come() -> None:
 
 
 def test_values_of_all_ranks_in_their_order_again_and_again() -> None:
-    def work(rendezvous: Rendezvous) -> list[Any]:
-        return [rendezvous.share("telling", [turn, rendezvous.process.rank]) for turn in range(3)]
+    def work(barrier: Barrier) -> list[Any]:
+        return [barrier.share("telling", [turn, barrier.process.rank]) for turn in range(3)]
 
     assert ranks(4, work) == [[[[turn, rank] for rank in range(4)] for turn in range(3)]] * 4
 
@@ -74,37 +67,58 @@ def test_values_of_all_ranks_in_their_order_again_and_again() -> None:
 def test_rank_0_works_for_all() -> None:
     worked: list[int] = []
 
-    def work(rendezvous: Rendezvous) -> Any:
-        return rendezvous.from_main("reading", lambda: worked.append(rendezvous.process.rank) or {"a": 1})
+    def work(barrier: Barrier) -> Any:
+        return barrier.from_main("reading", lambda: worked.append(barrier.process.rank) or {"a": 1})
 
     assert ranks(3, work) == [{"a": 1}] * 3
     assert worked == [0]
 
 
 def test_what_a_user_can_mend_reaches_all_ranks() -> None:
-    def work(rendezvous: Rendezvous) -> Any:
+    def work(barrier: Barrier) -> Any:
         def fail() -> None:
             raise UserError("folder: in use by another run")
 
-        return rendezvous.from_main("taking the folder", fail)
+        return barrier.from_main("taking the folder", fail)
 
     assert [str(error) for error in ranks(3, work)] == ["folder: in use by another run"] * 3
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
 def test_one_of_those_who_wait_says_for_whom(late: int, capsys: pytest.CaptureFixture[str]) -> None:
-    def work(rendezvous: Rendezvous) -> None:
-        if rendezvous.process.rank == late:
+    def work(barrier: Barrier) -> None:
+        if barrier.process.rank == late:
             time.sleep(1.0)
-        rendezvous.meet("features of train")
+        barrier.wait("features of train")
 
-    ranks(3, work, told_after=0.2)
+    ranks(3, work, said_after=0.2)
     lines = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert lines == [f"waiting for rank {late}: features of train"]
 
 
 def test_who_is_alone_waits_for_nobody() -> None:
-    alone = Rendezvous(Process(0, 1, 0, torch.device("cpu")), None)
-    alone.meet("nothing")
+    alone = Barrier(Process(0, 1, 0, torch.device("cpu")), None)
+    alone.wait("nothing")
     assert alone.share("telling", 3) == [3]
     assert alone.from_main("reading", lambda: "text") == "text"
+
+
+def test_a_difference_names_the_fact_and_both_values() -> None:
+    first = ["the start", {"--seed": "0", "torch": "2.9"}]
+    assert difference(first, ["the start", {"--seed": "0", "torch": "2.9"}]) == ""
+    other = ["the start", {"--seed": "1", "torch": "2.9", "plug-in a.py": "ab…"}]
+    assert difference(first, other) == (
+        "--seed is 0 on rank 0 and 1 on rank RANKS, plug-in a.py is unknown on rank 0 and ab… on rank RANKS"
+    )
+    assert difference(first, ["the end", {}]) == "rank 0 is at the start, RANKS at the end"
+    many = ["the start", {str(n): "x" for n in range(9)}]
+    assert difference(["the start", {}], many).endswith(", and 4 more")
+
+
+def test_ranks_that_differ_alike_are_told_together_and_on_all() -> None:
+    def agree(*values: str) -> list[Any]:
+        return ranks(3, lambda barrier: barrier.agree("start", {"a": values[barrier.process.rank]}))
+
+    assert agree("1", "1", "1") == [None] * 3
+    told = "the processes of this job disagree: a is 1 on rank 0 and 2 on rank 1, 2; "
+    assert all(str(error).startswith(told) for error in agree("1", "2", "2"))

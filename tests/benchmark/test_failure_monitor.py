@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.distributed.rank_watch import Failure, told
+from benchmark.distributed.failure_monitor import Failure, FailureMonitor, MonitoredRank, format_failures
 
 HERE = Path(__file__).parent
 DIED = "ended without a word: killed, perhaps by the system for lack of memory"
@@ -64,6 +66,18 @@ def test_what_all_ranks_fail_with_is_said_once(tmp_path: Path) -> None:
 
 def test_lines_name_every_rank_and_leave_out_what_died_in_the_wake() -> None:
     failures = {0: Failure("a\nb", 2), 3: Failure("c", 2), 1: Failure("c", 2), 2: Failure(DIED, 1)}
-    assert told(failures) == ["error (rank 0): a", "error (rank 0): b", "error (ranks 1 and 3): c"]
-    assert told({2: Failure(DIED, 1)}) == [f"error (rank 2): {DIED}"]
-    assert told({0: Failure("", 2)}) == []
+    assert format_failures(failures) == ["error (rank 0): a", "error (rank 0): b", "error (ranks 1 and 3): c"]
+    assert format_failures({2: Failure(DIED, 1)}) == [f"error (rank 2): {DIED}"]
+    assert format_failures({0: Failure("", 2)}) == []
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.0\r\n\r\n", b"[1]\n", b'{"rank": 0, "token": "guessed"}\n', b"[" * 9999 + b"\n", b""])
+def test_strangers_at_the_monitor_s_port_change_nothing(said: bytes) -> None:
+    monitor = FailureMonitor(1)
+    port, _ = json.loads(monitor.address)
+    with socket.create_connection(("localhost", port)) as stranger:
+        stranger.sendall(said)
+        if said:
+            assert stranger.recv(1) == b"", "shown the door"
+    assert MonitoredRank(0, "localhost", monitor.address).leave() == 0
+    monitor.wait_for_end()

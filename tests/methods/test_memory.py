@@ -1,4 +1,4 @@
-"""Gradient caching and checkpointing give every method that reads pictures the gradients of the whole batch."""
+"""Gradient cache and checkpointing give every method that reads pictures the gradients of the whole batch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from toy_triplets import Toy, built
 
 from benchmark.encoders.backbones import load_backbone
 from benchmark.method import Method
-from benchmark.training.pieces import encode_in_pieces
-from benchmark.training.recomputation import RecomputedBlocks, blocks_of
+from benchmark.training.memory import CheckpointedBlocks, blocks_of, encode_in_micro_batches
 
 TOLERANCE = 1e-6
 
@@ -48,12 +47,12 @@ def without_chance(method: Method, norms: str) -> None:
             module.eval()
 
 
-def gradients(method: Method, batch: Toy, piece: int, seed: int = 7) -> tuple[Tensor, dict[str, Tensor]]:
+def gradients(method: Method, batch: Toy, rows: int, seed: int = 7) -> tuple[Tensor, dict[str, Tensor]]:
     for parameter in method.parameters():
         parameter.grad = None
     torch.manual_seed(seed)
-    queries = encode_in_pieces(method.encode_query, (batch.reference, batch.text), piece)
-    targets = encode_in_pieces(method.encode_target, (batch.target,), piece)
+    queries = encode_in_micro_batches(method.encode_query, (batch.reference, batch.text), rows)
+    targets = encode_in_micro_batches(method.encode_target, (batch.target,), rows)
     loss = method.loss(queries, targets)
     torch.autograd.backward(loss)
     return loss.detach(), {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
@@ -70,25 +69,25 @@ def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) ->
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_pieces_of_any_size_have_the_gradient_of_the_whole(name: str) -> None:
-    """In float64, where rounding hides nothing; pieces of seven, and of two, the least that methods take."""
+def test_micro_batches_of_any_size_have_the_gradient_of_the_whole(name: str) -> None:
+    """In float64, where rounding hides nothing; micro-batches of seven, and of two, the least that methods take."""
     method, batch = built(METHODS[name])
     method.double()
     batch = Toy(*({k: v.double() if v.is_floating_point() else v for k, v in views.items()} for views in vars(batch).values()))
     without_chance(method, "eval")
     loss, expected = gradients(method, batch, 0)
-    for piece in (1, 7):
-        again, found = gradients(method, batch, piece)
+    for rows in (1, 7):
+        again, found = gradients(method, batch, rows)
         assert abs(float(again - loss)) < 1e-9
         assert largest_difference(found, expected) < TOLERANCE
 
 
-def test_pieces_keep_a_piece_s_activations_only() -> None:
+def test_only_one_micro_batch_s_activations_are_kept() -> None:
     """Bytes that autograd holds when the loss stands, before the backward pass."""
     method, batch = built(clip)
     without_chance(method, "eval")
 
-    def held(piece: int) -> int:
+    def held(rows: int) -> int:
         kept: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -96,7 +95,7 @@ def test_pieces_keep_a_piece_s_activations_only() -> None:
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            encode_in_pieces(method.encode_target, (batch.target,), piece)
+            encode_in_micro_batches(method.encode_target, (batch.target,), rows)
         return sum(kept.values())
 
     assert held(5) < held(0) / 10
@@ -111,8 +110,8 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
     _, found = gradients(method, batch, 5)
 
     def kept(encode: Callable[..., Any], views: tuple[Any, ...]) -> Tensor:
-        pieces = [[{k: t[i : i + 5] for k, t in view.items()} for view in views] for i in range(0, 20, 5)]
-        return torch.cat([encode(*piece) for piece in pieces])
+        parts = [[{k: t[i : i + 5] for k, t in view.items()} for view in views] for i in range(0, 20, 5)]
+        return torch.cat([encode(*part) for part in parts])
 
     for parameter in method.parameters():
         parameter.grad = None
@@ -125,8 +124,8 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
     assert largest_difference(found, other) > 1e-2
 
 
-def test_half_precision_sums_the_pieces_in_float32() -> None:
-    """The mean of the pieces' gradients, each in bfloat16, is not itself rounded to bfloat16."""
+def test_half_precision_sums_micro_batches_in_float32() -> None:
+    """The mean of the micro-batches' gradients, each in bfloat16, is not itself rounded to bfloat16."""
     method, batch = built(clip)
     without_chance(method, "eval")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -136,7 +135,7 @@ def test_half_precision_sums_the_pieces_in_float32() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_recomputed_blocks_change_neither_gradients_nor_running_statistics(name: str) -> None:
+def test_checkpointed_blocks_change_neither_gradients_nor_running_statistics(name: str) -> None:
     """With batch norms in train mode; bit for bit."""
     plain, batch = built(METHODS[name])
     method, _ = built(METHODS[name])
@@ -144,12 +143,12 @@ def test_recomputed_blocks_change_neither_gradients_nor_running_statistics(name:
     without_chance(plain, "train")
     without_chance(method, "train")
     loss, expected = gradients(plain, batch, 0)
-    recomputed = RecomputedBlocks(method)
+    checkpointed = CheckpointedBlocks(method)
     again, found = gradients(method, batch, 0)
     assert torch.equal(loss, again) and largest_difference(found, expected) == 0
     state, own = plain.state_dict(), method.state_dict()
     assert all(torch.equal(state[key], own[key]) for key in state)
-    recomputed.restore()
+    checkpointed.restore()
     assert not any("forward" in module.__dict__ for module in method.modules())
 
 
