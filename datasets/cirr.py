@@ -12,18 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotations import (
-    AnnotationFile,
-    Manifest,
-    PictureFolder,
-    Problems,
-    compare_counts,
-    read_manifest,
-)
-from benchmark.data.protocol_choice import fitting_rule
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
+from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.folders import PictureFolder
+from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
-    Counts,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -33,9 +27,7 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.errors import UserError, unknown_name
 from benchmark.facts import dataset_info
-from benchmark.files import digest_of, file_digest
 
 from .readers.cirr import LAYOUTS as LAYOUTS
 from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path
@@ -43,10 +35,10 @@ from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split,
 INFO = dataset_info(__file__)
 
 
-class CIRR:
+class CIRR(AnnotatedDataset[Split]):
     """CIRR, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
-    info = INFO
+    info, published = INFO, PUBLISHED
     protocols = (
         ProtocolInfo(
             "official",
@@ -57,13 +49,8 @@ class CIRR:
     )
 
     def __init__(self, root: Path, files: Files, splits: dict[str, Split], manifest: Manifest | None) -> None:
-        self.root = root
-        self.label = INFO.name if manifest is None else manifest.name
-        self.is_demo = manifest is not None and manifest.drawn
-        self.is_official = manifest is None
-        self._files, self._splits, self._manifest = files, splits, manifest
-        read = [file.path for split in splits for file in files.of(split)]
-        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        self._files = files
+        super().__init__(root, splits, (file for split in splits for file in files.of(split)), manifest)
         table = {name: path for split in splits.values() for name, path in split.paths.items()}
         folder = PictureFolder(files.picture_roots())
         self.pictures = Pictures(tuple(table), tuple(folder.resolve(path) for path in table.values()))
@@ -84,9 +71,6 @@ class CIRR:
 
     def training_texts(self) -> tuple[Captions, ...]:
         return self._split("train").captions
-
-    def side_texts(self) -> dict[str, tuple[str, ...]]:
-        return {}
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """The one task of a split; raises UserError for unknown names and rules of other text modes."""
@@ -119,12 +103,8 @@ class CIRR:
             ),
         )
 
-    def counts(self) -> tuple[Counts, ...]:
-        return tuple(
-            count
-            for name, split in self._splits.items()
-            for count in compare_counts(name, split.count(), PUBLISHED[name], self._manifest)
-        )
+    def _count(self, name: str, split: Split) -> dict[str, int]:
+        return split.count()
 
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
         """SPIRIT's: (R@5 + R_subset@1)/2, in percent."""
@@ -135,12 +115,6 @@ class CIRR:
         """The files of every split, read or not, there or not."""
         return tuple(file for split in SPLITS for file in self._files.of(split))
 
-    def _split(self, name: str) -> Split:
-        if name not in self._splits:
-            if name not in SPLITS:
-                raise unknown_name("split of cirr", name, SPLITS)
-            raise UserError(f"{self.root}: split {name} of cirr was not read; read: {', '.join(self._splits)}")
-        return self._splits[name]
 
 
 def present_splits(root: Path) -> tuple[str, ...]:
@@ -153,14 +127,11 @@ def load(root: Path, *, splits: tuple[str, ...]) -> CIRR:
     """Read the splits asked for, training first; ``root`` is what `locate_root` found.
 
     Raises UserError with all problems of all their files. Counts are compared by
-    `annotations.require_counts`, the pictures' existence by `annotations.require_pictures`.
+    `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown_name("split of cirr", split, SPLITS)
+    require_known(INFO, PUBLISHED, splits)
     files = Files.find(root)
-    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
-    manifest = read_manifest((files.base, root), INFO.name, countable)
+    manifest = read_manifest((files.base, root), INFO.name, PUBLISHED)
     problems = Problems(INFO.obtain)
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}
     require_one_path(files, read, problems)

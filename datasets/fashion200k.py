@@ -19,17 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotations import (
-    AnnotationFile,
-    Manifest,
-    Problems,
-    compare_counts,
-    read_manifest,
-)
-from benchmark.data.protocol_choice import fitting_rule
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
+from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
-    Counts,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -39,9 +33,7 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.errors import UserError, unknown_name
 from benchmark.facts import dataset_info
-from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
 from .readers.fashion200k import LAYOUTS as LAYOUTS
@@ -51,10 +43,10 @@ from .readers.fashion200k_pairs import PairSource, grouped, modification_texts, 
 INFO = dataset_info(__file__)
 
 
-class Fashion200k:
+class Fashion200k(AnnotatedDataset[Split]):
     """Fashion200k, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
-    info = INFO
+    info, published = INFO, PUBLISHED
     protocols = (
         ProtocolInfo("tirg", "all pictures of the split but the reference", ("test",), ("template",)),
         ProtocolInfo(
@@ -66,13 +58,8 @@ class Fashion200k:
     )
 
     def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
-        self.root = files.root
-        self.label = INFO.name if manifest is None else manifest.name
-        self.is_demo = manifest is not None and manifest.drawn
-        self.is_official = manifest is None
-        self._files, self._splits, self._manifest = files, splits, manifest
-        read = [file.path for split in splits for file in files.of(split)]
-        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        self._files = files
+        super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
         names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
         self.pictures = Pictures(names, tuple(self.root / name for name in names))
         position = {name: i for i, name in enumerate(names)}
@@ -137,13 +124,6 @@ class Fashion200k:
             ),
         )
 
-    def counts(self) -> tuple[Counts, ...]:
-        return tuple(
-            count
-            for name in self._splits
-            for count in compare_counts(name, self._count(name), PUBLISHED[name], self._manifest)
-        )
-
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
         """(R@10 + R@50)/2, in percent; no paper selects on this dataset."""
         (values,) = metrics.values()
@@ -153,8 +133,7 @@ class Fashion200k:
         """The files of every split, read or not, there or not."""
         return tuple(file for split in SPLITS for file in self._files.of(split))
 
-    def _count(self, name: str) -> dict[str, int]:
-        split = self._splits[name]
+    def _count(self, name: str, split: Split) -> dict[str, int]:
         if name == "test":
             return {"queries": len(split.reference), "gallery": len(split.names)}
         modifiable = len(self._source(2).modifiable)
@@ -166,13 +145,6 @@ class Fashion200k:
             self._sources[blanks] = PairSource.of(train.captions, train.caption, blanks)
         return self._sources[blanks]
 
-    def _split(self, name: str) -> Split:
-        if name not in self._splits:
-            if name not in SPLITS:
-                raise unknown_name("split of fashion200k", name, SPLITS)
-            read = ", ".join(self._splits)
-            raise UserError(f"{self.root}: split {name} of fashion200k was not read; read: {read}")
-        return self._splits[name]
 
 
 def _queries(test: Split, gallery: IntArray, rule: TextRule) -> Queries:
@@ -207,14 +179,11 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
     """Read the splits asked for, training first; ``root`` is what `locate_root` found.
 
     Raises UserError with all problems of all their files. Counts are compared by
-    `annotations.require_counts`, the pictures' existence by `annotations.require_pictures`.
+    `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown_name("split of fashion200k", split, SPLITS)
+    require_known(INFO, PUBLISHED, splits)
     files = Files.find(root)
-    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
-    manifest = read_manifest((root,), INFO.name, countable)
+    manifest = read_manifest((root,), INFO.name, PUBLISHED)
     problems = Problems(INFO.obtain)
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}
     problems.raise_all()

@@ -15,18 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotations import (
-    AnnotationFile,
-    Manifest,
-    Problems,
-    compare_counts,
-    read_manifest,
-)
-from benchmark.data.protocol_choice import fitting_rule
-from benchmark.data.squashed import squashed_size
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
+from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.folders import squashed_size
+from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
-    Counts,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -36,9 +30,8 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import unknown_name
 from benchmark.facts import dataset_info
-from benchmark.files import digest_of, file_digest
 from benchmark.text_rules import TextRule
 
 from .readers.fashioniq import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
@@ -68,10 +61,10 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 _TEXT_MODES = ("joined", "per-caption", "both-orders")
 
 
-class FashionIQ:
+class FashionIQ(AnnotatedDataset[Split]):
     """FashionIQ, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
-    info = INFO
+    info, published = INFO, PUBLISHED
     protocols = (
         ProtocolInfo("original", "the category's whole image list, the reference ranked", ("val", "test"), _TEXT_MODES),
         ProtocolInfo("original-noref", "the whole image list but the reference", ("val", "test"), _TEXT_MODES),
@@ -80,13 +73,9 @@ class FashionIQ:
     )
 
     def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
-        self.root = files.root
-        self.label = INFO.name if manifest is None else manifest.name
-        self.is_demo = manifest is not None and manifest.drawn
-        self.is_official = manifest is None
-        self._files, self._splits, self._manifest = files, splits, manifest
-        read = [file.path for name, split in splits.items() for category in split for file in files.of(name, category)]
-        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
+        self._files = files
+        read = (file for name, split in splits.items() for category in split for file in files.of(name, category))
+        super().__init__(files.root, splits, read, manifest)
         names = tuple(dict.fromkeys(n for split in splits.values() for part in split.values() for n in part.names))
         folder, index = files.picture_folder()
         self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
@@ -111,9 +100,6 @@ class FashionIQ:
 
     def training_texts(self) -> tuple[Captions, ...]:
         return tuple(captions for part in self._split("train").values() for captions in part.captions)
-
-    def side_texts(self) -> dict[str, tuple[str, ...]]:
-        return {}
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """A task for each category; raises UserError for unknown names and rules of other text modes."""
@@ -149,18 +135,9 @@ class FashionIQ:
             notes=self.warnings,
         )
 
-    def counts(self) -> tuple[Counts, ...]:
-        return tuple(
-            count
-            for name, split in self._splits.items()
-            for category, part in split.items()
-            for count in compare_counts(
-                name,
-                {f"{category} {what}": number for what, number in part.count(name).items()},
-                PUBLISHED[name],
-                self._manifest,
-            )
-        )
+    def _count(self, name: str, split: Split) -> dict[str, int]:
+        counts = {category: part.count(name) for category, part in split.items()}
+        return {f"{category} {what}": number for category, count in counts.items() for what, number in count.items()}
 
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
         """SPIRIT's: the mean over categories of (R@10 + R@50)/2, in percent."""
@@ -196,12 +173,6 @@ class FashionIQ:
     def _numbers(self, names: Sequence[str]) -> IntArray:
         return integers(self._number[name] for name in names)
 
-    def _split(self, name: str) -> Split:
-        if name not in self._splits:
-            if name not in SPLITS:
-                raise unknown_name(f"split of {INFO.name}", name, SPLITS)
-            raise UserError(f"{self.root}: split {name} of {INFO.name} was not read; read: {', '.join(self._splits)}")
-        return self._splits[name]
 
 
 def _ids(name: str, count: int) -> list[str]:
@@ -221,8 +192,7 @@ def present_splits(root: Path) -> tuple[str, ...]:
 
 
 def _manifest(files: Files) -> Manifest | None:
-    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
-    return read_manifest((files.base, files.root), INFO.name, countable)
+    return read_manifest((files.base, files.root), INFO.name, PUBLISHED)
 
 
 def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = ()) -> FashionIQ:
@@ -230,11 +200,9 @@ def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = (
 
     All three categories are read, of data with a manifest those that it has; ``categories`` names fewer, to
     check a part of the files. Raises UserError with all problems of all files. Counts are compared by
-    `annotations.require_counts`, the pictures' existence by `annotations.require_pictures`.
+    `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
+    require_known(INFO, PUBLISHED, splits)
     for category in categories:
         if category not in CATEGORIES:
             raise unknown_name(f"category of {INFO.name}", category, CATEGORIES)

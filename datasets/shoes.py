@@ -22,20 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotations import (
-    AnnotationFile,
-    Manifest,
-    Problems,
-    StemIndex,
-    compare_counts,
-    index_by_stem,
-    read_manifest,
-    read_records,
-)
-from benchmark.data.protocol_choice import fitting_rule
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
+from benchmark.data.annotations import AnnotationFile, Problems, read_records
+from benchmark.data.folders import StemIndex, index_by_stem
+from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
-    Counts,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -45,12 +37,11 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import UserError
 from benchmark.facts import dataset_info
-from benchmark.files import digest_of, file_digest
 
 from .readers.shoes import LAYOUTS as LAYOUTS
-from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Training
+from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Split, Training
 
 INFO = dataset_info(__file__)
 
@@ -68,27 +59,19 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 _PICTURE_PREFIX = "img_womens_"
 
 
-class Shoes:
+class Shoes(AnnotatedDataset[Split]):
     """Shoes, or other data in its layout, as a :class:`benchmark.dataset.Dataset`.
 
     ``protocols`` lists all five; those of VAL's list have no splits where that list is not there, so that
     nothing but a request for them asks for it.
     """
 
-    info = INFO
+    info, published = INFO, PUBLISHED
 
-    def __init__(
-        self, files: Files, train: Training | None, test: Evaluation | None, manifest: Manifest | None
-    ) -> None:
-        self.root = files.root
-        self.label = INFO.name if manifest is None else manifest.name
-        self.is_demo = manifest is not None and manifest.drawn
-        self.is_official = manifest is None
-        self._files, self._train, self._test, self._manifest = files, train, test, manifest
-        self._read = tuple(split for split, part in zip(SPLITS, (train, test), strict=True) if part is not None)
-        read = dict.fromkeys(file.path for split in self._read for file in files.of(split))
-        self.fingerprint = digest_of({path.name: file_digest(path) for path in read})
-        names = tuple(dict.fromkeys((*(train.names if train else ()), *(test.names if test else ()))))
+    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
+        super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
+        self._files = files
+        names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
         index = _index(files.root)
         self.pictures = Pictures(names, tuple(_path(index, files.root, name) for name in names))
         doubles = sorted({f"{stem}.jpg" for stem in index.doubles} & set(names))
@@ -97,7 +80,8 @@ class Shoes:
             counted = f"pictures that are there more than once: {len(doubles):,}, {doubles[0]} first"
             self.warnings = (f"{counted}; the first in the folders' order is taken",)
         self._number = {name: i for i, name in enumerate(names)}
-        without = () if test is None else tuple(name for name in ("val", "val-list") if name in test.refusals)
+        refusals = self._evaluation("test").refusals if "test" in splits else {}
+        without = tuple(name for name in ("val", "val-list") if name in refusals)
         self.protocols = tuple(_protocol(name, summary, without) for name, summary in _SUMMARIES.items())
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
@@ -155,14 +139,8 @@ class Shoes:
             ),
         )
 
-    def counts(self) -> tuple[Counts, ...]:
-        parts = {"train": self._train, "test": self._test}
-        return tuple(
-            count
-            for split, part in parts.items()
-            if part is not None
-            for count in compare_counts(split, part.count(), PUBLISHED[split], self._manifest)
-        )
+    def _count(self, name: str, split: Split) -> dict[str, int]:
+        return split.count()
 
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
         """SPIRIT's: (R@10 + R@50)/2, in percent."""
@@ -182,21 +160,15 @@ class Shoes:
         return _integers(self._number[name] for name in names)
 
     def _training(self) -> Training:
-        if self._train is None:
-            raise self._not_read("train")
-        return self._train
+        train = self._split("train")
+        assert isinstance(train, Training)
+        return train
 
     def _evaluation(self, split: str) -> Evaluation:
-        if split not in SPLITS:
-            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
-        if split != "test":
+        test = self._split(split)
+        if not isinstance(test, Evaluation):
             raise UserError(f"{INFO.name}: split {split} is trained on; protocols are defined for test")
-        if self._test is None:
-            raise self._not_read(split)
-        return self._test
-
-    def _not_read(self, split: str) -> UserError:
-        return UserError(f"{self.root}: split {split} of {INFO.name} was not read; read: {', '.join(self._read)}")
+        return test
 
 
 _SUMMARIES = {
@@ -238,14 +210,10 @@ def present_splits(root: Path) -> tuple[str, ...]:
 def load(root: Path, *, splits: tuple[str, ...]) -> Shoes:
     """Read the splits asked for; ``root`` is what `locate_root` found.
 
-    Raises UserError with all problems of all files. Counts are compared by `annotations.require_counts`,
-    the pictures' existence by `annotations.require_pictures`.
+    Raises UserError with all problems of all files. Counts are compared by `annotated.require_counts`,
+    the pictures' existence by `folders.require_pictures`.
     """
-    for split in splits:
-        if split not in SPLITS:
-            raise unknown_name(f"split of {INFO.name}", split, SPLITS)
+    require_known(INFO, PUBLISHED, splits)
     files = Files.find(root)
-    countable = {split: tuple(counts) for split, counts in PUBLISHED.items()}
-    manifest = read_manifest(dict.fromkeys((files.base, root)), INFO.name, countable)
-    train, test = Reader(files, manifest, INFO.obtain).read(splits)
-    return Shoes(files, train, test, manifest)
+    manifest = read_manifest(dict.fromkeys((files.base, root)), INFO.name, PUBLISHED)
+    return Shoes(files, Reader(files, manifest, INFO.obtain).read(splits), manifest)

@@ -1,23 +1,19 @@
-"""Reading a data folder: where it lies, its annotation files, its manifest, its pictures' paths.
+"""Annotation files: read and checked entry by entry, every problem of every file told in one error.
 
-Every dataset of the shelf reads through here, so that wrong files are told in one way: all
-problems of all files in one go, each with its file and entry. Entries count from 0, as the query
-ids do; lines of text files count from 1, as editors do.
+Every dataset of the shelf reads through here. Entries count from 0, as the query ids do; lines of text
+files count from 1, as editors do.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.dataset import Counts, Dataset, DatasetInfo, IntArray, Pictures
 from benchmark.errors import UserError
 from benchmark.files import read_json
 
-MANIFEST = "dataset.json"
 _SHOWN = 10
 _TYPE_WORDS: dict[type, str] = {
     str: "a text",
@@ -27,6 +23,18 @@ _TYPE_WORDS: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """A file that a split is read from, and whether it is there."""
+
+    split: str
+    path: Path
+
+    @property
+    def found(self) -> bool:
+        return self.path.is_file()
 
 
 class Problems:
@@ -85,7 +93,7 @@ def read_records(path: Path, required: Mapping[str, type], problems: Problems) -
         return []
     good = []
     for number, record in enumerate(content):
-        faults = list(_record_faults(record, required))
+        faults = list(record_faults(record, required))
         for fault in faults:
             problems.add(path, f"entry {number}: {fault}")
         if not faults:
@@ -93,7 +101,7 @@ def read_records(path: Path, required: Mapping[str, type], problems: Problems) -
     return good
 
 
-def _record_faults(record: object, required: Mapping[str, type]) -> Iterator[str]:
+def record_faults(record: object, required: Mapping[str, type]) -> Iterator[str]:
     if not isinstance(record, dict):
         yield "must be an object with keys " + ", ".join(required)
         return
@@ -136,201 +144,25 @@ def safe_relative(path: str) -> str:
     return "/".join(kept)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """`dataset.json`: a folder with one is demo data (``drawn``) or somebody's own, called by ``name``.
-
-    ``counts``: split → what is counted → number; compared where given.
-    """
-
-    name: str
-    drawn: bool = False
-    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-
-
-def read_manifest(folders: Iterable[Path], reserved: str, countable: Mapping[str, Sequence[str]]) -> Manifest | None:
-    """The manifest in the first of the folders that has one.
-
-    ``reserved``: the official data's name, which no manifest may take. ``countable``: split →
-    names of counts. Raises UserError where the manifest has a wrong form.
-    """
-    path = next((f / MANIFEST for f in folders if (f / MANIFEST).is_file()), None)
-    if path is None:
-        return None
-    problems = Problems("correct it; the README says what a manifest holds")
-    content = read_json(path)
-    record = content if isinstance(content, dict) else {}
-    for fault in _record_faults(content, {"name": str}):
-        problems.add(path, fault)
-    name, drawn, counts = record.get("name", ""), record.get("drawn", False), record.get("counts", {})
-    if isinstance(name, str) and "name" in record and (name == reserved or not _is_plain(name)):
-        problems.add(path, f"'name' is {name!r}; choose letters, digits, '-', '_' and '.', not '{reserved}'")
-    if (drawn_fault := type_problem(drawn, bool)) is not None:
-        problems.add(path, f"'drawn' {drawn_fault}")
-    for fault in _count_faults(counts, countable):
-        problems.add(path, fault)
-    problems.raise_all()
-    return Manifest(name, drawn, counts)
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name can stand in tables and as a folder's name."""
-    return name[:1].isalnum() and all(letter.isalnum() or letter in "-_." for letter in name)
-
-
-def _count_faults(counts: object, countable: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    if not isinstance(counts, dict):
-        yield "'counts' must be an object"
-        return
-    for split, numbers in counts.items():
-        if split not in countable or not isinstance(numbers, dict):
-            yield f"'counts' has '{split}'; known, each an object: {', '.join(countable)}"
-            continue
-        for what, number in numbers.items():
-            if what not in countable[split]:
-                yield f"'counts' of {split} has '{what}'; known: {', '.join(countable[split])}"
-            elif (fault := type_problem(number, int)) is not None:
-                yield f"'counts' of {split}: '{what}' {fault}"
-
-
-def compare_counts(
-    split: str, found: Mapping[str, int], published: Mapping[str, int], manifest: Manifest | None
-) -> tuple[Counts, ...]:
-    """Counts of a split beside the published ones, or beside the manifest's where there is one."""
-    expected = published if manifest is None else manifest.counts.get(split, {})
-    return tuple(Counts(split, what, number, expected.get(what)) for what, number in found.items())
-
-
-def count_problems(dataset: Dataset) -> list[str]:
-    """A line for every count that differs from the published one or the manifest's."""
-    source = "published" if dataset.is_official else f"stated in {MANIFEST}"
-    return [
-        f"{dataset.root}: {dataset.info.name} {c.split} has {c.found:,} {c.what}, {c.expected:,} are "
-        f"{source}; complete the folder (see `data verify`), or give it a {MANIFEST} of its own"
-        for c in dataset.counts()
-        if c.expected is not None and c.found != c.expected
-    ]
-
-
-def require_counts(dataset: Dataset) -> None:
-    """Raise UserError unless every count is as published. A run that allows gaps asks `count_problems`."""
-    if found := count_problems(dataset):
-        raise UserError.collect(found)
-
-
-def picture_problem(path: Path) -> str | None:
-    """What is wrong with a picture as far as its directory entry tells: missing or empty."""
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name that must not lead into another folder, in words."""
     try:
-        size = path.stat().st_size
-    except OSError:
-        return f"{path}: no such picture"
-    return None if size else f"{path}: the picture is empty (0 bytes)"
+        plain = safe_relative(name) == name and "/" not in name and "\\" not in name
+    except UserError as error:
+        return str(error)
+    return None if plain else f"name '{name}' is a path; a plain name is expected"
 
 
-def picture_problems(pictures: Pictures, indices: IntArray) -> list[str]:
-    """A line for every one of these pictures that is missing or empty; nothing is decoded."""
-    checked = (picture_problem(pictures.paths[i]) for i in indices.tolist())
-    return [problem for problem in checked if problem is not None]
+def list_faults(names: list[str], word: str, first: int) -> list[str]:
+    """A line for every name of an image list that is no plain one or stands there twice.
 
-
-def require_pictures(dataset: Dataset, indices: IntArray) -> None:
-    """Raise UserError with the first ten missing or empty pictures and their count."""
-    found = picture_problems(dataset.pictures, indices)
-    if found:
-        rest = f"{len(found):,} of {len(indices):,} pictures needed are missing or empty"
-        raise UserError.collect([*found[:_SHOWN], f"{dataset.root}: {rest}; {dataset.info.obtain}"])
-
-
-@dataclass(frozen=True)
-class AnnotationFile:
-    """A file that a split is read from, and whether it is there."""
-
-    split: str
-    path: Path
-
-    @property
-    def found(self) -> bool:
-        return self.path.is_file()
-
-
-@dataclass(frozen=True)
-class Layouts:
-    """How a dataset's folder is recognised: ``marks`` are files, any of which makes a folder its root.
-
-    ``told`` describes the accepted layouts to a person.
+    ``word`` is what the file's parts are called ("entry", "line"), ``first`` the number of the first.
     """
-
-    marks: tuple[str, ...]
-    told: tuple[str, ...]
-
-
-def locate_root(info: DatasetInfo, layouts: Layouts, data_root: Path) -> Path:
-    """The dataset's folder: ``data_root`` itself, or one of its usual sub-folder names in there.
-
-    Raises UserError that names the files looked for, where, and the layouts that would do.
-    """
-    if not data_root.is_dir():
-        raise UserError(f"--data-root {data_root}: no such folder; give the one that holds {info.title}")
-    for root in (data_root, *(data_root / name for name in info.folders)):
-        if any((root / mark).is_file() for mark in layouts.marks):
-            return root
-    raise UserError(
-        f"--data-root {data_root}: {info.name} not found: no {layouts.marks[0]} (or like it) in it or in its "
-        f"sub-folders {', '.join(info.folders)}; layouts that would do: {'; '.join(layouts.told)}; "
-        f"{info.obtain}"
-    )
-
-
-class PictureFolder:
-    """Finds pictures under several roots; each folder is listed once, no picture is touched."""
-
-    def __init__(self, roots: Iterable[Path]) -> None:
-        self.roots = tuple(dict.fromkeys(Path(os.path.normpath(root)) for root in roots))
-        self._listings: dict[str, list[tuple[Path, frozenset[str]]]] = {}
-
-    def resolve(self, relative: str) -> Path:
-        """The path of ``relative`` under the first root that has it.
-
-        Where none has it, the path where it would be expected: such a picture is told as missing
-        when something needs it.
-        """
-        folder, _, name = relative.rpartition("/")
-        if folder not in self._listings:
-            self._listings[folder] = [
-                (path, listing) for root in self.roots if (listing := _listing(path := root / folder)) is not None
-            ]
-        places = self._listings[folder]
-        for path, listing in places:
-            if name in listing:
-                return path / name
-        return (places[0][0] if places else self.roots[0] / folder) / name
-
-
-def _listing(folder: Path) -> frozenset[str] | None:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return None
-
-
-@dataclass(frozen=True)
-class StemIndex:
-    """Picture files by name without ending; ``doubles`` were there more than once."""
-
-    paths: Mapping[str, Path]
-    doubles: tuple[str, ...]
-
-
-def index_by_stem(roots: Iterable[Path], endings: Sequence[str] = (".jpg", ".jpeg", ".png")) -> StemIndex:
-    """Index every picture file below the roots, at any depth; of a double the first ending wins."""
-    found: dict[str, list[Path]] = {}
-    for root in roots:
-        for folder, subfolders, names in os.walk(root):
-            subfolders.sort()
-            for name in sorted(names):
-                stem, ending = os.path.splitext(name)
-                if ending.lower() in endings:
-                    found.setdefault(stem, []).append(Path(folder, name))
-    order = {ending: i for i, ending in enumerate(endings)}
-    paths = {stem: min(these, key=lambda p: order[p.suffix.lower()]) for stem, these in found.items()}
-    return StemIndex(paths, tuple(stem for stem, these in found.items() if len(these) > 1))
+    seen: dict[str, int] = {}
+    faults = []
+    for number, name in enumerate(names, start=first):
+        if (fault := name_problem(name)) is not None:
+            faults.append(f"{word} {number}: {fault}")
+        elif seen.setdefault(name, number) != number:
+            faults.append(f"{word} {number}: '{name}' is {word} {seen[name]} already")
+    return faults

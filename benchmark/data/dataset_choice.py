@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmark.data.annotations import locate_root, require_counts
+from benchmark.data.annotated import require_counts
+from benchmark.data.folders import locate_root
 from benchmark.data.limited import LimitedDataset
 from benchmark.data.partial import without_missing
 from benchmark.dataset import Dataset

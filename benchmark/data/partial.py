@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.annotations import picture_problem
+from benchmark.data.folders import picture_problem
 from benchmark.dataset import (
     Captions,
     Counts,

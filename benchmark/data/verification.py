@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from benchmark.data.annotations import AnnotationFile, picture_problem
+from benchmark.data.annotations import AnnotationFile
 from benchmark.data.dataset_choice import locate
+from benchmark.data.folders import picture_problem
 from benchmark.dataset import Counts, Dataset, IntArray, Task
 from benchmark.errors import UserError
 from benchmark.files import file_digest

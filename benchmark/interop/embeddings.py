@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmark.data.annotations import Problems
-from benchmark.data.task_choice import chosen_tasks
+from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import first_of, unknown_name
 from benchmark.evaluation.evaluator import EncodedTask

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.data.task_choice import chosen_tasks
+from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Pictures, Task
 from benchmark.errors import UserError
 from benchmark.files import atomic_path

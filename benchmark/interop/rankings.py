@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.task_choice import chosen_tasks
+from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.errors import UserError
 from benchmark.evaluation.intervals import task_intervals

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmark.data.annotations import require_pictures
+from benchmark.data.folders import require_pictures
 from benchmark.dataset import Dataset, IntArray, Ragged, Task
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.data.annotations import picture_problems
+from benchmark.data.folders import picture_problems
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.encoders.pretrained import weights_path
 from benchmark.errors import UserError, gathered

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmark.data.partial import SUFFIX
-from benchmark.data.task_choice import tasks_of_rule
+from benchmark.data.protocols import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.files import digest_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmark.data.annotations import require_pictures
+from benchmark.data.folders import require_pictures
 from benchmark.data.pixels import bad_pictures
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotations import AnnotationFile, Layouts, Problems, read_records, safe_relative, type_problem
+from benchmark.data.annotations import AnnotationFile, Problems, read_records, safe_relative, type_problem
+from benchmark.data.folders import Layouts
 from benchmark.dataset import Captions, IntArray
 from benchmark.errors import UserError
 from benchmark.files import read_json

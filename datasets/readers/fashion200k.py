@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotations import MANIFEST, AnnotationFile, Layouts, Problems, read_names, safe_relative
+from benchmark.data.annotated import MANIFEST
+from benchmark.data.annotations import AnnotationFile, Problems, read_names, safe_relative
+from benchmark.data.folders import Layouts
 from benchmark.dataset import IntArray
 from benchmark.errors import UserError
 from benchmark.text_rules import punctuation_words

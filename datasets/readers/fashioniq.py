@@ -10,17 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotations import (
-    AnnotationFile,
-    Layouts,
-    Manifest,
-    Problems,
-    StemIndex,
-    index_by_stem,
-    read_records,
-    type_problem,
-)
-from benchmark.data.picture_names import list_faults
+from benchmark.data.annotated import Manifest
+from benchmark.data.annotations import AnnotationFile, Problems, list_faults, read_records, type_problem
+from benchmark.data.folders import Layouts, StemIndex, index_by_stem
 from benchmark.dataset import Captions, IntArray
 from benchmark.errors import UserError
 from benchmark.files import read_json

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmark.data.annotated import Manifest
 from benchmark.data.annotations import (
     AnnotationFile,
-    Layouts,
-    Manifest,
     Problems,
+    list_faults,
+    name_problem,
     read_names,
     read_records,
     safe_relative,
     type_problem,
 )
-from benchmark.data.picture_names import list_faults, name_problem
+from benchmark.data.folders import Layouts
 from benchmark.errors import UserError
 from benchmark.files import read_json
 
@@ -139,6 +140,9 @@ class Evaluation:
         return counts
 
 
+Split = Training | Evaluation
+
+
 def _read_list(path: Path, split: str, problems: Problems) -> ImageList:
     if not path.is_file():
         problems.add(path, f"no such file; split {split} is read from it")
@@ -224,13 +228,16 @@ class Reader:
         self._entries: dict[Path, list[Entry]] = {}
         self._listed: set[str] = set()
 
-    def read(self, splits: Sequence[str]) -> tuple[Training | None, Evaluation | None]:
-        train = self._train() if "train" in splits else None
-        test = self._test() if "test" in splits else None
-        if train is not None and test is not None:
+    def read(self, splits: Sequence[str]) -> dict[str, Split]:
+        read: dict[str, Split] = {}
+        if "train" in splits:
+            read["train"] = self._train()
+        if "test" in splits:
+            read["test"] = self._test()
+        if len(read) == len(SPLITS):
             self._refuse_unlisted()
         self._problems.raise_all()
-        return train, test
+        return read
 
     def _captions(self, split: str) -> list[Entry]:
         path = self._files.captions(split)

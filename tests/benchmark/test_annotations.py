@@ -8,18 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data.annotations import (
-    Layouts,
-    PictureFolder,
-    Problems,
-    index_by_stem,
-    locate_root,
-    picture_problems,
-    read_manifest,
-    read_names,
-    read_records,
-    safe_relative,
-)
+from benchmark.data.annotated import read_manifest
+from benchmark.data.annotations import Problems, read_names, read_records, safe_relative
+from benchmark.data.folders import Layouts, PictureFolder, index_by_stem, locate_root, picture_problems
 from benchmark.dataset import DatasetInfo, Pictures
 from benchmark.errors import UserError
 

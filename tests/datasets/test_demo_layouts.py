@@ -27,7 +27,8 @@ from benchmark.datasets.demo.shoes import is_held_out as is_held_out_shoe
 from benchmark.datasets.demo.texts import relative_captions
 from PIL import Image
 
-from benchmark.data.annotations import require_counts, require_pictures
+from benchmark.data.annotated import require_counts
+from benchmark.data.folders import require_pictures
 
 SIZES: dict[str, Any] = {
     "fashioniq": Sizes(3, 6, 2, 4, 1, 3),

@@ -11,7 +11,8 @@ import pytest
 from benchmark.datasets import fashion200k
 from PIL import Image
 
-from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.annotated import count_problems, require_counts
+from benchmark.data.folders import locate_root, require_pictures
 from benchmark.data.verification import verify_folder
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError

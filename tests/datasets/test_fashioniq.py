@@ -11,7 +11,8 @@ import pytest
 from benchmark.datasets import fashioniq
 from PIL import Image
 
-from benchmark.data.annotations import count_problems, locate_root, require_counts, require_pictures
+from benchmark.data.annotated import count_problems, require_counts
+from benchmark.data.folders import locate_root, require_pictures
 from benchmark.data.partial import without_missing
 from benchmark.data.verification import verify, verify_folder
 from benchmark.dataset import Dataset

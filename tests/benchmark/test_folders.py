@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmark.data.squashed import SAMPLE, squashed_size
+from benchmark.data.folders import SAMPLE, squashed_size
 
 
 def pictures(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:

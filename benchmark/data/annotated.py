@@ -1,0 +1,148 @@
+"""What all annotated datasets have in common: whose data it is, which splits were read, counts beside the published.
+
+A folder with a `dataset.json` is demo data or somebody's own; without one it is held to be the official data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
+
+from benchmark.data.annotations import AnnotationFile, Problems, record_faults, type_problem
+from benchmark.dataset import Counts, Dataset, DatasetInfo
+from benchmark.errors import UserError, unknown_name
+from benchmark.files import digest_of, file_digest, read_json
+
+MANIFEST = "dataset.json"
+Published = Mapping[str, Mapping[str, int]]
+"""Split → what is counted → the published number; every split of the dataset is a key."""
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`dataset.json`: a folder with one is demo data (``drawn``) or somebody's own, called by ``name``.
+
+    ``counts``: split → what is counted → number; compared where given.
+    """
+
+    name: str
+    drawn: bool = False
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+class AnnotatedDataset(Generic[S]):
+    """The common part of :class:`benchmark.dataset.Dataset`; ``S`` is what a dataset's reader makes of a split.
+
+    ``read``: the splits that were read, by name; ``files``: all that they were read from.
+    """
+
+    info: ClassVar[DatasetInfo]
+    published: ClassVar[Published]
+
+    def __init__(
+        self, root: Path, read: Mapping[str, S], files: Iterable[AnnotationFile], manifest: Manifest | None
+    ) -> None:
+        self.root = root
+        self.label = self.info.name if manifest is None else manifest.name
+        self.is_demo = manifest is not None and manifest.drawn
+        self.is_official = manifest is None
+        # By name, so that a copy of the files elsewhere is the same data.
+        self.fingerprint = digest_of({file.path.name: file_digest(file.path) for file in files})
+        self._splits, self._manifest = read, manifest
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        """Texts of single pictures, by picture name: none, where the dataset has none."""
+        return {}
+
+    def counts(self) -> tuple[Counts, ...]:
+        """Counts of the splits that were read, beside those published or, where there is a manifest, its own."""
+        expected: Published = self.published if self._manifest is None else self._manifest.counts
+        return tuple(
+            Counts(name, what, number, expected.get(name, {}).get(what))
+            for name, split in self._splits.items()
+            for what, number in self._count(name, split).items()
+        )
+
+    def _count(self, name: str, split: S) -> Mapping[str, int]:
+        raise TypeError(f"{type(self).__name__} must define _count")
+
+    def _split(self, name: str) -> S:
+        """Raises UserError for an unknown name, and for a split that was not read."""
+        require_known(self.info, self.published, (name,))
+        if name not in self._splits:
+            read = ", ".join(self._splits)
+            raise UserError(f"{self.root}: split {name} of {self.info.name} was not read; read: {read}")
+        return self._splits[name]
+
+
+def require_known(info: DatasetInfo, published: Published, splits: Iterable[str]) -> None:
+    """Raise UserError naming the nearest where a dataset has no split of that name."""
+    for split in splits:
+        if split not in published:
+            raise unknown_name(f"split of {info.name}", split, published)
+
+
+def read_manifest(folders: Iterable[Path], reserved: str, published: Published) -> Manifest | None:
+    """The manifest in the first of the folders that has one.
+
+    ``reserved``: the official data's name, which no manifest may take. It states counts of what is
+    ``published`` only. Raises UserError where the manifest has a wrong form.
+    """
+    path = next((f / MANIFEST for f in folders if (f / MANIFEST).is_file()), None)
+    if path is None:
+        return None
+    problems = Problems("correct it; datasets/README.md says what it holds")
+    content = read_json(path)
+    record = content if isinstance(content, dict) else {}
+    for fault in record_faults(content, {"name": str}):
+        problems.add(path, fault)
+    name, drawn, counts = record.get("name", ""), record.get("drawn", False), record.get("counts", {})
+    if isinstance(name, str) and "name" in record and (name == reserved or not _is_plain(name)):
+        problems.add(path, f"'name' is {name!r}; choose letters, digits, '-', '_' and '.', not '{reserved}'")
+    if (drawn_fault := type_problem(drawn, bool)) is not None:
+        problems.add(path, f"'drawn' {drawn_fault}")
+    for fault in _count_faults(counts, published):
+        problems.add(path, fault)
+    problems.raise_all()
+    return Manifest(name, drawn, counts)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can stand in tables and as a folder's name."""
+    return name[:1].isalnum() and all(letter.isalnum() or letter in "-_." for letter in name)
+
+
+def _count_faults(counts: object, countable: Published) -> Iterator[str]:
+    if not isinstance(counts, dict):
+        yield "'counts' must be an object"
+        return
+    for split, numbers in counts.items():
+        if split not in countable or not isinstance(numbers, dict):
+            yield f"'counts' has '{split}'; known, each an object: {', '.join(countable)}"
+            continue
+        for what, number in numbers.items():
+            if what not in countable[split]:
+                yield f"'counts' of {split} has '{what}'; known: {', '.join(countable[split])}"
+            elif (fault := type_problem(number, int)) is not None:
+                yield f"'counts' of {split}: '{what}' {fault}"
+
+
+def count_problems(dataset: Dataset) -> list[str]:
+    """A line for every count that differs from the published one or the manifest's."""
+    source = "published" if dataset.is_official else f"stated in {MANIFEST}"
+    return [
+        f"{dataset.root}: {dataset.info.name} {c.split} has {c.found:,} {c.what}, {c.expected:,} are "
+        f"{source}; complete the folder (see `data verify`), or give it a {MANIFEST} of its own"
+        for c in dataset.counts()
+        if c.expected is not None and c.found != c.expected
+    ]
+
+
+def require_counts(dataset: Dataset) -> None:
+    """Raise UserError unless every count is as published. A run that allows gaps asks `count_problems`."""
+    if found := count_problems(dataset):
+        raise UserError.collect(found)
