@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _add_numbers(options: argparse.Namespace) -> int:
-    from benchmark.interop.server_numbers import add_server_numbers
+    from benchmark.interop.server_files import add_server_numbers
     from benchmark.pipeline.reporting import summary_lines
 
     if not options.run:

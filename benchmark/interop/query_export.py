@@ -29,8 +29,8 @@ from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Pictures, Task
 from benchmark.errors import UserError
 from benchmark.files import atomic_path
-from benchmark.interop.list_checks import subset_candidates
 from benchmark.interop.outside import METHOD, open_outside
+from benchmark.interop.ranked_lists import subset_candidates
 from benchmark.options import make_options
 from benchmark.progress import say
 

@@ -25,9 +25,17 @@ from benchmark.evaluation.intervals import task_intervals
 from benchmark.evaluation.metrics import task_metrics
 from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.evaluation.ranking import Ranks
-from benchmark.interop.list_checks import ListFaults, check_queries, gallery_lists, subset_candidates, subset_lists
 from benchmark.interop.outside import METHOD, open_outside, with_note, write_outside
-from benchmark.interop.ranked_lists import Metric, RankedLists, read_ranked_lists
+from benchmark.interop.ranked_lists import (
+    ListFaults,
+    Metric,
+    RankedLists,
+    check_queries,
+    gallery_lists,
+    read_ranked_lists,
+    subset_candidates,
+    subset_lists,
+)
 from benchmark.options import make_options
 from benchmark.pipeline.reporting import TestedTask
 from benchmark.records.record import Record

@@ -28,10 +28,11 @@ from benchmark.interop.server_files import (
     RECALL_FILE,
     SUBSET_FILE,
     ServerLists,
+    add_server_numbers,
     check_lists,
+    read_server_numbers,
     write_submission,
 )
-from benchmark.interop.server_numbers import add_server_numbers, read_server_numbers
 from benchmark.interop.submission import lists_of, submit_embeddings, submit_rankings, submit_run, top_of_subsets
 from benchmark.records.record import read_per_query, read_record
 
