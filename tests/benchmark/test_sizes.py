@@ -45,10 +45,7 @@ def test_the_command_prints_the_table(command: Command) -> None:
 
 PLUGIN = """
 from torch import Tensor, nn
-from benchmark.declarations import MethodInfo
 from benchmark.method import FeatureInputs, Method, Specification, Stage
-
-METHODS = [MethodInfo(name="linear", title="Linear", summary="", paper="", citation="")]
 
 class Linear(Method):
     def __init__(self, width: int) -> None:
@@ -57,7 +54,7 @@ class Linear(Method):
 
 WIDTH = 3
 STAGE = Stage("linear", lambda context: Linear(context.width), lambda context: FeatureInputs())
-SPECIFICATIONS = {"linear": Specification(stages=lambda settings, start: (STAGE,))}
+METHODS = {"linear": Specification(stages=lambda settings, start: (STAGE,))}
 """
 COMPANION = """
 from benchmark.evaluation.sizes import Part, PublishedSizes
