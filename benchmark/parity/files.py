@@ -1,4 +1,4 @@
-"""Golden files: JSON read and checked against the form that their reader expects."""
+"""Golden files: JSON of which each part is read as the form that its reader expects."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from benchmark.errors import UserError
 
 
 class Form(BaseModel):
-    """Base of what a reader expects of a file or of a part of it; entries it does not name are left out."""
+    """Base of what a reader expects of a part of a file; entries it does not name are left out."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-F = TypeVar("F", bound=Form)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,21 @@ class GoldenFile:
             raise UserError(f"{path}: entry 'seed_prefix' must be a string, without which no seed is known")
         return cls(path, content["method"], prefix, content)
 
-    def parse(self, form: type[F], entries: Any = None, at: str = "") -> F:
-        """The file, or ``entries`` that lie at ``at`` in it, as a form.
+    def parse(self, kind: type[T], *at: str) -> T:
+        """What lies ``at`` these keys, one in the other, as a form or another type.
 
         Raises UserError that names the first entry that is missing or of another kind.
         """
+        entries: Any = self.content
+        for depth, key in enumerate(at):
+            if not isinstance(entries, dict) or key not in entries:
+                raise self.error(f"entry '{'.'.join(at[: depth + 1])}' is missing")
+            entries = entries[key]
         try:
-            return form.model_validate(self.content if entries is None else entries)
+            return TypeAdapter(kind).validate_python(entries)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in (at, *first["loc"]) if part != "")
-            raise self.error(f"entry '{where}': {first['msg']}") from None
+            raise self.error(f"entry '{'.'.join(map(str, (*at, *first['loc'])))}': {first['msg']}") from None
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}: not of the form '{self.method}': {problem}")

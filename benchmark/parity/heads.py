@@ -7,29 +7,18 @@ gradient norms in train mode without dropout. Features are drawn: ``image``, ``t
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
 
 from benchmark.method import Method, Stage, Views
-from benchmark.parity.comparison import (
-    Deviation,
-    Difference,
-    GradientTolerance,
-    Matrix,
-    Rows,
-    compare_gradients,
-    compare_names,
-    compare_output,
-    worst,
-)
+from benchmark.parity.comparison import Deviation, GradientTolerance, Listed, Matrix, StateDict, Trained
 from benchmark.parity.files import Form, GoldenFile
-from benchmark.parity.models import draw_input, draw_weights, shapes_of, without_dropout
-from benchmark.parity.rules import head_weight
+from benchmark.parity.golden import Golden
+from benchmark.parity.rules import draw_input, draw_weights, head_weight, without_dropout
 from benchmark.parity.training import Recipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.training.batches import Batch
 
@@ -49,93 +38,65 @@ class HeadSizes(Form):
     input_scale: PositiveFloat
 
 
-class _Entry(Form):
-    name: str
-    shape: list[int]
-
-
-class _Training(Form):
-    loss: float
+class _Training(Trained):
     logits: Matrix | None = None
-    grad_norms: dict[str, float]
-    parameters_without_gradient: list[str] = []
-
-
-class _HeadForm(Form):
-    config: HeadSizes
-    state_dict: list[_Entry] = Field(min_length=1)
-    eval: dict[str, Rows | Matrix] = Field(min_length=1)
-    train_dropout_off: _Training
 
 
 @dataclass(frozen=True)
 class Head:
     """How a method on stored features reads this form.
 
-    ``build`` makes it from the sizes, ``released`` gives its part with the released names, and
-    ``outputs`` computes what files list, by their names, "query", "target" and "logits" among them.
+    ``build`` makes it from the sizes, ``part`` is its submodule with the released names, and
+    ``outputs`` computes what files list besides query, target and logits, by their names.
     """
 
     build: Callable[[HeadSizes], Method]
-    released: Callable[[Method], nn.Module]
-    outputs: Callable[[Method, Batch], dict[str, Tensor]]
+    part: str
+    outputs: Callable[[Method, Batch], dict[str, Tensor]] = lambda method, batch: {}
 
     def check(self, file: GoldenFile) -> Iterator[Deviation]:
         """A deviation for every output; raises UserError where the file is not of this form."""
-        form = file.parse(_HeadForm)
-        method = self.golden_method(form.config, file.prefix)
-        listed = {entry.name: entry.shape for entry in form.state_dict}
-        yield compare_names("state dict", shapes_of(self.released(method).state_dict()), listed)
-        batch = head_batch(form.config, file.prefix, "input")
-        with torch.no_grad():
-            found = self.outputs(method.eval(), batch)
-        for name, expected in form.eval.items():
-            if name not in found:
-                raise file.error(f"entry 'eval.{name}' is no output that this reader knows")
-            yield compare_output(f"eval {name}", found[name], expected, TOLERANCE)
-        yield from self._check_training(method, batch, form.train_dropout_off)
+        sizes, trained = file.parse(HeadSizes, "config"), file.parse(_Training, "train_dropout_off")
+        golden = Golden(
+            file,
+            name="",
+            network=self.golden_method(sizes, file.prefix),
+            inputs=vars(head_batch(sizes, file.prefix, "input")),
+            outputs=self._all_outputs,
+            tolerance=TOLERANCE,
+            gradients=GradientTolerance(TOLERANCE),
+            released=lambda state: {name.removeprefix(f"{self.part}."): t for name, t in state.items()},
+            loss_floor=LOSS_FLOOR,
+        )
+        yield golden.check_state_dict(file.parse(StateDict, "state_dict").root)
+        yield from golden.compare("eval", golden.evaluated(), file.parse(Listed, "eval").outputs)
+        passes = golden.passes("loss")
+        if trained.logits is not None:
+            yield from golden.compare("train", passes(torch.float32).outputs, {"logits": trained.logits})
+        yield from golden.check_training("train", passes, trained)
 
     def training_case(self, file: GoldenFile, name: str, recipe: Recipe, stage: Stage) -> TrainingCase:
         """A recipe of a training file that trains this head as ``stage`` does."""
-        at = f"recipes.{name}.config"
-        sizes = file.parse(HeadSizes, recipe.config, at)
+        sizes, config = (file.parse(kind, "recipes", name, "config") for kind in (HeadSizes, RecipeConfig))
         method = self.golden_method(sizes, file.prefix)
+        batches = (head_batch(sizes, file.prefix, f"input.batch{number}") for number in (0, 1))
         return TrainingCase(
-            method=method,
-            released=self.released(method),
-            stage=stage,
-            settings=recipe_settings(file.parse(RecipeConfig, recipe.config, at), stage.settings),
-            batches=(
-                head_batch(sizes, file.prefix, "input.batch0"),
-                head_batch(sizes, file.prefix, "input.batch1"),
-            ),
+            method, method.get_submodule(self.part), stage, recipe_settings(config, stage.settings), tuple(batches)
         )
 
     def golden_method(self, sizes: HeadSizes, prefix: str) -> Method:
         """The method with weights by the rule and without dropout."""
         method = self.build(sizes)
-        draw_weights(self.released(method), head_weight, prefix)
+        draw_weights(method.get_submodule(self.part), head_weight, prefix)
         without_dropout(method)
         return method
 
-    def _check_training(self, method: Method, batch: Batch, expected: _Training) -> Iterator[Deviation]:
-        def gradients(dtype: torch.dtype) -> Mapping[str, Tensor | None]:
-            # A copy each time: train mode moves the batch norms' statistics.
-            trained = copy.deepcopy(method).to(dtype).train()
-            outputs = self.outputs(trained, _cast(batch, dtype))
-            loss = trained.loss(outputs["query"], outputs["target"])
-            torch.autograd.backward(loss)
-            if dtype == torch.float32:
-                found.update(outputs, loss=loss)
-            return {name: p.grad for name, p in self.released(trained).named_parameters()}
-
-        found: dict[str, Tensor] = {}
-        norms = {**dict.fromkeys(expected.parameters_without_gradient, 0.0), **expected.grad_norms}
-        compared = compare_gradients("train gradients", gradients, norms, GradientTolerance(TOLERANCE))
-        if expected.logits is not None:
-            yield compare_output("train logits", found["logits"], expected.logits, TOLERANCE)
-        yield worst("train loss", [Difference("", found["loss"].item(), expected.loss, TOLERANCE, LOSS_FLOOR)])
-        yield from compared
+    def _all_outputs(self, method: Method, inputs: dict[str, Views]) -> dict[str, Tensor]:
+        batch = Batch(**inputs)
+        query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
+        assert isinstance(query, Tensor) and isinstance(target, Tensor)
+        common = {"query": query, "target": target, "logits": 100 * query @ target.T}
+        return {**common, "loss": method.loss(query, target), **self.outputs(method, batch)}
 
 
 def head_batch(sizes: HeadSizes, prefix: str, name: str) -> Batch:
@@ -150,10 +111,3 @@ def head_batch(sizes: HeadSizes, prefix: str, name: str) -> Batch:
         reference["patches"] = drawn("reference_patches", sizes.patches, sizes.clip_dim)
         target["patches"] = drawn("target_patches", sizes.patches, sizes.clip_dim)
     return Batch(reference=reference, target=target, text={"global": drawn("text", sizes.clip_dim)})
-
-
-def _cast(batch: Batch, dtype: torch.dtype) -> Batch:
-    def cast(views: Views) -> Views:
-        return {name: tensor.to(dtype) for name, tensor in views.items()}
-
-    return Batch(cast(batch.reference), cast(batch.target), cast(batch.text))

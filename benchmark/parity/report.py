@@ -38,7 +38,10 @@ def check(path: Path, registry: Registry) -> list[Deviation]:
     file = GoldenFile.read(path)
     reader = _reader(file, registry)
     say(f"{path}: {file.method}")
-    return list(reader(file))
+    deviations = list(reader(file))
+    if not deviations:
+        raise file.error("it lists no output")
+    return deviations
 
 
 def report(path: Path, deviations: list[Deviation]) -> str:

@@ -7,8 +7,9 @@ a recipe of its own (:class:`TrainingCase`); the steps are those of `benchmark.t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -62,7 +63,7 @@ class RecipeConfig(Form):
         return self
 
 
-class _DecayedRows(Form):
+class _Decayed(Form):
     """Rows without a gradient: one, or all from one on."""
 
     row: int | None = None
@@ -100,14 +101,14 @@ class Recipe(Form):
     token_ids: list[list[list[int]]] = []
     batch_norm_statistics: dict[str, float] = {}
     batch_norm_statistics_unchanged: bool = False
-    decay_alone: dict[str, _DecayedRows] = {}
+    decay_alone: dict[str, _Decayed] = {}
     token_embedding_used_rows: _UsedRows | None = None
     zero_gradient_under_decay: _ZeroGradientUnderDecay | None = None
 
 
 class _TrainingForm(Form):
     steps: PositiveInt
-    recipes: dict[str, dict[str, Any]] = Field(min_length=1)
+    recipes: dict[str, Any] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class TrainingCase:
     released: nn.Module
     stage: Stage
     settings: TrainingSettings
-    batches: tuple[Batch, Batch]
+    batches: Sequence[Batch]
     changes: float = 3e-4
     used_tokens: Tensor | None = None
 
@@ -150,48 +151,50 @@ def recipe_settings(config: RecipeConfig, model: type[T], **more: Any) -> T:
     )
 
 
-@dataclass
-class _Course:
-    """What was seen while the steps were taken."""
-
-    before: dict[str, Tensor]
-    losses: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-    gradients: dict[str, float] = field(default_factory=dict)
-    with_state: set[str] = field(default_factory=set)
-
-
 def read_recipes(file: GoldenFile) -> dict[str, Recipe]:
     """All recipes of a training file; raises UserError where it is not of this form."""
     form = file.parse(_TrainingForm)
-    recipes = {n: file.parse(Recipe, entries, f"recipes.{n}") for n, entries in form.recipes.items()}
+    recipes = {name: file.parse(Recipe, "recipes", name) for name in form.recipes}
     for name, recipe in recipes.items():
         if not len(recipe.loss) == len(recipe.learning_rate) == form.steps:
             raise file.error(f"entry 'recipes.{name}': {form.steps} losses and learning rates are expected")
     return recipes
 
 
+@dataclass
+class _Course:
+    """What was seen while the steps were taken; ``before`` and ``after`` are state dicts in float32."""
+
+    before: dict[str, Tensor]
+    after: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    gradients: dict[str, float] = field(default_factory=dict)
+    with_state: set[str] = field(default_factory=set)
+
+    def move(self, name: str) -> Tensor:
+        return self.after[name].double() - self.before[name].double()
+
+    def has_moved(self, name: str) -> bool:
+        return not torch.equal(self.before[name], self.after[name])
+
+
 def check_recipe(name: str, recipe: Recipe, case: TrainingCase) -> Iterator[Deviation]:
     """Take the steps and give a deviation for everything that the recipe lists."""
     course = _train(name, case, len(recipe.loss))
-    after = {n: t.detach() for n, t in case.released.state_dict().items()}
-    for deviation in (
-        *_step_deviations(recipe, course),
-        *_parameter_deviations(recipe, case, course, after),
-        *_gradient_deviations(recipe, course, after),
-        *_decay_deviations(recipe, case, course, after),
-        *_statistics_deviations(recipe, course, after),
-    ):
+    checks = (_steps(recipe, course), _parameters(recipe, case, course), _still(recipe, course),
+              _decay(recipe, case, course), _statistics(recipe, course))  # fmt: skip
+    for deviation in chain(*checks):
         yield replace(deviation, output=f"{name}: {deviation.output}")
 
 
 def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     settings, stage = case.settings, case.stage
-    process = Process(0, 1, 0, torch.device("cpu"))
     parameters = dict(case.released.named_parameters())
     course = _Course({n: t.detach().clone() for n, t in case.released.state_dict().items()})
     optimiser = (stage.optimiser or standard_optimiser)(stage.parameter_groups(case.method, settings), settings)
     schedule = (stage.schedule or standard_schedule)(settings, BATCHES)
+    process = Process(0, 1, 0, torch.device("cpu"))
     engine = StageEngine(case.method, optimiser, schedule, settings, GroupLayout.of(settings, 1), process)
     engine.training_mode()
     for step in range(steps):
@@ -204,19 +207,18 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
         say(f"  {name}: step {step + 1}/{steps}, loss {course.losses[-1]:.6g}")
     course.with_state = {n for n, p in parameters.items() if engine.optimiser.state.get(p)}
     engine.close()
+    course.after = {n: t.detach() for n, t in case.released.state_dict().items()}
     return course
 
 
-def _step_deviations(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
+def _steps(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
     losses = zip(course.losses, recipe.loss, strict=True)
     rates = zip(course.rates, recipe.learning_rate, strict=True)
     yield worst("losses", [Difference(f"step {i}", f, e, *LOSSES) for i, (f, e) in enumerate(losses)])
     yield worst("learning rates", [Difference(f"step {i}", f, e, LEARNING_RATES) for i, (f, e) in enumerate(rates)])
 
 
-def _parameter_deviations(
-    recipe: Recipe, case: TrainingCase, course: _Course, after: Mapping[str, Tensor]
-) -> Iterator[Deviation]:
+def _parameters(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
     own = {name for name, _ in case.released.named_parameters()}
     differing = sorted(own ^ recipe.parameters.keys())
     yield Deviation("parameter names", len(differing), 0, differing[0] if differing else "")
@@ -224,102 +226,84 @@ def _parameter_deviations(
     for name, (norm, total, change) in recipe.parameters.items():
         if name in recipe.rounding_noise or name not in own:
             continue
-        now = after[name].double()
-        moved = float((now - course.before[name].double()).norm())
+        now = course.after[name].double()
         norms.append(Difference(name, float(now.norm()), norm, NORMS))
         sums.append(Difference(name, float(now.sum()), total, SUMS, NORMS * norm, scale=change))
-        changes.append(Difference(name, moved, change, case.changes))
+        changes.append(Difference(name, float(course.move(name).norm()), change, case.changes))
     yield worst("norms", norms)
     yield worst("sums, of the change", sums)
     yield worst("changes", changes).with_note(f"without {len(recipe.rounding_noise)} of rounding noise")
 
 
-def _gradient_deviations(recipe: Recipe, course: _Course, after: Mapping[str, Tensor]) -> Iterator[Deviation]:
+def _still(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
     """Parameters without a gradient have no optimiser state either, and do not move."""
-    still = [
-        Difference(name, float(name in course.with_state or _has_moved(name, course, after)), 0.0, 0.0)
-        for name in recipe.no_gradient
-        if name in after
-    ]
-    if still:
-        yield worst("no gradient: moved or with Adam state", still)
-    zero = [Difference(n, course.gradients.get(n, 0.0), 0.0, 0.0) for n in recipe.exact_zero_gradient]
-    if zero:
-        yield worst("exact zero gradients", zero)
-    unchanged = [Difference(n, float(_has_moved(n, course, after)), 0.0, 0.0) for n in recipe.unchanged if n in after]
-    if unchanged:
-        yield worst("unchanged: moved", unchanged)
+
+    def none_of(output: str, found: dict[str, float]) -> Iterator[Deviation]:
+        if found:
+            yield worst(output, [Difference(name, value, 0.0, 0.0) for name, value in found.items()])
+
+    known = course.after.keys()
+    without = {n: float(n in course.with_state or course.has_moved(n)) for n in recipe.no_gradient if n in known}
+    yield from none_of("no gradient: moved or with Adam state", without)
+    zero = {name: course.gradients.get(name, 0.0) for name in recipe.exact_zero_gradient}
+    yield from none_of("exact zero gradients", zero)
+    unchanged = {name: float(course.has_moved(name)) for name in recipe.unchanged if name in known}
+    yield from none_of("unchanged: moved", unchanged)
 
 
-def _has_moved(name: str, course: _Course, after: Mapping[str, Tensor]) -> bool:
-    return not torch.equal(course.before[name], after[name])
-
-
-def _decay_deviations(
-    recipe: Recipe, case: TrainingCase, course: _Course, after: Mapping[str, Tensor]
-) -> Iterator[Deviation]:
+def _decay(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
     for name, rows in recipe.decay_alone.items():
-        if name in after:
-            chosen = slice(rows.rows_from, None) if rows.row is None else slice(rows.row, rows.row + 1)
-            yield from _decayed_rows(name, rows, course.before[name][chosen], after[name][chosen])
+        if name not in course.after:
+            continue
+        chosen = slice(rows.rows_from, None) if rows.row is None else slice(rows.row, rows.row + 1)
+        before, after = course.before[name][chosen].double().norm(), course.after[name][chosen].double().norm()
+        norms = [
+            Difference("before", float(before), rows.norm_before, NORMS),
+            Difference("after", float(after), rows.norm_after, NORMS),
+        ]
+        yield worst(f"decay alone: norms of {name}", norms)
+        change = Difference("", float(course.move(name)[chosen].norm()), rows.change, DECAY_ALONE)
+        yield worst(f"decay alone: change of {name}", [change])
     used, name = recipe.token_embedding_used_rows, "token_embedding.weight"
-    if used is not None and case.used_tokens is not None and name in after:
-        moved = (after[name] - course.before[name]).double()[case.used_tokens].norm()
+    if used is not None and case.used_tokens is not None and name in course.after:
         yield Deviation("used tokens", abs(len(case.used_tokens) - used.rows), 0)
-        yield worst("used tokens' change", [Difference(name, float(moved), used.change, case.changes)])
-    if recipe.zero_gradient_under_decay is not None:
-        yield from _zero_gradient_under_decay(recipe.zero_gradient_under_decay, case, course, after)
-
-
-def _decayed_rows(name: str, rows: _DecayedRows, before: Tensor, now: Tensor) -> Iterator[Deviation]:
-    change = float((now.double() - before.double()).norm())
-    norms = [
-        Difference("before", float(before.double().norm()), rows.norm_before, NORMS),
-        Difference("after", float(now.double().norm()), rows.norm_after, NORMS),
-    ]
-    yield worst(f"decay alone: norms of {name}", norms)
-    yield worst(f"decay alone: change of {name}", [Difference("", change, rows.change, DECAY_ALONE)])
-
-
-def _zero_gradient_under_decay(
-    expected: _ZeroGradientUnderDecay, case: TrainingCase, course: _Course, after: Mapping[str, Tensor]
-) -> Iterator[Deviation]:
-    name, total = expected.parameter, sum(course.rates)
-    if name not in after:
+        moved = float(course.move(name)[case.used_tokens].norm())
+        yield worst("used tokens' change", [Difference(name, moved, used.change, case.changes)])
+    zero = recipe.zero_gradient_under_decay
+    if zero is None or zero.parameter not in course.after:
         return
-    moves = after[name].double() - course.before[name].double()
-    first = [a - b for a, b in zip(expected.first8_after, expected.first8_before, strict=True)]
-    numbers = [
-        Difference("change", float(moves.norm()), expected.change, case.changes),
-        Difference("largest move", float(moves.abs().max()), expected.largest_move, case.changes),
-        Difference("sum of learning rates", total, expected.sum_of_learning_rates, _PRINTED),
-    ]
-    for found, wanted in zip(moves.flatten()[: len(first)].tolist(), first, strict=True):
-        numbers.append(Difference("first entries", found, wanted, case.changes, scale=expected.sum_of_learning_rates))
-    yield worst("zero gradient under decay", numbers)
+    moves, total = course.move(zero.parameter), zero.sum_of_learning_rates
+    first = [a - b for a, b in zip(zero.first8_after, zero.first8_before, strict=True)]
+    yield worst(
+        "zero gradient under decay",
+        [
+            Difference("change", float(moves.norm()), zero.change, case.changes),
+            Difference("largest move", float(moves.abs().max()), zero.largest_move, case.changes),
+            Difference("sum of learning rates", sum(course.rates), total, _PRINTED),
+            *(
+                Difference("first entries", found, wanted, case.changes, scale=total)
+                for found, wanted in zip(moves.flatten()[: len(first)].tolist(), first, strict=True)
+            ),
+        ],
+    )
 
 
-def _statistics_deviations(recipe: Recipe, course: _Course, after: Mapping[str, Tensor]) -> Iterator[Deviation]:
-    statistics = [n for n in after if n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+def _statistics(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
+    statistics = [n for n in course.after if n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     if recipe.batch_norm_statistics_unchanged:
-        moved = [Difference(n, float(_has_moved(n, course, after)), 0.0, 0.0) for n in statistics]
-        yield worst("batch norms: moved", moved)
-    if not recipe.batch_norm_statistics:
-        return
+        yield worst("batch norms: moved", [Difference(n, float(course.has_moved(n)), 0.0, 0.0) for n in statistics])
     exact: list[Difference] = []
     noisy: list[Difference] = []
     for name, expected in recipe.batch_norm_statistics.items():
-        found = float(after[name].double().norm()) if name in after else math.inf
-        if _inherits_noise(name, recipe.rounding_noise):
+        found = float(course.after[name].double().norm()) if name in course.after else math.inf
+        # A running mean inherits the noise of a bias in the same block, which stands before it.
+        block = name.rpartition(".")[0].rpartition(".")[0] + "."
+        behind_noise = any(n.startswith(block) and n.endswith(".bias") for n in recipe.rounding_noise)
+        if name.endswith("running_mean") and behind_noise:
             noisy.append(Difference(name, found, expected, 0.0, NOISY_MEANS))
         else:
             exact.append(Difference(name, found, expected, *STATISTICS))
-    yield worst("batch norms", exact)
+    if exact:
+        yield worst("batch norms", exact)
     if noisy:
         yield worst("batch norms: means behind rounding noise", noisy)
-
-
-def _inherits_noise(name: str, noise: list[str]) -> bool:
-    """Whether a running mean stands behind a bias of the same block that is rounding noise."""
-    block = name.rpartition(".")[0].rpartition(".")[0] + "."
-    return name.endswith("running_mean") and any(n.startswith(block) and n.endswith(".bias") for n in noise)

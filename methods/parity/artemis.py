@@ -5,9 +5,8 @@ The CNN is replaced by its last map, which the file draws; names and shapes are 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,20 +19,18 @@ from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.method import Views
 from benchmark.parity.comparison import (
     Deviation,
-    Difference,
+    Expected,
     GradientTolerance,
+    Listed,
     Matrix,
-    Rows,
+    StateDict,
+    Trained,
     compare_count,
-    compare_gradients,
-    compare_names,
     compare_output,
-    compare_tensor,
-    worst,
 )
 from benchmark.parity.files import Form, GoldenFile
-from benchmark.parity.models import draw_input, shapes_of, without_dropout
-from benchmark.parity.rules import Shape, draw
+from benchmark.parity.golden import Golden
+from benchmark.parity.rules import Array, draw_input, draw_weights, weight_rule, without_dropout
 
 from ..artemis import ArtemisSettings
 from ..networks.artemis import Artemis, Version, artemis_method, implicit_reference
@@ -41,251 +38,186 @@ from ..networks.artemis_frame import Encoders, FramedMethod, LinearPicture, text
 from ..networks.cnn import ImageEncoder, generalised_mean, unit
 from ..networks.tirg_frames import VARIANT_SHARES, FramedTirg, composition
 from ..networks.vocabulary import artemis_words
-from .tirg import TOLERANCE, Entry, common_weight, draw_named, drawn_map, numbered_words, text_of
+from .tirg import GRADIENT, TOLERANCE, MapSizes, drawn_map, listed_texts, map_weight, numbered_words
 
-GRADIENT = 2e-4
-GRADIENTS = GradientTolerance(GRADIENT)
 SHARES_GRADIENT = 1e-3
 """The gradient of a is a difference of nearly equal numbers."""
 
-_ATTENTION_INPUTS = ("Transform_m.0.weight", "attention.0.weight")
 
-
-class _Config(Form):
-    embed_dim: PositiveInt
+class _Sizes(MapSizes):
     word_dim: PositiveInt
-    vocabulary_size: PositiveInt
-    batch: PositiveInt
     gallery: PositiveInt
-    feature_map: list[PositiveInt]
     lstm_hidden_dim: PositiveInt
 
 
 class _Difference(Form):
-    added: list[Entry]
-    absent: list[str]
+    added: StateDict = StateDict({})
+    absent: list[str] = []
 
 
-class _Loss(Form):
-    loss: float
-    grad_norms: dict[str, float]
-
-
-class _Training(_Loss):
+class _Training(Trained):
     temperature: float
     grad_temperature: float
     loss_without_temperature: float
-    other_losses: dict[Version, _Loss] = {}
+    other_losses: dict[Version, Trained] = {}
     scores: Matrix | None = None
     grad_a: list[float] | None = None
     running_after_one_step: dict[str, list[float]] = {}
 
 
 class _Variant(Form):
-    state_dict_difference: _Difference = _Difference(added=[], absent=[])
+    state_dict_difference: _Difference = _Difference()
     parameters: int
-    eval: dict[str, Rows | Matrix | dict[Version, Matrix]]
+    eval: Listed
     train_dropout_off: _Training | None = None
 
 
-class _ArtemisForm(Form):
-    config: _Config
-    token_ids: list[list[int]]
-    tokens: list[tuple[str, list[str]]]
-    state_dict: list[Entry]
-    variants: dict[str, _Variant]
-
-
-def weight(name: str, shape: Shape, prefix: str) -> NDArray[Any]:
-    """The rule for an entry of ARTEMIS's state dict, released names."""
-    if name.endswith("num_batches_tracked"):
-        return np.zeros(tuple(shape), dtype=np.int64)
-    g = draw(prefix, name, shape)
-    changed = {
-        "temperature": 2.65926 + 0.1 * g,
-        "a": 1 + 0.1 * g,
-    }.get(name)
+@weight_rule
+def _weight(name: str, g: Array) -> NDArray[Any]:
+    if name in ("temperature", "a"):
+        return (2.65926 if name == "temperature" else 1) + 0.1 * g
     if name.endswith("running_mean"):
-        changed = 0.1 * g / np.sqrt(512)
-    elif name.endswith("running_var"):
-        changed = (1 + 0.5 * np.abs(g)) / 512
-    elif name.endswith("attention.2.weight"):
-        changed = 2 * g / np.sqrt(512)
-    elif name.endswith(_ATTENTION_INPUTS):
-        changed = g
-    return common_weight(name, g, "embed.weight") if changed is None else np.asarray(changed, dtype=np.float32)
+        return 0.1 * g / np.sqrt(512)
+    if name.endswith("running_var"):
+        return (1 + 0.5 * np.abs(g)) / 512
+    if name.endswith("attention.2.weight"):
+        return 2 * g / np.sqrt(512)
+    if name.endswith(("Transform_m.0.weight", "attention.0.weight")):
+        return g
+    return map_weight(name, g, "embed.weight")
 
 
-def released_name(name: str) -> str:
-    """Our state-dict names to the released ones."""
+def _check(file: GoldenFile) -> Iterator[Deviation]:
+    tokens = file.parse(list[tuple[str, list[str]]], "tokens")
+    yield compare_count("texts split wrongly", sum(artemis_words(text) != words for text, words in tokens), 0)
+    for name, variant in file.parse(dict[str, _Variant], "variants").items():
+        yield from _check_variant(file, name, variant)
+
+
+def _check_variant(file: GoldenFile, name: str, variant: _Variant) -> Iterator[Deviation]:
+    golden = _golden(file, name, "ARTEMIS")
+    difference, common = variant.state_dict_difference, file.parse(StateDict, "state_dict").root
+    shapes = {entry: shape for entry, shape in common.items() if entry not in difference.absent}
+    yield golden.check_state_dict(shapes | difference.added.root)
+    parameters = sum(parameter.numel() for parameter in golden.network.parameters())
+    yield compare_count(f"{name}: parameters", parameters, variant.parameters)
+    found = golden.evaluated()
+    for version in get_args(Version):
+        if f"scores {version}" in variant.eval.outputs:
+            found[f"scores {version}"] = _golden(file, name, version).evaluated()["scores"]
+    yield from golden.compare("eval", found, variant.eval.outputs)
+    training = variant.train_dropout_off
+    if training is not None:
+        yield from _check_training(golden, training)
+        for version, loss in training.other_losses.items():
+            yield from _check_other_loss(_golden(file, name, version), f"train {version}", loss)
+
+
+def _check_training(golden: Golden, training: _Training) -> Iterator[Deviation]:
+    passes = golden.passes("loss")
+    # The gradient of a has a tolerance of its own.
+    yield from golden.check_training("train", passes, training, ignored=lambda name: name == "a")
+    found = passes(torch.float32)
+    scores = found.outputs["scores"]
+    plain = F.cross_entropy(scores, torch.arange(len(scores)))
+    expected: dict[str, Expected] = {
+        "temperature": training.temperature,
+        "loss without temperature": training.loss_without_temperature,
+        **training.running_after_one_step,
+    }
+    if training.scores is not None:
+        expected["scores"] = training.scores
+    outputs = {**found.outputs, **found.state, "loss without temperature": plain}
+    yield from golden.compare("train", outputs, expected)
+    gradient, at = found.gradients, f"{golden.name}train"
+    yield compare_output(f"{at} temperature gradient", gradient["temperature"], training.grad_temperature, GRADIENT)
+    if training.grad_a is not None:
+        norm, listed = gradient["a"].norm(), training.grad_norms["a"]
+        yield compare_output(f"{at} gradient of a", gradient["a"], training.grad_a, SHARES_GRADIENT)
+        yield compare_output(f"{at} gradient norm of a", norm, listed, SHARES_GRADIENT)
+
+
+def _check_other_loss(golden: Golden, at: str, expected: Trained) -> Iterator[Deviation]:
+    """Of the other versions only some gradients are listed."""
+    yield from golden.check_training(
+        at, golden.passes("loss"), expected, ignored=lambda name: name not in expected.grad_norms
+    )
+
+
+def _golden(file: GoldenFile, name: str, version: Version) -> Golden:
+    """One variant of a file: "ARTEMIS" or "TIRG", "bigru" or "lstm", and "features" for stored ones."""
+    kind, text_encoder, *rest = [*name.split(), ""]
+    if kind not in ("ARTEMIS", "TIRG") or text_encoder not in ("bigru", "lstm") or rest not in ([""], ["features", ""]):
+        raise file.error(f"entry 'variants.{name}' is no variant that this reader knows")
+    sizes, on_features = file.parse(_Sizes, "config"), "features" in rest
+    settings = ArtemisSettings.model_validate(
+        {
+            "width": sizes.embed_dim, "word_width": sizes.word_dim, "text_encoder": text_encoder,
+            "lstm_width": sizes.lstm_hidden_dim, "padding": "released", "dropout": 0.0,
+        }
+    )  # fmt: skip
+    width, channels = sizes.embed_dim, sizes.feature_map[0]
+    image: nn.Module = ImageEncoder(nn.Identity(), nn.Linear(channels, width), "gem")
+    if on_features:
+        image = LinearPicture(channels, width)
+    encoders = Encoders(image, text_maker(settings))
+    encoders.use(numbered_words(sizes.vocabulary_size))
+    method: FramedMethod
+    if kind == "TIRG":
+        method = FramedTirg(encoders, composition("tirg", width, width, VARIANT_SHARES, 0.0))
+    else:
+        method = artemis_method(encoders, width, version)
+    draw_weights(method, _weight, file.prefix, _released_name)
+    without_dropout(method)
+
+    def views(picture: str, batch: int) -> Views:
+        if on_features:
+            return {"global": draw_input(file.prefix, f"input.{picture}.feature", (batch, channels))}
+        return {"pixels": drawn_map(file.prefix, f"input.{picture}", batch, sizes.feature_map)}
+
+    inputs = {"source": views("source", sizes.batch), "target": views("target", sizes.batch)}
+    gallery = {} if on_features else {"gallery": views("gallery", sizes.gallery)}
+    return Golden(
+        file, f"{name}: ", method, {**inputs, **gallery, "text": listed_texts(file)}, _outputs,
+        TOLERANCE, GradientTolerance(GRADIENT),
+        released=lambda state: {_released_name(n): tensor for n, tensor in state.items()},
+    )  # fmt: skip
+
+
+def _released_name(name: str) -> str:
     return name.removeprefix("encoders.").removeprefix("composition.")
 
 
-def check_artemis(file: GoldenFile) -> Iterator[Deviation]:
-    """A deviation for every output; raises UserError where the file is not of this form."""
-    form = file.parse(_ArtemisForm)
-    wrong = sum(artemis_words(text) != words for text, words in form.tokens)
-    yield compare_count("texts split wrongly", wrong, 0)
-    for name, variant in form.variants.items():
-        yield from _Checked(file, form, name, variant).deviations()
+def _outputs(method: FramedMethod, inputs: Mapping[str, Views]) -> dict[str, Tensor]:
+    query, target = method.encode_query(inputs["source"], inputs["text"]), method.encode_target(inputs["target"])
+    outputs = {"scores": method.score(query, target), "loss": method.loss(query, target)}
+    if method.training:
+        return outputs
+    # In training a second pass for these would move batch norms twice.
+    text = method.encoders.text(inputs["text"])
+    reference, target = method.encoders.picture(inputs["source"]), method.encoders.picture(inputs["target"])
+    outputs |= {"text": text, "reference": reference, "target": target}
+    if "gallery" in inputs:
+        outputs["pooled_target"] = generalised_mean(inputs["target"]["pixels"])
+        outputs["gallery_scores"] = method.score(query, method.encode_target(inputs["gallery"]))
+    if not isinstance(method, Artemis):
+        assert isinstance(query, Tensor)
+        return {**outputs, "query": query}
+    if not {"explicit", "implicit"} <= query.keys():
+        return outputs
+    explicit, implicit = query["explicit"], query["implicit"]
+    return {
+        **outputs,
+        "attention_EM": explicit,
+        "attention_IS": implicit,
+        "transformed_text": unit(method.Transform_m(text)),
+        "EM_target_of_own_query": unit(explicit * target),
+        "IS_reference": implicit_reference(implicit, reference),
+        "IS_target_of_own_query": unit(implicit * target),
+    }
 
 
-class _Checked:
-    """One variant of a file: "ARTEMIS" or "TIRG", "bigru" or "lstm", and "features" for stored ones."""
-
-    def __init__(self, file: GoldenFile, form: _ArtemisForm, name: str, variant: _Variant) -> None:
-        kind, text_encoder, *rest = name.split()
-        if kind not in ("ARTEMIS", "TIRG") or text_encoder not in ("bigru", "lstm") or rest not in ([], ["features"]):
-            raise file.error(f"entry 'variants.{name}' is no variant that this reader knows")
-        config, absent = form.config, variant.state_dict_difference.absent
-        entries = [e for e in form.state_dict if e.name not in absent] + variant.state_dict_difference.added
-        self._listed = {entry.name: entry.shape for entry in entries}
-        self._prefix, self._name, self._variant, self._config = file.prefix, name, variant, config
-        self._kind, self._on_features = kind, bool(rest)
-        self._settings = ArtemisSettings.model_validate(
-            {
-                "width": config.embed_dim, "word_width": config.word_dim, "text_encoder": text_encoder,
-                "lstm_width": config.lstm_hidden_dim, "padding": "released", "dropout": 0.0,
-            }
-        )  # fmt: skip
-        self._text = text_of(form.token_ids)
-        self._pictures = {name: self._views(name) for name in ("source", "target")}
-
-    def deviations(self) -> Iterator[Deviation]:
-        method = self._method("ARTEMIS")
-        found = {released_name(name): shape for name, shape in shapes_of(method.state_dict()).items()}
-        yield compare_names(f"{self._name}: state dict", found, self._listed)
-        parameters = sum(parameter.numel() for parameter in method.parameters())
-        yield compare_count(f"{self._name}: parameters", parameters, self._variant.parameters)
-        yield from self._check_evaluation(method)
-        training = self._variant.train_dropout_off
-        if training is None:
-            return
-        yield from self._check_losses("ARTEMIS", training, training)
-        for version, loss in training.other_losses.items():
-            yield from self._check_losses(version, loss, None)
-
-    def _views(self, name: str) -> Views:
-        shape, batch = self._config.feature_map, self._config.batch
-        if self._on_features:
-            return {"global": draw_input(self._prefix, f"input.{name}.feature", (batch, shape[0]))}
-        return {"pixels": drawn_map(self._prefix, f"input.{name}", batch, shape)}
-
-    def _method(self, version: Version) -> FramedMethod:
-        width, channels = self._config.embed_dim, self._config.feature_map[0]
-        image: nn.Module = ImageEncoder(nn.Identity(), nn.Linear(channels, width), "gem")
-        if self._on_features:
-            image = LinearPicture(channels, width)
-        encoders = Encoders(image, text_maker(self._settings))
-        encoders.use(numbered_words(self._config.vocabulary_size))
-        method: FramedMethod
-        if self._kind == "TIRG":
-            method = FramedTirg(encoders, composition("tirg", width, width, VARIANT_SHARES, 0.0))
-        else:
-            method = artemis_method(encoders, width, version)
-        draw_named(method, weight, self._prefix, released_name)
-        without_dropout(method)
-        return method.eval()
-
-    @torch.no_grad()
-    def _check_evaluation(self, method: FramedMethod) -> Iterator[Deviation]:
-        outputs = self._outputs(method)
-        for name, expected in self._variant.eval.items():
-            at = f"{self._name}: eval {name}"
-            if isinstance(expected, dict):
-                for version, scores in expected.items():
-                    found = self._scores(self._method(version), self._pictures["target"])
-                    yield compare_output(f"{at} {version}", found, scores, TOLERANCE)
-            else:
-                yield compare_output(at, outputs[name], expected, TOLERANCE)
-
-    def _scores(self, method: FramedMethod, targets: Views) -> Tensor:
-        return method.score(
-            method.encode_query(self._pictures["source"], self._text), method.encode_target(targets)
-        )
-
-    def _outputs(self, method: FramedMethod) -> dict[str, Tensor]:
-        """Outputs by the file's names."""
-        reference, target = (method.encoders.picture(self._pictures[name]) for name in ("source", "target"))
-        text = method.encoders.text(self._text)
-        outputs = {
-            "text": text, "reference": reference, "target": target,
-            "scores": self._scores(method, self._pictures["target"]),
-        }  # fmt: skip
-        if not self._on_features:
-            shape, gallery = self._config.feature_map, self._config.gallery
-            outputs["pooled_target"] = generalised_mean(self._pictures["target"]["pixels"])
-            drawn = drawn_map(self._prefix, "input.gallery", gallery, shape)
-            outputs["gallery_scores"] = self._scores(method, {"pixels": drawn})
-        if not isinstance(method, Artemis):
-            query = method.encode_query(self._pictures["source"], self._text)
-            assert isinstance(query, Tensor)
-            return {**outputs, "query": query}
-        explicit, implicit = method.Attention_EM(text), method.Attention_IS(text)
-        return {
-            **outputs,
-            "attention_EM": explicit,
-            "attention_IS": implicit,
-            "transformed_text": unit(method.Transform_m(text)),
-            "EM_target_of_own_query": unit(explicit * target),
-            "IS_reference": implicit_reference(implicit, reference),
-            "IS_target_of_own_query": unit(implicit * target),
-        }
-
-    def _check_losses(self, version: Version, expected: _Loss, training: _Training | None) -> Iterator[Deviation]:
-        at, found = f"{self._name}: train {version if training is None else ''}".rstrip(), dict[str, Tensor]()
-        reference = self._method(version)
-
-        def gradients(dtype: torch.dtype) -> Mapping[str, Tensor | None]:
-            method = copy.deepcopy(reference).to(dtype).train()
-            pictures = {
-                name: {view: tensor.to(dtype) for view, tensor in views.items()}
-                for name, views in self._pictures.items()
-            }
-            queries = method.encode_query(pictures["source"], self._text)
-            targets = method.encode_target(pictures["target"])
-            loss = method.loss(queries, targets)
-            torch.autograd.backward(loss)
-            result = {released_name(name): p.grad for name, p in method.named_parameters()}
-            if dtype == torch.float32:
-                found.update(loss=loss.detach(), scores=method.score(queries, targets).detach())
-                found.update({f"gradient {name}": g for name, g in result.items() if g is not None})
-                found.update({released_name(name): tensor for name, tensor in method.state_dict().items()})
-            return result if training is not None else {n: result.get(n) for n in expected.grad_norms}
-
-        norms = {name: norm for name, norm in expected.grad_norms.items() if name != "a"}
-        compared = compare_gradients(f"{at} gradients", lambda dtype: _without_a(gradients(dtype)), norms, GRADIENTS)
-        yield worst(f"{at} loss", [Difference("", found["loss"].item(), expected.loss, TOLERANCE)])
-        yield from compared
-        if training is not None:
-            yield from self._check_training(at, found, training)
-
-    def _check_training(self, at: str, found: Mapping[str, Tensor], expected: _Training) -> Iterator[Deviation]:
-        scores = found["scores"]
-        plain = F.cross_entropy(scores, torch.arange(len(scores))).item()
-        pairs = (
-            ("temperature", found["temperature"].item(), expected.temperature, TOLERANCE),
-            ("loss without temperature", plain, expected.loss_without_temperature, TOLERANCE),
-            ("temperature gradient", found["gradient temperature"].item(), expected.grad_temperature, GRADIENT),
-        )
-        for name, value, wanted, tolerance in pairs:
-            yield worst(f"{at} {name}", [Difference("", value, wanted, tolerance)])
-        if expected.scores is not None:
-            yield compare_output(f"{at} scores", scores, expected.scores, TOLERANCE)
-        if expected.grad_a is not None:
-            yield compare_tensor(f"{at} gradient of a", found["gradient a"], expected.grad_a, SHARES_GRADIENT)
-            norm = found["gradient a"].norm().item()
-            yield worst(f"{at} gradient norm of a", [Difference("", norm, expected.grad_norms["a"], SHARES_GRADIENT)])
-        for name, values in expected.running_after_one_step.items():
-            yield compare_tensor(f"{at} {name}", found[name][: len(values)], values, TOLERANCE)
-
-
-def _without_a(gradients: Mapping[str, Tensor | None]) -> Mapping[str, Tensor | None]:
-    """All but the gradient of a, which has a tolerance of its own."""
-    return {name: gradient for name, gradient in gradients.items() if name != "a"}
-
-
-FORMS = {"artemis": check_artemis}
+FORMS = {"artemis": _check}
 
 _BESIDES_THE_CNN = ("encoders.txt_enc.", "encoders.img_enc.fc.", "Transform_m.", "Attention_", "temperature")
 SIZES = {

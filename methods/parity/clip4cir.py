@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
 from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.interop.importing import Release
 from benchmark.method import Method
 from benchmark.parity.heads import Head, HeadSizes
-from benchmark.training.batches import Batch
 
 from ..clip4cir import COMBINER, Clip4Cir, CombinerSettings
 
@@ -20,13 +17,7 @@ def _build(sizes: HeadSizes) -> Method:
     return Clip4Cir(sizes.clip_dim, CombinerSettings(projection=sizes.projection_dim, hidden=sizes.hidden_dim))
 
 
-def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
-    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
-    assert isinstance(query, Tensor) and isinstance(target, Tensor)
-    return {"query": query, "target": target, "logits": 100 * query @ target.T}
-
-
-_GOLDEN = Head(_build, lambda method: method.get_submodule("combiner"), _outputs)
+_GOLDEN = Head(_build, "combiner")
 FORMS = {"clip4cir": _GOLDEN.check}
 TRAINING = {"clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, COMBINER)}
 

@@ -5,30 +5,157 @@ Its official file is a CLIP alone, which `import` reads as such: there is no rel
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+from torch.nn.functional import normalize
 
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.evaluation.sizes import Part, PublishedSizes
-from benchmark.method import Method
-from benchmark.parity.comparison import Deviation
-from benchmark.parity.encoders import FineTuningConfig, check_encoders, fine_tuning_case
-from benchmark.parity.files import GoldenFile
-from benchmark.parity.training import Recipe, TrainingCase, recipe_settings
-from benchmark.settings import TrainingSettings
+from benchmark.parity.comparison import (
+    Deviation,
+    GradientTolerance,
+    Listed,
+    Matrix,
+    Rows,
+    StateDict,
+    Trained,
+    compare_count,
+    compare_names,
+    compare_output,
+)
+from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels, golden_tokens
+from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.golden import Golden
+from benchmark.parity.rules import names_sha256, shapes_of, without_dropout
+from benchmark.parity.training import BATCHES, Recipe, RecipeConfig, TrainingCase, recipe_settings
+from benchmark.progress import say
+from benchmark.training.batches import Batch
 
 from ..clip_finetuning import FINETUNING, ClipSum, FinetuningSettings
 
+TOLERANCE = 1e-5
+GRADIENTS = GradientTolerance(2e-5, is_noise=lambda name: name.endswith("k_proj.bias"), noise_share=1e-6)
+"""A key's bias shifts a softmax's row: its gradient is rounding noise."""
+CHANGES = 1e-3
+"""Relative tolerance of a parameter's change after ten steps."""
 
-def _check(file: GoldenFile) -> Iterable[Deviation]:
-    return check_encoders(file, lambda backbone: ClipSum(backbone, FinetuningSettings()))
+
+class _Stage1(Trained):
+    logits: Matrix
+
+
+class _Model(Form):
+    config: EncoderSizes
+    entries: int
+    parameters: int
+    names_sha256: str
+    state_dict: StateDict | None = None
+    state_dict_visual: StateDict | None = None
+    token_ids: list[list[int]] = Field(min_length=1)
+    eval: Listed
+    stage1_loss: _Stage1 | None = None
+    not_openai: dict[str, Rows] = {}
+
+
+def _check(file: GoldenFile) -> Iterator[Deviation]:
+    for name, model in file.parse(dict[str, _Model], "models").items():
+        say(f"  {name}: {model.parameters:,} parameters")
+        yield from _check_model(file, name, model)
+
+
+def _check_model(file: GoldenFile, name: str, model: _Model) -> Iterator[Deviation]:
+    sizes = model.config
+    inputs = {side: golden_pixels(file.prefix, f"{name}.input.{side}", sizes) for side in ("reference", "target")}
+    inputs["tokens"] = golden_tokens(file, model.token_ids, sizes)
+
+    def golden(activation: Literal["quickgelu", "gelu"]) -> Golden:
+        method = ClipSum(golden_backbone(name, sizes, file.prefix, activation), FinetuningSettings())
+        return Golden(
+            file, f"{name} ", method.eval(), inputs, _outputs, TOLERANCE, GRADIENTS,
+            released=lambda state: {n.removeprefix("backbone.clip."): t for n, t in state.items()},
+            loss_floor=5e-6, trains_in_evaluation_mode=True,
+        )  # fmt: skip
+
+    encoders = golden("quickgelu")
+    yield from _check_names(name, encoders.network.get_submodule("backbone"), model)
+    found, exact = encoders.evaluated(), golden("gelu").evaluated()
+    for deviation, output in zip(encoders.compare("", found, model.eval.outputs), model.eval.outputs, strict=True):
+        yield _tell_gelu_apart(deviation, found[output], model.not_openai.get(output))
+    for deviation in encoders.compare("", exact, model.not_openai):
+        yield Deviation(f"{deviation.output}, exact GELU", deviation.value, deviation.tolerance, deviation.at)
+    if model.stage1_loss is not None:
+        passes = encoders.passes("loss")
+        logits = {"logits": model.stage1_loss.logits}
+        yield from encoders.compare("stage 1", passes(torch.float32).outputs, logits)
+        yield from encoders.check_training("stage 1", passes, model.stage1_loss)
+
+
+def _outputs(method: ClipSum, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    backbone, tokens = method.backbone, inputs["tokens"]
+    if not torch.is_grad_enabled():
+        images, texts = backbone.encode_image(inputs["reference"]), backbone.encode_text(tokens)
+        cosines = normalize(images) @ normalize(texts).T
+        return {"encode_image": images, "encode_text": texts, "cosine_image_text": cosines}
+    queries = method.encode_query({"pixels": inputs["reference"]}, {"tokens": tokens})
+    targets = method.encode_target({"pixels": inputs["target"]})
+    return {"logits": 100 * method.score(queries, targets), "loss": method.loss(queries, targets)}
+
+
+def _check_names(name: str, backbone: Any, model: _Model) -> Iterator[Deviation]:
+    shapes = shapes_of(backbone.openai_state_dict())
+    yield compare_count(f"{name} entries", len(shapes), model.entries)
+    yield compare_count(f"{name} parameters", sum(p.numel() for p in backbone.parameters()), model.parameters)
+    same = names_sha256(shapes) == model.names_sha256
+    yield Deviation(f"{name} sha256 of names", float(not same), 0.0, note="" if same else "the digest differs")
+    if model.state_dict is not None:
+        yield compare_names(f"{name} state dict", shapes, model.state_dict.root)
+    if model.state_dict_visual is not None:
+        visual = {entry: shape for entry, shape in shapes.items() if entry.startswith("visual.")}
+        yield compare_names(f"{name} state dict, image side", visual, model.state_dict_visual.root)
+
+
+def _tell_gelu_apart(deviation: Deviation, found: Tensor, not_openai: Rows | None) -> Deviation:
+    """Say how far the numbers are from those of the other activation."""
+    if not_openai is None:
+        return deviation
+    distance = compare_output("", found, not_openai, TOLERANCE)
+    if distance.ok:
+        return deviation.with_note("computed with the exact GELU instead of QuickGELU")
+    return deviation.with_note(f"{distance.value:.1e} from the exact GELU")
+
+
+class _Config(RecipeConfig):
+    """What the recipe says beyond its optimiser."""
+
+    model: Literal["small of clip_encoder.json"]
+    scale: PositiveFloat
+    coarse: PositiveInt
 
 
 def _training_case(file: GoldenFile, name: str, recipe: Recipe) -> TrainingCase:
-    def build(backbone: ClipBackbone, config: FineTuningConfig) -> tuple[Method, TrainingSettings]:
-        settings = recipe_settings(config, FinetuningSettings, scale=config.scale)
-        return ClipSum(backbone, settings), settings
+    config = file.parse(_Config, "recipes", name, "config")
+    sizes = EncoderSizes.model_validate({**SMALL, "batch": config.batch, "coarse": config.coarse})
+    if [len(rows) for rows in recipe.token_ids] != [config.batch] * BATCHES:
+        raise file.error(f"entry 'recipes.{name}.token_ids': {BATCHES} lists of {config.batch} texts are expected")
+    backbone: ClipBackbone = golden_backbone("small", sizes, file.prefix, "quickgelu")
+    tokens = [golden_tokens(file, rows, sizes) for rows in recipe.token_ids]
+    settings = recipe_settings(config, FinetuningSettings, scale=config.scale)
+    method = ClipSum(backbone, settings)
+    without_dropout(method)
 
-    return fine_tuning_case(file, name, recipe, FINETUNING, build)
+    def batch(number: int) -> Batch:
+        reference, target = (
+            {"pixels": golden_pixels(file.prefix, f"stage1.batch{number}.{side}", sizes)}
+            for side in ("reference", "target")
+        )
+        return Batch(reference, target, {"tokens": tokens[number]})
+
+    used = torch.unique(torch.cat(tokens))
+    return TrainingCase(method, backbone.clip, FINETUNING, settings, [batch(0), batch(1)], CHANGES, used)
 
 
 FORMS = {"clip": _check}

@@ -26,17 +26,10 @@ def _build(sizes: HeadSizes) -> Method:
 
 def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
     assert isinstance(method, Spirit)
-    query, target = method.encode_query(batch.reference, batch.text), method.encode_target(batch.target)
-    styles = method.network.local(batch.target["patches"])
-    return {
-        "query": query,
-        "target": target,
-        "logits": 100 * query @ target.T,
-        **{f"target_{name}": style for name, style in styles.items()},
-    }
+    return {f"target_{name}": style for name, style in method.network.local(batch.target["patches"]).items()}
 
 
-_GOLDEN = Head(_build, lambda method: method.get_submodule("network"), _outputs)
+_GOLDEN = Head(_build, "network", _outputs)
 FORMS = {"spirit": _GOLDEN.check}
 TRAINING = {"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)}
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from benchmark.encoders.backbones import TINY, backbone_configuration
 from benchmark.interop.exported import load
-from benchmark.parity.models import draw_input
-from benchmark.parity.rules import clip_images
+from benchmark.parity.rules import clip_images, draw_input
 from benchmark.records.record import read_record
 from benchmark.weights.checkpoints import read_header, read_weights
 

@@ -24,7 +24,7 @@ from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.options import make_options
-from benchmark.parity.models import without_dropout
+from benchmark.parity.rules import without_dropout
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
 from benchmark.registry import Registry

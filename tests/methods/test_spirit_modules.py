@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.parity.comparison import Rows, compare_output
 from benchmark.parity.heads import HeadSizes, head_batch
-from benchmark.parity.models import draw_weights
-from benchmark.parity.rules import head_weight
+from benchmark.parity.rules import draw_weights, head_weight
 
 Batch = dict[str, Tensor]
 FILE = json.loads((Path(__file__).parents[1] / "golden" / "spirit.json").read_text())

@@ -1,0 +1,133 @@
+"""The general reader: a network with golden weights and inputs against what the released code made of the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmark.parity.comparison import (
+    Deviation,
+    Difference,
+    Expected,
+    GradientTolerance,
+    Trained,
+    compare_gradients,
+    compare_names,
+    compare_output,
+    worst,
+)
+from benchmark.parity.files import GoldenFile
+from benchmark.parity.rules import Released, Shape, shapes_of
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a forward and a backward pass gave: outputs by the file's names, the rest by released names."""
+
+    outputs: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+Passes = Callable[[torch.dtype], Pass]
+"""The same pass in float32 or float64."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A network in evaluation mode and without dropout, and what to compute with it.
+
+    ``name`` stands before each output in the report. ``inputs``: tensors, also nested in dicts and lists.
+    ``outputs``: the network and its inputs to all that the file lists, by its names, losses among them; without
+    gradients in evaluation. Both are cast to float64 where float32 does not decide. ``leaves``: inputs, or groups of
+    them, whose gradients the file lists, too. ``trains_in_evaluation_mode``: losses and gradients are of that mode
+    (batch norms that do not follow).
+    """
+
+    file: GoldenFile
+    name: str
+    network: nn.Module
+    inputs: Mapping[str, Any]
+    outputs: Callable[[Any, Any], dict[str, Tensor]]
+    tolerance: float
+    gradients: GradientTolerance
+    released: Released = dict
+    loss_floor: float = 0.0
+    leaves: tuple[str, ...] = ()
+    trains_in_evaluation_mode: bool = False
+
+    def check_state_dict(self, listed: Mapping[str, Shape], title: str = "state dict") -> Deviation:
+        """Names and shapes."""
+        return compare_names(f"{self.name}{title}", shapes_of(self.released(self.network.state_dict())), listed)
+
+    @torch.no_grad()
+    def evaluated(self) -> dict[str, Tensor]:
+        """Outputs of evaluation mode."""
+        return self.outputs(self.network.eval(), self.inputs)
+
+    def compare(self, at: str, found: Mapping[str, Tensor], listed: Mapping[str, Expected]) -> Iterator[Deviation]:
+        """What the file lists, each beside what was found. Raises UserError for an output that is not known."""
+        for name, expected in listed.items():
+            if name not in found:
+                raise self.file.error(f"{self.name}entry '{at}.{name}' is no output that this reader knows")
+            output = f"{self.name}{at} {name}" if at else f"{self.name}{name}"
+            yield compare_output(output, found[name], expected, self.tolerance)
+
+    def passes(self, loss: str) -> Passes:
+        """Forward and backward from one of the outputs, with a network of its own: batch norms move."""
+        return cache(partial(self._pass, loss))
+
+    def check_training(
+        self, at: str, passes: Passes, expected: Trained, ignored: Callable[[str], bool] = lambda name: False
+    ) -> Iterator[Deviation]:
+        """The loss, and the norms of gradients that are not ``ignored``."""
+        yield from self.check_gradients(at, passes, expected.norms, ignored)
+        loss = passes(torch.float32).outputs["loss"].item()
+        difference = Difference("", loss, expected.loss, self.tolerance, self.loss_floor)
+        yield worst(f"{self.name}{at} loss", [difference])
+
+    def check_gradients(
+        self, at: str, passes: Passes, norms: Mapping[str, float], ignored: Callable[[str], bool] = lambda name: False
+    ) -> list[Deviation]:
+        def gradients(dtype: torch.dtype) -> dict[str, Tensor]:
+            return {name: g for name, g in passes(dtype).gradients.items() if not ignored(name)}
+
+        norms = {name: norm for name, norm in norms.items() if not ignored(name)}
+        return compare_gradients(f"{self.name}{at} gradients", gradients, norms, self.gradients)
+
+    def _pass(self, loss: str, dtype: torch.dtype) -> Pass:
+        network = copy.deepcopy(self.network).to(dtype).train(not self.trains_in_evaluation_mode)
+        inputs = cast(self.inputs, dtype)
+        leaves: dict[str, Tensor] = {}
+        for name in self.leaves:
+            group = inputs[name]
+            leaves |= {name: group} if isinstance(group, Tensor) else {f"{name}.{n}": t for n, t in group.items()}
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        outputs = self.outputs(network, inputs)
+        torch.autograd.backward(outputs[loss])
+        return Pass(
+            {"loss": outputs[loss].detach(), **{name: tensor.detach() for name, tensor in outputs.items()}},
+            self.released(_gradients(dict(network.named_parameters()))) | _gradients(leaves),
+            self.released(network.state_dict()),
+        )
+
+
+def _gradients(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """None and zeros are equal in the files."""
+    return {name: torch.zeros_like(t) if t.grad is None else t.grad for name, t in tensors.items()}
+
+
+def cast(inputs: Any, dtype: torch.dtype) -> Any:
+    """A copy of nested tensors; whole numbers stay as they are."""
+    if isinstance(inputs, Mapping):
+        return {name: cast(value, dtype) for name, value in inputs.items()}
+    if isinstance(inputs, list):
+        return [cast(value, dtype) for value in inputs]
+    return inputs.detach().to(dtype, copy=True) if inputs.is_floating_point() else inputs
