@@ -54,6 +54,8 @@ _OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quic
 class ClipBackbone(Backbone):
     """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
 
+    preprocessing: Preprocessing
+
     def __init__(
         self, clip: CLIP, preprocessing: Preprocessing, name: str, weights: str, activation: Activation
     ) -> None:
