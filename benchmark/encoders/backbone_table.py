@@ -1,13 +1,18 @@
-"""The backbones that are listed by name, from `backbone_table.toml`: readable without torch."""
+"""Which backbones there are, readable without torch: those of `backbone_table.toml`, and open_clip's own."""
 
 from __future__ import annotations
 
+import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmark.facts import Asset
+
+CLIP_VOCABULARY = 49408
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,22 @@ class BackboneInfo:
 _TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 BACKBONES: dict[str, BackboneInfo] = {facts["name"]: BackboneInfo.of(facts) for facts in _TABLE["backbone"]}
+
+
+def plain_architectures() -> tuple[str, ...]:
+    """Every architecture of open_clip's own list that is a plain CLIP, from its files alone."""
+    package = find_spec("open_clip")
+    folders = (package.submodule_search_locations if package is not None else None) or ()
+    files = sorted(file for folder in folders for file in Path(folder, "model_configs").glob("*.json"))
+    plain = [file for file in files if is_plain(json.loads(file.read_text(encoding="utf-8")))]
+    return tuple(dict.fromkeys(file.stem.removesuffix("-quickgelu") for file in plain))
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration of open_clip is a CLIP with CLIP's own text encoder and tokenizer."""
+    text = config["text_cfg"]
+    other = config.get("custom_text") or "multimodal_cfg" in config or "hf_model_name" in text
+    return not (other or text.get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY or "hf_tokenizer_name" in text)
 
 
 def clip_asset(info: BackboneInfo) -> Asset | None:

@@ -644,8 +644,8 @@ def test_another_output_of_a_backbone_is_a_view_by_its_name(tmp_path: Path, pict
     again = TokenBackbone()
     assert torch.equal(ask(small_store(tmp_path, again), pictures, ("tokens",)).views["tokens"], tokens)
     assert again.image_passes == []
-    with pytest.raises(UserError, match="tokens"):
-        ask(small_store(tmp_path), pictures, ("token",))
+    with pytest.raises(UserError, match="unknown view 'token': did you mean tokens"):
+        ask(small_store(tmp_path, again), pictures, ("token",))
     too_large = TokenBackbone()
     too_large.scale = 1e6
     with pytest.raises(UserError, match=r"000\.png.*not finite"):
