@@ -29,12 +29,16 @@ def gathered(problems: list[str]) -> Iterator[None]:
         problems.append(str(error))
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """An error that names the nearest known names, or all of them where none is near."""
+def unknown_name(kind: str, name: str, known: Iterable[str], listed_by: str = "") -> UserError:
+    """An error that names the nearest known names, or all of them where none is near.
+
+    ``listed_by``: the command that lists names too many to be shown; the nearest three are then named anyhow.
+    """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-    return UserError(f"unknown {kind} '{name}': {hint}")
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.0 if listed_by else 0.5)
+    choice = f"{', '.join(near[:-1])} or {near[-1]}" if len(near) > 1 else "".join(near)
+    hint = f"did you mean {choice}?" if near else f"known: {', '.join(names) or 'none'}"
+    return UserError(f"unknown {kind} '{name}': {hint}" + (f" `{listed_by}` lists all" if listed_by else ""))
 
 
 def first_of(names: Sequence[str], shown: int = 10) -> str:

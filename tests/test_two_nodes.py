@@ -57,5 +57,5 @@ def test_two_nodes_give_the_numbers_of_one_process(small_cirr: Path, tmp_path: P
     with np.load(many / "per_query.npz") as first, np.load(one / "per_query.npz") as other:
         assert all(np.array_equal(first[name], other[name]) for name in other.files)
     assert list((tmp_path / "node-1").iterdir()) == [], "a node that is not rank 0's writes nothing but its cache"
-    caches = [{p.name: p.read_bytes() for p in (tmp_path / f"cache-{n}").rglob("whole*.f32")} for n in range(NODES)]
+    caches = [{p.name: p.read_bytes() for p in (tmp_path / f"cache-{n}").rglob("global*.safetensors")} for n in range(NODES)]
     assert caches[0] and caches[0] == caches[1]

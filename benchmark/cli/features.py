@@ -1,19 +1,29 @@
-"""Fill the feature store ahead of time with a backbone's features of a dataset."""
+"""Fill the feature store ahead of time: a backbone's features of a dataset, before any run asks for them."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from benchmark.cli.arguments import DATA, ENCODER, add_options, run_values
+from benchmark.errors import UserError
+from benchmark.progress import say
+
+if TYPE_CHECKING:
+    from benchmark.distributed.job import Job
+    from benchmark.options import RunOptions
 
 EVERY_RANK = True
 SUMMARY = "compute and store a backbone's features of a dataset"
+_VIEWS = ("global", "patches")
+_FORMER_VIEWS = {"whole": "global"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
-    parser.add_argument("--views", nargs="+", choices=["global", "patches"], default=["global", "patches"])
+    parser.add_argument("--views", nargs="+", choices=[*_VIEWS, *_FORMER_VIEWS], default=list(_VIEWS),
+                        metavar=f"{{{','.join(_VIEWS)}}}")  # fmt: skip
     add_options(parser, *DATA, *ENCODER)
     parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")
 
@@ -21,14 +31,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from benchmark.distributed.job import join_job
     from benchmark.options import make_options
-    from benchmark.pipeline.feature_filling import fill_store
     from benchmark.pipeline.preparation import draw_demo_data
     from benchmark.registry import discover
 
+    for former in sorted({view for view in options.views if view in _FORMER_VIEWS}):
+        say(f"--views {former}: the view is called {_FORMER_VIEWS[former]} now")
+    views = tuple(dict.fromkeys(_FORMER_VIEWS.get(view, view) for view in options.views))
     values = run_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
     registry = discover()
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, registry, job)
-    print(fill_store(chosen, tuple(options.views), options.dry_run, job))
+    print(_fill_store(chosen, views, options.dry_run, job))
     return 0
+
+
+def _fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job: Job) -> str:
+    """Compute what is missing, by all ranks of the job, and tell what the store then holds.
+
+    Raises UserError as a run does.
+    """
+    from benchmark.features.store import bytes_needed
+    from benchmark.method import FeatureInputs
+    from benchmark.pipeline.planning import make_plan
+    from benchmark.pipeline.preparation import backbone_of
+    from benchmark.pipeline.stage_sources import StageSources
+
+    plan = make_plan(options.model_copy(update={"set": {**options.set, "method.encoder": "untouched"}}))
+    dataset, backbone = plan.dataset, backbone_of(plan)
+    splits = ("train", dataset.info.evaluation_split)
+    pictures = sum(len(dataset.split_pictures(split)) for split in splits)
+    if backbone is None:
+        raise UserError(f"method {options.method} brings its own networks; there are no features of a backbone")
+    width = backbone.width
+    size = bytes_needed(width, pictures=pictures, views=views) / 2**20
+    told = f"{pictures:,} pictures of {dataset.label}, {' and '.join(views)}, width {width}: {size:,.1f} MiB"
+    place = options.cache_root / "features"
+    if dry_run:
+        return f"{told} would be stored under {place}"
+    with StageSources(plan, job, backbone) as sources:
+        for split in splits:
+            sources.features(split, FeatureInputs(reference=views, target=views))
+        asked = [text for task in plan.tasks for text in task.queries.texts]
+        sources.fill_texts(asked + [t for c in dataset.training_texts() for t in plan.rule.queries(c)])
+    return f"{told} stored under {place}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.encoders.backbone_table import BACKBONES
+    from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
     from benchmark.pipeline.controlled_comparison import shared_conditions
     from benchmark.registry import discover
 
@@ -58,6 +59,10 @@ def run(options: argparse.Namespace) -> int:
         print("\n\n".join(entries))
     else:
         print("\n\n".join(_block(kind, entries) for kind, entries in chosen.items()))
+        if options.kind == "backbones":
+            others = [name for name in plain_architectures() if name not in BACKBONES]
+            print(textwrap.fill(f"and of open_clip's own: {', '.join(others)}", 100, subsequent_indent="  ",
+                                break_on_hyphens=False))  # fmt: skip
     return 0
 
 

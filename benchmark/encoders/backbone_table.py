@@ -1,14 +1,18 @@
-"""The backbones that are listed by name, as a literal: readable without torch.
-
-Any other architecture of open_clip's own list that is built as plain CLIP works too. Sizes of files
-are rounded. The weights are never downloaded by a run: they are looked for on disk.
-"""
+"""Which backbones there are, readable without torch: those of `backbone_table.toml`, and open_clip's own."""
 
 from __future__ import annotations
 
+import json
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
-_OPENAI = "https://openaipublic.azureedge.net/clip/models"
+from benchmark.facts import Asset
+
+CLIP_VOCABULARY = 49408
 
 
 @dataclass(frozen=True)
@@ -34,119 +38,45 @@ class BackboneInfo:
     default_weights: str
     sources: tuple[WeightsSource, ...] = ()
 
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> BackboneInfo:
+        return cls(**{**facts, "sources": tuple(WeightsSource(**source) for source in facts.get("sources", ()))})
 
-def _openai(
-    name: str, summary: str, width: int, image_size: int, file: str, sha256: str, mirror: str, megabytes: int
-) -> BackboneInfo:
-    source = WeightsSource(
-        tag="openai",
-        file=file,
-        url=f"{_OPENAI}/{sha256}/{file}",
-        mirror=f"https://huggingface.co/timm/{mirror}",
-        megabytes=megabytes,
-        licence="MIT (OpenAI CLIP)",
+
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+
+BACKBONES: dict[str, BackboneInfo] = {facts["name"]: BackboneInfo.of(facts) for facts in _TABLE["backbone"]}
+
+
+def plain_architectures() -> tuple[str, ...]:
+    """Every architecture of open_clip's own list that is a plain CLIP, from its files alone."""
+    package = find_spec("open_clip")
+    folders = (package.submodule_search_locations if package is not None else None) or ()
+    files = sorted(file for folder in folders for file in Path(folder, "model_configs").glob("*.json"))
+    plain = [file for file in files if is_plain(json.loads(file.read_text(encoding="utf-8")))]
+    return tuple(dict.fromkeys(file.stem.removesuffix("-quickgelu") for file in plain))
+
+
+def is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration of open_clip is a CLIP with CLIP's own text encoder and tokenizer."""
+    text = config["text_cfg"]
+    other = config.get("custom_text") or "multimodal_cfg" in config or "hf_model_name" in text
+    return not (other or text.get("vocab_size", CLIP_VOCABULARY) != CLIP_VOCABULARY or "hf_tokenizer_name" in text)
+
+
+def clip_asset(info: BackboneInfo) -> Asset | None:
+    """The default weights of a backbone that is listed by name; None for one that starts at random."""
+    source = next((source for source in info.sources if source.tag == info.default_weights), None)
+    if source is None:
+        return None
+    return Asset(
+        name=info.name,
+        summary=f"weights '{source.tag}' of {info.name}",
+        file=source.file,
+        megabytes=source.megabytes,
+        source=source.url,
+        licence=source.licence,
+        hub=f"{source.mirror.partition('huggingface.co/')[2]}/open_clip_model.safetensors",
+        cache=".cache/clip",
+        when="the backbone; --backbone for another",
     )
-    return BackboneInfo(name, summary, width, image_size, "openai", (source,))
-
-
-_ROWS = (
-    BackboneInfo(
-        "tiny",
-        "a small ModifiedResNet CLIP of 2.3 M parameters that starts from random weights, for the demo data",
-        64,
-        64,
-        "random",
-    ),
-    _openai(
-        "RN50x4",
-        "CLIP ResNet-50x4, the backbone of CLIP4Cir and SPIRIT",
-        640,
-        288,
-        "RN50x4.pt",
-        "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
-        "resnet50x4_clip.openai",
-        420,
-    ),
-    _openai(
-        "RN50",
-        "CLIP ResNet-50",
-        1024,
-        224,
-        "RN50.pt",
-        "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-        "resnet50_clip.openai",
-        255,
-    ),
-    _openai(
-        "RN101",
-        "CLIP ResNet-101",
-        512,
-        224,
-        "RN101.pt",
-        "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
-        "resnet101_clip.openai",
-        290,
-    ),
-    _openai(
-        "RN50x16",
-        "CLIP ResNet-50x16",
-        768,
-        384,
-        "RN50x16.pt",
-        "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
-        "resnet50x16_clip.openai",
-        660,
-    ),
-    _openai(
-        "RN50x64",
-        "CLIP ResNet-50x64",
-        1024,
-        448,
-        "RN50x64.pt",
-        "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
-        "resnet50x64_clip.openai",
-        1300,
-    ),
-    _openai(
-        "ViT-B-32",
-        "CLIP ViT-B/32",
-        512,
-        224,
-        "ViT-B-32.pt",
-        "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-        "vit_base_patch32_clip_224.openai",
-        350,
-    ),
-    _openai(
-        "ViT-B-16",
-        "CLIP ViT-B/16",
-        512,
-        224,
-        "ViT-B-16.pt",
-        "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-        "vit_base_patch16_clip_224.openai",
-        350,
-    ),
-    _openai(
-        "ViT-L-14",
-        "CLIP ViT-L/14",
-        768,
-        224,
-        "ViT-L-14.pt",
-        "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-        "vit_large_patch14_clip_224.openai",
-        930,
-    ),
-    _openai(
-        "ViT-L-14-336",
-        "CLIP ViT-L/14 at 336 px",
-        768,
-        336,
-        "ViT-L-14-336px.pt",
-        "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-        "vit_large_patch14_clip_336.openai",
-        930,
-    ),
-)
-
-BACKBONES: dict[str, BackboneInfo] = {row.name: row for row in _ROWS}

@@ -19,7 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from benchmark.backbone import Backbone, BackboneDescription
-from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, is_plain, plain_architectures
 from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
 from benchmark.encoders.pretrained import (
     RANDOM,
@@ -36,7 +36,6 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.weights.fit import load_into
 from benchmark.weights.reading import OPENAI_SIZES, WeightsFile, read_state_dict, state_digest
 
-CLIP_VOCABULARY = 49408
 _SINGLE_BYTE_TOKENS = 512  # 256 bytes, each inside a word and at its end
 _START, _END = "<start_of_text>", "<end_of_text>"
 
@@ -53,6 +52,8 @@ _OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quic
 
 class ClipBackbone(Backbone):
     """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
+
+    preprocessing: Preprocessing
 
     def __init__(
         self, clip: CLIP, preprocessing: Preprocessing, name: str, weights: str, activation: Activation
@@ -286,9 +287,7 @@ def backbone_configuration(name: str) -> Mapping[str, Any]:
     if config is None and architecture in known:
         config = open_clip.get_model_config(f"{architecture}-quickgelu")
     if config is None:
-        raise unknown_name("backbone", name, {*BACKBONES, *known})
-    text = config["text_cfg"]
-    plain = text.get("vocab_size", CLIP_VOCABULARY) == CLIP_VOCABULARY and "hf_tokenizer_name" not in text
-    if config.get("custom_text") or "multimodal_cfg" in config or "hf_model_name" in text or not plain:
+        raise unknown_name("backbone", name, {*BACKBONES, *plain_architectures()}, "list backbones")
+    if not is_plain(config):
         raise UserError(f"--backbone {name}: no plain CLIP model (it has another text encoder or tokenizer)")
     return config

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import GLOBAL, Backbone
 from benchmark.errors import UserError
 from benchmark.prefetching import handed_over
 
@@ -34,13 +34,11 @@ class FrozenEncoder:
     Raises UserError for tf32 without a GPU that has it.
     """
 
-    def __init__(
-        self, backbone: Backbone, device: torch.device, precision: Precision, compiled: bool = False
-    ) -> None:
+    def __init__(self, backbone: Backbone, device: torch.device, precision: Precision, compiled: bool = False) -> None:
         if precision == "tf32" and device.type != "cuda":
             raise UserError(f"--set backbone.precision=tf32: {device.type} has no TF32; choose fp32 or bf16")
         self.backbone = backbone
-        self.width = backbone.description.width
+        self.outputs = backbone.picture_outputs
         self._device = device
         self._precision = precision
         self._encode_image: Callable[[Tensor], Tensor] = backbone.encode_image
@@ -65,20 +63,23 @@ class FrozenEncoder:
                 for module in training:
                     module.training = True
 
-    def pictures(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 (m, S, S, 3) to raw features (m, d), for any m above 0."""
+    def pictures(self, pixels: NDArray[np.uint8], output: str = GLOBAL) -> NDArray[np.floating]:
+        """uint8 (m, S, S, 3), m above 0, to a raw output of the backbone: (m, d), or (m, *its shape) as its type."""
         starts = range(0, len(pixels), PICTURES_PER_PASS)
+        dtype = getattr(torch, self.outputs[output].dtype)
         with self.frozen():
-            passes = [self._pass(pixels[start : start + PICTURES_PER_PASS]) for start in starts]
-            features: NDArray[np.float32] = torch.cat(passes)[: len(pixels)].cpu().numpy()
+            passes = [self._pass(pixels[start : start + PICTURES_PER_PASS], output) for start in starts]
+            features: NDArray[np.floating] = torch.cat(passes)[: len(pixels)].to(dtype).cpu().numpy()
         return features
 
-    def _pass(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def _pass(self, pixels: NDArray[np.uint8], output: str) -> Tensor:
         if len(pixels) < PICTURES_PER_PASS:
             blank = np.zeros((PICTURES_PER_PASS - len(pixels), *pixels.shape[1:]), dtype=np.uint8)
             pixels = np.concatenate([pixels, blank])
         normalised = self.backbone.preprocessing.normalise(handed_over(torch.from_numpy(pixels), self._device))
-        return self._encode_image(normalised).float()
+        if output == GLOBAL:
+            return self._encode_image(normalised).float()
+        return self.backbone.encode_picture_outputs(normalised, [output])[output]
 
     def texts(self, strings: Sequence[str]) -> NDArray[np.float32]:
         """TEXTS_PER_PASS strings to raw features (B, d)."""
@@ -89,7 +90,7 @@ class FrozenEncoder:
         return features
 
 
-def require_finite(features: NDArray[np.float32], sources: Sequence[str]) -> None:
+def require_finite(features: NDArray[np.floating], sources: Sequence[str]) -> None:
     """Raises UserError naming the first source (of row i: ``sources[i]``) whose feature is not finite."""
     finite = np.isfinite(features).reshape(len(sources), -1).all(axis=1)
     if not finite.all():

@@ -17,8 +17,7 @@ from benchmark.dataset import IntArray, Task
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
 from benchmark.encoders.backbones import ClipBackbone
-from benchmark.features.shared_store import SharedStore
-from benchmark.features.store import PictureFeatures
+from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 
 PicturesOfSplit = Callable[[str], PictureFeatures]

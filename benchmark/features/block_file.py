@@ -1,9 +1,9 @@
-"""float32 rows on disk, computed block by block, that a kill at any moment leaves usable.
+"""Rows on disk, computed block by block, that a kill at any moment leaves usable.
 
-Three files share a stem: ``.f32`` holds the rows, ``.log`` a line with a checksum for every block
-that is safely in it, ``.json`` (the manifest, written last) says what the rows are. A block is
-written and flushed before its line is, and a line that was cut short fails its own check, so the
-log never claims what the rows do not hold. What is read back is compared with the checksums.
+One safetensors file has its whole size from the start: a header that says what the rows are,
+``checksums`` with an entry per block (0: not there yet), and ``rows``. A block's rows are flushed
+before its checksum is written, and a block counts only where the two agree, so that neither a kill
+nor a damaged disk is ever believed.
 
 Any number of processes may fill the same file: each block is locked by the one that computes it,
 and the operating system drops the lock of a process that dies.
@@ -12,26 +12,27 @@ and the operating system drops the lock of a process that dies.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from benchmark.errors import UserError
-from benchmark.files import atomic_write_json, digest_of, flush_to_disk, read_json
+from benchmark.files import flush_to_disk
 
-DTYPE = "<f4"
+_SLOT = np.dtype("<u8")
+_WRITTEN = 1 << 32  # set in every checksum, so that none is 0
+_TYPES = {"float32": "F32", "float16": "F16"}
 
 
 @contextmanager
@@ -60,28 +61,15 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def append_lines(descriptor: int, lines: list[str]) -> None:
-    """Append lines to a log and flush it; begins anew after a line that a crash cut short."""
-    content = ("\n" + "\n".join(lines) + "\n").encode("ascii")
-    while content:
-        content = content[os.write(descriptor, content) :]
-    os.fsync(descriptor)
-
-
-def new_lines(path: Path, position: int) -> tuple[list[str], int]:
-    """The whole lines of a log from a byte position on, and the position after them."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(position)
-            content = stream.read()
-    except FileNotFoundError:
-        return [], 0
-    end = content.rfind(b"\n") + 1
-    return content[:end].decode("ascii", "replace").split("\n"), position + end
+def map_rows(path: Path, shape: tuple[int, ...], offset: int = 0, dtype: DTypeLike = "<f4") -> Tensor:
+    """Rows of a file, memory-mapped: pages are read when first used, writing to them never reaches the file."""
+    if not prod(shape):
+        return torch.from_numpy(np.empty(shape, dtype))
+    return torch.from_numpy(np.memmap(path, dtype=dtype, mode="c", offset=offset, shape=shape))
 
 
 class FileLocks:
-    """Numbered locks between processes, kept as byte ranges of one file.
+    """Numbered locks between processes, kept as byte ranges of one file; closing it drops them.
 
     They hold between processes, not between the threads of one. Raises UserError where the file
     system knows no locks.
@@ -92,12 +80,7 @@ class FileLocks:
         with writing(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
-    def __enter__(self) -> FileLocks:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         os.close(self._descriptor)
 
     def acquire(self, number: int, wait: bool = False) -> bool:
@@ -121,181 +104,129 @@ class FileLocks:
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, number)
 
 
-@dataclass(frozen=True)
-class BlockShape:
-    """``rows`` rows of shape ``row_shape``, cut into blocks of ``rows_per_block``, the last shorter."""
+class BlockFile:
+    """One such file: ``shape`` (n, ...) of all rows, cut into blocks of ``rows_per_block``, the last shorter.
 
-    rows: int
-    row_shape: tuple[int, ...]
-    rows_per_block: int
+    ``key`` is a JSON-like description of what the rows are, kept in the header.
+    """
 
-    @property
-    def blocks(self) -> int:
-        return -(-self.rows // self.rows_per_block)
-
-    @property
-    def row_bytes(self) -> int:
-        return prod(self.row_shape) * np.dtype(DTYPE).itemsize
-
-    @property
-    def total_bytes(self) -> int:
-        return self.rows * self.row_bytes
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], dtype: str, rows_per_block: int, key: Mapping[str, Any]
+    ) -> None:
+        self.path, self.shape, self._per_block = path, shape, rows_per_block
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self.blocks = -(-shape[0] // rows_per_block)
+        self._row_bytes = prod(shape[1:]) * self._dtype.itemsize
+        slots, rows = self.blocks * _SLOT.itemsize, shape[0] * self._row_bytes
+        self._header = _header(
+            {
+                "__metadata__": {"key": json.dumps(key), "rows_per_block": str(rows_per_block)},
+                "checksums": {"dtype": "U64", "shape": [self.blocks], "data_offsets": [0, slots]},
+                "rows": {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [slots, slots + rows]},
+            }
+        )
+        self._rows_at = len(self._header) + slots
+        self._size = self._rows_at + rows
+        self._sound = np.zeros(self.blocks, dtype=bool)
+        self._uncommitted: dict[int, int] = {}
+        self._descriptor = os.open(path, os.O_RDONLY) if path.is_file() else -1
 
     def span(self, block: int) -> range:
         """Rows of a block."""
-        start = block * self.rows_per_block
-        return range(start, min(start + self.rows_per_block, self.rows))
-
-
-class BlockFile:
-    """One such file. ``key`` is a JSON-like description of what the rows are, kept in the manifest.
-
-    ``done`` is the set of blocks known to be safely on disk. :meth:`check` fills it from the disk,
-    :meth:`refresh` adds what other processes finished since.
-    """
-
-    def __init__(self, stem: Path, shape: BlockShape, key: dict[str, Any]) -> None:
-        self.path = stem.with_name(stem.name + ".f32")
-        self.shape = shape
-        self._key = key
-        self._log = stem.with_name(stem.name + ".log")
-        self._manifest = stem.with_name(stem.name + ".json")
-        self._checksums: dict[int, int] = {}
-        self._uncommitted: dict[int, int] = {}
-        self._position = 0
-        self._rows_file = self._log_file = -1
+        return range(block * self._per_block, min((block + 1) * self._per_block, self.shape[0]))
 
     @property
-    def done(self) -> frozenset[int]:
-        return frozenset(self._checksums)
-
-    def has(self, block: int) -> bool:
-        return block in self._checksums
+    def done(self) -> NDArray[np.bool_]:
+        """The blocks known to be safely on disk."""
+        return self._sound
 
     def check(self) -> int:
-        """Compare everything that the log claims with the rows on disk; the number of damaged blocks."""
-        self._checksums, self._position = {}, 0
-        self.refresh()
-        claimed = len(self._checksums)
-        self._checksums = dict(self._sound_blocks())
-        return claimed - len(self._checksums)
+        """Read every block back; the number of those that are not what was once written."""
+        return sum(self._claims(block) and not self.has(block) for block in range(self.blocks))
 
-    def _sound_blocks(self) -> Iterator[tuple[int, int]]:
-        if not self._checksums or not self.path.is_file():
-            return
-        with self.path.open("rb") as stream:
-            for block, checksum in sorted(self._checksums.items()):
-                span = self.shape.span(block)
-                stream.seek(span.start * self.shape.row_bytes)
-                content = stream.read(len(span) * self.shape.row_bytes)
-                if len(content) == len(span) * self.shape.row_bytes and zlib.crc32(content) == checksum:
-                    yield block, checksum
+    def has(self, block: int) -> bool:
+        """Whether a block is on disk; what other processes wrote is held against its checksum, too."""
+        if not self._sound[block] and (claimed := self._claims(block)):
+            content = os.pread(self._descriptor, len(self.span(block)) * self._row_bytes, self._place(block))
+            self._sound[block] = claimed == zlib.crc32(content) | _WRITTEN
+        return bool(self._sound[block])
 
-    def refresh(self) -> None:
-        """Take note of the blocks that other processes finished."""
-        lines, self._position = new_lines(self._log, self._position)
-        for line in lines:
-            record = _parse(line)
-            if record is not None and record[0] < self.shape.blocks:
-                self._checksums[record[0]] = record[1]
+    def _claims(self, block: int) -> int:
+        """The checksum of a block as it stands in the file, 0 for none."""
+        if self._descriptor < 0:
+            return 0
+        return int.from_bytes(os.pread(self._descriptor, _SLOT.itemsize, self._slot(block)), "little")
+
+    def _slot(self, block: int) -> int:
+        return len(self._header) + block * _SLOT.itemsize
+
+    def _place(self, block: int) -> int:
+        return self._rows_at + block * self._per_block * self._row_bytes
 
     def is_complete(self) -> bool:
-        """All blocks are there, and file and manifest are what they should be. Needs no lock."""
-        if len(self._checksums) < self.shape.blocks or not self.path.is_file():
+        """All blocks are there, and the file is what it should be. Needs no lock."""
+        if self._descriptor < 0 or not self._sound.all() or os.fstat(self._descriptor).st_size != self._size:
             return False
-        if self.path.stat().st_size != self.shape.total_bytes:
-            return False
-        try:
-            return bool(read_json(self._manifest) == self._description())
-        except UserError:
-            return False
+        return os.pread(self._descriptor, len(self._header), 0) == self._header
 
     def open_for_writing(self) -> None:
-        """Create the files; raises UserError where the disk has no room for the missing blocks."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._require_room()
-            self._rows_file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            self._log_file = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            if os.fstat(self._rows_file).st_size != self.shape.total_bytes:
-                os.ftruncate(self._rows_file, self.shape.total_bytes)
-            flush_to_disk(self.path.parent)
+        """Give the file its size and header, in place; nobody who fills it already is disturbed.
 
-    def _require_room(self) -> None:
-        rows = sum(len(self.shape.span(block)) for block in range(self.shape.blocks) if not self.has(block))
-        missing = rows * self.shape.row_bytes
+        For one process at a time. Raises UserError where the disk has no room for the missing blocks.
+        """
+        missing = sum(len(self.span(block)) for block in np.flatnonzero(~self._sound)) * self._row_bytes
         free = shutil.disk_usage(self.path.parent).free
         if missing > free:
             raise UserError(
                 f"{self.path}: {missing / 1e6:,.1f} MB are to be stored and {free / 1e6:,.1f} MB are free; "
                 "free some space or move the cache with --cache"
             )
+        self.close()
+        with writing(self.path):
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            size, head = os.fstat(self._descriptor).st_size, self._header
+            if size < self._rows_at:
+                # Written now, so that a disk that fills up later has room for the checksums of what it took.
+                head += bytes(self._rows_at - len(head))
+            if size != self._size:
+                os.ftruncate(self._descriptor, self._size)
+            write_at(self._descriptor, head, 0)
+            flush_to_disk(self.path.parent)
 
-    def write(self, block: int, rows: NDArray[np.float32]) -> None:
-        """Write the rows of a block, (n, *row_shape); it counts only after :meth:`commit`."""
-        expected = (len(self.shape.span(block)), *self.shape.row_shape)
+    def write(self, block: int, rows: NDArray[np.generic]) -> None:
+        """Write the rows of a block, (n, ...); it counts only after :meth:`commit`."""
+        expected = (len(self.span(block)), *self.shape[1:])
         if rows.shape != expected:
             raise ValueError(f"block {block} of {self.path.name} has shape {expected}, not {rows.shape}")
-        content = np.ascontiguousarray(rows, dtype=DTYPE).tobytes()
+        content = np.ascontiguousarray(rows, dtype=self._dtype).tobytes()
         with writing(self.path):
-            write_at(self._rows_file, content, self.shape.span(block).start * self.shape.row_bytes)
-        self._uncommitted[block] = zlib.crc32(content)
+            write_at(self._descriptor, content, self._place(block))
+        self._uncommitted[block] = zlib.crc32(content) | _WRITTEN
 
     def commit(self) -> None:
-        """Flush what was written, then say so in the log, then flush the log."""
+        """Flush what was written, then say so, then flush that."""
         if not self._uncommitted:
             return
         with writing(self.path):
-            os.fsync(self._rows_file)
-            append_lines(self._log_file, [_record(b, c) for b, c in self._uncommitted.items()])
-        self._checksums.update(self._uncommitted)
+            os.fsync(self._descriptor)
+            for block, checksum in self._uncommitted.items():
+                write_at(self._descriptor, checksum.to_bytes(_SLOT.itemsize, "little"), self._slot(block))
+            os.fsync(self._descriptor)
+        self._sound[list(self._uncommitted)] = True
         self._uncommitted = {}
 
-    def finish(self) -> None:
-        """Write the manifest of a file that has all its blocks."""
-        if len(self._checksums) < self.shape.blocks:
-            raise ValueError(f"{self.path.name} lacks {self.shape.blocks - len(self._checksums)} blocks")
-        with writing(self._manifest):
-            atomic_write_json(self._manifest, self._description())
-
     def close(self) -> None:
-        for descriptor in (self._rows_file, self._log_file):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._rows_file = self._log_file = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def read(self) -> Tensor:
-        """All rows, (rows, *row_shape), mapped from the file; writing to them never reaches the file."""
-        return map_rows(self.path, self.shape.rows, self.shape.row_shape)
-
-    def _description(self) -> dict[str, Any]:
-        checksums = [self._checksums[block] for block in range(self.shape.blocks)]
-        return {
-            "format": 1,
-            "key": self._key,
-            "shape": [self.shape.rows, *self.shape.row_shape],
-            "dtype": DTYPE,
-            "rows_per_block": self.shape.rows_per_block,
-            "digest": digest_of(checksums),
-        }
+        """All rows, mapped from the file."""
+        return map_rows(self.path, self.shape, self._rows_at, self._dtype)
 
 
-def map_rows(path: Path, rows: int, row_shape: tuple[int, ...]) -> Tensor:
-    """The first rows of a file of float32 rows, memory-mapped; pages are read when first used."""
-    if rows == 0:
-        return torch.empty((0, *row_shape))
-    return torch.from_numpy(np.memmap(path, dtype=DTYPE, mode="c", shape=(rows, *row_shape)))
-
-
-def _record(block: int, checksum: int) -> str:
-    content = f"{block} {checksum:08x}"
-    return f"{content} {zlib.crc32(content.encode()):08x}"
-
-
-def _parse(line: str) -> tuple[int, int] | None:
-    """Block and checksum of a line of the log; None where the line is empty, damaged or cut short."""
-    content, _, check = line.rpartition(" ")
-    if not content or check != f"{zlib.crc32(content.encode()):08x}":
-        return None
-    block, checksum = content.split(" ")
-    return int(block), int(checksum, 16)
+def _header(entries: Mapping[str, Any]) -> bytes:
+    """A safetensors header: its length, then JSON, filled up so that what follows is aligned."""
+    content = json.dumps(entries).encode()
+    content += b" " * (-(8 + len(content)) % 64)
+    return len(content).to_bytes(8, "little") + content

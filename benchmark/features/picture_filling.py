@@ -19,21 +19,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.backbone import GLOBAL
 from benchmark.data.pictures import open_picture
 from benchmark.encoders.frozen_encoder import FrozenEncoder, require_finite
 from benchmark.features.block_file import BlockFile, FileLocks
 
 PICTURES_PER_BLOCK = 32
+PATCHES = "patches"
+"""The view that is no output of a backbone: its global output for every crop of a picture's grids."""
+
 _BLOCKS_AHEAD = 1
 _COMMIT_SECONDS = 1.0
 _WAIT_SECONDS = 0.1
-_APPENDING = 1 << 40
+_APPENDING = 1 << 40  # a lock's number that is no block's
 
 Progress = Callable[[int, int, str], None]
 """(done, total, note): called on the caller's thread; a note that is not empty is a line to show."""
 
 Pixels = dict[str, NDArray[np.uint8]]
-"""One picture's pixels by view: "global" (1, S, S, 3), "patches" (P, S, S, 3)."""
+"""One picture's pixels by view: "patches" (P, S, S, 3), any other (1, S, S, 3)."""
 
 
 @dataclass(frozen=True)
@@ -58,28 +62,35 @@ class PictureFilling:
     ) -> None:
         self._encoder, self._files, self._paths, self._grids = encoder, files, paths, grids
         self._progress = progress
-        self._shape = next(iter(files.values())).shape
+        self._any_file = next(iter(files.values()))
         self._held: set[int] = set()
         self._committed_at = 0.0
 
     def run(self, lock_path: Path, workers: int, shard: tuple[int, int]) -> None:
-        """Fill every file and write the manifests; returns when all blocks are done, by whomever."""
+        """Fill every file; returns when all blocks are done, by whomever.
+
+        A process begins with its own blocks by ``shard`` (rank, world size) and goes on with those
+        of the others, from their ends: a slower one's blocks are taken over.
+        """
+        rank, world = shard
+        blocks = range(self._any_file.blocks)
+        order = [*blocks[rank::world], *(block for block in reversed(blocks) if block % world != rank)]
         with ExitStack() as stack:
+            self._locks = FileLocks(lock_path)
+            stack.callback(self._locks.close)
+            self._locks.acquire(_APPENDING, wait=True)
             for file in self._files.values():
-                stack.callback(file.close)
                 file.open_for_writing()
-            self._locks = stack.enter_context(FileLocks(lock_path))
+            self._locks.release(_APPENDING)
             self._pool = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="decode"))
             self._report()
-            elsewhere = self._compute(_order(self._shape.blocks, shard))
+            elsewhere = self._compute(order)
             if elsewhere:
                 self._report("waiting for another process that computes the same features")
             while elsewhere:
                 time.sleep(_WAIT_SECONDS)
                 elsewhere = self._compute(elsewhere)
             self._report()
-            for file in self._files.values():
-                file.finish()
 
     def _compute(self, blocks: Iterable[int]) -> list[int]:
         """Compute the blocks that are missing and free; gives those that other processes hold."""
@@ -94,80 +105,67 @@ class PictureFilling:
                     elsewhere.append(block)
                     continue
                 self._held.add(block)
+                # It may have been finished, and let go, since the look before.
                 if self._is_done(block):
                     self._release([block])
                     continue
                 jobs.append(self._start(block))
                 if len(jobs) > _BLOCKS_AHEAD:
                     self._encode(jobs.popleft())
-                    self._commit_now_and_then([job.block for job in jobs])
+                    if time.monotonic() - self._committed_at > _COMMIT_SECONDS:
+                        self._commit(self._held - {job.block for job in jobs})
+                        self._committed_at = time.monotonic()
+                        self._report()
             while jobs:
                 self._encode(jobs.popleft())
         finally:
             for future in (future for job in jobs for future in job.decoding):
                 future.cancel()
-            self._commit(list(self._held))
+            self._commit(self._held)
         return elsewhere
 
     def _is_done(self, block: int) -> bool:
-        for file in self._files.values():
-            if not file.has(block):
-                file.refresh()
         return all(file.has(block) for file in self._files.values())
 
     def _start(self, block: int) -> _Job:
         views = tuple(view for view, file in self._files.items() if not file.has(block))
-        paths = [self._paths[row] for row in self._shape.span(block)]
+        paths = [self._paths[row] for row in self._any_file.span(block)]
         return _Job(block, views, [self._pool.submit(self._decode, path, views) for path in paths])
 
     def _decode(self, path: Path, views: tuple[str, ...]) -> Pixels:
-        preprocessing = self._encoder.backbone.preprocessing
-        image = open_picture(path)
-        pixels: Pixels = {}
-        if "global" in views:
-            pixels["global"] = preprocessing.picture(image)[None]
-        if "patches" in views:
-            pixels["patches"] = preprocessing.patches(image, self._grids)
-        return pixels
+        preprocessing, image = self._encoder.backbone.preprocessing, open_picture(path)
+        return {
+            view: preprocessing.patches(image, self._grids) if view == PATCHES else preprocessing.picture(image)[None]
+            for view in views
+        }
 
     def _encode(self, job: _Job) -> None:
         """Encode the views apart from each other: their bits do not depend on which were asked for."""
         decoded = [future.result() for future in job.decoding]
-        sources = [str(self._paths[row]) for row in self._shape.span(job.block)]
+        sources = [str(self._paths[row]) for row in self._any_file.span(job.block)]
         for view in job.views:
-            features = self._encoder.pictures(np.concatenate([pixels[view] for pixels in decoded]))
-            require_finite(features.reshape(len(sources), -1), sources)
+            pixels = np.concatenate([picture[view] for picture in decoded])
+            features = self._encoder.pictures(pixels, GLOBAL if view == PATCHES else view)
+            require_finite(features, sources)
             file = self._files[view]
-            file.write(job.block, features.reshape(len(sources), *file.shape.row_shape))
+            file.write(job.block, features.reshape(len(sources), *file.shape[1:]))
 
-    def _commit_now_and_then(self, unfinished: list[int]) -> None:
-        if time.monotonic() - self._committed_at > _COMMIT_SECONDS:
-            self._commit([block for block in self._held if block not in unfinished])
-            self._committed_at = time.monotonic()
-            self._report()
-
-    def _commit(self, blocks: list[int]) -> None:
+    def _commit(self, blocks: Iterable[int]) -> None:
         """Put everything written safely on disk, then let the other processes have the blocks."""
         try:
+            # One process at a time: on network file systems, neighbouring checksums share a page.
             self._locks.acquire(_APPENDING, wait=True)
             for file in self._files.values():
                 file.commit()
         finally:
             self._release([*blocks, _APPENDING])
 
-    def _release(self, numbers: list[int]) -> None:
+    def _release(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             self._locks.release(number)
-        self._held.difference_update(numbers)
+            self._held.discard(number)
 
     def _report(self, note: str = "") -> None:
-        done = frozenset.intersection(*(file.done for file in self._files.values()))
-        self._progress(sum(len(self._shape.span(block)) for block in done), self._shape.rows, note)
-
-
-def _order(blocks: int, shard: tuple[int, int]) -> list[int]:
-    """A process's own blocks first, then those of the others from their ends."""
-    rank, world = shard
-    own = list(range(rank, blocks, world))
-    others = [block for block in reversed(range(blocks)) if block % world != rank]
-    return own + others
+        done = np.logical_and.reduce([file.done for file in self._files.values()])
+        rows = sum(len(self._any_file.span(block)) for block in np.flatnonzero(done))
+        self._progress(rows, len(self._paths), note)

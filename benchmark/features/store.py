@@ -6,10 +6,11 @@ one fixed shape (:mod:`benchmark.encoders.frozen_encoder`), a block is PICTURES_
 in its order, each view of a block is encoded on its own, and a text's place in its pass is its own.
 
 Folders: ``ENCODER-digest/`` holds the texts, and in it ``DATASET-LIST-digest/`` for each list of
-pictures one file of rows per view. The digests cover everything that changes a feature: weights,
-architecture, activation, precision, preprocessing, grids, and each picture's name, size and time of
-change. A digest never stands for two contents, so nothing served is out of date; the features of
-pictures that were replaced since lie idle until somebody deletes their folder.
+pictures one file per view (:mod:`benchmark.features.block_file`). The digests cover everything that
+changes a feature: weights, architecture, activation, precision, preprocessing, grids, and each
+picture's name, size and time of change. A digest never stands for two contents, so nothing served is
+out of date; the features of pictures that were replaced since lie idle until somebody deletes their
+folder.
 
 Notation: n pictures of a list, P patches (13), d width.
 """
@@ -17,8 +18,9 @@ Notation: n pictures of a list, P patches (13), d width.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +28,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.data.pixels import cores
-from benchmark.dataset import IntArray, Pictures
+from benchmark.dataset import Dataset, IntArray, Pictures
+from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
 from benchmark.errors import UserError, unknown_name
-from benchmark.features.block_file import BlockFile, BlockShape, writing
-from benchmark.features.picture_filling import PICTURES_PER_BLOCK, PictureFilling, Progress
+from benchmark.features.block_file import BlockFile, writing
+from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
 from benchmark.features.text_features import TextFeatures, TextFile
 from benchmark.files import atomic_write_json, digest_of
+from benchmark.progress import counting
 
-VIEWS = ("global", "patches")
+VIEWS = (GLOBAL, PATCHES)
+"""What every backbone's pictures have; the other outputs of one are further views, by their names."""
+
 GRIDS = (2, 3)
-_FORMAT = 1
-_STAT_THREADS = 16
+_FORMAT = 2
+_STAT_THREADS, _STAT_BATCH = 16, 256
 _SHOWN_PROBLEMS = 20
 
 
 class PictureFeatures:
     """Features of a list of pictures.
 
-    ``views``: "global" (n, d), "patches" (n, P, d), float32, mapped from their files; row i is the
-    picture ``indices[i]``.
+    ``views``: "global" (n, d), "patches" (n, P, d), float32, or another output of the backbone
+    (n, *its shape) as its type, mapped from their files; row i is the picture ``indices[i]``.
     """
 
     def __init__(self, views: dict[str, Tensor], indices: IntArray) -> None:
@@ -70,12 +76,21 @@ def bytes_needed(
     *,
     pictures: int = 0,
     texts: int = 0,
-    views: Sequence[str] = ("global",),
+    views: Sequence[str] = (GLOBAL,),
     grids: tuple[int, ...] = GRIDS,
 ) -> int:
     """Bytes on disk of the features of so many pictures and texts of an encoder of this width."""
-    rows = sum(_rows_per_picture(view, grids) for view in views)
-    return 4 * width * (pictures * rows + texts)
+    outputs = {GLOBAL: Output((width,))}
+    return pictures * sum(_kept(view, outputs, grids).bytes for view in views) + texts * outputs[GLOBAL].bytes
+
+
+def _kept(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]) -> Output:
+    """What is kept of one picture in a view: (d), (P, d), or an output of the backbone as it is."""
+    if view == PATCHES:
+        return Output((sum(grid * grid for grid in grids), *outputs[GLOBAL].shape))
+    if view not in outputs:
+        raise unknown_name("view", view, {*outputs, PATCHES})
+    return outputs[view]
 
 
 class FeatureStore:
@@ -102,19 +117,23 @@ class FeatureStore:
         workers: int = 0,
     ) -> None:
         self._encoder = FrozenEncoder(backbone, device, precision, compiled)
+        description = backbone.description
         self._key: dict[str, Any] = {
             "format": _FORMAT,
             "weights": encoder_digest,
-            "architecture": backbone.description.name,
-            "width": backbone.description.width,
-            "activation": backbone.description.activation,
-            "context_length": backbone.description.context_length,
+            "architecture": description.name,
+            "width": description.width,
+            "activation": description.activation,
+            "context_length": description.context_length,
             "precision": precision,
             **({"compiled": True} if compiled else {}),
         }
-        self.folder = folder / f"{_readable(backbone.description.name)}-{digest_of(self._key)[:16]}"
+        self.folder, self._earlier = (
+            folder / f"{_readable(description.name)}-{digest_of({**self._key, 'format': form})[:16]}"
+            for form in (_FORMAT, _FORMAT - 1)
+        )
         self._workers = workers or cores()
-        self._texts = TextFile(self.folder, backbone.description.width)
+        self._texts = TextFile(self.folder, description.width)
 
     def pictures(
         self,
@@ -142,16 +161,20 @@ class FeatureStore:
         paths = [pictures.paths[i] for i in indices]
         identity = _identity([pictures.names[i] for i in indices], paths)
         folder = self.folder / f"{_readable(dataset_label)}-{_readable(list_name)}-{identity[:16]}"
-        files = {view: self._file(folder, identity, view, len(indices), grids) for view in views}
         tell = progress or _say_nothing
-        for file in files.values():
-            if damaged := file.check():
-                tell(0, len(indices), f"{file.path}: {damaged} blocks are damaged and are computed again")
-        if not all(file.is_complete() for file in files.values()):
-            self._describe()
-            filling = PictureFilling(self._encoder, files, paths, grids, tell)
-            filling.run(folder / "blocks.lock", self._workers, shard)
-        return PictureFeatures({view: file.read() for view, file in files.items()}, indices)
+        with ExitStack() as stack:
+            files = {
+                view: stack.enter_context(closing(self._file(folder, identity, view, len(indices), grids)))
+                for view in views
+            }
+            for file in files.values():
+                if damaged := file.check():
+                    tell(0, len(indices), f"{file.path}: {damaged} blocks are damaged and are computed again")
+            if not all(file.is_complete() for file in files.values()):
+                self._begin(folder, tell, len(indices))
+                filling = PictureFilling(self._encoder, files, paths, grids, tell)
+                filling.run(folder / "blocks.lock", self._workers, shard)
+            return PictureFeatures({view: file.read() for view, file in files.items()}, indices)
 
     def texts(
         self, strings: Sequence[str], progress: Progress | None = None, shard: tuple[int, int] = (0, 1)
@@ -162,37 +185,67 @@ class FeatureStore:
         size). Raises UserError for a full disk and for features that are not finite.
         """
         tell = progress or _say_nothing
-        self._describe()
-        return self._texts.ensure(
-            strings, self._encoder.texts, lambda done, total: tell(done, total, ""), shard
-        )
+        if missing := self._texts.missing(strings):
+            self._begin(self.folder, tell, len(missing))
+            self._texts.encode(missing, self._encoder.texts, tell, shard)
+        return self._texts.serve()
 
     def _file(self, folder: Path, identity: str, view: str, rows: int, grids: tuple[int, ...]) -> BlockFile:
-        preprocessing = self._encoder.backbone.preprocessing
+        preprocessing, kept = self._encoder.backbone.preprocessing, _kept(view, self._encoder.outputs, grids)
         key = {
             **self._key,
             "view": view,
-            "preprocessing": preprocessing.key() if view == "global" else preprocessing.patch_key(grids),
+            "preprocessing": preprocessing.patch_key(grids) if view == PATCHES else preprocessing.key(),
             "pictures": identity,
         }
-        per_picture = _rows_per_picture(view, grids)
-        row_shape = (self._encoder.width,) if view == "global" else (per_picture, self._encoder.width)
-        name = view if view == "global" else "-".join([view, *map(str, grids)])
-        shape = BlockShape(rows, row_shape, PICTURES_PER_BLOCK)
-        return BlockFile(folder / f"{name}-{digest_of(key)[:12]}", shape, key)
+        name = "-".join([view, *map(str, grids)]) if view == PATCHES else view
+        path = folder / f"{_readable(name)}-{digest_of(key)[:12]}.safetensors"
+        return BlockFile(path, (rows, *kept.shape), kept.dtype, PICTURES_PER_BLOCK, key)
 
-    def _describe(self) -> None:
-        """Leave a note for people of what the folder holds; nothing reads it."""
+    def _begin(self, folder: Path, tell: Progress, total: int) -> None:
+        """Make the folder, with a note for people of what it holds (nothing reads it), before the first feature."""
+        if (self._earlier / "encoder.json").is_file() and not self.folder.exists():
+            tell(0, total, f"{self._earlier}: in an earlier version's form, and not read; delete it to free its space")
         path = self.folder / "encoder.json"
-        if not path.exists():
-            with writing(path):
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
                 atomic_write_json(path, self._key)
 
 
-def _rows_per_picture(view: str, grids: tuple[int, ...]) -> int:
-    if view not in VIEWS:
-        raise unknown_name("view", view, VIEWS)
-    return 1 if view == "global" else sum(grid * grid for grid in grids)
+class SharedStore:
+    """A store as the ranks of a job fill it; every rank must fill the same things in the same order.
+
+    Ranks that see the same cache folder share its blocks and texts between them; where nodes have
+    folders of their own, each node's ranks fill theirs. Filling takes unknown time, so that all ranks
+    meet behind it.
+    """
+
+    def __init__(self, store: FeatureStore, job: Job) -> None:
+        self._store, self._job = store, job
+
+    def pictures(
+        self, dataset: Dataset, split: str, indices: IntArray, views: tuple[str, ...], grids: tuple[int, ...]
+    ) -> PictureFeatures:
+        """Features of these pictures of a split, complete on every rank."""
+        phase = f"features of {split}"
+        with counting(phase, len(indices)) as progress:
+            features = self._store.pictures(
+                dataset.label, split, dataset.pictures, indices, views, grids, progress, self._job.cache.shard
+            )
+        self._job.barrier.wait(phase)
+        return features
+
+    def fill_texts(self, strings: Sequence[str]) -> TextFeatures:
+        """Features of these texts, complete on every rank."""
+        with counting("features of texts", len(strings)) as progress:
+            features = self._store.texts(strings, progress, self._job.cache.shard)
+        self._job.barrier.wait("features of texts")
+        return features
+
+    def texts(self, strings: Sequence[str]) -> TextFeatures:
+        """Features of texts that were filled before; ranks may ask for different ones."""
+        return self._store.texts(strings)
 
 
 def _identity(names: Sequence[str], paths: Sequence[Path]) -> str:
@@ -200,10 +253,13 @@ def _identity(names: Sequence[str], paths: Sequence[Path]) -> str:
 
     Raises UserError naming the files that are missing.
     """
-    size = max(-(-len(paths) // _STAT_THREADS), 1)
-    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:
-        stamps = [stamp for part in pool.map(_stamps, parts) for stamp in part]
+
+    def stamps_of(part: Sequence[Path]) -> list[tuple[int, int] | None]:
+        return [_stamp(path) for path in part]
+
+    with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a stat waits long on a network file system
+        parts = [paths[start : start + _STAT_BATCH] for start in range(0, len(paths), _STAT_BATCH)]
+        stamps = [stamp for part in pool.map(stamps_of, parts) for stamp in part]
     missing = [str(path) for path, stamp in zip(paths, stamps, strict=True) if stamp is None]
     if missing:
         problems = [f"{path}: no such picture" for path in missing[:_SHOWN_PROBLEMS]]
@@ -211,10 +267,6 @@ def _identity(names: Sequence[str], paths: Sequence[Path]) -> str:
         more = [f"and {rest} more pictures are missing"] if rest else []
         raise UserError.collect([*problems, *more, "check the data folder, or get the pictures again"])
     return digest_of([[name, *stamp] for name, stamp in zip(names, stamps, strict=True) if stamp])
-
-
-def _stamps(paths: Sequence[Path]) -> list[tuple[int, int] | None]:
-    return [_stamp(path) for path in paths]
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

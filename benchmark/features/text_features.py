@@ -4,9 +4,9 @@ The last digits of a feature may depend on the place of a text in a pass of the 
 itself decides its place: its feature depends on nothing but the text and the encoder, whatever else
 was asked for and in whatever order.
 
-``texts.f32`` holds one row per text, ``texts.log`` a line of JSON per row with the string and a
-checksum over string and row. Rows are flushed before their lines are written; a row without a sound
-line does not exist and is written over. Processes encode side by side and take a lock only to
+``texts.f32`` holds one row per text, ``texts.log`` a line of JSON per row with its number, a checksum
+over string and row, and the string. Rows are flushed before their lines are written; a row without a
+sound line does not exist and is written over. Processes encode side by side and take a lock only to
 append, when each first looks at what the others appended.
 """
 
@@ -18,6 +18,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.encoders.frozen_encoder import TEXTS_PER_PASS, require_finite
-from benchmark.features.block_file import DTYPE, FileLocks, append_lines, map_rows, new_lines, write_at, writing
+from benchmark.features.block_file import FileLocks, map_rows, write_at, writing
+from benchmark.features.picture_filling import Progress
 
 _COMMIT_SECONDS = 2.0
 _APPENDING = 0
@@ -58,41 +60,34 @@ class TextFile:
     """The store of one encoder's text features of width ``width``."""
 
     def __init__(self, folder: Path, width: int) -> None:
-        self._folder, self._width = folder, width
-        self._rows_path = folder / "texts.f32"
-        self._log_path = folder / "texts.log"
+        self._folder, self._width, self._row_bytes = folder, width, width * np.dtype("<f4").itemsize
+        self._rows_path, self._log_path = folder / "texts.f32", folder / "texts.log"
         self._row_of: dict[str, int] = {}
         self._next_row = self._sound_rows = 0
         self._position = 0
         self._served = TextFeatures(torch.empty(0, width), self._row_of)
 
-    def ensure(
-        self,
-        strings: Sequence[str],
-        encode: EncodeTexts,
-        progress: Callable[[int, int], None],
-        shard: tuple[int, int],
-    ) -> TextFeatures:
-        """Encode and keep the strings that are missing; ``progress(done, total)`` counts these.
-
-        Processes that ask for the same strings at the same time start at different places of the
-        list by ``shard`` (rank, world size) and skip what another has appended meanwhile.
-        """
+    def missing(self, strings: Sequence[str]) -> list[str]:
+        """Those without a feature on disk, each once."""
         self._refresh()
-        missing = [string for string in dict.fromkeys(strings) if string not in self._row_of]
-        if missing:
-            start = shard[0] * len(missing) // shard[1]
-            self._encode_missing(missing[start:] + missing[:start], encode, progress)
+        return [string for string in dict.fromkeys(strings) if string not in self._row_of]
+
+    def serve(self) -> TextFeatures:
+        """All features so far."""
         if len(self._served.view) < self._sound_rows:
-            view = map_rows(self._rows_path, self._sound_rows, (self._width,))
+            view = map_rows(self._rows_path, (self._sound_rows, self._width))
             self._served = TextFeatures(view, self._row_of)
         return self._served
 
-    def _encode_missing(
-        self, missing: list[str], encode: EncodeTexts, progress: Callable[[int, int], None]
-    ) -> None:
+    def encode(self, missing: Sequence[str], encode: EncodeTexts, progress: Progress, shard: tuple[int, int]) -> None:
+        """Encode and keep texts.
+
+        Processes that are asked for the same ones at the same time start at different places of the
+        list by ``shard`` (rank, world size) and skip what another has appended meanwhile.
+        """
+        start = shard[0] * len(missing) // shard[1]
         places: list[deque[str]] = [deque() for _ in range(TEXTS_PER_PASS)]
-        for text in missing:
+        for text in (*missing[start:], *missing[:start]):
             places[zlib.crc32(_utf8(text)) % TEXTS_PER_PASS].append(text)
         fresh: dict[str, NDArray[np.float32]] = {}
         committed = time.monotonic()
@@ -107,63 +102,63 @@ class TextFile:
                     self._append(fresh)
                     fresh, committed = {}, time.monotonic()
                     places = [deque(t for t in waiting if t not in self._row_of) for waiting in places]
-                progress(len(missing) - sum(map(len, places)), len(missing))
+                progress(len(missing) - sum(map(len, places)), len(missing), "")
         finally:
             self._append(fresh)
 
-    def _append(self, fresh: dict[str, NDArray[np.float32]]) -> None:
+    def _append(self, fresh: Mapping[str, NDArray[np.float32]]) -> None:
         """Append the features that no other process has appended meanwhile."""
         if not fresh:
             return
         with writing(self._rows_path):
             self._folder.mkdir(parents=True, exist_ok=True)
-            with FileLocks(self._folder / "texts.lock") as locks:
+            with closing(FileLocks(self._folder / "texts.lock")) as locks:
                 locks.acquire(_APPENDING, wait=True)
                 self._refresh()
-                self._write({text: row for text, row in fresh.items() if text not in self._row_of})
-
-    def _write(self, fresh: dict[str, NDArray[np.float32]]) -> None:
-        if not fresh:
-            return
-        contents = [np.ascontiguousarray(row, dtype=DTYPE).tobytes() for row in fresh.values()]
-        rows_file = os.open(self._rows_path, os.O_WRONLY | os.O_CREAT, 0o666)
-        log_file = os.open(self._log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            write_at(rows_file, b"".join(contents), self._next_row * self._row_bytes)
-            os.fsync(rows_file)
-            lines = [
-                json.dumps([self._next_row + i, _checksum(text, content), text])
-                for i, (text, content) in enumerate(zip(fresh, contents, strict=True))
-            ]
-            append_lines(log_file, lines)
-        finally:
-            os.close(rows_file)
-            os.close(log_file)
-        self._refresh()
-
-    @property
-    def _row_bytes(self) -> int:
-        return self._width * np.dtype(DTYPE).itemsize
+                rows = {t: np.ascontiguousarray(r, "<f4").tobytes() for t, r in fresh.items() if t not in self._row_of}
+                lines = [
+                    json.dumps([self._next_row + i, _checksum(text, row), text])
+                    for i, (text, row) in enumerate(rows.items())
+                ]
+                _write_flushed(self._rows_path, b"".join(rows.values()), self._next_row * self._row_bytes)
+                # A line that a crash cut short may stand at the end: the log goes on with a line of its own.
+                content = "".join(f"\n{line}" for line in lines) + "\n"
+                _write_flushed(self._log_path, content.encode("ascii"), _size(self._log_path))
+                self._refresh()
 
     def _refresh(self) -> None:
         """Read the lines appended since, and count those whose row is what it was when written."""
-        lines, self._position = new_lines(self._log_path, self._position)
-        if not any(lines):
+        if not self._rows_path.exists() or not self._log_path.exists():
             return
-        if not self._rows_path.exists():
-            return
-        with self._rows_path.open("rb") as stream:
-            for row, checksum, text in filter(None, map(_parse, lines)):
+        with self._log_path.open("rb") as log, self._rows_path.open("rb") as rows:
+            log.seek(self._position)
+            content = log.read()
+            end = content.rfind(b"\n") + 1
+            self._position += end
+            for row, checksum, text in filter(None, map(_parse, content[:end].split(b"\n"))):
                 self._next_row = max(self._next_row, row + 1)
-                stream.seek(row * self._row_bytes)
-                content = stream.read(self._row_bytes)
-                if len(content) == self._row_bytes and _checksum(text, content) == checksum:
+                rows.seek(row * self._row_bytes)
+                found = rows.read(self._row_bytes)
+                if len(found) == self._row_bytes and _checksum(text, found) == checksum:
                     self._row_of[text] = row
                     self._sound_rows = max(self._sound_rows, row + 1)
 
 
-def _checksum(text: str, content: bytes) -> int:
-    return zlib.crc32(content, zlib.crc32(_utf8(text)))
+def _write_flushed(path: Path, content: bytes, offset: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        write_at(descriptor, content, offset)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _checksum(text: str, row: bytes) -> int:
+    return zlib.crc32(row, zlib.crc32(_utf8(text)))
 
 
 def _utf8(text: str) -> bytes:
@@ -171,7 +166,7 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _parse(line: str) -> tuple[int, int, str] | None:
+def _parse(line: bytes) -> tuple[int, int, str] | None:
     """Row, checksum and text of a line of the log; None where it is empty, damaged or cut short."""
     try:
         row, checksum, text = json.loads(line)

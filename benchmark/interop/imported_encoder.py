@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from benchmark.encoders.architectures import architecture_of
 from benchmark.encoders.backbones import ClipBackbone, activation_of, backbone_configuration, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import split_name
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import BackboneSettings
-from benchmark.weights.architectures import architecture_of
 from benchmark.weights.fit import require_fit, shapes_of
 from benchmark.weights.reading import OPENAI_SIZES, WeightsFile, read_state_dict
 

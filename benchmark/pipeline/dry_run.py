@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
-from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbone_table import BACKBONES, clip_asset
 from benchmark.encoders.pretrained import weights_path
 from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
@@ -13,7 +13,7 @@ from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import require_trainable
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import epoch_table, update_plan
-from benchmark.weights.assets import clip_asset, described
+from benchmark.weights.assets import described
 
 _SHOWN = 10
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.backbone_table import BACKBONES, clip_asset
 from benchmark.facts import Asset
 from benchmark.registry import Registry
-from benchmark.weights.assets import clip_asset, find_asset
+from benchmark.weights.assets import find_asset
 
 CLIP = "clip"
 _BACKBONE = "RN50x4"

@@ -19,8 +19,7 @@ from benchmark.distributed.job import Job
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
-from benchmark.features.shared_store import SharedStore
-from benchmark.features.store import FeatureStore, PictureFeatures
+from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
 from benchmark.files import digest_of
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Transform
 from benchmark.pipeline.plan import Plan, PlannedStage

@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmark.backbone import Backbone, BackboneDescription, BackbonePreprocessing
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
 from benchmark.encoding import Encoding, map_tensors
-from benchmark.features.block_file import DTYPE, map_rows
+from benchmark.features.block_file import map_rows
 from benchmark.features.store import PictureFeatures
 
 CIRR_VALIDATION = (4181, 2297)
@@ -73,12 +73,12 @@ def made_up_features(
         shape = (width,) if view == "global" else (patches, width)
         path = folder / f"{view}.f32"
         _write_rows(path, len(pictures), shape)
-        mapped[view] = map_rows(path, len(pictures), shape)
+        mapped[view] = map_rows(path, (len(pictures), *shape))
     return PictureFeatures(mapped, pictures)
 
 
 def _write_rows(path: Path, count: int, shape: tuple[int, ...]) -> None:
-    block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype(DTYPE)
+    block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype("<f4")
     with path.open("wb") as stream:
         for start in range(0, count, _DISTINCT_ROWS):
             stream.write(np.roll(block, start // _DISTINCT_ROWS, axis=-1)[: count - start].tobytes())

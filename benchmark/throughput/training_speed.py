@@ -25,8 +25,7 @@ from benchmark.dataset import Pictures, Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.features.shared_store import SharedStore
-from benchmark.features.store import FeatureStore
+from benchmark.features.store import FeatureStore, SharedStore
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
 from benchmark.pipeline.plan import PlannedStage
 from benchmark.records.measurement import Measurement, Precision

@@ -12,9 +12,8 @@ import torch
 
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
-from benchmark.features.feed import Column, FeatureFeed, feature_feed
-from benchmark.features.shared_store import SharedStore
-from benchmark.features.store import PictureFeatures
+from benchmark.features.loader import Column, FeatureLoader, feature_loader
+from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs, Method, PixelInputs
 from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule
@@ -41,16 +40,17 @@ class FeatureTraining:
         self._triplets, self._rule, self._inputs = triplets, rule, inputs
         self._pictures, self._store = pictures, store
         self._seed, self._device = seed, device
-        self._feed: FeatureFeed | None = None
+        self._loader: FeatureLoader | None = None
         self._columns: list[Column] = []
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
         # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
         texts = self._store.fill_texts(table.texts)
-        if self._feed is None:
-            self._feed = feature_feed({name: self._pictures.views[name] for name in self._inputs.views}, self._device)
-        self._feed.put("text", texts.view)
+        if self._loader is None:
+            views = {name: self._pictures.views[name] for name in self._inputs.views}
+            self._loader = feature_loader(views, self._device)
+        self._loader.put("text", texts.view)
         references, targets = self._pictures.rows(table.reference), self._pictures.rows(table.target)
         self._columns = [
             *((name, references) for name in self._inputs.reference),
@@ -60,9 +60,9 @@ class FeatureTraining:
         return len(table)
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
-        assert self._feed is not None, "start_epoch comes before batches"
+        assert self._loader is not None, "start_epoch comes before batches"
         count = len(self._inputs.reference)
-        for *pictures, text in self._feed.batches(self._columns, (share.rows for share in plan)):
+        for *pictures, text in self._loader.batches(self._columns, (share.rows for share in plan)):
             yield Batch(
                 reference=dict(zip(self._inputs.reference, pictures[:count], strict=True)),
                 target=dict(zip(self._inputs.target, pictures[count:], strict=True)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.encoders.backbone_table import BackboneInfo
 from benchmark.errors import UserError
 from benchmark.facts import Asset
 
@@ -78,25 +77,6 @@ def missing(asset: Asset, assets_root: str | Path | None, given: str = "") -> Us
     return UserError(
         f"{asset.summary}: {asset.file} is not on this machine ({looked}{cache}); get it "
         f"({asset.megabytes:,} MB, {asset.licence}) from {asset.source} and name the folder with --assets-root"
-    )
-
-
-def clip_asset(info: BackboneInfo) -> Asset | None:
-    """The default weights of a backbone that is listed by name; None for one that starts at random."""
-    chosen = [source for source in info.sources if source.tag == info.default_weights]
-    if not chosen:
-        return None
-    source = chosen[0]
-    return Asset(
-        name=info.name,
-        summary=f"weights '{source.tag}' of {info.name}",
-        file=source.file,
-        megabytes=source.megabytes,
-        source=source.url,
-        licence=source.licence,
-        hub=f"{source.mirror.partition('huggingface.co/')[2]}/open_clip_model.safetensors",
-        cache=".cache/clip",
-        when="the backbone; --backbone for another",
     )
 
 

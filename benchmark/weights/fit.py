@@ -2,14 +2,18 @@
 
 Names and shapes are compared before anything is copied. Where they differ the cause is derived:
 from the sizes that differ (another width, another vocabulary), and from the names, which are held
-against those of every method on the shelf.
+against a table of every network on the shelf.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -18,6 +22,14 @@ from benchmark.errors import UserError
 Shapes = Mapping[str, tuple[int, ...]]
 
 SHOWN = 10
+LEAST_NAMES = 8
+"""Fewer names are those of a plain layer or two, which tell nothing."""
+
+KNOWN_NETWORKS = Path(__file__).with_name("known_networks.json")
+"""(title, name patterns) of CLIP and of each method as its defaults build it; a test keeps it so."""
+
+_LEAST_PATTERNS = 5
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 _HUGGING_FACE = ("vision_model.", "text_model.")
 
 
@@ -108,16 +120,35 @@ def _cause_of_sizes(expected: Shapes, found: Shapes, misshapen: list[str], word_
 
 def _another_network(expected: Shapes, found: Shapes) -> str:
     """The known network whose names agree with those found clearly better than the expected ones do; "" for none."""
-    from benchmark.weights.known_networks import LEAST_NAMES, known_networks
-
-    names = frozenset(found)
-    if len(names) < LEAST_NAMES:
+    if len(found) < LEAST_NAMES:
         return ""
-    mine = _agreement(names, frozenset(expected))
+    names = name_patterns(found)
+    mine = _agreement(names, name_patterns(expected))
     if mine > 0.9:
         return ""
-    best, title = max(((_agreement(names, its), title) for title, its in known_networks()), default=(0.0, ""))
+    best, title = max(((_agreement(names, its), title) for title, its in _known_networks()), default=(0.0, ""))
     return title if best > max(mine + 0.1, 0.6) else ""
+
+
+def name_patterns(names: Iterable[str]) -> frozenset[str]:
+    """Tensor names with * for the numbers of layers, so that depth makes no difference."""
+    return frozenset(_NUMBER.sub("*", name) for name in names)
+
+
+@cache
+def _known_networks() -> list[tuple[str, frozenset[str]]]:
+    """(title, name patterns) of every network in `known_networks.json`, and of each of its parts alone.
+
+    Official files hold a part, under its own names.
+    """
+    known: list[tuple[str, frozenset[str]]] = []
+    for title, patterns in json.loads(KNOWN_NETWORKS.read_text(encoding="utf-8")):
+        known.append((title, frozenset(patterns)))
+        for part in sorted({name.partition(".")[0] for name in patterns if "." in name}):
+            names = frozenset(name.removeprefix(f"{part}.") for name in patterns if name.startswith(f"{part}."))
+            if len(names) >= _LEAST_PATTERNS:
+                known.append((title, names))
+    return known
 
 
 def _agreement(a: frozenset[str], b: frozenset[str]) -> float:

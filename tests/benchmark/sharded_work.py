@@ -28,7 +28,7 @@ from benchmark.distributed.shards import broadcast_state
 from benchmark.encoding import Encoding
 from benchmark.evaluation.evaluator import encode_tasks, score_task, top_of_task
 from benchmark.evaluation.sources import LiveFeatures
-from benchmark.features.shared_store import SharedStore
+from benchmark.features.store import SharedStore
 from benchmark.method import Method, PixelInputs, Views
 
 WIDTH = 6

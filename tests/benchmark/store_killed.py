@@ -54,14 +54,14 @@ def die_at(call: int, moment: str) -> None:
             count += 1
             if count != call:
                 return original(*arguments)
-            if moment == "middle" and original is not os_fsync:
+            if moment == "middle" and original is os_pwrite:
                 original(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], *arguments[2:])
             os.kill(os.getpid(), signal.SIGKILL)
 
         return called
 
-    os_fsync = os.fsync
-    os.pwrite, os.write, os.fsync = deadly(os.pwrite), deadly(os.write), deadly(os.fsync)
+    os_pwrite = os.pwrite
+    os.pwrite, os.ftruncate, os.fsync = deadly(os.pwrite), deadly(os.ftruncate), deadly(os.fsync)
 
 
 def killed_and_resumed(folder: Path, what: str, call: int, moment: str) -> bool:

@@ -7,15 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.encoders.backbone_table import BACKBONES
-from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone, openai_architecture
+from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
+from benchmark.encoders.backbones import (
+    ClipBackbone,
+    backbone_configuration,
+    build_clip,
+    load_backbone,
+    openai_architecture,
+)
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import Activation, find_weights, published
+from benchmark.encoders.pretrained import Activation, find_weights, published, split_name
 from benchmark.errors import UserError
 from benchmark.parity.rules import clip_images, clip_weight, names_sha256
 from benchmark.weights.fit import load_into
@@ -242,14 +249,32 @@ def test_missing_weights_say_what_was_looked_for_and_where_to_get_it(
 
 
 def test_unknown_and_unsupported_names() -> None:
-    with pytest.raises(UserError, match="unknown backbone 'RN50x5': did you mean"):
-        load_backbone("RN50x5", "random")
+    for name, near in (("RN50x5", "RN50x4, RN50x64 or RN50"), ("quite other", "")):
+        with pytest.raises(UserError, match=f"unknown backbone '{name}': did you mean {near}") as told:
+            load_backbone(name, "random")
+        assert str(told.value).endswith("? `list backbones` lists all") and len(str(told.value)) < 150
     with pytest.raises(UserError, match="no plain CLIP"):
         load_backbone("roberta-ViT-B-32", "random")
     with pytest.raises(UserError, match="no default weights"):
         load_backbone("ViT-H-14")
     with pytest.raises(UserError, match="unknown preprocessing"):
         load_backbone("tiny", preprocessing="centre")
+
+
+def test_every_plain_architecture_is_listed_by_its_file_alone() -> None:
+    listed = plain_architectures()
+    assert set(BACKBONES) - {"tiny"} <= set(listed) and not any(name.endswith("quickgelu") for name in listed)
+    known = {split_name(name)[0] for name in open_clip.list_models()}
+    refused = 0
+    for name in known:
+        try:
+            backbone_configuration(name)
+        except UserError:
+            refused += 1
+            assert name not in listed
+        else:
+            assert name in listed
+    assert refused > 10
 
 
 def test_the_table_agrees_with_open_clip() -> None:

@@ -289,6 +289,19 @@ def test_features_are_filled_ahead(command: Command, small_cirr: Path, tmp_path:
     assert before and all(p.stat().st_mtime_ns == then for p, then in before.items())
 
 
+def test_the_former_name_of_a_view_is_understood_and_told(command: Command, small_cirr: Path, tmp_path: Path) -> None:
+    asked = ("features", "--dataset", "cirr", "--data-root", small_cirr, "--cache", tmp_path / "cache", "--dry-run")
+    former = command(*asked, "--views", "whole", "patches")
+    assert former.out == command(*asked).out
+    assert "--views whole: the view is called global now" in former.err
+    assert command(*asked, "--views", "hole").status == 2
+
+
+def test_backbones_without_a_line_of_their_own_are_listed_by_name(command: Command) -> None:
+    listed = command("list", "backbones")
+    assert "and of open_clip's own: " in listed.out and "ViT-H-14," in listed.out and "SigLIP" not in listed.out
+
+
 def test_heldout_and_last_selection_run(command: Command, small_cirr: Path, tmp_path: Path) -> None:
     for selection in ("heldout", "last"):
         folder = tmp_path / selection

@@ -64,8 +64,7 @@ def test_rank_0_alone_writes_and_all_have_the_record(folder: Path, kind: str, wo
 
 def test_each_node_has_the_features_in_its_own_cache(folder: Path) -> None:
     """Bit by bit those that one process stored."""
-    stored = {w: {p.name: p.read_bytes() for p in (folder / f"cache-{w}").rglob("*.f32")} for w in ("1-0", "3-0", "3-1")}
-    pictures = {w: {name: rows for name, rows in files.items() if name != "texts.f32"} for w, files in stored.items()}
-    assert pictures["1-0"]
-    assert all(found == pictures["1-0"] for found in pictures.values())
+    stored = {w: {p.name: p.read_bytes() for p in (folder / f"cache-{w}" / "features").rglob("*.safetensors")} for w in ("1-0", "3-0", "3-1")}
+    assert stored["1-0"]
+    assert all(found == stored["1-0"] for found in stored.values())
     assert not (folder / "cache-3-1" / "encoders").exists()

@@ -26,8 +26,7 @@ from benchmark.dataset import Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.encoders.backbones import load_backbone
 from benchmark.features.block_file import map_rows
-from benchmark.features.shared_store import SharedStore
-from benchmark.features.store import PictureFeatures
+from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
@@ -100,7 +99,7 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     with path.open("wb") as stream:
         for _ in range(0, PICTURES, 1000):
             stream.write(draw.standard_normal((1000, *shape), dtype=np.float32).tobytes())
-    return map_rows(path, PICTURES, shape)
+    return map_rows(path, (PICTURES, *shape))
 
 
 def _copied(batch: Batch) -> Batch:

@@ -33,7 +33,7 @@ Column = tuple[str, Tensor]
 """A table's name and the row of it, int64 ``(N,)``, that each entry of the epoch shows."""
 
 
-class FeatureFeed(Protocol):
+class FeatureLoader(Protocol):
     """Tables of rows ``(n, ...)`` by name, from which batches are taken."""
 
     def put(self, name: str, table: Tensor) -> None:
@@ -45,13 +45,13 @@ class FeatureFeed(Protocol):
         ...
 
 
-def feature_feed(tables: Mapping[str, Tensor], device: torch.device) -> FeatureFeed:
-    """The feed of these tables: resident where they fit, else streamed."""
+def feature_loader(tables: Mapping[str, Tensor], device: torch.device) -> FeatureLoader:
+    """The loader of these tables: resident where they fit, else streamed."""
     size = sum(table.numel() * table.element_size() for table in tables.values())
-    feed: FeatureFeed = ResidentFeed(device) if _fit(size, device) else StreamedFeed(device)
+    loader: FeatureLoader = ResidentLoader(device) if _fit(size, device) else StreamedLoader(device)
     for name, table in tables.items():
-        feed.put(name, table)
-    return feed
+        loader.put(name, table)
+    return loader
 
 
 def _fit(size: int, device: torch.device) -> bool:
@@ -59,7 +59,7 @@ def _fit(size: int, device: torch.device) -> bool:
     return device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
-class ResidentFeed:
+class ResidentLoader:
     """All rows on the device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -82,7 +82,7 @@ class ResidentFeed:
             yield [self._tables[name].index_select(0, index) for (name, _), index in taken]
 
 
-class StreamedFeed:
+class StreamedLoader:
     """Rows gathered ahead on a thread, then copied beside the computation; on a CPU only gathered."""
 
     def __init__(self, device: torch.device) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark.features.feed import FeatureFeed, ResidentFeed, StreamedFeed, feature_feed
+from benchmark.features.loader import FeatureLoader, ResidentLoader, StreamedLoader, feature_loader
 from benchmark.prefetching import made_ahead
 from benchmark.throughput.operations import Recorder
 
@@ -35,14 +35,14 @@ def columns() -> list[tuple[str, Tensor]]:
     return [("global", reference), ("patches", reference), ("global", target), ("text", text)]
 
 
-def filled(feed: FeatureFeed, device: torch.device = CPU) -> FeatureFeed:
+def filled(loader: FeatureLoader, device: torch.device = CPU) -> FeatureLoader:
     for name, table in tables().items():
-        feed.put(name, table)
-    return feed
+        loader.put(name, table)
+    return loader
 
 
-@pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
-def test_batches_hold_the_rows_of_their_entries(kind: Callable[[torch.device], FeatureFeed]) -> None:
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader])
+def test_batches_hold_the_rows_of_their_entries(kind: Callable[[torch.device], FeatureLoader]) -> None:
     given = tables()
     batches = list(filled(kind(CPU)).batches(columns(), PLAN))
     assert len(batches) == len(PLAN)
@@ -52,26 +52,26 @@ def test_batches_hold_the_rows_of_their_entries(kind: Callable[[torch.device], F
     assert list(filled(kind(CPU)).batches(columns(), [])) == []
 
 
-@pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
-def test_a_longer_table_takes_the_place_of_a_shorter_one(kind: Callable[[torch.device], FeatureFeed]) -> None:
-    feed = filled(kind(CPU))
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader])
+def test_a_longer_table_takes_the_place_of_a_shorter_one(kind: Callable[[torch.device], FeatureLoader]) -> None:
+    loader = filled(kind(CPU))
     longer = torch.arange(100.0).reshape(25, 4)
-    feed.put("text", longer)
-    ((rows,),) = feed.batches([("text", torch.tensor([24]))], [np.array([0])])
+    loader.put("text", longer)
+    ((rows,),) = loader.batches([("text", torch.tensor([24]))], [np.array([0])])
     assert torch.equal(rows, longer[24:])
 
 
 def test_a_cpu_reads_rows_where_they_lie_mapped() -> None:
-    assert isinstance(feature_feed(tables(), CPU), StreamedFeed)
+    assert isinstance(feature_loader(tables(), CPU), StreamedLoader)
 
 
 def test_resident_features_cross_once_and_an_epoch_sends_row_numbers_only() -> None:
     """On tensors that only claim to be on a GPU: what would cross is seen, nothing is computed."""
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
-        feed = filled(ResidentFeed(device))
+        loader = filled(ResidentLoader(device))
         with Recorder() as epoch:
-            batches = feed.batches(columns(), PLAN)
+            batches = loader.batches(columns(), PLAN)
             first = next(batches)
         with Recorder() as step:
             second = next(batches)
@@ -105,12 +105,12 @@ def test_a_failure_ahead_is_raised_where_its_batch_is_asked_for() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
-@pytest.mark.parametrize("kind", [ResidentFeed, StreamedFeed])
-def test_a_gpu_gets_the_same_rows_and_nobody_waits(kind: Callable[[torch.device], FeatureFeed]) -> None:
-    feed, given = filled(kind(torch.device("cuda"))), tables()
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader])
+def test_a_gpu_gets_the_same_rows_and_nobody_waits(kind: Callable[[torch.device], FeatureLoader]) -> None:
+    loader, given = filled(kind(torch.device("cuda"))), tables()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        batches = list(feed.batches(columns(), PLAN))
+        batches = list(loader.batches(columns(), PLAN))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for part, batch in zip(PLAN, batches, strict=True):

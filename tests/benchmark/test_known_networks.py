@@ -1,0 +1,60 @@
+"""The table that says whose weights a misfit most likely is holds the networks as they are now.
+
+After a network has changed: ``python tests/benchmark/test_known_networks.py`` writes the table anew.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+from benchmark.encoders.backbones import TINY, ClipBackbone, build_clip
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.method import BuildContext
+from benchmark.registry import discover
+from benchmark.weights.fit import KNOWN_NETWORKS, LEAST_NAMES, likely_cause, name_patterns
+
+Names = list[tuple[str, frozenset[str]]]
+
+
+def known_networks() -> Names:
+    """(title, tensor names) of CLIP and of each method as its defaults build it, without memory."""
+    registry = discover()
+    with torch.device("meta"):
+        clip = build_clip(TINY, "quickgelu")
+        backbone = ClipBackbone(clip, Preprocessing("targetpad", 64), "tiny", "none", "quickgelu")
+        known = [("CLIP's encoders", frozenset(clip.state_dict()))]
+        for name, info in registry.methods().items():
+            specification = registry.specification(name)
+            settings = specification.settings()
+            stage = specification.stages(settings, "pretrained")[-1]
+            method = stage.build(BuildContext(backbone, settings, stage.settings(), weights_follow=True))
+            method.build_extra_state(("red and blue",))
+            known.append((info.title, frozenset(method.state_dict())))
+    return [(title, names) for title, names in known if names]
+
+
+def table(networks: Names) -> str:
+    rows = [json.dumps([title, sorted(name_patterns(names))], ensure_ascii=False) for title, names in networks]
+    return "[\n" + ",\n".join(rows) + "\n]\n"
+
+
+def test_the_table_is_that_of_the_networks() -> None:
+    written = f"a network has changed: python {__file__}"
+    assert KNOWN_NETWORKS.read_text(encoding="utf-8") == table(known_networks()), written
+
+
+def test_every_network_is_known_by_its_names() -> None:
+    """Where another is expected, and alike ones aside: a method on CLIP features may be part of another."""
+    networks = known_networks()
+    shapes = [(title, dict.fromkeys(names, (2, 2))) for title, names in networks]
+    for title, found in shapes:
+        if len(found) < LEAST_NAMES:
+            continue
+        told = likely_cause({"another.weight": (2, 2)}, found)
+        assert f"the names are those of {title}" in told, (title, told)
+
+
+if __name__ == "__main__":
+    KNOWN_NETWORKS.write_text(table(known_networks()), encoding="utf-8")
