@@ -19,6 +19,7 @@ from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan
 from benchmark.progress import Progress
 from benchmark.records.environment import load_note
+from benchmark.records.measurement import Measurement
 from benchmark.records.record import Record
 from benchmark.throughput.growth_curves import FACTORS, METHOD, PARTS, Curve
 from benchmark.throughput.measure import speed_identity, speed_record
@@ -34,7 +35,7 @@ def growth_record(names: Sequence[str], smallest: int | None, plan: Plan) -> Rec
     if "store" in names and not plan.backbone:
         raise UserError(f"--growth store: {plan.method.name} has no backbone; name another method")
     busy, started = load_note(), time.monotonic()
-    found = {}
+    found: dict[str, Measurement] = {}
     for curve in measure_growth(names, smallest, plan.options):
         found |= curve.measurements()
     identity = speed_identity(plan, plan.weights_digest)
