@@ -88,9 +88,9 @@ def _records(
     options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
 ) -> Iterator[Record | str]:
     """Records as they are measured; where there are several methods, what went wrong with one as a string."""
-    from benchmark.throughput.measure import AlreadyMeasured, measure
+    from benchmark.throughput.measure import measure
 
-    known = AlreadyMeasured()
+    known: set[str] = set()
     chosen = list(_chosen(options, values, how, registry))
     for one in chosen:
         try:
@@ -145,8 +145,7 @@ def _growth(options: argparse.Namespace) -> int:
     from benchmark.pipeline.planning import make_plan
     from benchmark.registry import discover
     from benchmark.throughput.growth import growth_record
-    from benchmark.throughput.growth_picture import draw_growth
-    from benchmark.throughput.growth_table import PARTS, growth_table
+    from benchmark.throughput.growth_curves import PARTS, draw_growth, growth_table
     from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
     from benchmark.throughput.tables import heading, machine, notes
 
@@ -155,9 +154,9 @@ def _growth(options: argparse.Namespace) -> int:
     values, registry = run_values(options), discover()
     output = Path(values.pop("output", "") or FOLDER)
     chosen = next(_chosen(options, values, HowToMeasure(options.seconds, options.precision), registry))
-    record, grown = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))
+    record = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))
     folder = write_throughput(record, output)
-    draw_growth(folder / "growth.png", grown, f"{heading(record)} · {machine(record).split(' · Linux')[0]}")
+    draw_growth(folder / "growth.png", record, f"{heading(record)} · {machine(record).split(' · Linux')[0]}")
     if options.json:
         print(json.dumps([record.model_dump(mode="json")], indent=1, ensure_ascii=False))
         return 0

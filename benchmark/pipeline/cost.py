@@ -21,8 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.encoders.backbones import ClipBackbone
-from benchmark.encoding import Encoding
-from benchmark.method import Inputs, Method, PixelInputs, Transform, Views
+from benchmark.method import Inputs, Method, PixelInputs, Views
 from benchmark.records.costs import Cost, EncodingCost
 
 _BLANK_SIDE = 256
@@ -46,12 +45,13 @@ def count_cost(method: Method, inputs: Inputs, backbone: ClipBackbone | None, te
         query, query_flops = _counted(lambda: counted.encode_query(reference.views, modification.views))
         encoded, gallery_flops = _counted(lambda: counted.encode_target(target.views))
         _, pair_flops = _counted(lambda: counted.score(query, encoded))
+    tensors = [encoded] if isinstance(encoded, Tensor) else list(encoded.values())
     return Cost(
         trainable_parameters=trainable_parameters(method),
         gallery=encoders.cost(gallery_flops, target.read, frozenset()),
         query=encoders.cost(query_flops, reference.read, modification.read),
         pair_flops=pair_flops,
-        stored_bytes=_BYTES * sum(tensor.numel() for tensor in _tensors(encoded)),
+        stored_bytes=_BYTES * sum(tensor.numel() for tensor in tensors),
     )
 
 
@@ -94,9 +94,10 @@ class _PassCosts:
         self._picture_flops = self._text_flops = 0
         self._text_view: Views | None = None
         if isinstance(inputs, PixelInputs):
-            pixels = _blank_pixels(inputs.evaluate)
-            self.reference: Views = {"pixels": pixels}
-            self.target: Views = {"pixels": pixels}
+            white = Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), "white")
+            pixels = torch.from_numpy(np.array(inputs.evaluate.picture(white, np.random.default_rng(0))))
+            self.reference: Views = {"pixels": inputs.evaluate.normalise(pixels[None])}
+            self.target: Views = self.reference
             return
         if backbone is None:
             raise TypeError("stored features need the encoder that gives them")
@@ -105,13 +106,10 @@ class _PassCosts:
         _, self._picture_flops = _counted(lambda: frozen.encode_image(pixels))
         _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
         self._passes["patches"] = sum(grid * grid for grid in inputs.grids)
-        self.reference = self._stored(inputs.reference, backbone.width)
-        self.target = self._stored(inputs.target, backbone.width)
+        shapes = {"global": (1, backbone.width), "patches": (1, self._passes["patches"], backbone.width)}
+        self.reference = {name: torch.zeros(shapes[name]) for name in inputs.reference}
+        self.target = {name: torch.zeros(shapes[name]) for name in inputs.target}
         self._text_view = {"global": torch.zeros(1, backbone.width)}
-
-    def _stored(self, names: Sequence[str], width: int) -> Views:
-        shapes = {"global": (1, width), "patches": (1, self._passes["patches"], width)}
-        return {name: torch.zeros(shapes[name]) for name in names}
 
     def text(self, method: Method, text: str) -> Views:
         return self._text_view if self._text_view is not None else method.tokenize([text])
@@ -128,17 +126,6 @@ def _without_weights(backbone: ClipBackbone) -> ClipBackbone:
     shapes = {id(tensor): tensor.detach().to("meta") for tensor in tensors}
     parameters = {id(p): torch.nn.Parameter(shapes[id(p)], requires_grad=False) for p in backbone.parameters()}
     return copy.deepcopy(backbone, {**shapes, **parameters}).eval()
-
-
-def _blank_pixels(transform: Transform) -> Tensor:
-    """(1, 3, S, S) of a white picture."""
-    blank = Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), "white")
-    pixels = transform.picture(blank, np.random.default_rng(0))
-    return transform.normalise(torch.from_numpy(np.array(pixels))[None])
-
-
-def _tensors(encoding: Encoding) -> list[Tensor]:
-    return [encoding] if isinstance(encoding, Tensor) else list(encoding.values())
 
 
 def _counted(work: Callable[[], T]) -> tuple[T, int]:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, redirect_stderr
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,6 @@ from benchmark.features.store import VIEWS, FeatureStore
 from benchmark.leaderboards.leaderboard import RECORDS_FOLDER, pages
 from benchmark.method import BuildContext, FeatureInputs, Method, Views
 from benchmark.options import RunOptions
-from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of
 from benchmark.records.environment import code_version, environment, utc_now
@@ -52,30 +51,28 @@ _LEAST_ROUNDS, _MOST_ROUNDS, _ROUND_SECONDS = 2, 6, 3.0
 _SMALL = 8
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of the work, and bytes held beyond what the process held before it."""
+def cost_of(work: Work, size: int, chosen: RunOptions) -> tuple[float, int]:
+    """The fewest seconds, and the most bytes held beyond what the process held before.
 
-    seconds: float
-    bytes: int
+    The work is done at a small size first, then at this one, again while it takes little time.
+    """
 
+    def once(size: int) -> tuple[float, int]:
+        with TemporaryDirectory(prefix="growth-") as folder:
+            call = work(size, chosen, Path(folder))
+            reset_peak_memory()
+            before, started = resident_bytes(), time.perf_counter()
+            call()
+            return time.perf_counter() - started, max(peak_resident_bytes() - before, 0)
 
-def cost_of(work: Work, size: int, chosen: RunOptions) -> Cost:
-    """Do the work at a small size first, then at this one, again while it takes little time."""
-    _done(work, max(size // _SMALL, 1), chosen)
-    found: list[Cost] = []
-    while len(found) < _LEAST_ROUNDS or (len(found) < _MOST_ROUNDS and sum(c.seconds for c in found) < _ROUND_SECONDS):
-        found.append(_done(work, size, chosen))
-    return Cost(min(cost.seconds for cost in found), max(cost.bytes for cost in found))
-
-
-def _done(work: Work, size: int, chosen: RunOptions) -> Cost:
-    with TemporaryDirectory(prefix="growth-") as folder:
-        call = work(size, chosen, Path(folder))
-        reset_peak_memory()
-        before, started = resident_bytes(), time.perf_counter()
-        call()
-        return Cost(time.perf_counter() - started, max(peak_resident_bytes() - before, 0))
+    once(max(size // _SMALL, 1))
+    seconds: list[float] = []
+    held: list[int] = []
+    while len(seconds) < _LEAST_ROUNDS or (len(seconds) < _MOST_ROUNDS and sum(seconds) < _ROUND_SECONDS):
+        took, most = once(size)
+        seconds.append(took)
+        held.append(most)
+    return min(seconds), max(held)
 
 
 def fill_store(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
@@ -92,10 +89,15 @@ def fill_store(size: int, chosen: RunOptions, folder: Path) -> Callable[[], obje
 
 def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
     """An epoch of n triplets of the method's own stage, on made-up features."""
-    stage = _last_stage(make_plan(chosen, discover()))
-    process = this_process(chosen.device)
-    updates = max(size // stage.planned.settings.batch_size, 1)
-    entries = updates * stage.planned.settings.batch_size
+    plan, process = make_plan(chosen, discover()), this_process(chosen.device)
+    planned, backbone = plan.last, backbone_of(plan)
+    context = BuildContext(backbone, plan.method_settings, planned.settings, plan.options.assets_root or None)
+    inputs = planned.stage.inputs(context)
+    assert isinstance(inputs, FeatureInputs) and backbone is not None
+    planned = cut_to_machine(planned, None, process.device.type == "cpu")
+    stage = StageToMeasure(plan, planned, planned.stage.build(context), inputs, backbone.width)
+    updates = max(size // planned.settings.batch_size, 1)
+    entries = updates * planned.settings.batch_size
 
     def epoch() -> None:
         with ExitStack() as stack:
@@ -105,23 +107,6 @@ def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], 
                     pass
 
     return epoch
-
-
-def _last_stage(plan: Plan) -> StageToMeasure:
-    planned, backbone = plan.last, backbone_of(plan)
-    context = BuildContext(backbone, plan.method_settings, planned.settings, plan.options.assets_root or None)
-    inputs = planned.stage.inputs(context)
-    assert isinstance(inputs, FeatureInputs) and backbone is not None
-    return StageToMeasure(
-        planned=cut_to_machine(planned, None, this_process(plan.options.device).device.type == "cpu"),
-        method=planned.stage.build(context),
-        inputs=inputs,
-        width=backbone.width,
-        triplets=plan.triplets(planned, frozenset())(0),
-        pictures=plan.dataset.pictures,
-        seed=plan.options.seed,
-        execution=replace(plan.execution, micro_batch=0),
-    )
 
 
 class _Sum(Method):
@@ -161,43 +146,36 @@ def evaluate_gallery(size: int, chosen: RunOptions, folder: Path) -> Callable[[]
 
 def make_leaderboard(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
     """The pages of n made-up records of one dataset."""
-    datasets = discover().datasets()
-    record = _made_up_record(chosen.dataset)
+    name, datasets = chosen.dataset, discover().datasets()
+    metrics = {f"R@{k}": float(k) for k in (1, 5, 10, 50)}
+    result = Result(
+        dataset=name,
+        split="val",
+        protocol="official",
+        text_mode="single",
+        weights_from="selected",
+        metrics=metrics,
+        intervals={metric: (value, value + 1) for metric, value in metrics.items()},
+        queries=4181,
+        gallery=2297,
+    )
+    data = DataIdentity(name=name, label=name, fingerprint="", is_demo=False, is_official=True)
+    code, place, created = code_version(), environment("cpu", 1), utc_now()
     for number in range(size):
         method, seed = f"method-{number // 3}", number % 3
-        identity = record.identity.model_copy(update={"seed": seed})
-        one = record.model_copy(update={"method": method, "title": method, "identity": identity})
-        write_record(folder / RECORDS_FOLDER / chosen.dataset / method / f"seed-{seed}", one)
-    return lambda: pages(folder, {chosen.dataset: datasets[chosen.dataset]})
-
-
-def _made_up_record(dataset: str) -> Record:
-    metrics = {f"R@{k}": float(k) for k in (1, 5, 10, 50)}
-    return Record(
-        kind="run",
-        method="",
-        title="",
-        command="",
-        created=utc_now(),
-        results=(
-            Result(
-                dataset=dataset,
-                split="val",
-                protocol="official",
-                text_mode="single",
-                weights_from="selected",
-                metrics=metrics,
-                intervals={name: (value, value + 1) for name, value in metrics.items()},
-                queries=4181,
-                gallery=2297,
-            ),
-        ),
-        identity=Identity(
-            data=DataIdentity(name=dataset, label=dataset, fingerprint="", is_demo=False, is_official=True)
-        ),
-        code=code_version(),
-        environment=environment("cpu", 1),
-    )
+        record = Record(
+            kind="run",
+            method=method,
+            title=method,
+            command="",
+            created=created,
+            results=(result,),
+            identity=Identity(data=data, seed=seed),
+            code=code,
+            environment=place,
+        )
+        write_record(folder / RECORDS_FOLDER / name / method / f"seed-{seed}", record)
+    return lambda: pages(folder, {name: datasets[name]})
 
 
 WORKS: dict[str, Work] = {
@@ -213,7 +191,7 @@ def main(arguments: Sequence[str]) -> None:
     part, size, options = arguments
     with Path(os.devnull).open("w") as silence, redirect_stderr(silence):
         cost = cost_of(WORKS[part], int(size), RunOptions.model_validate_json(options))
-    print(json.dumps([cost.seconds, cost.bytes]))
+    print(json.dumps(cost))
 
 
 if __name__ == "__main__":

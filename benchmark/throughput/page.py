@@ -6,17 +6,15 @@ A cell reads "1,234 (0.96)": the median, and the share of its limit's speed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-from tabulate import tabulate
 
 from benchmark.files import digest_of
 from benchmark.records.record import Measurement, Record, run_key
 from benchmark.records.repeating import repeatable_command
-from benchmark.throughput.growth_table import METHOD as GROWTH
-from benchmark.throughput.growth_table import growth_table
-from benchmark.throughput.tables import heading, identity_words, machine, number, share
+from benchmark.throughput.growth_curves import METHOD as GROWTH
+from benchmark.throughput.growth_curves import growth_table
+from benchmark.throughput.tables import arithmetic, heading, identity_words, machine, number, share, table
 
 THROUGHPUT_PAGE = "throughput.md"
 RECORDS = "throughput"
@@ -37,21 +35,23 @@ _HOW_TO_ADD = """## How to add a row
 RECORD is the folder that the first command names below each table. Records shortened by `--limit` are refused.
 """
 
-_EMPTY = "There are no speeds yet: nobody has added a record.\n"
-
 Row = dict[str, str]
 
 
 def render_throughput(records: Iterable[Record]) -> str:
     """The page, markdown; of the records those of other kinds are left out, and those that are refused."""
-    mine = sorted((r for r in records if r.kind == "throughput" and not throughput_refusals(r)), key=_order)
+
+    def order(record: Record) -> tuple[str, str, str, str]:
+        encoder = record.identity.encoder
+        return machine(record), encoder.name if encoder else "", record.method, run_key(record)
+
     by_machine: dict[str, list[Record]] = {}
-    for record in mine:
+    for record in sorted((r for r in records if r.kind == "throughput" and not throughput_refusals(r)), key=order):
         by_machine.setdefault(machine(record), []).append(record)
     parts = [
         "# Throughput: speeds beside their limits\n\nMade by `python -m benchmark leaderboard` from the records in "
         "`results/records/throughput`; not edited by hand.\n",
-        _READING if mine else _EMPTY,
+        _READING if by_machine else "There are no speeds yet: nobody has added a record.\n",
         *(_section(name, found) for name, found in by_machine.items()),
         _HOW_TO_ADD,
     ]
@@ -82,7 +82,7 @@ def _section(name: str, records: Sequence[Record]) -> str:
         "Answering": [row for record in others for row in _query_rows(record)],
     }
     parts = [f"## {name}\n"]
-    parts += [f"### {title}\n\n{_table(rows)}\n" for title, rows in tables.items() if rows]
+    parts += [f"### {title}\n\n{table(rows)}\n" for title, rows in tables.items() if rows]
     parts += [f"### {heading(record)}\n\n{growth_table(record)}\n" for record in grown]
     return "\n".join([*parts, _measured_by(records)])
 
@@ -94,7 +94,7 @@ def _encoder_rows(record: Record) -> list[Row]:
         return []
     cells = {f"{name}, {measured.unit}": _cell(measured) for name, measured in found.items()}
     pictures = next((m.work or "" for name, m in found.items() if name.startswith("decoding")), "")
-    return [{**_who(record, ""), "pictures": pictures, **cells}]
+    return [{**_who(record), "pictures": pictures, **cells}]
 
 
 def _stage_rows(record: Record) -> list[Row]:
@@ -105,13 +105,13 @@ def _stage_rows(record: Record) -> list[Row]:
         read = found.get(f"{stage}: gathering") or found.get(f"{stage}: loading")
         rows.append(
             {
-                **_who(record, record.title),
+                "method": record.title,
+                **_who(record),
                 "stage": stage,
                 "batch": (updates.work or "").rpartition(", ")[0].removeprefix("batch "),
                 "updates/s (of a plain loop)": _cell(updates),
                 "triplets/s (of bare products)": _cell(triplets),
-                "GFLOP/s": "" if triplets.flops is None else number(triplets.flops / 1e9),
-                "of the data sheet": "" if triplets.utilisation is None else f"{100 * triplets.utilisation:.0f} %",
+                **arithmetic(triplets),
                 "reading": "" if read is None else f"{_cell(read)} {read.unit}",
                 "peak memory, MB": "" if updates.peak_bytes is None else f"{updates.peak_bytes / 1e6:,.0f}",
             }
@@ -125,7 +125,8 @@ def _query_rows(record: Record) -> list[Row]:
         return []
     return [
         {
-            **_who(record, record.title),
+            "method": record.title,
+            **_who(record),
             "ranking": found["ranking"].work or "",
             "queries ranked/s": _cell(found["ranking"]),
             "one query": found["one query, p50"].work or "",
@@ -135,24 +136,15 @@ def _query_rows(record: Record) -> list[Row]:
     ]
 
 
-def _who(record: Record, name: str) -> Row:
-    """The columns that say whose speed a row is."""
+def _who(record: Record) -> Row:
+    """The columns that say what a row's speed is of."""
     encoder, precision, *data = identity_words(record)
-    who = {"method": name} if name else {}
-    return {**who, "encoder": encoder, "precision": precision, "data": ", ".join(data)}
+    return {"encoder": encoder, "precision": precision, "data": ", ".join(data)}
 
 
 def _cell(measured: Measurement) -> str:
     ratio = share(measured)
-    return f"{number(measured.value)} ({ratio})" if ratio else number(measured.value)
-
-
-def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Columns in the order of their first row; those that are empty in every row are left out."""
-    names = [name for name in dict.fromkeys(n for row in rows for n in row) if any(row.get(name) for row in rows)]
-    return tabulate(
-        [[row.get(name, "") for name in names] for row in rows], headers=names, tablefmt="pipe", disable_numparse=True
-    )
+    return number(measured.value) + (f" ({ratio})" if ratio else "")
 
 
 def _measured_by(records: Sequence[Record]) -> str:
@@ -164,8 +156,3 @@ def _measured_by(records: Sequence[Record]) -> str:
         doubts = "".join(f"; {note}" for note in record.not_fixed)
         lines[f"- version {record.code.version}{commit}{changes}: `{repeatable_command(record)}`{doubts}\n"] = None
     return "### How it was measured\n\n" + "".join(lines)
-
-
-def _order(record: Record) -> tuple[str, str, str, str]:
-    encoder = record.identity.encoder
-    return machine(record), encoder.name if encoder else "", record.method, run_key(record)

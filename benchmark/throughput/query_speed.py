@@ -25,11 +25,10 @@ from benchmark.interop.exported import Model
 from benchmark.method import FeatureInputs, Inputs, Method, Views
 from benchmark.records.measurement import Measurement
 from benchmark.text_rules import text_rule
-from benchmark.throughput.encoder_speed import short_tokens
+from benchmark.throughput.encoder_speed import Sample, short_tokens
 from benchmark.throughput.limits import computing_in
 from benchmark.throughput.made_up import CIRR_VALIDATION, made_up_task, many_rows
-from benchmark.throughput.rates import Limit, Setting, latencies, rate
-from benchmark.throughput.sample import Sample
+from benchmark.throughput.rates import Setting, latencies
 from benchmark.weights.checkpoints import WeightsHeader
 
 _ENCODED = 16
@@ -49,7 +48,8 @@ def query_speeds(
     """``limit`` shrinks queries and gallery to so many, or a few more."""
     method.eval()
     with computing_in(setting.precision, setting.device), torch.no_grad():
-        queries, gallery = _encodings(method, inputs, backbone, sample, setting.device)
+        reference, text, target = _few_views(method, inputs, backbone, sample, setting.device)
+        queries, gallery = method.encode_query(reference, text), method.encode_target(target)
     asked, pictures = CIRR_VALIDATION if method.scores_by_dot_product else (_SLOW_SCORE_QUERIES, CIRR_VALIDATION[1])
     if limit is not None:
         asked, pictures = max(min(asked, limit), 1), max(min(pictures, limit), _FEWEST)
@@ -59,27 +59,50 @@ def query_speeds(
     return {"ranking": ranking, **{f"one query, {name}": found for name, found in one.items()}}
 
 
+def _few_views(
+    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, device: torch.device
+) -> tuple[Views, Views, Views]:
+    """A few rows of reference, text and target: random features, or pictures and texts of the sample."""
+    if isinstance(inputs, FeatureInputs):
+        assert backbone is not None
+        patches = sum(grid * grid for grid in inputs.grids)
+        shapes = {"global": (backbone.width,), "patches": (patches, backbone.width)}
+        text: Views = {"global": torch.randn(_ENCODED, backbone.width, device=device)}
+        reference, target = (
+            {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
+            for views in (inputs.reference, inputs.target)
+        )
+        return reference, text, target
+    paths: list[Path] = [sample.pictures.paths[i % len(sample.pictures)] for i in range(_ENCODED)]
+    rng = np.random.default_rng(0)
+    pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path in paths])
+    shown = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
+    strings = [sample.texts[i % len(sample.texts)] for i in range(_ENCODED)]
+    return shown, {name: tensor.to(device) for name, tensor in method.tokenize(strings).items()}, shown
+
+
 def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Setting) -> Measurement:
     asked, pictures = rows(queries), rows(gallery)
     encoded = EncodedTask(made_up_task(asked, pictures), queries, gallery)
     there = [map_tensors(lambda tensor: tensor.to(setting.device), encoding) for encoding in (queries, gallery)]
+    limit = "bare matrix product" if method.scores_by_dot_product else "the method's score, in float32"
+
+    def every_score() -> None:
+        """In the evaluator's blocks, and nothing done with them."""
+        for start in range(0, pictures, GALLERY_CHUNK):
+            targets = take(there[1], slice(start, start + GALLERY_CHUNK))
+            for first in range(0, asked, QUERY_CHUNK):
+                method.score(take(there[0], slice(first, first + QUERY_CHUNK)), targets)
+
     with computing_in("fp32", setting.device), torch.no_grad():
-        calls: dict[str, Callable[[], object]] = {
-            "evaluator": lambda: score_task(method, encoded),
-            "bare": lambda: _all_scores(method, there[0], there[1]),
-        }
-        rounds = setting.rounds(calls)
-    bare = "bare matrix product" if method.scores_by_dot_product else "the method's score, in float32"
-    work = f"{asked:,} x {pictures:,}, {_widths(gallery)}, subsets of 6"
-    return rate(rounds, "evaluator", asked, "queries", Limit("bare", bare), work)
-
-
-def _all_scores(method: Method, queries: Encoding, gallery: Encoding) -> None:
-    """Every score, in the evaluator's blocks, and nothing done with them."""
-    for start in range(0, rows(gallery), GALLERY_CHUNK):
-        targets = take(gallery, slice(start, start + GALLERY_CHUNK))
-        for first in range(0, rows(queries), QUERY_CHUNK):
-            method.score(take(queries, slice(first, first + QUERY_CHUNK)), targets)
+        rounds = setting.rounds({"evaluator": lambda: score_task(method, encoded), limit: every_score})
+    if isinstance(gallery, Tensor):
+        widths = f"d {gallery.shape[1]:,}"
+    else:
+        widths = ", ".join(f"{name} {tuple(tensor.shape[1:])}" for name, tensor in gallery.items())
+    return setting.rate(
+        rounds, "evaluator", asked, "queries", f"{asked:,} x {pictures:,}, {widths}, subsets of 6", limit
+    )
 
 
 def _one_query(
@@ -91,7 +114,7 @@ def _one_query(
     encoder = FrozenEncoder(backbone, setting.device, setting.precision) if reads_features and backbone else None
     model = Model(_NO_FILE, method, inputs, encoder, text_rule(_AS_ASKED), setting.device)
     asked = list(zip(sample.pictures.paths, cycle(sample.texts), strict=False))
-    number = min(_TOP, rows(gallery))
+    number, limit = min(_TOP, rows(gallery)), "decoding, bare forward passes and products"
     with computing_in(setting.precision, setting.device), torch.no_grad():
         ready = [_ready(method, inputs, backbone, *query, setting.device) for query in asked]
         numbers, same = cycle(range(len(asked))), cycle(range(len(asked)))
@@ -105,8 +128,8 @@ def _one_query(
             open_picture(asked[i][0])
             return method.score(ready[i](), there).topk(number).indices
 
-        rounds = setting.single_rounds({"whole": whole, "bare": bare}, _LEAST_QUERIES)
-    limit = Limit("bare", "decoding, bare forward passes and products")
+        # Every sample is one call, so that the slow ones show.
+        rounds = setting.rounds({"whole": whole, limit: bare}, least=_LEAST_QUERIES, sample_seconds=0)
     read = "picture and 13 patches" if _reads_patches(inputs) else "picture"
     return latencies(rounds, "whole", limit, f"{read} and text, {rows(gallery):,} ranked")
 
@@ -138,36 +161,5 @@ def _ready(
     return forward
 
 
-def _encodings(
-    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, device: torch.device
-) -> tuple[Encoding, Encoding]:
-    """A few queries and targets as the method encodes them."""
-    if isinstance(inputs, FeatureInputs):
-        assert backbone is not None
-        text: Views = {"global": torch.randn(_ENCODED, backbone.width, device=device)}
-        asked, shown = inputs.reference, inputs.target
-        reference, target = (_feature_views(inputs, views, backbone.width, device) for views in (asked, shown))
-    else:
-        paths: list[Path] = [sample.pictures.paths[i % len(sample.pictures)] for i in range(_ENCODED)]
-        rng = np.random.default_rng(0)
-        pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path in paths])
-        reference = target = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
-        strings = [sample.texts[i % len(sample.texts)] for i in range(_ENCODED)]
-        text = {name: tensor.to(device) for name, tensor in method.tokenize(strings).items()}
-    return method.encode_query(reference, text), method.encode_target(target)
-
-
-def _feature_views(inputs: FeatureInputs, views: tuple[str, ...], width: int, device: torch.device) -> Views:
-    patches = sum(grid * grid for grid in inputs.grids)
-    shapes = {"global": (width,), "patches": (patches, width)}
-    return {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
-
-
 def _reads_patches(inputs: Inputs) -> bool:
     return isinstance(inputs, FeatureInputs) and "patches" in inputs.reference
-
-
-def _widths(encoding: Encoding) -> str:
-    if isinstance(encoding, Tensor):
-        return f"d {encoding.shape[1]:,}"
-    return ", ".join(f"{name} {tuple(tensor.shape[1:])}" for name, tensor in encoding.items())

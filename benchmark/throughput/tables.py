@@ -5,31 +5,39 @@ A speed reads "1,234 ± 3 %": the median and half of what lies between its quart
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping, Sequence
+
 from tabulate import tabulate
 
 from benchmark.records.measurement import Measurement
 from benchmark.records.record import Record
 from benchmark.records.tables import DRAWN
 
-_HEADERS = ("part", "measured", "limit", "of the limit", "GFLOP/s", "peak memory, MB", "work")
-_MFU = "of the data sheet"
+_LEFT = ("part", "limit", "work")
 
 
 def throughput_table(record: Record) -> str:
     """Heading, table and notes of one record, markdown."""
-    measured = record.throughput
-    columns = [*_HEADERS[:5], *([_MFU] if any(m.utilisation for m in measured.values()) else []), *_HEADERS[5:]]
-    lines = [[_cell(name, found, column) for column in columns] for name, found in measured.items()]
-    empty = {i for i in range(len(columns)) if not any(line[i] for line in lines)}
-    kept = [i for i in range(len(columns)) if i not in empty]
-    body = tabulate(
-        [[line[i] for i in kept] for line in lines],
-        headers=[columns[i] for i in kept],
-        tablefmt="pipe",
-        colalign=["left" if columns[i] in ("part", "limit", "work") else "right" for i in kept],
-        disable_numparse=True,
-    )
-    return f"{heading(record)}\n\n{body}\n" + "".join(f"\n- {note}" for note in notes(record))
+    rows = []
+    for name, found in record.throughput.items():
+        spread = peaks = ""
+        if found.low is not None and found.high is not None and found.value:
+            spread = f" ± {50 * (found.high - found.low) / found.value:.0f} %"
+        if found.peak_bytes is not None:
+            beside = "" if found.limit_peak_bytes is None else f" ({found.limit_peak_bytes / 1e6:,.0f})"
+            peaks = f"{found.peak_bytes / 1e6:,.0f}{beside}"
+        row = {
+            "part": name,
+            "measured": f"{number(found.value)} {found.unit}{spread}",
+            "limit": "" if found.limit is None else f"{number(found.limit)}: {found.limit_of}",
+            "of the limit": share(found),
+            **arithmetic(found),
+            "peak memory, MB": peaks,
+            "work": found.work or "",
+        }
+        rows.append(row)
+    notes_below = "".join(f"\n- {note}" for note in notes(record))
+    return f"{heading(record)}\n\n{table(rows, left=_LEFT)}\n{notes_below}"
 
 
 def heading(record: Record) -> str:
@@ -38,7 +46,7 @@ def heading(record: Record) -> str:
 
 
 def identity_words(record: Record) -> list[str]:
-    """What makes two speeds of one machine comparable, but the title."""
+    """What makes two speeds of one machine comparable, but the title: encoder, precision, data."""
     identity = record.identity
     words = []
     if identity.encoder is not None:
@@ -67,47 +75,35 @@ def notes(record: Record) -> list[str]:
     found = [f"On {machine(record)}."]
     if identity.recipe:
         found.append(f"Recipe {identity.recipe}: {identity.recipe_source}.")
-    found += [f"{note[:1].upper()}{note[1:]}." for note in record.not_fixed]
-    return found
+    return found + [f"{note[:1].upper()}{note[1:]}." for note in record.not_fixed]
 
 
-def _cell(name: str, found: Measurement, column: str) -> str:
-    if column == "part":
-        return name
-    if column == "measured":
-        return speed(found)
-    if column == "limit":
-        return "" if found.limit is None else f"{number(found.limit)}: {found.limit_of}"
-    if column == "of the limit":
-        return share(found)
-    if column == "GFLOP/s":
-        return "" if found.flops is None else number(found.flops / 1e9)
-    if column == _MFU:
-        return "" if found.utilisation is None else f"{100 * found.utilisation:.0f} %"
-    if column == "work":
-        return found.work or ""
-    return memory(found)
+def table(rows: Sequence[Mapping[str, str]], left: Container[str] | None = None) -> str:
+    """Markdown; columns in the order of their first row; those that are empty in every row are left out.
+
+    ``left``: the columns that are not aligned at the right, None for all of them.
+    """
+    names = [name for name in dict.fromkeys(n for row in rows for n in row) if any(row.get(name) for row in rows)]
+    return tabulate(
+        [[row.get(name, "") for name in names] for row in rows],
+        headers=names,
+        tablefmt="pipe",
+        colalign=["left" if left is None or name in left else "right" for name in names],
+        disable_numparse=True,
+    )
 
 
-def speed(found: Measurement) -> str:
-    """The value with its unit and spread."""
-    spread = ""
-    if found.low is not None and found.high is not None and found.value:
-        spread = f" ± {50 * (found.high - found.low) / found.value:.0f} %"
-    return f"{number(found.value)} {found.unit}{spread}".replace(" /", "/")
+def arithmetic(found: Measurement) -> dict[str, str]:
+    """The columns that say what a speed is in operations."""
+    return {
+        "GFLOP/s": "" if found.flops is None else number(found.flops / 1e9),
+        "of the data sheet": "" if found.utilisation is None else f"{100 * found.utilisation:.0f} %",
+    }
 
 
 def share(found: Measurement) -> str:
     """The share of the limit's speed, empty where there is none."""
     return "" if found.ratio is None else f"{found.ratio:.2f}"
-
-
-def memory(found: Measurement) -> str:
-    """Peak memory of the part, and of its limit."""
-    if found.peak_bytes is None:
-        return ""
-    beside = "" if found.limit_peak_bytes is None else f" ({found.limit_peak_bytes / 1e6:,.0f})"
-    return f"{found.peak_bytes / 1e6:,.0f}{beside}"
 
 
 def number(value: float) -> str:

@@ -1,8 +1,7 @@
-"""Measuring on a machine that does other things too: rounds in alternation, medians, paired ratios.
+"""Measuring on a machine that does other things too: rounds in alternation, and the memory held meanwhile.
 
 A call and what it is held against are made in turn, round after round, so that whatever else the
-machine does hits both. The ratio of two calls is the median of the rounds' ratios, which moves far
-less than either time. A GPU's times are those between two events of its stream, not the host's.
+machine does hits both. What becomes of the rounds stands in :mod:`benchmark.throughput.rates`.
 
 Units: seconds and bytes throughout.
 """
@@ -15,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -39,81 +37,12 @@ _RESET_PEAK = "5"
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A median with its quartiles; ``repeats`` samples stand behind it."""
-
-    median: float
-    low: float
-    high: float
-    repeats: int
-
-    @classmethod
-    def of(cls, samples: FloatArray) -> Spread:
-        low, median, high = np.quantile(samples, (0.25, 0.5, 0.75)).tolist()
-        return cls(median, low, high, len(samples))
-
-    def per(self, amount: float) -> Spread:
-        """``amount`` divided by it: seconds of a call that does so much become a rate."""
-        return Spread(amount / self.median, amount / self.high, amount / self.low, self.repeats)
-
-
-class Clock(Protocol):
-    """Times one call."""
-
-    def seconds(self, call: Call) -> float: ...
-
-
-@dataclass(frozen=True)
-class WallClock:
-    """The host's clock, for work that is done when the call returns."""
-
-    def seconds(self, call: Call) -> float:
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class EventClock:
-    """CUDA events around the call, for work that the device does behind the host's back.
-
-    The first event is recorded on an idle stream, so that what the host does before its first
-    kernel counts as well.
-    """
-
-    device: torch.device
-
-    def seconds(self, call: Call) -> float:
-        with torch.cuda.device(self.device):
-            torch.cuda.synchronize()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            return float(start.elapsed_time(end)) / 1000
-
-
-def clock_of(device: torch.device) -> Clock:
-    """The clock that tells how long this device works."""
-    return EventClock(device) if device.type == "cuda" else WallClock()
-
-
-@dataclass(frozen=True)
 class Rounds:
     """What alternating calls took. ``seconds``: per call and round, by name; ``peak_bytes``: the most
     memory held during one call, by name, where the system tells it."""
 
     seconds: Mapping[str, FloatArray]
     peak_bytes: Mapping[str, int]
-
-    def spread(self, name: str) -> Spread:
-        """Seconds of one call."""
-        return Spread.of(self.seconds[name])
-
-    def ratio(self, name: str, limit: str) -> Spread:
-        """How much of the limit's speed a call reaches: the limit's seconds over its own, round by round."""
-        return Spread.of(self.seconds[limit] / self.seconds[name])
 
 
 def in_turn(
@@ -132,14 +61,13 @@ def in_turn(
     than a second, else by one, since what is done once is little beside it then. Every other round
     goes backwards, so that no call always comes behind the same one.
     """
-    clock = clock_of(device)
     peaks, loops = {}, {}
     for name, call in calls.items():
         reset_peak_memory(device)
-        took = clock.seconds(call)
+        took = seconds_of(call, device)
         if took < _SLOW:
             reset_peak_memory(device)
-            took = clock.seconds(call)
+            took = seconds_of(call, device)
         peak = peak_memory(device)
         if peak is not None:
             peaks[name] = peak
@@ -148,7 +76,7 @@ def in_turn(
     started, round_number = time.perf_counter(), 0
     while _goes_on(round_number, time.perf_counter() - started, seconds, least):
         for name in list(calls)[:: -1 if round_number % 2 else 1]:
-            samples[name].append(clock.seconds(repeated(calls[name], loops[name])) / loops[name])
+            samples[name].append(seconds_of(repeated(calls[name], loops[name]), device) / loops[name])
         round_number += 1
     return Rounds({name: np.asarray(found) for name, found in samples.items()}, peaks)
 
@@ -157,6 +85,23 @@ def _goes_on(rounds: int, elapsed: float, seconds: float, least: int) -> bool:
     if rounds < min(least, LEAST_ROUNDS):
         return True
     return rounds < MOST_ROUNDS and elapsed < (_PATIENCE * seconds if rounds < least else seconds)
+
+
+def seconds_of(call: Call, device: torch.device) -> float:
+    """The time of one call: by the host's clock, or between two events of the GPU's stream around it."""
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    with torch.cuda.device(device):
+        # On an idle stream the first event happens at once: what the host does before its first kernel counts, too.
+        torch.cuda.synchronize()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
 
 
 def repeated(call: Call, times: int) -> Call:
@@ -192,11 +137,8 @@ def peak_memory(device: torch.device = CPU) -> int | None:
 
 
 def peak_resident_bytes() -> int:
-    """The most resident memory of this process, of its own program only.
-
-    Linux counts into ``ru_maxrss`` what the parent held when it started this process; the line of
-    ``/proc`` does not.
-    """
+    """The most resident memory of this process, of its own program only."""
+    # Linux counts into ru_maxrss what the parent held when it started this process; the line of /proc does not.
     found = _status_bytes("VmHWM")
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if found is None else found

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,23 +22,22 @@ import torch
 
 from benchmark.data.pictures import open_picture
 from benchmark.data.pixels import PixelSource, cores
-from benchmark.dataset import Pictures, Triplets
+from benchmark.dataset import Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.features.store import FeatureStore, SharedStore
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
-from benchmark.pipeline.plan import PlannedStage
-from benchmark.records.measurement import Measurement, Precision
+from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.records.measurement import Measurement
 from benchmark.settings import TrainerSettings
 from benchmark.text_rules import text_rule
 from benchmark.throughput.limits import bare_step, computing_in, memory_copy
 from benchmark.throughput.made_up import MadeUpBackbone, made_up_features
 from benchmark.throughput.product_shapes import Products
-from benchmark.throughput.rates import Limit, Setting, rate
+from benchmark.throughput.rates import Setting
 from benchmark.throughput.timing import repeated
 from benchmark.training.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
-from benchmark.training.execution import Execution
 from benchmark.training.job import TrainingJob
 from benchmark.training.sources import FeatureTraining, PixelTraining
 from benchmark.training.trainer import endless_updates
@@ -50,22 +50,21 @@ _FEATURE_ROWS_ON_CPU = 256
 _PIXELS_ON_CPU = 1 << 19
 _STORE_SIDE = 8
 _NEVER = 1e9
-_BARE_LOOP = "plain PyTorch loop"
-_BARE_PRODUCTS = "bare products of the same shapes"
 
 
 @dataclass(frozen=True)
 class StageToMeasure:
-    """A stage as a run would train it, built; ``seed`` and ``execution`` are the run's."""
+    """A stage as the plan would train it, built; ``width``: that of the stored features, where it reads any."""
 
+    plan: Plan
     planned: PlannedStage
     method: Method
     inputs: Inputs
     width: int
-    triplets: Triplets
-    pictures: Pictures
-    seed: int
-    execution: Execution
+
+    @cached_property
+    def triplets(self) -> Triplets:
+        return self.plan.triplets(self.planned, frozenset())(0)
 
 
 def cut_to_machine(planned: PlannedStage, side: int | None, on_cpu: bool) -> PlannedStage:
@@ -74,13 +73,11 @@ def cut_to_machine(planned: PlannedStage, side: int | None, on_cpu: bool) -> Pla
     ``side``: S of a stage that reads pictures, None where it reads features. The batch is one
     negative group then; smaller batches and a GPU's stay as the recipe has them.
     """
+    batch, group = planned.settings.batch_size, planned.settings.group
     most = _FEATURE_ROWS_ON_CPU if side is None else max(2, _PIXELS_ON_CPU // side**2)
-    if not on_cpu or planned.settings.group <= most:
-        groups = planned.settings.batch_size // planned.settings.group
-        if not on_cpu or groups == 1:
-            return planned
-        most = planned.settings.group
-    cut = planned.settings.model_copy(update={"batch_size": most, "negative_group": 0})
+    if not on_cpu or batch == group <= most:
+        return planned
+    cut = planned.settings.model_copy(update={"batch_size": min(group, most), "negative_group": 0})
     return replace(planned, settings=cut)
 
 
@@ -89,62 +86,66 @@ def stage_speeds(stage: StageToMeasure, process: Process, setting: Setting) -> d
     entries = _UPDATES * stage.planned.settings.batch_size
     with TemporaryDirectory(prefix="throughput-") as name, ExitStack() as stack:
         source = training_source(stage, entries, Path(name), process, stack)
-        ready = _ready_batches(source, stage.planned)
-        read = _reading(stage, source, setting, process.device)
-        if isinstance(stage.inputs, PixelInputs):
-            source = _Ready(ready, stage.planned)
-        return {**_updates(stage, source, ready, Path(name), process, setting), **read}
+        plan = _shares(source, stage.planned)
+        ready = list(source.batches([share for update in plan[:2] for share in update]))
+        if isinstance(stage.inputs, FeatureInputs):
+            read = _gathering(stage, source, [update[0] for update in plan], setting)
+        else:
+            read = _loading(stage, stage.inputs, setting)
+            source = _Ready(ready, entries)
+        first = ready[: len(plan[0])]
+        return {**_updates(stage, source, first, Path(name), process, setting), **read}
+
+
+def _shares(source: TrainingSource, planned: PlannedStage) -> list[list[Share]]:
+    """The negative groups of every update of an epoch."""
+    settings = planned.settings
+    layout = GroupLayout.of(settings, 1)
+    return [rank_shares(rows, settings, layout, 0) for rows in update_plan(source.start_epoch(0), settings, 0, 0)]
 
 
 def _updates(
     stage: StageToMeasure,
     source: TrainingSource,
-    ready: Sequence[Batch],
+    first: Sequence[Batch],
     folder: Path,
     process: Process,
     setting: Setting,
 ) -> dict[str, Measurement]:
-    planned, settings = stage.planned, stage.planned.settings
-    first = ready[: settings.batch_size // settings.group]
-    precision: Precision = "tf32" if setting.precision == "tf32" else settings.precision
-    with computing_in("tf32" if precision == "tf32" else "fp32", process.device):
-        bare = bare_step(stage.method, planned.stage, settings, first)
-        products = Products.recorded(bare)
+    """``first``: the groups of the update that the limits make over and over."""
+    name, settings = stage.planned.stage.name, stage.planned.settings
+    loop, bare = "plain PyTorch loop", "bare products of the same shapes"
+    with computing_in("tf32" if setting.precision == "tf32" else "fp32", process.device):
+        step = bare_step(stage.method, stage.planned.stage, settings, first)
+        products = Products.recorded(step)
         with closing(endless_updates(training_job(stage, source, folder, process))) as updates:
-            calls = {"trainer": lambda: next(updates), "bare": bare, "products": products.replay()}
-            rounds = setting.rounds(calls)
+            rounds = setting.rounds({"trainer": lambda: next(updates), loop: step, bare: products.replay()})
     rows, group = settings.batch_size, settings.group
-    work = f"batch {rows}" + (f" in groups of {group}" if group < rows else "") + f", {precision}"
+    work = f"batch {rows}" + (f" in groups of {group}" if group < rows else "") + f", {setting.precision}"
     return {
-        f"{planned.stage.name}: updates": rate(rounds, "trainer", 1, "updates", Limit("bare", _BARE_LOOP), work),
-        f"{planned.stage.name}: triplets": rate(
-            rounds,
-            "trainer",
-            rows,
-            "triplets",
-            Limit("products", _BARE_PRODUCTS),
-            work,
-            flops=products.flops,
-            setting=setting,
-            precision=precision,
-        ),
+        f"{name}: updates": setting.rate(rounds, "trainer", 1, "updates", work, loop),
+        f"{name}: triplets": setting.rate(rounds, "trainer", rows, "triplets", work, bare, products.flops),
     }
 
 
 def training_job(stage: StageToMeasure, source: TrainingSource, folder: Path, process: Process) -> TrainingJob:
     """A job that validates and saves nothing."""
+    execution = stage.plan.execution
+    if isinstance(stage.inputs, FeatureInputs):
+        # Only a stage that reads pictures knows micro-batches.
+        execution = replace(execution, micro_batch=0)
     return TrainingJob(
         method=stage.method,
         stage=stage.planned.stage,
         settings=stage.planned.settings,
         source=source,
         process=process,
-        seed=stage.seed,
+        seed=stage.plan.options.seed,
         folder=folder,
         identity={},
         validate=None,
         trainer=TrainerSettings(checkpoint_seconds=_NEVER),
-        execution=stage.execution,
+        execution=execution,
     )
 
 
@@ -155,79 +156,61 @@ def training_source(
 
     Features are made up for at most 4,096 pictures (or one for each entry) and lie in ``folder``.
     """
-    rule = text_rule(stage.planned.settings.text_rule)
+    rule, seed, device = text_rule(stage.planned.settings.text_rule), stage.plan.options.seed, process.device
     triplets = stage.triplets.take(np.arange(entries, dtype=np.int64) % len(stage.triplets))
     if isinstance(stage.inputs, PixelInputs):
-        pixels = stack.enter_context(PixelSource(stage.pictures, stage.inputs.train, workers=cores()))
-        return PixelTraining(
-            lambda epoch: triplets, rule, stage.inputs, pixels, stage.method, stage.seed, process.device
-        )
+        pictures = stage.plan.dataset.pictures
+        pixels = stack.enter_context(PixelSource(pictures, stage.inputs.train, workers=cores()))
+        return PixelTraining(lambda epoch: triplets, rule, stage.inputs, pixels, stage.method, seed, device)
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
     triplets = Triplets(triplets.reference % len(shown), triplets.target % len(shown), triplets.captions)
-    backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(process.device)
-    store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=process.device), ALONE)
+    backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(device)
+    store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
     patches = sum(grid * grid for grid in stage.inputs.grids)
     features = made_up_features(folder, shown, stage.width, patches, stage.inputs.views)
-    return FeatureTraining(
-        lambda epoch: triplets, rule, stage.inputs, features, store, stage.seed, process.device
-    )
+    return FeatureTraining(lambda epoch: triplets, rule, stage.inputs, features, store, seed, device)
 
 
-def _ready_batches(source: TrainingSource, planned: PlannedStage) -> list[Batch]:
-    """The groups of the first two updates."""
-    settings = planned.settings
-    plan = update_plan(source.start_epoch(0), settings, 0, 0)[:2]
-    layout = GroupLayout.of(settings, 1)
-    return list(source.batches([share for rows in plan for share in rank_shares(rows, settings, layout, 0)]))
-
-
-def _reading(
-    stage: StageToMeasure, source: TrainingSource, setting: Setting, device: torch.device
+def _gathering(
+    stage: StageToMeasure, source: TrainingSource, shares: Sequence[Share], setting: Setting
 ) -> dict[str, Measurement]:
-    """How fast the stage's inputs come: gathered feature rows, or decoded pictures on one core."""
-    name, on_cpu = stage.planned.stage.name, replace(setting, device=torch.device("cpu"))
-    if isinstance(stage.inputs, FeatureInputs):
-        return {f"{name}: gathering": _gathering(source, stage.planned, setting, device)}
-    transform = stage.inputs.train
+    """How fast the first groups of an epoch's updates are gathered from the stored rows."""
+
+    def gather() -> list[Batch]:
+        return list(source.batches(shares))
+
+    batch, limit = gather()[0], "copy of as many bytes in memory"
+    moved = sum(t.nbytes for views in (batch.reference, batch.target, batch.text) for t in views.values())
+    copied = repeated(memory_copy(setting.device, moved), len(shares))
+    rounds = setting.rounds({"source": gather, limit: copied})
+    work = f"{len(shares)} batches of {stage.planned.settings.group}, {moved / 1e6:.1f} MB each"
+    speed = setting.rate(rounds, "source", len(shares) * moved / 1e9, "GB", work, limit)
+    return {f"{stage.planned.stage.name}: gathering": speed}
+
+
+def _loading(stage: StageToMeasure, inputs: PixelInputs, setting: Setting) -> dict[str, Measurement]:
+    """How fast the stage's pictures are decoded and transformed on one core."""
+    pictures, transform, limit = stage.plan.dataset.pictures, inputs.train, "plain loop of the same transform"
     shown = np.unique(np.concatenate([stage.triplets.reference, stage.triplets.target]))[:_LOADED_PICTURES]
     keys = [(0, 0, int(index), 0) for index in shown]
 
     def plain() -> list[object]:
         rngs = (np.random.default_rng(key) for key in keys)
-        return [transform.picture(open_picture(stage.pictures.paths[i]), g) for i, g in zip(shown, rngs, strict=True)]
+        return [transform.picture(open_picture(pictures.paths[i]), g) for i, g in zip(shown, rngs, strict=True)]
 
-    with PixelSource(stage.pictures, transform, workers=1, budget_bytes=0) as loader:
-        rounds = on_cpu.rounds({"loader": lambda: loader.batch(shown, keys), "bare": plain})
-    limit = Limit("bare", "plain loop of the same transform")
+    on_cpu = replace(setting, device=torch.device("cpu"))
+    with PixelSource(pictures, transform, workers=1, budget_bytes=0) as loader:
+        rounds = on_cpu.rounds({"loader": lambda: loader.batch(shown, keys), limit: plain})
     work = f"{len(shown)} pictures, 1 core"
-    return {f"{name}: loading": rate(rounds, "loader", len(shown), "pictures/core", limit, work)}
-
-
-def _gathering(
-    source: TrainingSource, planned: PlannedStage, setting: Setting, device: torch.device
-) -> Measurement:
-    entries = source.start_epoch(0)
-    settings = planned.settings
-    layout = GroupLayout.of(settings, 1)
-    shares = [rank_shares(rows, settings, layout, 0)[0] for rows in update_plan(entries, settings, 0, 0)]
-
-    def gather() -> list[Batch]:
-        return list(source.batches(shares))
-
-    batch = gather()[0]
-    moved = sum(t.nbytes for views in (batch.reference, batch.target, batch.text) for t in views.values())
-    copied = repeated(memory_copy(device, moved), len(shares))
-    rounds = replace(setting, device=device).rounds({"source": gather, "copy": copied})
-    limit = Limit("copy", "copy of as many bytes in memory")
-    work = f"{len(shares)} batches of {settings.group}, {moved / 1e6:.1f} MB each"
-    return rate(rounds, "source", len(shares) * moved / 1e9, "GB", limit, work)
+    speed = on_cpu.rate(rounds, "loader", len(shown), "pictures/core", work, limit)
+    return {f"{stage.planned.stage.name}: loading": speed}
 
 
 class _Ready:
     """A training source of batches that are in memory already, over and over."""
 
-    def __init__(self, batches: Sequence[Batch], planned: PlannedStage) -> None:
-        self._batches, self._entries = cycle(batches), _UPDATES * planned.settings.batch_size
+    def __init__(self, batches: Sequence[Batch], entries: int) -> None:
+        self._batches, self._entries = cycle(batches), entries
 
     def start_epoch(self, epoch: int) -> int:
         return self._entries

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from host_waits import HostWaits
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmark.features.loader import FeatureLoader, ResidentLoader, StreamedLoader, feature_loader
 from benchmark.prefetching import made_ahead
-from benchmark.throughput.operations import Recorder
 
 CPU = torch.device("cpu")
 ENTRIES = 50
@@ -70,16 +70,16 @@ def test_resident_features_cross_once_and_an_epoch_sends_row_numbers_only() -> N
     device = torch.device("cuda")
     with FakeTensorMode(allow_non_fake_inputs=True):
         loader = filled(ResidentLoader(device))
-        with Recorder() as epoch:
+        with HostWaits() as epoch:
             batches = loader.batches(columns(), PLAN)
             first = next(batches)
-        with Recorder() as step:
+        with HostWaits() as step:
             second = next(batches)
     assert {part.device.type for part in (*first, *second)} == {"cuda"}
-    assert dict(epoch.found.crossings) == {"cpu to cuda": 1}
-    assert epoch.found.crossed_bytes == 8 * len(columns()) * sum(map(len, PLAN))
-    assert not step.found.crossings and not step.found.waits and not epoch.found.waits
-    assert step.found.calls["aten::index_select"] == len(columns())
+    assert dict(epoch.crossings) == {"cpu to cuda": 1}
+    assert epoch.crossed_bytes == 8 * len(columns()) * sum(map(len, PLAN))
+    assert not step.crossings and not step.waits and not epoch.waits
+    assert step.calls["aten::index_select"] == len(columns())
 
 
 def test_what_is_made_ahead_comes_in_order_and_no_further_than_asked() -> None:

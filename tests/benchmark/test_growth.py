@@ -15,18 +15,17 @@ from benchmark.features.store import PictureFeatures
 from benchmark.options import make_options
 from benchmark.records.record import Record
 from benchmark.throughput import growth_work
-from benchmark.throughput.growth import Grown, exponent, measure_growth
-from benchmark.throughput.growth_picture import draw_growth
-from benchmark.throughput.growth_table import FACTORS, PARTS, growth_table
+from benchmark.throughput.growth import measure_growth
+from benchmark.throughput.growth_curves import FACTORS, PARTS, Curve, curves, draw_growth, exponent, growth_table
 from benchmark.throughput.timing import reset_peak_memory
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8"))
 SIZES = tuple(64 * factor for factor in FACTORS)
-LINEAR = Grown(PARTS["store"], SIZES, tuple(0.01 * n for n in SIZES), (10**6,) * 4)
-SQUARE = Grown(PARTS["evaluator"], SIZES, tuple(1e-4 * n * n for n in SIZES), (0, 5, 6, 7))
+LINEAR = Curve(PARTS["store"], SIZES, tuple(0.01 * n for n in SIZES), (10**6,) * 4)
+SQUARE = Curve(PARTS["evaluator"], SIZES, tuple(1e-4 * n * n for n in SIZES), (0, 5, 6, 7))
 
 
-def record_of(grown: list[Grown]) -> Record:
+def record_of(grown: list[Curve]) -> Record:
     raw = copy.deepcopy(GOLDEN)
     found = {name: m.model_dump() for part in grown for name, m in part.measurements().items()}
     raw |= {"schema_version": Record.model_fields["schema_version"].default, "kind": "throughput", "results": []}
@@ -50,8 +49,14 @@ def test_the_table_comes_from_the_record_alone():
     assert len(lines) == 6, "parts that were not measured have no line"
 
 
+def test_a_record_gives_back_its_curves():
+    for found, curve in zip(curves(record_of([LINEAR, SQUARE])), [LINEAR, SQUARE], strict=True):
+        assert (found.sizes, found.seconds, found.bytes) == (curve.sizes, curve.seconds, curve.bytes)
+        assert (found.part.name, found.part.unit, found.part.work) == (curve.part.name, curve.part.unit, curve.part.work)
+
+
 def test_the_picture_shows_a_curve_for_every_part(tmp_path: Path):
-    draw_growth(tmp_path / "growth.png", [LINEAR, SQUARE], "Growth of two parts")
+    draw_growth(tmp_path / "growth.png", record_of([LINEAR, SQUARE]), "Growth of two parts")
     with Image.open(tmp_path / "growth.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     blue = (pixels[..., 2] - pixels[..., 0]) > 80
@@ -75,7 +80,7 @@ def test_the_evaluator_s_memory_is_bounded_whatever_the_gallery(monkeypatch: pyt
     monkeypatch.setattr(growth_work, "QUERIES", queries)
     monkeypatch.setattr(growth_work, "WIDTH", width)
     options = make_options(method="sum", dataset="cirr")
-    held = growth_work.cost_of(growth_work.evaluate_gallery, gallery, options).bytes
+    _, held = growth_work.cost_of(growth_work.evaluate_gallery, gallery, options)
     assert held < gallery * 700 + 32 * 2**20 < queries * gallery * 4 / 3
 
 

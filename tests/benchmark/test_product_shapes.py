@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmark.throughput.product_shapes import Products
 
@@ -31,6 +32,35 @@ def test_a_replay_makes_the_same_products_and_nothing_besides():
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         found.replay()()
     assert not any("relu" in event.key or "threshold" in event.key for event in profile.key_averages())
+
+
+def test_operands_keep_their_shapes_and_layouts():
+    """A transposed operand is read by column in the replay, too."""
+    left, right = torch.randn(4, 3, requires_grad=True), torch.randn(5, 3).T.requires_grad_()
+    calls: list[list[tuple[tuple[int, ...], tuple[int, ...]]]] = []
+
+    class Operands(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket is torch.ops.aten.mm:
+                calls[-1].append([(tuple(a.shape), a.stride()) for a in args])
+            return func(*args, **(kwargs or {}))
+
+    def operands(work):
+        calls.append([])
+        with Operands():
+            work()
+        return calls[-1]
+
+    wanted = operands(lambda: (left @ right).sum().backward())
+    found = Products.recorded(lambda: (left @ right).sum().backward())
+    assert found.flops == 3 * 2 * 4 * 3 * 5
+    assert len(wanted) == 3 and operands(found.replay()) == wanted
+
+
+def test_nothing_is_computed_to_count_on_meta_tensors():
+    with torch.device("meta"):
+        left, right = torch.randn(10**6, 10**6), torch.randn(10**6, 10**6)
+    assert Products.recorded(lambda: left @ right).flops == 2 * 10**18
 
 
 def test_replays_leave_the_work_s_tensors_alone():

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from benchmark.throughput.device_peaks import promised_flops
-from benchmark.throughput.rates import Limit, Setting, latencies, rate
+from benchmark.throughput.rates import Setting, latencies, promised_flops, quartiles
 from benchmark.throughput.timing import Rounds
 
 ROUNDS = Rounds(
-    {"ours": np.array([0.2, 0.4, 0.2, 0.8]), "bare": np.array([0.1, 0.3, 0.1, 0.2])}, {"ours": 70, "bare": 50}
+    {"ours": np.array([0.2, 0.4, 0.2, 0.8]), "bare loop": np.array([0.1, 0.3, 0.1, 0.2])}, {"ours": 70, "bare loop": 50}
 )
 CPU = Setting(torch.device("cpu"), "fp32", 0.0)
 
 
+def test_quartiles_stand_around_the_median():
+    assert quartiles(np.array([1.0, 2.0, 3.0, 4.0, 100.0])) == (2.0, 3.0, 4.0)
+
+
+def test_a_rate_is_amount_over_seconds_and_the_quartiles_change_places():
+    rounds = Rounds({"ours": np.array([1.0, 2.0, 3.0, 4.0, 100.0])}, {})
+    found = CPU.rate(rounds, "ours", 12, "pictures", "")
+    assert (found.value, found.low, found.high, found.repeats) == (4.0, 3.0, 6.0, 5)
+    assert found.limit is None and found.ratio is None
+
+
+def test_the_ratio_is_taken_round_by_round():
+    """The machine was three times slower in the second round: the ratio does not see it."""
+    rounds = Rounds({"ours": np.array([2.0, 6.0, 2.0]), "bare": np.array([1.0, 3.0, 1.0])}, {})
+    found = CPU.rate(rounds, "ours", 1, "updates", "", "bare")
+    assert (found.ratio, found.ratio_low, found.ratio_high) == (0.5, 0.5, 0.5)
+
+
 def test_a_rate_is_beside_its_limit_and_faster_is_more():
-    found = rate(ROUNDS, "ours", 30, "pictures", Limit("bare", "bare loop"), "30 pictures")
+    found = CPU.rate(ROUNDS, "ours", 30, "pictures", "30 pictures", "bare loop")
     assert found.value == pytest.approx(100) and found.unit == "pictures/s" and found.repeats == 4
     assert found.limit == pytest.approx(200) and found.limit_of == "bare loop"
     assert found.ratio == pytest.approx(0.5)
@@ -27,7 +46,7 @@ def test_a_rate_is_beside_its_limit_and_faster_is_more():
 
 
 def test_latencies_are_milliseconds_and_their_ratio_says_how_near_they_are_to_the_limit():
-    found = latencies(ROUNDS, "ours", Limit("bare", "parts alone"), "one query")
+    found = latencies(ROUNDS, "ours", "bare loop", "one query")
     assert found["p50"].value == pytest.approx(300) and found["p50"].limit == pytest.approx(150)
     assert found["p50"].ratio == pytest.approx(0.5)
     assert found["p95"].value == pytest.approx(1e3 * np.quantile([0.2, 0.4, 0.2, 0.8], 0.95))
@@ -37,11 +56,11 @@ def test_latencies_are_milliseconds_and_their_ratio_says_how_near_they_are_to_th
 def test_utilisation_is_the_model_s_operations_over_those_promised(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
     gpu = Setting(torch.device("cuda"), "bf16", 0.0)
-    found = rate(ROUNDS, "ours", 1, "updates", None, "", flops=int(0.3 * 494.7e12), setting=gpu)
+    found = gpu.rate(ROUNDS, "ours", 1, "updates", "", flops=int(0.3 * 494.7e12))
     assert found.flops == pytest.approx(494.7e12) and found.utilisation == pytest.approx(0.5)
-    fp16_of_tf32 = rate(ROUNDS, "ours", 1, "updates", None, "", flops=10**12, setting=gpu, precision="tf32")
-    assert fp16_of_tf32.utilisation == pytest.approx(1e12 / 0.3 / 494.7e12)
-    assert rate(ROUNDS, "ours", 1, "updates", None, "", flops=10**12, setting=CPU).utilisation is None
+    in_tf32 = replace(gpu, precision="tf32").rate(ROUNDS, "ours", 1, "updates", "", flops=10**12)
+    assert in_tf32.utilisation == pytest.approx(1e12 / 0.3 / 494.7e12)
+    assert CPU.rate(ROUNDS, "ours", 1, "updates", "", flops=10**12).utilisation is None
 
 
 @pytest.mark.parametrize(
@@ -68,5 +87,5 @@ def test_what_is_not_listed_or_lacking_has_no_promise():
 def test_single_calls_are_not_repeated_within_a_sample():
     made = []
     setting = Setting(CPU.device, "fp32", 0.05)
-    rounds = setting.single_rounds({"a": lambda: made.append(1)}, least=5)
+    rounds = setting.rounds({"a": lambda: made.append(1)}, least=5, sample_seconds=0)
     assert len(made) == 2 + len(rounds.seconds["a"]) >= 7

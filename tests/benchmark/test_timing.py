@@ -1,4 +1,4 @@
-"""Measuring: calls in alternation, medians and paired ratios, memory that forgets what was before."""
+"""Measuring: calls in alternation, memory that forgets what was before."""
 
 from __future__ import annotations
 
@@ -10,49 +10,27 @@ import pytest
 import torch
 
 from benchmark.throughput import timing
-from benchmark.throughput.timing import (
-    Rounds,
-    Spread,
-    in_turn,
-    peak_memory,
-    peak_resident_bytes,
-    reset_peak_memory,
-    resident_bytes,
-)
+from benchmark.throughput.timing import in_turn, peak_memory, peak_resident_bytes, reset_peak_memory, resident_bytes
 
 MIB = 2**20
 
 
 class Scripted:
-    """A clock that makes the call and says a prepared time for it."""
+    """In the clock's place: makes the call and says a prepared time for it."""
 
     def __init__(self, seconds: dict[str, list[float]], made: list[str]) -> None:
         self.seconds_of, self.made = seconds, made
 
-    def seconds(self, call):
+    def __call__(self, call, device):
         before = len(self.made)
         call()
         return sum(self.seconds_of[name].pop(0) for name in self.made[before:])
 
 
-def test_a_spread_is_the_median_and_the_quartiles():
-    spread = Spread.of(np.array([1.0, 2.0, 3.0, 4.0, 100.0]))
-    assert (spread.median, spread.low, spread.high, spread.repeats) == (3.0, 2.0, 4.0, 5)
-    rate = spread.per(12)
-    assert (rate.median, rate.low, rate.high) == (4.0, 3.0, 6.0)
-
-
-def test_the_ratio_is_taken_round_by_round():
-    """The machine was three times slower in the second round: the ratio does not see it."""
-    rounds = Rounds({"ours": np.array([2.0, 6.0, 2.0]), "bare": np.array([1.0, 3.0, 1.0])}, {})
-    ratio = rounds.ratio("ours", "bare")
-    assert (ratio.median, ratio.low, ratio.high) == (0.5, 0.5, 0.5)
-
-
 def test_calls_are_made_in_turn_after_a_warm_up_and_every_other_round_backwards(monkeypatch):
     made: list[str] = []
     scripted = Scripted({"a": [0.9, 0.9, 1, 2, 3], "b": [9.0, 4, 5, 6]}, made)
-    monkeypatch.setattr(timing, "clock_of", lambda device: scripted)
+    monkeypatch.setattr(timing, "seconds_of", scripted)
     rounds = in_turn({"a": lambda: made.append("a"), "b": lambda: made.append("b")}, seconds=0, least=3)
     assert made == ["a", "a", "b", "a", "b", "b", "a", "a", "b"]
     assert rounds.seconds["a"].tolist() == [1, 2, 3] and rounds.seconds["b"].tolist() == [4, 5, 6]
@@ -61,7 +39,7 @@ def test_calls_are_made_in_turn_after_a_warm_up_and_every_other_round_backwards(
 def test_a_short_call_is_repeated_within_a_sample(monkeypatch):
     made: list[str] = []
     scripted = Scripted({"a": [0.004] * 100}, made)
-    monkeypatch.setattr(timing, "clock_of", lambda device: scripted)
+    monkeypatch.setattr(timing, "seconds_of", scripted)
     rounds = in_turn({"a": lambda: made.append("a")}, seconds=0, least=3, sample_seconds=0.01)
     assert len(made) == 2 + 3 * 3
     np.testing.assert_allclose(rounds.seconds["a"], 0.004)
@@ -102,9 +80,8 @@ def test_a_started_process_does_not_inherit_the_peak_of_this_one():
 def test_events_see_the_work_behind_the_host():
     device = torch.device("cuda")
     a = torch.randn(4096, 4096, device=device)
-    clock = timing.clock_of(device)
-    clock.seconds(lambda: a @ a)
-    one, many = clock.seconds(lambda: a @ a), clock.seconds(lambda: [a @ a for _ in range(20)])
+    timing.seconds_of(lambda: a @ a, device)
+    one, many = (timing.seconds_of(lambda n=n: [a @ a for _ in range(n)], device) for n in (1, 20))
     assert many > 8 * one > 0
     reset_peak_memory(device)
     product = a @ a
