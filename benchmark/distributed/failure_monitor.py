@@ -146,10 +146,11 @@ class FailureMonitor:
                 self._failures[rank] = Failure(message["failed"], message["status"])
             elif "left" in message:
                 self._left.add(rank)
-        if messages is None and rank is None:
-            connection.close()
-        elif messages is None and rank not in self._left:
-            self._failures.setdefault(rank, Failure(_DIED, _DIED_STATUS))
+        if messages is None:
+            if rank is None:
+                connection.close()
+            elif rank not in self._left:
+                self._failures.setdefault(rank, Failure(_DIED, _DIED_STATUS))
         return messages is not None
 
 
