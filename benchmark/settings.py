@@ -124,6 +124,8 @@ class TrainerSettings(Settings):
         False, description="compute the encoders' blocks again in the backward pass instead of keeping their outputs"
     )
 
+    formerly: ClassVar[Mapping[str, Renamed]] = {"piece": Renamed("micro_batch")}
+
 
 S = TypeVar("S", bound=Settings)
 

@@ -41,11 +41,11 @@ class Failure:
     status: int
 
 
-class _Line:
+class _Connection:
     """A connection on which JSON objects go to and fro, a line each."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._begun = connection, b""
+        self._socket, self._begun = connection, b""
         # A lost machine closes nothing: the system asks after 10 s of silence, three times, 5 s apart.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEP_ALIVE.items():
@@ -54,7 +54,7 @@ class _Line:
 
     def send(self, message: dict[str, Any]) -> None:
         try:
-            self._connection.sendall((json.dumps(message) + "\n").encode())
+            self._socket.sendall((json.dumps(message) + "\n").encode())
         except OSError:
             # Closed: whoever listens to it has noticed.
             pass
@@ -62,7 +62,7 @@ class _Line:
     def receive(self) -> list[dict[str, Any]] | None:
         """What has come, waiting for something; None once the other side is gone, or is no rank of ours."""
         try:
-            come = self._connection.recv(65536)
+            come = self._socket.recv(65536)
             *lines, self._begun = (self._begun + come).split(b"\n")
             messages = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError):
@@ -70,7 +70,7 @@ class _Line:
         return messages if come and all(isinstance(message, dict) for message in messages) else None
 
     def close(self) -> None:
-        self._connection.close()
+        self._socket.close()
 
 
 class FailureMonitor:
@@ -83,7 +83,7 @@ class FailureMonitor:
             self._server = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         else:
             self._server = socket.create_server(("", 0))
-        self._ranks: dict[int, _Line] = {}
+        self._ranks: dict[int, _Connection] = {}
         self._left: set[int] = set()
         self._failures: dict[int, Failure] = {}
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -119,7 +119,7 @@ class FailureMonitor:
                         # Whoever knocks and is gone again must not end this thread.
                         with suppress(OSError):
                             connection, _ = self._server.accept()
-                            connections.register(connection, selectors.EVENT_READ, _Line(connection))
+                            connections.register(connection, selectors.EVENT_READ, _Connection(connection))
                     elif not self._hear(key.data):
                         connections.unregister(key.fileobj)
                 if not self._failures:
@@ -131,25 +131,26 @@ class FailureMonitor:
                 if time.monotonic() >= deadline or len(self._left | self._failures.keys()) == self._world_size:
                     return
 
-    def _hear(self, line: _Line) -> bool:
+    def _hear(self, connection: _Connection) -> bool:
         """Take in what a connection brought; False where nothing more will come of it."""
-        messages = line.receive()
-        rank = next((rank for rank, known in self._ranks.items() if known is line), None)
+        messages = connection.receive()
+        rank = next((rank for rank, known in self._ranks.items() if known is connection), None)
         for message in messages or ():
             if rank is None:
                 if message.get("token") != self._token:
                     messages = None
                     break
                 rank = int(message["rank"])
-                self._ranks[rank] = line
+                self._ranks[rank] = connection
             elif "failed" in message:
                 self._failures[rank] = Failure(message["failed"], message["status"])
             elif "left" in message:
                 self._left.add(rank)
-        if messages is None and rank is None:
-            line.close()
-        elif messages is None and rank not in self._left:
-            self._failures.setdefault(rank, Failure(_DIED, _DIED_STATUS))
+        if messages is None:
+            if rank is None:
+                connection.close()
+            elif rank not in self._left:
+                self._failures.setdefault(rank, Failure(_DIED, _DIED_STATUS))
         return messages is not None
 
 
@@ -184,29 +185,29 @@ class MonitoredRank:
         self._rank, self._local_rank = rank, local_rank
         connection = socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
         connection.settimeout(None)
-        self._line = _Line(connection)
+        self._connection = _Connection(connection)
         self._leaves = threading.Event()
         self._ended = threading.Event()
         self._status = 0
-        self._line.send({"rank": rank, "token": token})
+        self._connection.send({"rank": rank, "token": token})
         threading.Thread(target=self._listen, daemon=True).start()
 
     def leave(self) -> int:
         """This rank is done; returns when all are, or one has failed, with the job's exit status."""
         self._leaves.set()
-        self._line.send({"left": True})
+        self._connection.send({"left": True})
         self._ended.wait()
         return self._status
 
     def fail(self, failure: Failure) -> bool:
         """Tell why this rank ends; True when the monitor has said it and ends the others."""
         self._leaves.set()
-        self._line.send({"failed": failure.message, "status": failure.status})
+        self._connection.send({"failed": failure.message, "status": failure.status})
         return self._ended.wait(_ANSWER_SECONDS)
 
     def _listen(self) -> None:
         status: int | None = None
-        while status is None and (messages := self._line.receive()) is not None:
+        while status is None and (messages := self._connection.receive()) is not None:
             status = next((message["end"] for message in messages if "end" in message), None)
         if status is None and (self._local_rank == 0 or self._rank == 1):
             # The monitor is gone, and rank 0 with it: one rank of each machine says so.

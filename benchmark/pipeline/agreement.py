@@ -47,7 +47,8 @@ def program_digest() -> str:
     digest = hashlib.sha256()
     for package in _PACKAGES:
         folder = Path(importlib.import_module(package).__path__[0])
-        for path in sorted(folder.rglob("*.py")):
+        # Recipes are part of the program as well.
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.toml")]):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:_SHOWN_DIGITS]
 

@@ -65,7 +65,7 @@ class MovingAverage:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self._update = get_ema_multi_avg_fn(decay)
+        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.shadow: dict[str, Tensor] = {
             name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad
         }
@@ -86,7 +86,7 @@ class MovingAverage:
             with torch.no_grad():
                 torch._foreach_copy_(parameters, kept)
 
-    def _averaged(self, module: nn.Module) -> list[nn.Parameter]:
+    def _averaged(self, module: nn.Module) -> list[Tensor]:
         """The parameters in the order of their averages."""
-        parameters = dict(module.named_parameters())
+        parameters: dict[str, Tensor] = dict(module.named_parameters())
         return [parameters[name] for name in self.shadow]

@@ -43,7 +43,7 @@ def train(job: TrainingJob, resume: bool) -> Trained:
     Raises Interrupted after saving when SIGINT or SIGTERM arrives, Diverged on a loss that is not
     finite.
     """
-    training = _Training(job)
+    training = _StageTraining(job)
     try:
         return training.run(resume)
     finally:
@@ -55,7 +55,7 @@ def endless_updates(job: TrainingJob) -> Generator[None]:
 
     It is there to be measured. Closing the generator closes the engine.
     """
-    training = _Training(job)
+    training = _StageTraining(job)
     monitors = Monitors({}, job.monitor_folder, job.stage.name)
     training.measurements = Measurements(monitors, job.process, job.settings.batch_size, 0)
     try:
@@ -68,7 +68,7 @@ def endless_updates(job: TrainingJob) -> Generator[None]:
         training.engine.close()
 
 
-class _Training:
+class _StageTraining:
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
         self.settings = job.settings

@@ -55,3 +55,11 @@ def test_the_command_line_and_a_file_take_a_former_name(command: Command, small_
         told = command(*run, *further)
         assert told.status == 0, told.err
         assert told.err.count("combiner.drawing is called combiner.pair_sampling now") == 1
+
+
+def test_the_micro_batch_of_a_gradient_cache_was_a_piece(command: Command, small_cirr: Path) -> None:
+    run = ("run", "--method", "clip4cir_sum", "--dataset", "cirr", "--data-root", small_cirr, "--limit", 24, "--dry-run")
+    told = command(*run, "--set", "trainer.piece=8")
+    assert told.status == 0, told.err
+    assert "trainer.piece is called trainer.micro_batch now" in told.err
+    assert "pictures in micro-batches of 8" in told.out
