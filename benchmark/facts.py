@@ -165,10 +165,43 @@ def dataset_info(module_file: str) -> DatasetInfo:
 @cache
 def read_facts(path: Path) -> Facts:
     """Read and check a file; raises UserError with a line for each problem, which names table and key."""
+    return _checked(path, _content(path))
+
+
+def read_own_recipes(path: Path) -> tuple[Recipe, ...]:
+    """A user's recipes, `--recipe FILE.toml`: a file of the same form that holds [settings] and [[recipe]] alone.
+
+    Each bears the file's name, so that no row of a table reads as if it were the paper's.
+    """
+    content = _content(path)
+    for key in content.keys() - {"settings", "recipe"}:
+        raise UserError(f"{path}: {unknown_name('table of a recipe file', key, ('settings', 'recipe'))}")
+    recipes = content.get("recipe", [])
+    if isinstance(recipes, list) and all(isinstance(table, dict) for table in recipes):
+        own = {"name": path.name}
+        told = {"dataset": "*", "source": f"the user's own, {path.name}"}
+        content["recipe"] = [told | table | own for table in recipes]
+    found = _checked(path, content).recipes
+    if not found:
+        raise UserError(f"{path}: holds no [[recipe]]; `list recipes --json` shows what one may say")
+    return found
+
+
+def own_recipe_of(recipes: Iterable[Recipe], stage: str, dataset: str, initialisation: str) -> Recipe | None:
+    """The user's recipe that fits a stage, the dataset's own before the general one; None where none does."""
+    of_the_stage = [r for r in recipes if (r.stage, r.initialisation) == (stage, initialisation)]
+    fitting = [r for r in of_the_stage if r.dataset in (dataset, "*")]
+    return min(fitting, key=lambda r: r.dataset == "*", default=None)
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: cannot be read as TOML ({error})") from None
+
+
+def _checked(path: Path, content: Mapping[str, Any]) -> Facts:
     reader = _Reader(path)
     facts = reader.facts(content)
     if reader.problems:

@@ -50,7 +50,7 @@ class RunOptions(Settings):
     backbone: str = _option("", "RN50x4 by default, tiny on the demo data", "NAME")
     weights: str = _option("", "the backbone's weights", "TAG|FILE|random")
     protocol: tuple[str, ...] = _option((), "by default all that fit the text rule", "NAME")
-    recipe: str = _option("", "a named recipe; see `list recipes`", "NAME")
+    recipe: str = _option("", "a named recipe (see `list recipes`), or a file of your own", "NAME|FILE.toml")
     variant: str = _option(
         "", "named configurations of the method, or all; see `list variants`", "NAME", several=True
     )
@@ -108,6 +108,11 @@ class RunOptions(Settings):
         if named is None and not self.demo:
             named = os.environ.get(DATA_ROOT_VARIABLE)
         return Path(named).expanduser() if named else None
+
+    @property
+    def recipe_file(self) -> Path | None:
+        """The user's own recipe, None where `--recipe` is a name."""
+        return Path(self.recipe).expanduser() if self.recipe.endswith(".toml") else None
 
     @property
     def cache_root(self) -> Path:

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     for plugin in options.plugin or ():
         registry.add_plugin(Path(plugin))
     if options.needs:
-        return _list_needs(options, registry)
+        return _list_files(options, registry)
     if options.parameters:
         from benchmark.evaluation.sizes import size_table
 
@@ -66,14 +66,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _list_needs(options: argparse.Namespace, registry: Registry) -> int:
+def _list_files(options: argparse.Namespace, registry: Registry) -> int:
     from benchmark.options import assets_root
-    from benchmark.pipeline.needs import needs_of_methods, told
+    from benchmark.pipeline.required_files import files_of_methods, format_files
 
     if options.kind not in (None, "methods") or options.cite:
         raise UserError("--needs goes with `list methods` alone")
-    needs = needs_of_methods(registry, assets_root(options.assets_root or ""))
-    print(json.dumps([asdict(need) for need in needs], indent=1, ensure_ascii=False) if options.json else told(needs))
+    files = list(files_of_methods(registry, assets_root(options.assets_root or "")))
+    as_json = json.dumps([asdict(file) for file in files], indent=1, ensure_ascii=False)
+    print(as_json if options.json else format_files(files))
     return 0
 
 

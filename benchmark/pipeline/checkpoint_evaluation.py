@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def evaluate_checkpoint(
     chosen = options_of(header, dataset or header.dataset, values)
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, discover(), job)
-    plan = make_plan(chosen)
+    plan = _named(make_plan(chosen), header)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     with ExitStack() as held:
@@ -204,7 +204,16 @@ def weights_file(checkpoint: Path) -> Path:
 
 def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
     """The plan of the run that wrote the header, on the data that is asked for."""
-    return make_plan(options_of(header, dataset, values))
+    return _named(make_plan(options_of(header, dataset, values)), header)
+
+
+def _named(plan: Plan, header: WeightsHeader) -> Plan:
+    """A recipe of the user's own keeps its name: no row of it may read as if it were the paper's."""
+    recipe = plan.last.recipe
+    if recipe is None or not header.recipe.endswith(".toml") or plan.options.dataset != header.dataset:
+        return plan
+    own = replace(recipe, name=header.recipe, source=f"the user's own, {header.recipe}")
+    return replace(plan, stages=(*plan.stages[:-1], replace(plan.last, recipe=own)))
 
 
 def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> RunOptions:
@@ -218,7 +227,8 @@ def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> R
         **values,
         "backbone": header.backbone.get("name", ""),
         "weights": header.backbone.get("weights", ""),
-        "recipe": header.recipe if dataset == header.dataset else "",
+        # A recipe of the user's own need not be here any more: all settings are in the header.
+        "recipe": header.recipe if dataset == header.dataset and not header.recipe.endswith(".toml") else "",
         "variant": header.variant or UNNAMED,
         "seed": header.seed,
         "set": settings,

@@ -57,7 +57,7 @@ def _problems(plan: Plan) -> list[str]:
 
 def _need_lines(plan: Plan) -> list[str]:
     """What is needed from outside, where it was found, and what is done without."""
-    needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.needs]
+    needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.required_files]
     if plan.backbone and plan.weights != "random":
         path = weights_path(plan.backbone, plan.weights, plan.options.assets)
         info = BACKBONES.get(plan.backbone)

@@ -29,7 +29,7 @@ from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections
 from benchmark.training.selection import Heldout, heldout_task, selection_note
-from benchmark.weights.assets import Needed
+from benchmark.weights.assets import RequiredAsset
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Plan:
     deepspeed: DeepspeedFile | None = None
     execution: Execution = Execution()
     monitors: Sections = field(default_factory=dict)
-    needs: tuple[Needed, ...] = ()
+    required_files: tuple[RequiredAsset, ...] = ()
 
     @property
     def title(self) -> str:

@@ -12,7 +12,7 @@ from benchmark.data.dataset_choice import open_dataset
 from benchmark.dataset import Dataset
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
-from benchmark.facts import Initialisation, Variant
+from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of, read_own_recipes
 from benchmark.files import file_digest
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
@@ -26,13 +26,21 @@ from benchmark.pipeline.controlled_comparison import (
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.variants import chosen_variant, contradictions
 from benchmark.registry import Registry, discover
-from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainerSettings, TrainingSettings, fill
+from benchmark.settings import (
+    BackboneSettings,
+    MethodSettings,
+    Settings,
+    TrainerSettings,
+    TrainingSettings,
+    fill,
+    with_present_names,
+)
 from benchmark.text_rules import rule_of, text_rule
 from benchmark.training.batches import GroupLayout, require_one_batch
 from benchmark.training.deepspeed_file import DeepspeedFile, read_deepspeed_file
 from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections, monitor_sections
-from benchmark.weights.assets import Needed
+from benchmark.weights.assets import RequiredAsset
 
 _REAL_BACKBONE = "RN50x4"
 _DEMO_BACKBONE = "tiny"
@@ -50,14 +58,22 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     if options.method not in methods:
         raise unknown_name("method", options.method, methods)
     specification = registry.specification(options.method)
+    own_recipes: tuple[Recipe, ...] = ()
+    if options.recipe_file is not None:
+        own_recipes = read_own_recipes(options.recipe_file)
+        plugins[options.recipe_file.name] = file_digest(options.recipe_file)
     dataset = open_dataset(registry, options, ("train",))
     problems: list[str] = []
-    variant = chosen_variant(registry.variants(options.method), options)
+    chosen = _by_namespace(options.set)
+    # A variant is recognised by its settings, however old the names are that they were given by.
+    of_method = with_present_names(specification.settings, chosen.get("method", {}))
+    present = {key: value for key, value in options.set.items() if not key.startswith("method.")}
+    present |= {f"method.{key}": value for key, value in of_method.items()}
+    variant = chosen_variant(registry.variants(options.method), options.model_copy(update={"set": present}))
     if options.fair and variant is not None and not variant.settings:
         # A published version is one on its own encoder.
         variant = None
-    chosen = _by_namespace(options.set)
-    filler = _Filler(registry, options, dataset, chosen, problems, variant)
+    filler = _Filler(registry, options, dataset, chosen, problems, variant, own_recipes)
     problems += problems_of(options, methods[options.method], registry)
     defaults = [("demo data", specification.demo_settings if dataset.is_demo else {})]
     above = [filler.named("method"), ("--fair", {"encoder": options.fair} if options.fair and not problems else {})]
@@ -75,6 +91,13 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         layers = [*defaults, (f"recipe {own.name}", own.method), *above]
         method_settings = filler.fill(specification.settings, layers, "method")
         planned = filler.stages(specification.stages(method_settings, initialisation), initialisation)
+    if own_recipes and not any(stage.recipe in own_recipes for stage in planned):
+        wanted = ", ".join(stage.stage.name for stage in planned if stage.stage.trains) or "none"
+        held = ", ".join(sorted({f"{r.stage} on {r.dataset} ({r.initialisation})" for r in own_recipes}))
+        problems.append(
+            f"--recipe {options.recipe}: has recipes for {held}; this run on {options.dataset} trains the stages "
+            f"{wanted} from {initialisation} weights"
+        )
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
@@ -107,13 +130,15 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         deepspeed=deepspeed,
         execution=execution,
         monitors=monitors,
-        needs=_needs(registry, specification, method_settings),
+        required_files=_required_files(registry, specification, method_settings),
     )
 
 
-def _needs(registry: Registry, specification: Specification, settings: MethodSettings) -> tuple[Needed, ...]:
+def _required_files(
+    registry: Registry, specification: Specification, settings: MethodSettings
+) -> tuple[RequiredAsset, ...]:
     assets = registry.assets()
-    return tuple(Needed(assets[need.asset], need.given) for need in specification.needs(settings))
+    return tuple(RequiredAsset(assets[need.asset], need.given) for need in specification.needs(settings))
 
 
 def _execution(
@@ -146,7 +171,7 @@ def require_trainable(plan: Plan) -> None:
             rule = text_rule(planned.settings.text_rule)
             captions = plan.triplets(planned, frozenset())(0).captions
             require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
-    problems += filter(None, (need.problem(plan.options.assets) for need in plan.needs))
+    problems += filter(None, (need.problem(plan.options.assets) for need in plan.required_files))
     with gathered(problems):
         _require_weights(plan)
     if problems:
@@ -195,7 +220,8 @@ class _Filler:
     dataset: Dataset
     chosen: Mapping[str, Mapping[str, Any]]
     problems: list[str]
-    variant: Variant | None = None
+    variant: Variant | None
+    own_recipes: Sequence[Recipe]
 
     def named(self, namespace: str) -> tuple[str, dict[str, Any]]:
         """The variant's layer of a namespace."""
@@ -209,7 +235,7 @@ class _Filler:
         return fill(model, layers, namespace)
 
     def stages(self, stages: Sequence[Stage], initialisation: Initialisation) -> tuple[PlannedStage, ...]:
-        """`--recipe` names the one of the last stage that trains; `--epochs` and its like set the last stage."""
+        """`--recipe NAME` is the last stage's that trains; `--epochs` and its like set the last stage."""
         trained = [stage for stage in stages if stage.trains]
         return tuple(
             self._stage(stage, initialisation, is_last=stage is stages[-1], has_named=stage in trained[-1:])
@@ -222,10 +248,14 @@ class _Filler:
         recipe = None
         if stage.trains:
             name = options.recipe if has_named or options.recipe == "from-scratch" else ""
+            name = "" if options.recipe_file else name
             is_fair = is_last and bool(options.fair or name == FAIR)
             with gathered(self.problems):
                 own = "" if is_fair else name
-                recipe = self.registry.recipe(stage.name, self.dataset.info.name, own, initialisation)
+                key = (stage.name, self.dataset.info.name)
+                recipe = own_recipe_of(self.own_recipes, *key, initialisation) or self.registry.recipe(
+                    *key, own, initialisation
+                )
                 if is_fair:
                     recipe = fair_recipe(self.dataset.info, initialisation, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from benchmark.errors import unknown_name
 from benchmark.facts import Variant
 from benchmark.options import RunOptions
-from benchmark.settings import Settings
+from benchmark.settings import Settings, with_present_names
 
 _SHRUNK = ("batch_size", "negative_group")
 
@@ -47,6 +47,8 @@ def contradictions(variant: Variant | None, settings: Mapping[str, Settings], li
     """
     for key, value in variant.settings.items() if variant else ():
         group, _, name = key.partition(".")
+        if group in settings:
+            ((name, value),) = with_present_names(type(settings[group]), {name: value}).items()
         told = f"variant {variant.name if variant else ''} stands for {key}={json.dumps(value)}"
         if group not in settings:
             yield f"{told}, but this run has no {group}; choose another --variant, or leave out what removes it"

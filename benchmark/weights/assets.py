@@ -12,7 +12,7 @@ _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 @dataclass(frozen=True)
-class Needed:
+class RequiredAsset:
     """An asset that is asked for. ``given``: the file that the user named for it, or ""."""
 
     asset: Asset

@@ -15,6 +15,7 @@ from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError
 from benchmark.facts import Facts, MethodInfo, read_facts
 from benchmark.pipeline.controlled_comparison import shared_conditions
+from benchmark.records.record import read_record
 from benchmark.registry import Registry, ShelfFile, discover
 from benchmark.settings import TrainingSettings, fill
 
@@ -183,6 +184,44 @@ def test_a_plugin_without_a_toml_bears_its_file_s_name(tmp_path: Path) -> None:
     registry.add_plugin(method_file(tmp_path / "named.py", "METHOD = 2", '[[method]]\nname = "other"\ntitle = "O"\n'))
     assert registry.methods()["other"].title == "O" and "named" not in registry.methods()
     assert (registry.specification("mine"), registry.specification("other")) == (1, 2)
+
+
+ALONE = """
+from torch import nn
+from benchmark.method import FeatureInputs, Method, Specification, Stage
+
+class Alone(Method):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+    def encode_query(self, reference, text):
+        return self.layer(reference["global"] + text["global"])
+    def encode_target(self, target):
+        return target["global"]
+    def loss(self, queries, targets):
+        return (queries - targets).square().mean()
+
+STAGE = Stage("alone", lambda context: Alone(context.width), lambda context: FeatureInputs())
+METHOD = Specification(stages=lambda settings, initialisation: (STAGE,))
+"""
+
+
+def test_a_plugin_without_a_toml_runs_by_a_default_recipe_that_says_so(
+    command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    file = method_file(tmp_path / "alone.py", ALONE)
+    run = ("run", "--plugin", file, "--method", "alone", "--dataset", "cirr", "--data-root", small_cirr, "--limit", 24)
+    assert "recipe from-scratch (default: the method's file declares no recipe" in command(*run, "--dry-run").out
+    outcome = command(*run, "--epochs", 1, "--output", tmp_path / "out")
+    assert outcome.status == 0, outcome.err
+    assert read_record(tmp_path / "out").identity.recipe_source.startswith("default")
+
+
+def test_a_plugin_of_a_dataset_needs_no_toml(tmp_path: Path) -> None:
+    info = 'DatasetInfo("own", "Own", "s", "l", "o", "", text_rule="joined")'
+    registry = discover()
+    registry.add_plugin(method_file(tmp_path / "own.py", f"from benchmark.dataset import DatasetInfo\nINFO = {info}"))
+    assert registry.datasets()["own"].text_rule == "joined" and registry.dataset_module("own").INFO.title == "Own"
 
 
 def test_two_plugins_of_the_same_file_name_are_two(tmp_path: Path) -> None:

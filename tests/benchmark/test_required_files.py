@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.encoders.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
 from benchmark.method import BuildContext
-from benchmark.pipeline.needs import CLIP
+from benchmark.pipeline.required_files import CLIP
 from benchmark.records.record import read_record
 from benchmark.registry import discover
 from benchmark.weights.assets import find_asset
