@@ -19,7 +19,6 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -162,7 +161,6 @@ def dataset_info(module_file: str) -> DatasetInfo:
     return found
 
 
-@cache
 def read_facts(path: Path) -> Facts:
     """Read and check a file; raises UserError with a line for each problem, which names table and key."""
     return _checked(path, _content(path))

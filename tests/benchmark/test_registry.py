@@ -65,7 +65,6 @@ def test_main_methods_have_a_recipe_for_each_start_on_cirr() -> None:
 def facts(tmp_path: Path, text: str) -> Facts:
     file = tmp_path / "facts.toml"
     file.write_text(text)
-    read_facts.cache_clear()
     return read_facts(file)
 
 
@@ -303,7 +302,9 @@ def test_help_and_list_import_nothing_heavy(arguments: list[str], tmp_path: Path
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
     )
-    assert done.stderr.strip() == "[]"
+    # The parser of these commands is made from the typed model of their options.
+    allowed = ["pydantic"] if arguments[0] in ("run", "evaluate", "data") else []
+    assert done.stderr.strip() in ("[]", str(allowed))
     assert done.stdout
 
 
