@@ -1,7 +1,7 @@
 """The registry: which methods, datasets and recipes there are, and where their files lie.
 
 Names point at files. What a `.py` is called and cites, its recipes and variants stand in the TOML beside
-it (:mod:`benchmark.facts`), which is read here without importing the `.py`; that happens when one of its
+it (:mod:`benchmark.facts_file`), which is read here without importing the `.py`; that happens when one of its
 names is asked for. A method's file has ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}``
 where it holds several; a dataset's has ``INFO``, ``LAYOUTS`` and ``load``. Sources, in this order: the two
 shelves, entry points of other distributions, and files given with `--plugin`.
@@ -21,16 +21,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from benchmark.errors import UserError, unknown_name
-from benchmark.facts import (
-    Asset,
-    DatasetInfo,
-    Facts,
-    MethodInfo,
-    Recipe,
-    Variant,
-    choose_recipe,
-    read_facts,
-)
+from benchmark.facts import Asset, DatasetInfo, Facts, MethodInfo, Recipe, Variant, choose_recipe
+from benchmark.facts_file import read_facts
 from benchmark.files import digest_of
 from benchmark.progress import counting
 

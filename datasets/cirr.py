@@ -27,7 +27,7 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.facts import dataset_info
+from benchmark.facts_file import dataset_info
 
 from .readers.cirr import LAYOUTS as LAYOUTS
 from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path

@@ -33,7 +33,7 @@ from benchmark.dataset import (
     TaskKey,
     Triplets,
 )
-from benchmark.facts import dataset_info
+from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
 
 from .readers.fashion200k import LAYOUTS as LAYOUTS

@@ -31,7 +31,7 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import unknown_name
-from benchmark.facts import dataset_info
+from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
 
 from .readers.fashioniq import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category

@@ -38,7 +38,7 @@ from benchmark.dataset import (
     Triplets,
 )
 from benchmark.errors import UserError
-from benchmark.facts import dataset_info
+from benchmark.facts_file import dataset_info
 
 from .readers.shoes import LAYOUTS as LAYOUTS
 from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Split, Training

@@ -19,7 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.facts import DatasetInfo, Initialisation, MethodInfo, Recipe, choose_recipe, read_facts
+from benchmark.facts import DatasetInfo, Initialisation, MethodInfo, Recipe, choose_recipe
+from benchmark.facts_file import read_facts
 
 if TYPE_CHECKING:
     from benchmark.method import Specification

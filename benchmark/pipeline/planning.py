@@ -12,7 +12,8 @@ from benchmark.data.dataset_choice import open_dataset
 from benchmark.dataset import Dataset
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
-from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of, read_own_recipes
+from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of
+from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError, unknown_name
-from benchmark.facts import Asset, Initialisation, facts_beside
+from benchmark.facts import Asset, Initialisation
+from benchmark.facts_file import facts_beside
 from benchmark.method import Need
 from benchmark.weights.assets import find_asset, missing
 from benchmark.weights.checkpoints import read_weights

@@ -22,7 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmark.facts import Initialisation, facts_beside
+from benchmark.facts import Initialisation
+from benchmark.facts_file import facts_beside
 from benchmark.weights.checkpoints import read_weights
 from benchmark.weights.fit import load_into
 

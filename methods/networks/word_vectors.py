@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.facts import facts_beside
+from benchmark.facts_file import facts_beside
 from benchmark.method import Need
 from benchmark.weights.assets import given_file, missing
 

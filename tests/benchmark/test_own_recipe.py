@@ -8,7 +8,7 @@ import pytest
 from command_line import Command
 
 from benchmark.errors import UserError
-from benchmark.facts import read_own_recipes
+from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
 from benchmark.options import make_options
 from benchmark.pipeline.plan import Plan

@@ -13,7 +13,8 @@ from command_line import TOY_PLUGIN, Command
 
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError
-from benchmark.facts import Facts, MethodInfo, read_facts
+from benchmark.facts import Facts, MethodInfo
+from benchmark.facts_file import read_facts
 from benchmark.pipeline.controlled_comparison import shared_conditions
 from benchmark.records.record import read_record
 from benchmark.registry import Registry, ShelfFile, discover
