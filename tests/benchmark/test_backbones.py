@@ -249,7 +249,7 @@ def test_missing_weights_say_what_was_looked_for_and_where_to_get_it(
 
 
 def test_unknown_and_unsupported_names() -> None:
-    for name, near in (("RN50x5", "RN50x4, RN50x64 or RN50"), ("quite other", "")):
+    for name, near in (("RN50x5", "RN50x4, RN50 or RN50x64"), ("quite other", "")):
         with pytest.raises(UserError, match=f"unknown backbone '{name}': did you mean {near}") as told:
             load_backbone(name, "random")
         assert str(told.value).endswith("? `list backbones` lists all") and len(str(told.value)) < 150
