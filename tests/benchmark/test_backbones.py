@@ -13,16 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.encoders.architectures import Activation, backbone_configuration, openai_architecture, split_name
 from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
-from benchmark.encoders.backbones import (
-    ClipBackbone,
-    backbone_configuration,
-    build_clip,
-    load_backbone,
-    openai_architecture,
-)
+from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import Activation, find_weights, published, split_name
+from benchmark.encoders.pretrained import find_weights, published
 from benchmark.errors import UserError
 from benchmark.parity.rules import clip_images, clip_weight, names_sha256
 from benchmark.weights.fit import load_into

@@ -9,7 +9,8 @@ import json
 
 import torch
 
-from benchmark.encoders.backbones import TINY, ClipBackbone, build_clip
+from benchmark.encoders.architectures import TINY
+from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.method import BuildContext
 from benchmark.registry import discover
