@@ -96,7 +96,7 @@ def official(folder: Path) -> None:
     """The authors' files under their names, small ones."""
     from official_files import clip_state, combiner_state, spirit_state, write_clip
 
-    from benchmark.encoders.backbones import TINY
+    from benchmark.encoders.architectures import TINY
 
     clip = clip_state(TINY)
     for name in ("tuned_fashioniq.pt", "tuned_clip_best.pt"):

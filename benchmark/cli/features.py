@@ -22,10 +22,15 @@ _FORMER_VIEWS = {"whole": "global"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, metavar="NAME")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
-    parser.add_argument("--views", nargs="+", choices=[*_VIEWS, *_FORMER_VIEWS], default=list(_VIEWS),
-                        metavar=f"{{{','.join(_VIEWS)}}}")  # fmt: skip
+    parser.add_argument("--views", nargs="+", type=_present_view, choices=_VIEWS, default=_VIEWS)
     add_options(parser, *DATA, *ENCODER)
     parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")
+
+
+def _present_view(view: str) -> str:
+    if view in _FORMER_VIEWS:
+        say(f"--views {view}: the view is called {_FORMER_VIEWS[view]} now")
+    return _FORMER_VIEWS.get(view, view)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,15 +39,12 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.pipeline.preparation import draw_demo_data
     from benchmark.registry import discover
 
-    for former in sorted({view for view in options.views if view in _FORMER_VIEWS}):
-        say(f"--views {former}: the view is called {_FORMER_VIEWS[former]} now")
-    views = tuple(dict.fromkeys(_FORMER_VIEWS.get(view, view) for view in options.views))
     values = run_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
     registry = discover()
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, registry, job)
-    print(_fill_store(chosen, views, options.dry_run, job))
+    print(_fill_store(chosen, tuple(dict.fromkeys(options.views)), options.dry_run, job))
     return 0
 
 

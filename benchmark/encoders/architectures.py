@@ -1,21 +1,85 @@
-"""Which of CLIP's architectures a state dict with OpenAI's names is of, told from shapes alone."""
+"""CLIP's architectures: their configurations by name, and which one a state dict is of, told from shapes alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 
-from benchmark.encoders.backbones import CLIP_VOCABULARY, TINY
-from benchmark.encoders.pretrained import split_name
-from benchmark.errors import UserError
+from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, is_plain, plain_architectures
+from benchmark.errors import UserError, unknown_name
 from benchmark.weights.fit import Shapes
 
+Activation = Literal["quickgelu", "gelu"]
+
+_SUFFIXES: tuple[Activation, ...] = ("quickgelu", "gelu")
 _CONTEXT = 77
 _STAGES = range(1, 5)
+
+TINY: Mapping[str, Any] = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
+    "text_cfg": {"context_length": 32, "vocab_size": 4096, "width": 128, "heads": 2, "layers": 2},
+}
+"""For drawn pictures on two CPU cores. The first 4,096 of CLIP's tokens suffice, and spare the
+optimiser 5.8 of 8.1 M parameters in every step."""
+
+OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
+
+
+def split_name(name: str) -> tuple[str, Activation | None]:
+    """``RN50x4-quickgelu`` → ``RN50x4`` and the activation asked for; None where none is named."""
+    for suffix in _SUFFIXES:
+        if name.endswith(f"-{suffix}"):
+            return name.removesuffix(f"-{suffix}"), suffix
+    return name, None
+
+
+def backbone_configuration(name: str) -> Mapping[str, Any]:
+    """open_clip's configuration of a name; raises UserError for what is unknown or no plain CLIP."""
+    architecture, asked = split_name(name)
+    if architecture in OWN and asked is None:
+        return OWN[architecture][0]
+    known = {split_name(model)[0] for model in open_clip.list_models()}
+    config: dict[str, Any] | None = None
+    if architecture in known:
+        config = open_clip.get_model_config(architecture)
+    if config is None and architecture in known:
+        config = open_clip.get_model_config(f"{architecture}-quickgelu")
+    if config is None:
+        raise unknown_name("backbone", name, {*BACKBONES, *plain_architectures()}, "list backbones")
+    if not is_plain(config):
+        raise UserError(f"--backbone {name}: no plain CLIP model (it has another text encoder or tokenizer)")
+    return config
+
+
+def openai_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """open_clip's configuration from OpenAI's sizes (``embed_dim``, ``image_resolution``, ...).
+
+    ``vision_layers`` is a list of four for a ModifiedResNet, a number for a ViT.
+    """
+    is_resnet = not isinstance(sizes["vision_layers"], int)
+    head_features = sizes["vision_width"] * (32 if is_resnet else 1)
+    return {
+        "embed_dim": sizes["embed_dim"],
+        "vision_cfg": {
+            "image_size": sizes["image_resolution"],
+            "layers": sizes["vision_layers"],
+            "width": sizes["vision_width"],
+            "patch_size": sizes["vision_patch_size"],
+            "head_width": head_features // sizes["vision_heads"],
+        },
+        "text_cfg": {
+            "context_length": sizes["context_length"],
+            "vocab_size": sizes["vocab_size"],
+            "width": sizes["transformer_width"],
+            "heads": sizes["transformer_heads"],
+            "layers": sizes["transformer_layers"],
+        },
+    }
 
 
 @dataclass(frozen=True)

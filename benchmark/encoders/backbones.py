@@ -12,42 +12,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from benchmark.backbone import Backbone, BackboneDescription
-from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, is_plain, plain_architectures
+from benchmark.encoders.architectures import Activation, backbone_configuration, split_name
+from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
 from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from benchmark.encoders.pretrained import (
-    RANDOM,
-    Activation,
-    choose_activation,
-    common_activation,
-    find_weights,
-    is_path,
-    published,
-    split_name,
-    tag_activation,
-)
-from benchmark.errors import UserError, unknown_name
+from benchmark.encoders.pretrained import RANDOM, activation_of, find_weights, is_path, published
+from benchmark.errors import UserError
 from benchmark.weights.fit import load_into
-from benchmark.weights.reading import OPENAI_SIZES, WeightsFile, read_state_dict, state_digest
+from benchmark.weights.reading import OPENAI_SIZES, read_state_dict, state_digest
 
 _SINGLE_BYTE_TOKENS = 512  # 256 bytes, each inside a word and at its end
 _START, _END = "<start_of_text>", "<end_of_text>"
-
-TINY: Mapping[str, Any] = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "patch_size": None},
-    "text_cfg": {"context_length": 32, "vocab_size": 4096, "width": 128, "heads": 2, "layers": 2},
-}
-"""For drawn pictures on two CPU cores. The first 4,096 of CLIP's tokens suffice, and spare the
-optimiser 5.8 of 8.1 M parameters in every step."""
-
-_OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
 
 
 class ClipBackbone(Backbone):
@@ -156,32 +136,6 @@ def build_clip(config: Mapping[str, Any], activation: Activation, seed: int = 0)
         return CLIP(**sizes, quick_gelu=activation == "quickgelu", nonscalar_logit_scale=True)
 
 
-def openai_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """open_clip's configuration from OpenAI's sizes (``embed_dim``, ``image_resolution``, ...).
-
-    ``vision_layers`` is a list of four for a ModifiedResNet, a number for a ViT.
-    """
-    is_resnet = not isinstance(sizes["vision_layers"], int)
-    head_features = sizes["vision_width"] * (32 if is_resnet else 1)
-    return {
-        "embed_dim": sizes["embed_dim"],
-        "vision_cfg": {
-            "image_size": sizes["image_resolution"],
-            "layers": sizes["vision_layers"],
-            "width": sizes["vision_width"],
-            "patch_size": sizes["vision_patch_size"],
-            "head_width": head_features // sizes["vision_heads"],
-        },
-        "text_cfg": {
-            "context_length": sizes["context_length"],
-            "vocab_size": sizes["vocab_size"],
-            "width": sizes["transformer_width"],
-            "heads": sizes["transformer_heads"],
-            "layers": sizes["transformer_layers"],
-        },
-    }
-
-
 def load_backbone(
     name: str,
     weights: str | None = None,
@@ -251,43 +205,3 @@ def _default_weights(architecture: str) -> str:
     raise UserError(
         f"--backbone {architecture} has no default weights; give --weights FILE, random or one of: {choice}"
     )
-
-
-def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
-    """The activation of weights: their file tells it, or what is published of them (``entry``), or the name.
-
-    Raises UserError where these contradict each other, or none tells.
-    """
-    architecture, _ = split_name(name)
-    if architecture in _OWN:
-        return _OWN[architecture][1]
-    required: Activation | None = tag_activation(entry) if entry else None
-    if file is not None and file.from_openai:
-        if required == "gelu":
-            raise UserError(
-                f"{weights}: published with GELU, but the file found is one of OpenAI's, which use "
-                "QuickGELU; name the right file with --weights FILE"
-            )
-        required = "quickgelu"
-    likely = common_activation(architecture)
-    if file is None and likely is None:
-        likely = "gelu"
-    return choose_activation(name, weights, required, likely)
-
-
-def backbone_configuration(name: str) -> Mapping[str, Any]:
-    """open_clip's configuration of a name; raises UserError for what is unknown or no plain CLIP."""
-    architecture, asked = split_name(name)
-    if architecture in _OWN and asked is None:
-        return _OWN[architecture][0]
-    known = {split_name(model)[0] for model in open_clip.list_models()}
-    config: dict[str, Any] | None = None
-    if architecture in known:
-        config = open_clip.get_model_config(architecture)
-    if config is None and architecture in known:
-        config = open_clip.get_model_config(f"{architecture}-quickgelu")
-    if config is None:
-        raise unknown_name("backbone", name, {*BACKBONES, *plain_architectures()}, "list backbones")
-    if not is_plain(config):
-        raise UserError(f"--backbone {name}: no plain CLIP model (it has another text encoder or tokenizer)")
-    return config

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from open_clip import pretrained as open_clip_table
 
+from benchmark.encoders.architectures import OWN, Activation, split_name
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, unknown_name
 from benchmark.weights.assets import in_hub_cache
-
-Activation = Literal["quickgelu", "gelu"]
+from benchmark.weights.reading import WeightsFile
 
 RANDOM = "random"
-_SUFFIXES: tuple[Activation, ...] = ("quickgelu", "gelu")
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-
-
-def split_name(name: str) -> tuple[str, Activation | None]:
-    """``RN50x4-quickgelu`` → ``RN50x4`` and the activation asked for; None where none is named."""
-    for suffix in _SUFFIXES:
-        if name.endswith(f"-{suffix}"):
-            return name.removesuffix(f"-{suffix}"), suffix
-    return name, None
 
 
 def published(architecture: str) -> dict[str, Mapping[str, Any]]:
@@ -41,37 +32,43 @@ def published(architecture: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def tag_activation(entry: Mapping[str, Any]) -> Activation:
-    """The activation that published weights were trained with."""
-    return "quickgelu" if entry.get("quick_gelu") else "gelu"
+def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
+    """The activation of weights: their file tells it, or what is published of them (``entry``), or the name.
 
-
-def common_activation(architecture: str) -> Activation | None:
-    """The activation of all published weights of an architecture; None where they differ or none exist."""
-    found = {tag_activation(entry) for entry in published(architecture).values()}
-    return found.pop() if len(found) == 1 else None
-
-
-def choose_activation(
-    name: str, source: str, required: Activation | None, likely: Activation | None
-) -> Activation:
-    """QuickGELU or GELU, from what the weights require, what the name asks for, what is likely.
-
-    Raises UserError where name and weights contradict each other, and where nothing decides.
+    Raises UserError where these contradict each other, or none tells.
     """
     architecture, asked = split_name(name)
+    if architecture in OWN:
+        return OWN[architecture][1]
+    published_with = {_activation(entry) for entry in published(architecture).values()}
+    likely = published_with.pop() if len(published_with) == 1 else None
+    required = _activation(entry) if entry else None
+    if file is not None and file.from_openai:
+        if required == "gelu":
+            raise UserError(
+                f"{weights}: published with GELU, but the file found is one of OpenAI's, which use "
+                "QuickGELU; name the right file with --weights FILE"
+            )
+        required = "quickgelu"
     if required is not None and asked is not None and required != asked:
         raise UserError(
-            f"--backbone {name}: the weights {source} were trained with {required}; "
+            f"--backbone {name}: the weights {weights} were trained with {required}; "
             f"use --backbone {architecture}, or other weights"
         )
+    if file is None and likely is None:
+        likely = "gelu"
     chosen = required or asked or likely
     if chosen is None:
         raise UserError(
-            f"{source}: nothing in it tells the activation it was trained with; say --backbone "
+            f"{weights}: nothing in it tells the activation it was trained with; say --backbone "
             f"{architecture}-quickgelu (OpenAI's weights and all fine-tuned from them) or {architecture}-gelu"
         )
     return chosen
+
+
+def _activation(entry: Mapping[str, Any]) -> Activation:
+    """The activation that published weights were trained with."""
+    return "quickgelu" if entry.get("quick_gelu") else "gelu"
 
 
 def is_path(weights: str) -> bool:

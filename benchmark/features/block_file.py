@@ -12,6 +12,7 @@ and the operating system drops the lock of a process that dies.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -85,8 +86,6 @@ class FileLocks:
 
     def acquire(self, number: int, wait: bool = False) -> bool:
         """Take a lock; False where another process holds it and ``wait`` is not asked for."""
-        import fcntl
-
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, number)
         except OSError as error:
@@ -99,8 +98,6 @@ class FileLocks:
         return True
 
     def release(self, number: int) -> None:
-        import fcntl
-
         fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, number)
 
 

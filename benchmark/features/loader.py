@@ -17,7 +17,6 @@ Notation: n rows of a table, N entries of an epoch, B entries of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,45 +32,21 @@ Column = tuple[str, Tensor]
 """A table's name and the row of it, int64 ``(N,)``, that each entry of the epoch shows."""
 
 
-class FeatureLoader(Protocol):
-    """Tables of rows ``(n, ...)`` by name, from which batches are taken."""
-
-    def put(self, name: str, table: Tensor) -> None:
-        """Add a table, or put a longer one in its place."""
-        ...
-
-    def batches(self, columns: Sequence[Column], plan: Iterable[IntArray]) -> Iterator[list[Tensor]]:
-        """For each set of entries of the epoch the rows of every column, on the device."""
-        ...
-
-
-def feature_loader(tables: Mapping[str, Tensor], device: torch.device) -> FeatureLoader:
-    """The loader of these tables: resident where they fit, else streamed."""
-    size = sum(table.numel() * table.element_size() for table in tables.values())
-    loader: FeatureLoader = ResidentLoader(device) if _fit(size, device) else StreamedLoader(device)
-    for name, table in tables.items():
-        loader.put(name, table)
-    return loader
-
-
-def _fit(size: int, device: torch.device) -> bool:
-    """On a CPU they are where they should be: mapped from their files."""
-    return device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-
-
 class ResidentLoader:
-    """All rows on the device."""
+    """All rows on the device. Tables are rows ``(n, ...)`` by name."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._tables: dict[str, Tensor] = {}
-        self._given: dict[str, Tensor] = {}
+        self._given: dict[str, Tensor] = {}  # as put: an epoch without new texts sends nothing anew
 
     def put(self, name: str, table: Tensor) -> None:
+        """Add a table, or put a longer one in its place."""
         if self._given.get(name) is not table:
             self._given[name], self._tables[name] = table, table.to(self._device)
 
     def batches(self, columns: Sequence[Column], plan: Iterable[IntArray]) -> Iterator[list[Tensor]]:
+        """For each set of entries of the epoch the rows of every column, on the device."""
         parts = list(plan)
         if not parts:
             return
@@ -127,3 +102,17 @@ class StreamedLoader:
             for part in sent:
                 part.record_stream(computing)
         return sent
+
+
+FeatureLoader = ResidentLoader | StreamedLoader
+
+
+def feature_loader(tables: Mapping[str, Tensor], device: torch.device) -> FeatureLoader:
+    """The loader of these tables: resident where they fit, else streamed."""
+    size = sum(table.numel() * table.element_size() for table in tables.values())
+    # On a CPU they are where they should be: mapped from their files.
+    fits = device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    loader: FeatureLoader = ResidentLoader(device) if fits else StreamedLoader(device)
+    for name, table in tables.items():
+        loader.put(name, table)
+    return loader

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmark.encoders.architectures import architecture_of
-from benchmark.encoders.backbones import ClipBackbone, activation_of, backbone_configuration, build_clip
+from benchmark.encoders.architectures import architecture_of, backbone_configuration, split_name
+from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import split_name
+from benchmark.encoders.pretrained import activation_of
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import BackboneSettings

@@ -9,9 +9,9 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from benchmark.encoders.backbones import ClipBackbone, build_clip, openai_architecture
+from benchmark.encoders.architectures import Activation, openai_architecture
+from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import Activation
 from benchmark.parity.files import Form, GoldenFile
 from benchmark.parity.rules import clip_images, clip_weight, draw_weights, padded_tokens
 

@@ -183,7 +183,7 @@ def _require_weights(plan: Plan) -> None:
     """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
     if not plan.backbone:
         return
-    from benchmark.encoders.backbones import backbone_configuration
+    from benchmark.encoders.architectures import backbone_configuration
     from benchmark.encoders.pretrained import weights_path
 
     backbone_configuration(plan.backbone)

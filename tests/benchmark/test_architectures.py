@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmark.encoders.architectures import architecture_of
+from benchmark.encoders.architectures import TINY, architecture_of, backbone_configuration
 from benchmark.encoders.backbone_table import BACKBONES
-from benchmark.encoders.backbones import TINY, backbone_configuration, build_clip
+from benchmark.encoders.backbones import build_clip
 from benchmark.errors import UserError
 from benchmark.weights.fit import Shapes, shapes_of
 

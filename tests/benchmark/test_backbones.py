@@ -13,16 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.encoders.architectures import Activation, backbone_configuration, openai_architecture, split_name
 from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
-from benchmark.encoders.backbones import (
-    ClipBackbone,
-    backbone_configuration,
-    build_clip,
-    load_backbone,
-    openai_architecture,
-)
+from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import Activation, find_weights, published, split_name
+from benchmark.encoders.pretrained import find_weights, published
 from benchmark.errors import UserError
 from benchmark.parity.rules import clip_images, clip_weight, names_sha256
 from benchmark.weights.fit import load_into
@@ -249,7 +244,7 @@ def test_missing_weights_say_what_was_looked_for_and_where_to_get_it(
 
 
 def test_unknown_and_unsupported_names() -> None:
-    for name, near in (("RN50x5", "RN50x4, RN50x64 or RN50"), ("quite other", "")):
+    for name, near in (("RN50x5", "RN50x4, RN50 or RN50x64"), ("quite other", "")):
         with pytest.raises(UserError, match=f"unknown backbone '{name}': did you mean {near}") as told:
             load_backbone(name, "random")
         assert str(told.value).endswith("? `list backbones` lists all") and len(str(told.value)) < 150

@@ -15,7 +15,7 @@ from command_line import Command
 from official_files import clip_state, combiner_state, spirit_state, write_clip
 from torch import Tensor
 
-from benchmark.encoders.backbones import TINY, backbone_configuration
+from benchmark.encoders.architectures import TINY, backbone_configuration
 from benchmark.interop.exported import load
 from benchmark.parity.rules import clip_images, draw_input
 from benchmark.records.record import read_record

@@ -9,7 +9,8 @@ import json
 
 import torch
 
-from benchmark.encoders.backbones import TINY, ClipBackbone, build_clip
+from benchmark.encoders.architectures import TINY
+from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.method import BuildContext
 from benchmark.registry import discover
@@ -46,7 +47,6 @@ def test_the_table_is_that_of_the_networks() -> None:
 
 
 def test_every_network_is_known_by_its_names() -> None:
-    """Where another is expected, and alike ones aside: a method on CLIP features may be part of another."""
     networks = known_networks()
     shapes = [(title, dict.fromkeys(names, (2, 2))) for title, names in networks]
     for title, found in shapes:

@@ -12,8 +12,9 @@ from command_line import Command
 from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 
-from benchmark.encoders.backbone_table import BACKBONES
-from benchmark.encoders.backbones import CLIP_VOCABULARY, TINY, _tokenizer, load_backbone
+from benchmark.encoders.architectures import TINY
+from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
+from benchmark.encoders.backbones import _tokenizer, load_backbone
 from benchmark.method import BuildContext
 from benchmark.pipeline.required_files import CLIP
 from benchmark.records.record import read_record

@@ -11,7 +11,8 @@ from benchmark.methods.networks.recurrent_texts import BiGruText
 from benchmark.methods.spirit import Spirit, SpiritSettings
 from torch import Tensor, nn
 
-from benchmark.encoders.backbones import TINY, build_clip
+from benchmark.encoders.architectures import TINY
+from benchmark.encoders.backbones import build_clip
 from benchmark.errors import UserError
 from benchmark.weights.fit import load_into
 
