@@ -54,53 +54,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     if options.seconds < 0:
         raise UserError(f"--seconds {options.seconds:g}: give 0 or more")
-    if options.growth is not None:
-        return _growth(options)
-    if options.size is not None:
+    if options.size is not None and options.growth is None:
         raise UserError("--size goes with --growth; leave it out, or use --limit")
+    if options.size is not None and options.size < 1:
+        raise UserError(f"--size {options.size}: give 1 or more")
     from benchmark.registry import discover
-    from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput.measure import FOLDER, HowToMeasure, measure, write_throughput
     from benchmark.throughput.tables import throughput_table
 
-    values = run_values(options)
-    registry = discover()
+    values, registry = run_values(options), discover()
     for plugin in values.get("plugins", ()):
         registry.add_plugin(Path(plugin))
     how = HowToMeasure(options.seconds, options.precision, _size(options.picture_size))
     output = Path(values.pop("output", "") or FOLDER)
-    records, failures = [], []
-    for chosen in _records(options, values, how, registry):
-        if isinstance(chosen, str):
-            failures.append(chosen)
-            continue
-        records.append(chosen)
-        folder = write_throughput(chosen, output)
-        if not options.json:
-            print(f"{throughput_table(chosen)}\n- record: {folder / 'record.json'}\n", flush=True)
+    chosen = _chosen(options, values, how, registry)
+    if options.growth is not None:
+        # Growth is of one method, backbone and dataset: the first of each that is named.
+        return _growth(options, next(chosen), registry, output)
+    every = list(chosen)
+    known: set[str] = set()
+    records: list[Record] = []
+    failures = []
+    for one in every:
+        try:
+            for record in measure(one, how, registry, known):
+                records.append(record)
+                folder = write_throughput(record, output)
+                if not options.json:
+                    print(f"{throughput_table(record)}\n- record: {folder / 'record.json'}\n", flush=True)
+        except Exception as error:
+            if len(every) == 1:
+                raise
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            failures.append(f"{one.method} on {one.dataset}: {error!s}")
     if options.json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1, ensure_ascii=False))
     if failures:
         raise UserError.collect([f"{len(failures)} measurements failed", *failures])
     return 0
-
-
-def _records(
-    options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
-) -> Iterator[Record | str]:
-    """Records as they are measured; where there are several methods, what went wrong with one as a string."""
-    from benchmark.throughput.measure import measure
-
-    known: set[str] = set()
-    chosen = list(_chosen(options, values, how, registry))
-    for one in chosen:
-        try:
-            yield from measure(one, how, registry, known)
-        except Exception as error:
-            if len(chosen) == 1:
-                raise
-            if not isinstance(error, UserError):
-                traceback.print_exc()
-            yield f"{one.method} on {one.dataset}: {error!s}"
 
 
 def _chosen(
@@ -140,20 +132,13 @@ def _size(given: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-def _growth(options: argparse.Namespace) -> int:
-    """Growth is of one method, backbone and dataset: the first of each that is named."""
+def _growth(options: argparse.Namespace, chosen: RunOptions, registry: Registry, output: Path) -> int:
     from benchmark.pipeline.planning import make_plan
-    from benchmark.registry import discover
     from benchmark.throughput.growth import growth_record
     from benchmark.throughput.growth_curves import PARTS, draw_growth, growth_table
-    from benchmark.throughput.measure import FOLDER, HowToMeasure, write_throughput
+    from benchmark.throughput.measure import write_throughput
     from benchmark.throughput.tables import heading, machine, notes
 
-    if options.size is not None and options.size < 1:
-        raise UserError(f"--size {options.size}: give 1 or more")
-    values, registry = run_values(options), discover()
-    output = Path(values.pop("output", "") or FOLDER)
-    chosen = next(_chosen(options, values, HowToMeasure(options.seconds, options.precision), registry))
     record = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))
     folder = write_throughput(record, output)
     draw_growth(folder / "growth.png", record, f"{heading(record)} · {machine(record).split(' · Linux')[0]}")

@@ -7,8 +7,8 @@ Notation: Q queries, G gallery pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import cycle
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluation.evaluator import EncodedTask, score_task
 from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK
 from benchmark.interop.exported import Model
-from benchmark.method import FeatureInputs, Inputs, Method, Views
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Measurement
 from benchmark.text_rules import text_rule
 from benchmark.throughput.encoder_speed import Sample, short_tokens
@@ -73,12 +73,20 @@ def _few_views(
             for views in (inputs.reference, inputs.target)
         )
         return reference, text, target
-    paths: list[Path] = [sample.pictures.paths[i % len(sample.pictures)] for i in range(_ENCODED)]
+    pairs = zip(cycle(sample.pictures.paths), cycle(sample.texts), strict=True)
+    pixels, tokens = _decoded(method, inputs, list(islice(pairs, _ENCODED)), device)
+    return pixels, tokens, pixels
+
+
+def _decoded(
+    method: Method, inputs: PixelInputs, queries: Sequence[tuple[Path, str]], device: torch.device
+) -> tuple[Views, Views]:
+    """Pictures and texts as a method on pixels reads them."""
     rng = np.random.default_rng(0)
-    pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path in paths])
-    shown = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
-    strings = [sample.texts[i % len(sample.texts)] for i in range(_ENCODED)]
-    return shown, {name: tensor.to(device) for name, tensor in method.tokenize(strings).items()}, shown
+    pixels = np.stack([inputs.evaluate.picture(open_picture(path), rng) for path, _ in queries])
+    tokens = method.tokenize([text for _, text in queries])
+    normalised = inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))
+    return {"pixels": normalised}, {name: tensor.to(device) for name, tensor in tokens.items()}
 
 
 def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Setting) -> Measurement:
@@ -110,8 +118,9 @@ def _one_query(
 ) -> dict[str, Measurement]:
     """As a search service has it: `exported.Model` on picture files and strings, the gallery on the device."""
     there = map_tensors(lambda tensor: tensor.to(setting.device), gallery)
-    reads_features = backbone is not None and isinstance(inputs, FeatureInputs)
-    encoder = FrozenEncoder(backbone, setting.device, setting.precision) if reads_features and backbone else None
+    encoder = None
+    if backbone is not None and isinstance(inputs, FeatureInputs):
+        encoder = FrozenEncoder(backbone, setting.device, setting.precision)
     model = Model(_NO_FILE, method, inputs, encoder, text_rule(_AS_ASKED), setting.device)
     asked = list(zip(sample.pictures.paths, cycle(sample.texts), strict=False))
     number, limit = min(_TOP, rows(gallery)), "decoding, bare forward passes and products"
@@ -138,14 +147,11 @@ def _ready(
     method: Method, inputs: Inputs, backbone: ClipBackbone | None, picture: Path, text: str, device: torch.device
 ) -> Callable[[], Encoding]:
     """The forward passes of one query alone: pixels are normalised and texts are tokens beforehand."""
-    image = open_picture(picture)
-    if not isinstance(inputs, FeatureInputs) or backbone is None:
-        assert not isinstance(inputs, FeatureInputs)
-        pixels = np.stack([inputs.evaluate.picture(image, np.random.default_rng(0))])
-        reference = {"pixels": inputs.evaluate.normalise(torch.from_numpy(pixels).to(device))}
-        tokens = {name: tensor.to(device) for name, tensor in method.tokenize([text]).items()}
-        return lambda: method.encode_query(reference, tokens)
-    pipeline = backbone.preprocessing
+    if isinstance(inputs, PixelInputs):
+        pixels, tokens = _decoded(method, inputs, [(picture, text)], device)
+        return lambda: method.encode_query(pixels, tokens)
+    assert backbone is not None
+    image, pipeline = open_picture(picture), backbone.preprocessing
     views = {"global": np.stack([pipeline.picture(image)])}
     if _reads_patches(inputs):
         views["patches"] = pipeline.patches(image, inputs.grids)
