@@ -11,6 +11,7 @@ get the data. They are read without importing the `.py`, so that `list` and `--h
     [[recipe]]                    # Recipe
     extends = "released"
     [[variant]]                   # Variant; `method` may be left out where the file holds one
+    [[size]]                      # PublishedSizes; `method` as of a variant, `parts`: a list of tables
     [dataset]                     # DatasetInfo
 """
 
@@ -117,6 +118,37 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a network: beginnings of its parameters' names, and how many a paper or release has there.
+
+    ``within``: how far the published number may be rounded. ``remark``: why ours may be another.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    published: int
+    within: int = 0
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedSizes:
+    """Published numbers of parameters of one form of a method's network.
+
+    Counted on the last stage's network with these settings, ``words`` different words of training
+    texts, and a backbone of this width ("" for a method that has no part in the backbone).
+    """
+
+    method: str
+    form: str
+    parts: tuple[Part, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    width: int = 640
+    backbone: str = ""
+    words: int = 0
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """One line of `list datasets`, where to get the data, and the defaults of a run on it.
 
@@ -146,6 +178,7 @@ class Facts:
     assets: tuple[Asset, ...] = ()
     recipes: tuple[Recipe, ...] = ()
     variants: tuple[Variant, ...] = ()
+    sizes: tuple[PublishedSizes, ...] = ()
     dataset: DatasetInfo | None = None
 
 
@@ -202,10 +235,10 @@ def choose_recipe(
     raise UserError(f"no recipe of stage {stage} on {dataset} for {initialisation} weights; known: {known}")
 
 
-T = TypeVar("T", Asset, MethodInfo, Recipe, Variant, DatasetInfo)
+T = TypeVar("T", Asset, MethodInfo, Recipe, Variant, Part, PublishedSizes, DatasetInfo)
 
 _OF_ALL_METHODS = ("paper", "citation", "required_files")
-_TABLES = ("method", "asset", "settings", "recipe", "variant", "dataset")
+_TABLES = ("method", "asset", "settings", "recipe", "variant", "size", "dataset")
 _CHECKS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
@@ -215,6 +248,7 @@ _CHECKS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
         "a list of strings",
         lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
     ),
+    tuple[Part, ...]: ("a list of tables", lambda value: isinstance(value, tuple)),
     Initialisation: ("'pretrained' or 'random'", lambda value: value in ("pretrained", "random")),
 }
 
@@ -242,6 +276,7 @@ class _Reader:
             self._all(Asset, "asset", self._tables(content, "asset")),
             self._all(Recipe, "recipe", recipes),
             self._all(Variant, "variant", [owner | table for table in self._tables(content, "variant")]),
+            self._all(PublishedSizes, "size", [owner | self._sized(t) for t in self._tables(content, "size")]),
             None if dataset is None else self._one(DatasetInfo, "[dataset]", dataset),
         )
         for word, names in (
@@ -252,6 +287,11 @@ class _Reader:
             for name in sorted({name for name in names if names.count(name) > 1}):
                 self.problems.append(f"{self.path}: declares {word} '{name}' twice; give one of them another name")
         return found
+
+    def _sized(self, table: dict[str, Any]) -> dict[str, Any]:
+        """A size's table with its parts made."""
+        parts = {"parts": self._all(Part, "size.parts", self._tables(table, "parts"))} if "parts" in table else {}
+        return table | parts
 
     def _tables(self, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         tables = content.get(key, [])

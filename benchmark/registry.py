@@ -26,6 +26,7 @@ from benchmark.facts import (
     DatasetInfo,
     Facts,
     MethodInfo,
+    PublishedSizes,
     Recipe,
     Variant,
     choose_recipe,
@@ -95,8 +96,8 @@ class ShelfFile:
 
     @cached_property
     def companion(self) -> ModuleType | None:
-        """The module ``parity/<same name>.py`` beside the file, which checks, imports and counts its methods;
-        None where there is none. It imports the file relatively, as on the shelf."""
+        """The module ``parity/<same name>.py`` beside the file, which checks and imports its methods; None where
+        there is none. It imports the file relatively, as on the shelf."""
         stem = self.path.stem
         if stem == "__init__" or not (self.path.parent / "parity" / f"{stem}.py").is_file():
             return None
@@ -113,7 +114,6 @@ class ShelfFile:
             if not self.is_plugin:
                 raise
             raise UserError(f"{self.path.parent}/parity/{stem}.py: failed on import: {error!r}") from error
-
 
     def specification(self, method: str) -> Specification:
         """Import the file and give a method of it."""
@@ -202,6 +202,10 @@ class Registry:
                 return file.load()
         raise unknown_name("dataset", name, self.datasets())
 
+    def sizes(self, method: str) -> tuple[PublishedSizes, ...]:
+        """Published numbers of a method's parameters."""
+        return tuple(sizes for file in self.files for sizes in file.facts.sizes if sizes.method == method)
+
     def companions(self) -> Iterator[ModuleType]:
         """Of all files that declare methods and have one."""
         for file in self.files:
@@ -209,7 +213,7 @@ class Registry:
                 yield file.companion
 
     def companion(self, method: str) -> ModuleType | None:
-        """What checks, imports and counts a method, see `ShelfFile.companion`."""
+        """What checks and imports a method, see `ShelfFile.companion`."""
         return self._file_of(method).companion
 
     def load_dataset(self, name: str, root: Path, splits: tuple[str, ...]) -> Dataset:
