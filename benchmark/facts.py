@@ -104,6 +104,37 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a network: beginnings of its parameters' names, and how many a paper or release has there.
+
+    ``within``: how far the published number may be rounded. ``remark``: why ours may be another.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    published: int
+    within: int = 0
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedSizes:
+    """Published numbers of parameters of one form of a method's network.
+
+    Counted on the last stage's network with these settings, ``words`` different words of training
+    texts, and a backbone of this width ("" for a method that has no part in the backbone).
+    """
+
+    method: str
+    form: str
+    parts: tuple[Part, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    width: int = 640
+    backbone: str = ""
+    words: int = 0
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
     """One line of `list datasets`, where to get the data, and the defaults of a run on it.
 
@@ -133,6 +164,7 @@ class Facts:
     assets: tuple[Asset, ...] = ()
     recipes: tuple[Recipe, ...] = ()
     variants: tuple[Variant, ...] = ()
+    sizes: tuple[PublishedSizes, ...] = ()
     dataset: DatasetInfo | None = None
 
 

@@ -11,6 +11,7 @@ get the data. They are read without importing the `.py`, so that `list` and `--h
     [[recipe]]                    # Recipe
     extends = "released"
     [[variant]]                   # Variant; `method` may be left out where the file holds one
+    [[size]]                      # PublishedSizes; `method` as of a variant, `parts`: a list of tables
     [dataset]                     # DatasetInfo
 """
 
@@ -23,7 +24,17 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from benchmark.errors import UserError, unknown_name
-from benchmark.facts import Asset, DatasetInfo, Facts, Initialisation, MethodInfo, Recipe, Variant
+from benchmark.facts import (
+    Asset,
+    DatasetInfo,
+    Facts,
+    Initialisation,
+    MethodInfo,
+    Part,
+    PublishedSizes,
+    Recipe,
+    Variant,
+)
 
 
 def facts_beside(module_file: str) -> Facts:
@@ -78,10 +89,10 @@ def _checked(path: Path, content: Mapping[str, Any]) -> Facts:
     return facts
 
 
-T = TypeVar("T", Asset, MethodInfo, Recipe, Variant, DatasetInfo)
+T = TypeVar("T", Asset, MethodInfo, Recipe, Variant, Part, PublishedSizes, DatasetInfo)
 
 _OF_ALL_METHODS = ("paper", "citation", "required_files")
-_TABLES = ("method", "asset", "settings", "recipe", "variant", "dataset")
+_TABLES = ("method", "asset", "settings", "recipe", "variant", "size", "dataset")
 _CHECKS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),
     int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
@@ -91,6 +102,7 @@ _CHECKS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
         "a list of strings",
         lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value),
     ),
+    tuple[Part, ...]: ("a list of tables", lambda value: isinstance(value, tuple)),
     Initialisation: ("'pretrained' or 'random'", lambda value: value in ("pretrained", "random")),
 }
 
@@ -118,6 +130,7 @@ class _Reader:
             self._all(Asset, "asset", self._tables(content, "asset")),
             self._all(Recipe, "recipe", recipes),
             self._all(Variant, "variant", [owner | table for table in self._tables(content, "variant")]),
+            self._all(PublishedSizes, "size", [owner | self._sized(t) for t in self._tables(content, "size")]),
             None if dataset is None else self._one(DatasetInfo, "[dataset]", dataset),
         )
         for word, names in (
@@ -128,6 +141,11 @@ class _Reader:
             for name in sorted({name for name in names if names.count(name) > 1}):
                 self.problems.append(f"{self.path}: declares {word} '{name}' twice; give one of them another name")
         return found
+
+    def _sized(self, table: dict[str, Any]) -> dict[str, Any]:
+        """A size's table with its parts made."""
+        parts = {"parts": self._all(Part, "size.parts", self._tables(table, "parts"))} if "parts" in table else {}
+        return table | parts
 
     def _tables(self, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         tables = content.get(key, [])

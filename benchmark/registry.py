@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from benchmark.errors import UserError, unknown_name
-from benchmark.facts import Asset, DatasetInfo, Facts, MethodInfo, Recipe, Variant, choose_recipe
+from benchmark.facts import Asset, DatasetInfo, Facts, MethodInfo, PublishedSizes, Recipe, Variant, choose_recipe
 from benchmark.facts_file import read_facts
 from benchmark.files import digest_of
 from benchmark.progress import counting
@@ -87,8 +87,8 @@ class ShelfFile:
 
     @cached_property
     def companion(self) -> ModuleType | None:
-        """The module ``parity/<same name>.py`` beside the file, which checks, imports and counts its methods;
-        None where there is none. It imports the file relatively, as on the shelf."""
+        """The module ``parity/<same name>.py`` beside the file, which checks and imports its methods; None where
+        there is none. It imports the file relatively, as on the shelf."""
         stem = self.path.stem
         if stem == "__init__" or not (self.path.parent / "parity" / f"{stem}.py").is_file():
             return None
@@ -105,7 +105,6 @@ class ShelfFile:
             if not self.is_plugin:
                 raise
             raise UserError(f"{self.path.parent}/parity/{stem}.py: failed on import: {error!r}") from error
-
 
     def specification(self, method: str) -> Specification:
         """Import the file and give a method of it."""
@@ -194,6 +193,10 @@ class Registry:
                 return file.load()
         raise unknown_name("dataset", name, self.datasets())
 
+    def sizes(self, method: str) -> tuple[PublishedSizes, ...]:
+        """Published numbers of a method's parameters."""
+        return tuple(sizes for file in self.files for sizes in file.facts.sizes if sizes.method == method)
+
     def companions(self) -> Iterator[ModuleType]:
         """Of all files that declare methods and have one."""
         for file in self.files:
@@ -201,7 +204,7 @@ class Registry:
                 yield file.companion
 
     def companion(self, method: str) -> ModuleType | None:
-        """What checks, imports and counts a method, see `ShelfFile.companion`."""
+        """What checks and imports a method, see `ShelfFile.companion`."""
         return self._file_of(method).companion
 
     def load_dataset(self, name: str, root: Path, splits: tuple[str, ...]) -> Dataset:

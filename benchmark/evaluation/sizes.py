@@ -1,14 +1,13 @@
 """How many parameters each part of a method has, beside the numbers of its paper or release.
 
-They stand in the method's companion (`Registry.companion`) as ``SIZES``: by the method's name, the network in one
-or more of its published forms, by name.
+The published ones are facts of the method, [[size]] in its TOML.
 Networks are built without memory for their weights (torch's "meta" device): only shapes are counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, product
 from string import ascii_lowercase
 from types import SimpleNamespace
@@ -18,37 +17,9 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
+from benchmark.facts import Part, PublishedSizes
 from benchmark.method import BuildContext, Specification
 from benchmark.registry import Registry
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a network: beginnings of its parameters' names, and how many a paper or release has there.
-
-    ``within``: how far the published number may be rounded. ``remark``: why ours may be another.
-    """
-
-    title: str
-    names: tuple[str, ...]
-    published: int
-    within: int = 0
-    remark: str = ""
-
-
-@dataclass(frozen=True)
-class PublishedSizes:
-    """A method's numbers of parameters, beside the published ones.
-
-    Counted on the last stage's network with these settings, ``words`` different words of training
-    texts, and a backbone of this width ("" for a method that has no part in the backbone).
-    """
-
-    parts: tuple[Part, ...]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    width: int = 640
-    backbone: str = ""
-    words: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,12 +39,11 @@ class Counted:
 def count_parts(registry: Registry, method: str = "") -> Iterator[Counted]:
     """Every declared part of a method, or of all."""
     for name in [method] if method else registry.methods():
-        specification = registry.specification(name)
-        published: Mapping[str, PublishedSizes] = getattr(registry.companion(name), "SIZES", {}).get(name, {})
-        for form, sizes in published.items():
-            network = _network(specification, sizes)
+        for sizes in registry.sizes(name):
+            counts = {n: p.numel() for n, p in _network(registry.specification(name), sizes).named_parameters()}
             for part in sizes.parts:
-                yield Counted(name, form, part, _count(network, part.names))
+                found = sum(count for parameter, count in counts.items() if parameter.startswith(part.names))
+                yield Counted(name, sizes.form, part, found)
 
 
 def size_table(registry: Registry) -> str:
@@ -108,8 +78,3 @@ def _network(specification: Specification, sizes: PublishedSizes) -> nn.Module:
             words = ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)]
             method.build_extra_state(words)
     return method
-
-
-def _count(network: nn.Module, names: tuple[str, ...]) -> int:
-    """Entries of all parameters whose names begin so."""
-    return sum(p.numel() for name, p in network.named_parameters() if name.startswith(names))

@@ -1,4 +1,4 @@
-"""What checks and counts ARTEMIS, and TIRG in its release: encoders, attentions, scores, loss, gradients.
+"""What checks ARTEMIS, and TIRG in its release: encoders, attentions, scores, loss, gradients.
 
 The CNN is replaced by its last map, which the file draws; names and shapes are the released ones.
 """
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.method import Views
 from benchmark.parity.comparison import (
     Deviation,
@@ -218,27 +217,3 @@ def _outputs(method: FramedMethod, inputs: Mapping[str, Views]) -> dict[str, Ten
 
 
 FORMS = {"artemis": _check}
-
-_BESIDES_THE_CNN = ("encoders.txt_enc.", "encoders.img_enc.fc.", "Transform_m.", "Attention_", "temperature")
-SIZES = {
-    "artemis": {
-        "GRU, 40 words": PublishedSizes(
-            (
-                Part("all but the CNN", _BESIDES_THE_CNN, 3_231_457),
-                Part("GRU", ("encoders.txt_enc.sent_enc.",), 857_088),
-                Part("words", ("encoders.txt_enc.embed.",), 12_000),
-                Part("image linear", ("encoders.img_enc.fc.",), 1_049_088),
-                Part("T", ("Transform_m.",), 262_656),
-                Part("attention of EM", ("Attention_EM.",), 525_312),
-                Part("attention of IS", ("Attention_IS.",), 525_312),
-            ),
-            settings={"start": "random"},
-            words=35,
-        ),
-        "LSTM, 40 words": PublishedSizes(
-            (Part("all but the CNN", _BESIDES_THE_CNN, 8_330_465),),
-            settings={"start": "random", "text_encoder": "lstm"},
-            words=35,
-        ),
-    }
-}

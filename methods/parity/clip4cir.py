@@ -1,11 +1,10 @@
-"""What checks, imports and counts CLIP4Cir's Combiner; stage 1's numbers are in `clip_finetuning.py`."""
+"""What checks and imports CLIP4Cir's Combiner; stage 1's numbers are in `clip_finetuning.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.interop.importing import Release
 from benchmark.method import Method
 from benchmark.parity.heads import Head, HeadSizes
@@ -29,4 +28,3 @@ def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict
 
 
 RELEASES = {"clip4cir": Release(part="combiner", settings=_released_settings, entry="Combiner")}
-SIZES = {"clip4cir": {"RN50x4": PublishedSizes((Part("Combiner", ("combiner.",), 59_003_521),))}}

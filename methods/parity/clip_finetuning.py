@@ -1,4 +1,4 @@
-"""What checks and counts stage 1: CLIP's encoders, its loss and gradients, ten of its steps.
+"""What checks stage 1: CLIP's encoders, its loss and gradients, ten of its steps.
 
 Its official file is a CLIP alone, which `import` reads as such: there is no release to declare.
 """
@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmark.encoders.backbones import ClipBackbone
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.parity.comparison import (
     Deviation,
     GradientTolerance,
@@ -160,8 +159,3 @@ def _training_case(file: GoldenFile, name: str, recipe: Recipe) -> TrainingCase:
 
 FORMS = {"clip": _check}
 TRAINING = {"clip4cir_stage1": _training_case}
-SIZES = {
-    "clip4cir_sum": {
-        "RN50x4": PublishedSizes((Part("CLIP, both encoders", ("backbone.",), 178_300_601),), backbone="RN50x4")
-    }
-}

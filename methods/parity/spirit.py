@@ -1,4 +1,4 @@
-"""What checks, imports and counts SPIRIT."""
+"""What checks and imports SPIRIT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.interop.importing import Release
 from benchmark.method import Method
 from benchmark.parity.heads import Head, HeadSizes
@@ -55,21 +54,4 @@ RELEASES = {
             "simi_loss.": "a triplet loss that the release never uses",
         },
     )
-}
-
-SIZES = {
-    "spirit": {
-        "RN50x4": PublishedSizes(
-            (
-                Part("all", ("network.",), 115_581_478),
-                Part("VTF", ("network.combiner.",), 101_624_324),
-                Part("local network", ("network.visual_attn.",), 13_957_153),
-                Part("PSC", ("network.visual_attn.transformer.",), 4_931_840),
-                Part("visual self-attention", ("network.visual_attn.visual_sa.",), 3_690_907),
-                Part("PSD", ("network.visual_attn.visual_gr.",), 3_692_805),
-                Part("PSF", ("network.visual_attn.local_fusion.",), 1_641_601),
-                Part("triplet alpha", ("network.simi_loss.",), 1),
-            )
-        )
-    }
 }

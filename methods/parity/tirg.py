@@ -1,4 +1,4 @@
-"""What checks and counts TIRG's three compositions, its text encoder, vocabulary and losses.
+"""What checks TIRG's three compositions, its text encoder, vocabulary and losses.
 
 The CNN is replaced by its last map, which the file draws; names and shapes are the released ones.
 """
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.method import Views
 from benchmark.parity.comparison import (
     Deviation,
@@ -224,25 +223,3 @@ def _outputs(method: ReleasedTirg, inputs: Mapping[str, Any]) -> dict[str, Tenso
 
 
 FORMS = {"tirg": _check}
-
-
-def _released_sizes(besides_the_trunk: int) -> PublishedSizes:
-    """The authors' frame with 40 words, <UNK> among them."""
-    besides = ("img_model.fc.", "text_model.", "composition.", "normalization_layer.")
-    trunk = Part("ResNet-18 without its classifier", ("img_model.cnn.",), 11_176_512)
-    parts = (trunk, Part("all besides", besides, besides_the_trunk))
-    return PublishedSizes(parts, settings={"start": "random"}, words=39)
-
-
-_FRAMED = ("encoders.txt_enc.", "encoders.img_enc.fc.", "composition.", "temperature")
-SIZES = {
-    "tirg": {
-        "released, 40 words": _released_sizes(4_750_341),
-        # Its five special words are among the 40.
-        "ARTEMIS's frame, 40 words": PublishedSizes(
-            (Part("all but the CNN", _FRAMED, 4_021_475),), settings={"start": "random", "frame": "artemis"}, words=35
-        ),
-    },
-    "tirg_lastconv": {"released, 40 words": _released_sizes(30_965_765)},
-    "concat": {"released, 40 words": _released_sizes(4_225_537)},
-}

@@ -1,4 +1,4 @@
-"""What checks and counts VAL: names, layouts, outputs, loss and gradients of the released TensorFlow code.
+"""What checks VAL: names, layouts, outputs, loss and gradients of the released TensorFlow code.
 
 TensorFlow's layouts: convolutions (h, w, in, out), linear maps (in, out), maps (B, h, w, C), the
 LSTM's gates i, candidate, f, o in one kernel of input rows and then hidden rows.
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from benchmark.evaluation.sizes import Part, PublishedSizes
 from benchmark.parity.comparison import (
     Deviation,
     Difference,
@@ -249,22 +248,3 @@ def _check_loss_alone(file: GoldenFile, margin: float) -> Iterator[Deviation]:
 
 
 FORMS = {"val": _check}
-SIZES = {
-    "val": {
-        "ResNet-50 v2": PublishedSizes(
-            (
-                Part(
-                    "CNN without its classifier", ("cnn.",), 23_520_000, 20_000,
-                    "timm's stand-in for TF-slim's: its convolutions have no biases, 19,008 fewer",
-                ),
-                Part("LSTM", ("network.text.lstm.weight", "network.text.lstm.bias_ih"), 6_300_000, 5_000),
-                Part("text projection", ("network.text.projection.", "network.text.norm."), 530_000, 5_000),
-                Part("composition, low", ("network.compositions.0.",), 1_450_000, 5_000),
-                Part("composition, mid", ("network.compositions.1.",), 5_250_000, 5_000),
-                Part("composition, high", ("network.compositions.2.",), 19_940_000, 5_000),
-            ),
-            settings={"start": "random"},
-            words=39,
-        )
-    }
-}  # fmt: skip

@@ -319,3 +319,31 @@ def test_list_tells_all_there_is(command: Command) -> None:
     cited = command("list", "--cite").out
     assert "chen2024spirit" in cited and "baldrati2023composed" in cited and "liu2021cirr" in cited
     assert "toy_features" in command("list", "methods", "--plugin", TOY_PLUGIN).out
+
+
+# What checks and imports a method stands apart
+
+
+def with_companion(folder: Path, companion: str) -> Registry:
+    (folder / "parity").mkdir()
+    (folder / "parity" / "mine.py").write_text(companion)
+    registry = Registry()
+    registry.add_plugin(method_file(folder / "mine.py", "METHOD, WIDTH = 1, 3"))
+    return registry
+
+
+def test_a_companion_beside_a_plugin_imports_it(tmp_path: Path) -> None:
+    registry = with_companion(tmp_path, "from ..mine import WIDTH\nRELEASES = {'mine': WIDTH}")
+    (companion,) = registry.companions()
+    assert companion is registry.companion("mine") and companion.RELEASES == {"mine": 3}
+
+
+def test_a_plugin_needs_no_companion(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.add_plugin(method_file(tmp_path / "mine.py", "METHOD = 1"))
+    assert registry.companion("mine") is None and not list(registry.companions())
+
+
+def test_a_companion_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"parity/mine.py: failed on import"):
+        with_companion(tmp_path, "from ..mine import MISSING").companion("mine")

@@ -11,7 +11,8 @@ from command_line import Command
 from benchmark.errors import UserError
 from benchmark.evaluation import sizes
 from benchmark.evaluation.sizes import Counted, count_parts, size_table
-from benchmark.registry import Registry, discover
+from benchmark.facts import read_facts
+from benchmark.registry import discover
 
 
 @pytest.fixture(scope="module")
@@ -43,46 +44,38 @@ def test_the_command_prints_the_table(command: Command) -> None:
     assert outcome.status == 0 and "115,581,478" in outcome.out and "DIFFERS" not in outcome.out
 
 
+def test_a_plugin_s_sizes_stand_in_its_toml(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    (tmp_path / "mine.toml").write_text(SIZES)
+    registry = discover()
+    registry.add_plugin(tmp_path / "mine.py")
+    (counted,) = count_parts(registry, "linear")
+    assert (counted.form, counted.found, counted.agrees) == ("narrow", 15, True)
+
+
+def test_a_wrong_part_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(SIZES.replace("published = 15", 'published = "15"'))
+    with pytest.raises(UserError, match=r"mine.toml, \[\[size.parts\]\] 1: published = '15' must be a whole number"):
+        read_facts(tmp_path / "mine.toml")
+
+
 PLUGIN = """
-from torch import Tensor, nn
-from benchmark.method import FeatureInputs, Method, Specification, Stage
+from torch import nn
+from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage
 
 class Linear(Method):
-    def __init__(self, width: int) -> None:
+    def __init__(self, context: BuildContext) -> None:
         super().__init__()
-        self.layer = nn.Linear(width, WIDTH)
+        self.layer = nn.Linear(context.width, 3)
 
-WIDTH = 3
-STAGE = Stage("linear", lambda context: Linear(context.width), lambda context: FeatureInputs())
-METHODS = {"linear": Specification(stages=lambda settings, start: (STAGE,))}
+STAGE = Stage("linear", Linear, lambda context: FeatureInputs())
+METHOD = Specification(stages=lambda settings, start: (STAGE,))
 """
-COMPANION = """
-from benchmark.evaluation.sizes import Part, PublishedSizes
-from ..my_method import WIDTH
-
-SIZES = {"linear": {"narrow": PublishedSizes((Part("layer", ("layer.",), 5 * WIDTH),), width=4)}}
+SIZES = """
+[[method]]
+name = "linear"
+[[size]]
+form = "narrow"
+width = 4
+parts = [{ title = "layer", names = ["layer."], published = 15 }]
 """
-
-
-def plugin(folder: Path, companion: str = "") -> Registry:
-    (folder / "my_method.py").write_text(PLUGIN)
-    if companion:
-        (folder / "parity").mkdir()
-        (folder / "parity" / "my_method.py").write_text(companion)
-    registry = discover()
-    registry.add_plugin(folder / "my_method.py")
-    return registry
-
-
-def test_a_companion_beside_a_plugin_counts_it(tmp_path: Path) -> None:
-    (counted,) = count_parts(plugin(tmp_path, COMPANION), "linear")
-    assert counted.found == 15 and counted.agrees
-
-
-def test_a_plugin_needs_no_companion(tmp_path: Path) -> None:
-    assert not list(count_parts(plugin(tmp_path), "linear"))
-
-
-def test_a_broken_companion_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"parity/my_method.py: failed on import"):
-        list(count_parts(plugin(tmp_path, "from ..my_method import Missing"), "linear"))
