@@ -19,11 +19,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, Method, Need, Specification, Stage
+from benchmark.method import BuildContext, Method, RequiredFile, Specification, Stage
 from benchmark.settings import MethodSettings
 
 from .networks.artemis import VERSION_HELP, Version, artemis_method
-from .networks.artemis_frame import CnnSettings, cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
+from .networks.artemis_frame import CnnSettings, cnn_encoders, cnn_start, encoder_files, encoder_remarks, pixel_inputs
 
 
 class ArtemisSettings(CnnSettings):
@@ -57,21 +57,21 @@ def _start(settings: MethodSettings) -> Initialisation:
     return cnn_start(settings)
 
 
-def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+def _required_files(settings: MethodSettings) -> tuple[RequiredFile, ...]:
     assert isinstance(settings, ArtemisSettings)
-    return frame_needs(settings)
+    return encoder_files(settings)
 
 
 def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     assert isinstance(settings, ArtemisSettings)
-    return frame_remarks(settings)
+    return encoder_remarks(settings)
 
 
 METHOD = Specification(
     stages=_stages,
     settings=ArtemisSettings,
     own_networks=_start,
-    needs=_needs,
+    required_files=_required_files,
     remarks=_remarks,
     demo_settings={"cnn": "tiny", "width": 128, "word_width": 64, "lstm_width": 128},
 )

@@ -24,15 +24,15 @@ from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     Method,
-    Need,
     ParameterGroups,
     PixelInputs,
+    RequiredFile,
     Specification,
     Stage,
 )
 from benchmark.settings import MethodSettings, TrainingSettings
 
-from .networks.artemis_frame import cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
+from .networks.artemis_frame import cnn_encoders, cnn_start, encoder_files, encoder_remarks, pixel_inputs
 from .networks.cnn import build_trunk, trunk_named
 from .networks.cnn_pictures import ShortSide
 from .networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
@@ -119,16 +119,16 @@ def _start(settings: MethodSettings) -> Initialisation:
     return cnn_start(settings)
 
 
-def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+def _required_files(settings: MethodSettings) -> tuple[RequiredFile, ...]:
     """The released frame has no place for word vectors."""
     assert isinstance(settings, TirgSettings)
-    needs = frame_needs(settings)
-    return needs if settings.frame == "artemis" else tuple(need for need in needs if need.asset == settings.cnn)
+    files = encoder_files(settings)
+    return files if settings.frame == "artemis" else tuple(file for file in files if file.asset == settings.cnn)
 
 
 def _remarks(settings: MethodSettings) -> tuple[str, ...]:
     assert isinstance(settings, TirgSettings)
-    return frame_remarks(settings) if settings.frame == "artemis" else ("words start at random, as released",)
+    return encoder_remarks(settings) if settings.frame == "artemis" else ("words start at random, as released",)
 
 
 def _specification(kind: Kind) -> Specification:
@@ -145,7 +145,7 @@ def _specification(kind: Kind) -> Specification:
         settings=TirgSettings,
         own_networks=_start,
         demo_settings={"cnn": "tiny", "width": 128},
-        needs=_needs,
+        required_files=_required_files,
         remarks=_remarks,
     )
 

@@ -25,9 +25,9 @@ from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     Method,
-    Need,
     ParameterGroups,
     PixelInputs,
+    RequiredFile,
     Specification,
     Stage,
     Views,
@@ -36,7 +36,7 @@ from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.text_rules import punctuation_words
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
-from .networks.cnn import require_rows, trunk_needs
+from .networks.cnn import require_rows, trunk_files
 from .networks.val import Level, Sizes, ValNetwork, level_vectors
 from .networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
 from .networks.val_loss import hierarchical_loss
@@ -47,7 +47,7 @@ from .networks.word_vectors import (
     find_word_vectors,
     read_word_vectors,
     start_from_vectors,
-    word_vector_needs,
+    word_vector_files,
     word_vector_remarks,
 )
 
@@ -228,10 +228,10 @@ def _own_networks(settings: MethodSettings) -> Initialisation:
     return settings.start if VAL_TRUNKS[settings.cnn].trunk.asset else "random"
 
 
-def _needs(settings: MethodSettings) -> tuple[Need, ...]:
+def _required_files(settings: MethodSettings) -> tuple[RequiredFile, ...]:
     assert isinstance(settings, ValSettings)
     trunk = VAL_TRUNKS[settings.cnn].trunk
-    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
+    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
 
 
 def _remarks(settings: MethodSettings) -> tuple[str, ...]:
@@ -244,6 +244,6 @@ METHOD = Specification(
     settings=ValSettings,
     own_networks=_own_networks,
     demo_settings={"cnn": "tiny"},
-    needs=_needs,
+    required_files=_required_files,
     remarks=_remarks,
 )

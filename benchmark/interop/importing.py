@@ -21,10 +21,11 @@ from benchmark.facts import DatasetInfo, Recipe
 from benchmark.files import file_digest
 from benchmark.interop.import_request import ImportRequest, dataset_of, file_label
 from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
-from benchmark.method import BuildContext, Method, Specification, Stage
+from benchmark.method import Method, Specification, Stage
 from benchmark.pipeline.variants import variant_named
 from benchmark.registry import Registry, discover
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainingSettings, fill
+from benchmark.stage_building import rebuild_stage
 from benchmark.weights.checkpoints import EarlierStage, WeightsHeader
 from benchmark.weights.fit import require_fit, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
@@ -212,7 +213,7 @@ class _Import:
         """A stage's method without memory: its names and shapes are what counts."""
         with torch.device("meta"):
             backbone = encoder.backbone if encoder is not None else None
-            return stage.build(BuildContext(backbone, settings, training, weights_follow=True))
+            return rebuild_stage(stage, backbone, settings, training).method
 
     def _state(
         self, method: Method, stage: Stage, head: Head | None, encoder: ImportedEncoder | None

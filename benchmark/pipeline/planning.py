@@ -113,7 +113,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
 
 def _needs(registry: Registry, specification: Specification, settings: MethodSettings) -> tuple[Needed, ...]:
     assets = registry.assets()
-    return tuple(Needed(assets[need.asset], need.given) for need in specification.needs(settings))
+    return tuple(Needed(assets[need.asset], need.given) for need in specification.required_files(settings))
 
 
 def _execution(

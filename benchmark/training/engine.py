@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.distributed.process import Process
 from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
+from benchmark.encoding import Encoding, encode
 from benchmark.errors import UserError
-from benchmark.method import Method
+from benchmark.method import Method, Views
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.execution import DEFAULT_EXECUTION, Execution, deepspeed_configuration
@@ -49,11 +50,17 @@ class _LossModule(nn.Module):
         with self._autocast:
             rows, device = self._micro_batch, self._device
             asked = (batch.reference, batch.text)
-            queries = encode_in_micro_batches(self.method.encode_query, asked, rows, device)
-            targets = encode_in_micro_batches(self.method.encode_target, (batch.target,), rows, device)
+            queries = encode_in_micro_batches(self._query, asked, rows, device)
+            targets = encode_in_micro_batches(self._target, (batch.target,), rows, device)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
             return self.method.loss(queries, targets)
+
+    def _query(self, reference: Views, text: Views) -> Encoding:
+        return encode(self.method.encode_query, reference=reference, text=text)
+
+    def _target(self, target: Views) -> Encoding:
+        return encode(self.method.encode_target, target=target)
 
 
 class StageEngine:

@@ -12,6 +12,7 @@ Deviation: word vectors are drawn at random unless a file of them is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, Method, Need, PixelInputs, Views
+from benchmark.method import BuildContext, Method, PixelInputs, RequiredFile, Views
 from benchmark.settings import MethodSettings
 
 from .cnn import (
@@ -30,8 +31,8 @@ from .cnn import (
     build_trunk,
     freeze,
     require_rows,
+    trunk_files,
     trunk_named,
-    trunk_needs,
     trunk_start,
     unit,
 )
@@ -44,7 +45,7 @@ from .recurrent_texts import (
     text_views,
 )
 from .vocabulary import Vocabulary
-from .word_vectors import find_word_vectors, read_word_vectors, word_vector_needs, word_vector_remarks
+from .word_vectors import find_word_vectors, read_word_vectors, word_vector_files, word_vector_remarks
 
 TEMPERATURE = 2.65926
 """τ at the start, a factor of 14.29."""
@@ -205,7 +206,7 @@ class FramedMethod(Method):
         require_rows(rows, self.training, type(self).__name__)
 
 
-def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow: bool = False) -> Encoders:
+def cnn_encoders(settings: CnnSettings, assets_root: Path | None, weights_follow: bool = False) -> Encoders:
     """The encoders on pixels and strings. Raises UserError where weights or word vectors are missing.
 
     ``weights_follow``: all weights are loaded next, so that neither is looked for.
@@ -218,13 +219,13 @@ def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow:
     return Encoders(image, text_maker(settings), vectors)
 
 
-def frame_needs(settings: CnnSettings) -> tuple[Need, ...]:
+def encoder_files(settings: CnnSettings) -> tuple[RequiredFile, ...]:
     """ImageNet weights where the CNN starts from them, and word vectors, which a run may do without."""
     trunk = trunk_named(settings.cnn)
-    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
+    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
 
 
-def frame_remarks(settings: CnnSettings) -> tuple[str, ...]:
+def encoder_remarks(settings: CnnSettings) -> tuple[str, ...]:
     return word_vector_remarks(settings.word_vectors)
 
 
