@@ -32,7 +32,7 @@ from benchmark.leaderboards.leaderboard import RECORDS_FOLDER, pages
 from benchmark.method import FeatureInputs, Method, Views
 from benchmark.options import RunOptions
 from benchmark.pipeline.planning import make_plan
-from benchmark.pipeline.preparation import backbone_of
+from benchmark.pipeline.preparation import backbone_of, build_planned
 from benchmark.records.environment import code_version, environment, utc_now
 from benchmark.records.record import DataIdentity, Identity, Record, Result, write_record
 from benchmark.registry import discover

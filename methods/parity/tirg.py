@@ -44,7 +44,7 @@ from benchmark.parity.rules import (
 from ..networks.cnn import average_pool, unit
 from ..networks.recurrent_texts import tirg_vocabulary
 from ..networks.tirg import GatedResidual, MapGatedResidual, classification_loss, soft_triplet_loss
-from ..networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, released_method
+from ..networks.tirg_implementations import Kind, OriginalTirg, TirgSettings, original_tirg
 from ..networks.vocabulary import Vocabulary, plain_words
 
 TOLERANCE = 2e-5
@@ -148,7 +148,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
 def _golden(file: GoldenFile, kind: Kind, variant: _Variant) -> Golden:
     sizes = file.parse(MapSizes, "config")
     settings = TirgSettings(width=sizes.embed_dim, dropout=0.0)
-    method = released_method(kind, settings, nn.Identity(), sizes.feature_map[0])
+    method = original_tirg(kind, settings, nn.Identity(), sizes.feature_map[0])
     method.use(numbered_words(sizes.vocabulary_size))
     draw_weights(method, _weight, file.prefix, _released_name)
     without_dropout(method)
@@ -195,7 +195,7 @@ def _check_variant(golden: Golden, kind: Kind, variant: _Variant) -> Iterator[De
             yield compare_tensor(f"{kind}: {loss} gradient of a", shares, listed_loss.grad_a, GRADIENT)
 
 
-def _outputs(method: ReleasedTirg, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _outputs(method: OriginalTirg, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     """Query and target before any normalisation, and what a file lists of either mode."""
     text, source = inputs["text"], inputs["source"]
     query, target = method.compose(source, method.text_model(text)), method.img_model(inputs["target"])
@@ -227,20 +227,22 @@ FORMS = {"tirg": _check}
 
 
 def _released_sizes(besides_the_trunk: int) -> PublishedSizes:
-    """The authors' frame with 40 words, <UNK> among them."""
+    """The authors' implementation with 40 words, <UNK> among them."""
     besides = ("img_model.fc.", "text_model.", "composition.", "normalization_layer.")
     trunk = Part("ResNet-18 without its classifier", ("img_model.cnn.",), 11_176_512)
     parts = (trunk, Part("all besides", besides, besides_the_trunk))
     return PublishedSizes(parts, settings={"start": "random"}, words=39)
 
 
-_FRAMED = ("encoders.txt_enc.", "encoders.img_enc.fc.", "composition.", "temperature")
+_ON_ARTEMIS_ENCODERS = ("encoders.txt_enc.", "encoders.img_enc.fc.", "composition.", "temperature")
 SIZES = {
     "tirg": {
         "released, 40 words": _released_sizes(4_750_341),
         # Its five special words are among the 40.
-        "ARTEMIS's frame, 40 words": PublishedSizes(
-            (Part("all but the CNN", _FRAMED, 4_021_475),), settings={"start": "random", "frame": "artemis"}, words=35
+        "ARTEMIS's implementation, 40 words": PublishedSizes(
+            (Part("all but the CNN", _ON_ARTEMIS_ENCODERS, 4_021_475),),
+            settings={"start": "random", "implementation": "artemis"},
+            words=35,
         ),
     },
     "tirg_lastconv": {"released, 40 words": _released_sizes(30_965_765)},

@@ -1,4 +1,4 @@
-"""The frame of ARTEMIS's release: encoders, temperature and loss, shared with TIRG's variant in it.
+"""What ARTEMIS's release shares between its methods, TIRG's variant in it too: encoders, temperature and loss.
 
 Pictures pass through a CNN with generalised-mean pooling and a linear layer, texts through a recurrent
 encoder on a vocabulary of the training captions; on the features of a frozen encoder, pictures through
@@ -153,8 +153,8 @@ class Encoders(nn.Module):
             freeze(self.txt_enc.vectors)
 
 
-class FramedMethod(Method):
-    """A method in this frame; what composes and scores is the subclass's.
+class ArtemisMethod(Method):
+    """A method on these encoders, with this loss; what composes and scores is the subclass's.
 
     ``frozen``: the first phase. State-dict names of the encoders and of τ are the released ones,
     behind "encoders." for the former.
@@ -253,8 +253,7 @@ def feature_encoders(width: int) -> Encoders:
 
 def pixel_inputs(context: BuildContext) -> PixelInputs:
     """White squares of the CNN's size, cropped and mirrored by chance in training."""
-    settings = context.method_settings
-    assert isinstance(settings, CnnSettings)
+    settings = CnnSettings.of(context.method_settings)
     size = trunk_named(settings.cnn).size
     enlarged = round(size * _ENLARGED)
     return PixelInputs(
