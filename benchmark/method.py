@@ -2,7 +2,8 @@
 
 A method is a :class:`Method` (three functions: encode a query, encode a target, the loss) and a
 :class:`Specification` (its stages, as data and small factories that the trainer calls). What a
-newcomer writes is one file with ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}`` for several.
+newcomer writes is one file with ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}`` for several;
+on the features of a CLIP, ``METHOD = on_clip_features(...)`` says it all (`methods/README.md`).
 Titles, citations and recipes stand in the TOML beside it (:mod:`benchmark.facts`).
 
 Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.

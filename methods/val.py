@@ -37,7 +37,7 @@ from benchmark.text_rules import punctuation_words
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 from .networks.cnn import require_rows, trunk_files
-from .networks.val import Level, Sizes, ValNetwork, level_vectors
+from .networks.val import Level, ValNetwork, ValSizes, level_vectors
 from .networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
 from .networks.val_loss import hierarchical_loss
 from .networks.val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
@@ -81,8 +81,8 @@ class ValSettings(MethodSettings):
         return self.image_side or VAL_TRUNKS[self.cnn].trunk.size
 
     @property
-    def sizes(self) -> Sizes:
-        return Sizes(self.word_width, self.lstm_width, self.text_width, self.dropout)
+    def sizes(self) -> ValSizes:
+        return ValSizes(self.word_width, self.lstm_width, self.text_width, self.dropout)
 
 
 class ValTraining(TrainingSettings):

@@ -93,7 +93,7 @@ def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: J
     def block(rows: slice) -> Encoding:
         stand_in = queries.feature_picture
         reference = source.reference(
-            task.key.split, queries.picture[rows], None if stand_in is None else stand_in[rows]
+            task.key.split, queries.reference_picture[rows], None if stand_in is None else stand_in[rows]
         )
         return encode(method.encode_query, reference=reference, text=source.texts(queries.texts[rows]))
 

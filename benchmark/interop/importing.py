@@ -50,7 +50,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Head:
+class OwnWeights:
     """The file of a method's own weights; ``width`` (0: untold) and ``settings`` are what shapes tell."""
 
     path: Path
@@ -72,7 +72,7 @@ class Checked:
     state: dict[str, Tensor]
     artefact_header: WeightsHeader
     artefact: dict[str, Tensor]
-    head: Head | None
+    head: OwnWeights | None
     encoder: ImportedEncoder | None
     without_effect: Mapping[str, str]
 
@@ -149,7 +149,7 @@ class _Import:
             return False
         return self.specification.stages(self.specification.settings(), "pretrained")[-1].output == "encoder"
 
-    def _read_head(self) -> Head | None:
+    def _read_head(self) -> OwnWeights | None:
         path, release = self.request.file, self._release
         if path is None:
             return None
@@ -164,7 +164,7 @@ class _Import:
             width, told = release.settings(shapes_of(file.state_dict))
         except (KeyError, IndexError, ValueError):
             width, told = 0, {}  # the comparison with the network says what is missing
-        return Head(path, file, width, told)
+        return OwnWeights(path, file, width, told)
 
     def _read_encoder(self, path: Path | None) -> ImportedEncoder | None:
         if self.specification.own_networks is not None:
@@ -178,7 +178,7 @@ class _Import:
             )
         return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, [], "backbone"))
 
-    def _method_settings(self, head: Head | None, encoder: ImportedEncoder | None) -> MethodSettings:
+    def _method_settings(self, head: OwnWeights | None, encoder: ImportedEncoder | None) -> MethodSettings:
         model = self.specification.settings
         layers: list[tuple[str, Mapping[str, Any]]] = []
         if head is not None:
@@ -216,7 +216,7 @@ class _Import:
             return rebuild_stage(stage, backbone, settings, training).method
 
     def _state(
-        self, method: Method, stage: Stage, head: Head | None, encoder: ImportedEncoder | None
+        self, method: Method, stage: Stage, head: OwnWeights | None, encoder: ImportedEncoder | None
     ) -> dict[str, Tensor]:
         """The tensors under the method's names, every one of them checked."""
         if stage.output == "encoder" and encoder is not None:
@@ -282,7 +282,7 @@ def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeade
     )
 
 
-def _require_one_width(head: Head | None, encoder: ImportedEncoder | None) -> None:
+def _require_one_width(head: OwnWeights | None, encoder: ImportedEncoder | None) -> None:
     if head is None or encoder is None or head.width in (0, encoder.backbone.width):
         return
     raise UserError(

@@ -236,4 +236,4 @@ class Plan:
 def readable(triplets: Triplets, unreadable: frozenset[int]) -> IntArray:
     """Indices of the triplets with neither picture among the unreadable ones."""
     bad = np.asarray(sorted(unreadable), dtype=np.int64)
-    return np.flatnonzero(~(np.isin(triplets.reference, bad) | np.isin(triplets.target, bad)))
+    return np.flatnonzero(~(np.isin(triplets.reference_picture, bad) | np.isin(triplets.target_picture, bad)))

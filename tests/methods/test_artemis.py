@@ -81,8 +81,8 @@ def drawn_task(queries: int, gallery: int) -> Task:
         key=TaskKey("made up", "val", "official", "single"),
         queries=Queries(
             ids=tuple(map(str, range(queries))),
-            picture=positives,
-            reference=np.full(queries, -1, dtype=np.int64),
+            reference_picture=positives,
+            reference_in_gallery=np.full(queries, -1, dtype=np.int64),
             texts=("",) * queries,
             positives=Ragged.single(positives),
             group=positives,
