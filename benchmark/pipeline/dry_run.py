@@ -28,7 +28,7 @@ def describe(plan: Plan) -> str:
         f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
         f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
-        *(["tuning     learning rate × " + ", ".join(f"{factor:.3g}" for factor in RATE_FACTORS)] if plan.sweeps else []),
+        *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
         *_task_lines(plan),
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
