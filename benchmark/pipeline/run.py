@@ -36,7 +36,6 @@ from benchmark.pipeline.reporting import (
     write_by_main,
     write_run,
 )
-from benchmark.pipeline.stage_headers import header_of, told
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
 from benchmark.records.costs import Cost
@@ -47,7 +46,7 @@ from benchmark.stage_building import BuiltStage
 from benchmark.training.job import Diverged, State, Trained, TrainingJob
 from benchmark.training.resumable_state import ResumableState
 from benchmark.training.trainer import train
-from benchmark.weights.checkpoints import WeightsHeader, save_weights
+from benchmark.weights.checkpoints import EarlierStage, WeightsHeader, save_weights
 from benchmark.weights.fit import load_into
 
 UNTRAINED = "weights/untrained.safetensors"
@@ -192,11 +191,8 @@ class _Run:
         method = built.method
         self._cost = self._counted(built)
         if not planned.stage.trains:
-            told = self._header(planned, None, method)
-            self._on_main(
-                "writing what is evaluated",
-                lambda: save_weights(self._plan.folder / UNTRAINED, method.state_dict(), told),
-            )
+            file, header = self._plan.folder / UNTRAINED, self._header(planned, None, method)
+            self._on_main("writing what is evaluated", lambda: save_weights(file, method.state_dict(), header))
             return built, {}
         if self._plan.sweeps:
             self._sweep = sweep(planned, self._train_at)
@@ -257,15 +253,38 @@ class _Run:
             return train(job, resume=plan.options.resume or planned.stage.output == "encoder")
 
     def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
-        return header_of(
-            self._plan,
-            planned,
-            trained,
-            method,
-            earlier=[told(outcome, self._earlier) for outcome in self._stages if outcome.planned is not planned],
-            encoder=(self._encoder_digest, str(self._encoder_file or "")),
-            width=self._sources.backbone.width if self._sources.backbone else 0,
+        """What a stage's weights file says of it, and of those before; ``trained`` None where it trains nothing."""
+        plan, backbone = self._plan, self._sources.backbone
+        is_method = planned.stage.output == "method"
+        return WeightsHeader(
+            method=plan.method.name if is_method else planned.stage.name,
+            stage=planned.stage.name,
+            dataset=plan.dataset.info.name,
+            method_settings=plan.method_settings.model_dump(mode="json"),
+            training_settings=planned.settings.model_dump(mode="json"),
+            backbone={**plan.backbone_identity, "seed": plan.options.seed},
+            width=backbone.width if backbone else 0,
+            seed=plan.options.seed,
+            encoder=self._encoder_digest,
+            encoder_file=str(self._encoder_file or ""),
+            recipe=planned.recipe.name if planned.recipe else "",
+            variant=plan.variant.name if plan.variant and is_method else "",
+            selection=plan.options.selection,
+            updates=trained.updates if trained else 0,
+            triplets_seen=trained.triplets_seen if trained else 0,
+            prepared=dict(method.extra_state()),
+            earlier=[self._earlier_header(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
+        )
+
+    def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:
+        name = outcome.planned.stage.name
+        return EarlierStage(
+            name=name,
+            settings=outcome.planned.settings.model_dump(mode="json"),
+            updates=outcome.updates,
+            triplets_seen=outcome.triplets_seen,
+            prepared=dict(self._earlier[name].extra_state()) if name in self._earlier else {},
         )
 
     def _report(self, built: BuiltStage, states: dict[WeightsFrom, State]) -> Record:

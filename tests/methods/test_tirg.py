@@ -32,6 +32,7 @@ from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.pipeline.planning import make_plan
 from benchmark.registry import discover
+from benchmark.settings import fill
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -174,6 +175,14 @@ def test_the_cnn_has_a_tenth_of_the_rate_and_its_projection_has_not() -> None:
     assert stage.schedule is not None
     factor = stage.schedule(settings, 5376)
     assert [factor(n) for n in (0, 49_999, 50_000, 150_000)] == pytest.approx([1, 1, 0.1, 0.001])
+
+
+def test_the_former_name_of_the_implementation_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--set` and the headers of older checkpoints have it."""
+    found = fill(TirgSettings, [("the file's header", {"frame": "released", "cnn": "tiny"})], "method")
+    assert (found.implementation, found.cnn) == ("original", "tiny")
+    assert fill(TirgSettings, [("--set", {"frame": "artemis"})], "method").cnn == "resnet50"
+    assert "--set: method.frame is called method.implementation now" in capsys.readouterr().err
 
 
 def test_fashion200k_has_the_authors_implementation_and_the_others_the_variant(small_cirr: Path) -> None:
