@@ -37,17 +37,19 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Triplets:
-    """Training triplets as columns; ``reference`` and ``target`` are picture indices, (N,)."""
+    """Training triplets as columns; the pictures are indices of the dataset's table of pictures, (N,)."""
 
-    reference: IntArray
-    target: IntArray
+    reference_picture: IntArray
+    target_picture: IntArray
     captions: tuple[Captions, ...]
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def take(self, index: IntArray) -> Triplets:
-        return Triplets(self.reference[index], self.target[index], tuple(self.captions[i] for i in index))
+        return Triplets(
+            self.reference_picture[index], self.target_picture[index], tuple(self.captions[i] for i in index)
+        )
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ class Ragged:
 class Queries:
     """The queries of a task as columns.
 
-    ``picture`` (Q,): the reference's index in the table of pictures, always there.
-    ``reference`` (Q,): its index in the gallery, or -1 where the gallery lacks it.
+    ``reference_picture`` (Q,): the reference's index in the table of pictures, always there.
+    ``reference_in_gallery`` (Q,): its place in the gallery, or -1 where the gallery lacks it.
     ``texts``: the evaluation string of each query, after the text rule.
     ``positives``: gallery indices of the right answers; empty sets where labels are hidden.
     ``subset`` (Q, S) or None: gallery indices of the candidates of the subset ranking.
@@ -94,8 +96,8 @@ class Queries:
     """
 
     ids: tuple[str, ...]
-    picture: IntArray
-    reference: IntArray
+    reference_picture: IntArray
+    reference_in_gallery: IntArray
     texts: tuple[str, ...]
     positives: Ragged
     group: IntArray
@@ -108,8 +110,8 @@ class Queries:
     def take(self, index: IntArray) -> Queries:
         return Queries(
             ids=tuple(self.ids[i] for i in index),
-            picture=self.picture[index],
-            reference=self.reference[index],
+            reference_picture=self.reference_picture[index],
+            reference_in_gallery=self.reference_in_gallery[index],
             texts=tuple(self.texts[i] for i in index),
             positives=Ragged.of([self.positives[int(i)].tolist() for i in index]),
             group=self.group[index],

@@ -1,18 +1,47 @@
 """An encoding: what a method says of a batch of queries or targets.
 
 Either one tensor or a flat dict of tensors; the first dimension of each is rows. Everything
-that the engine does with encodings (gather over ranks, keep, cut into chunks) is written here
-once, so that methods never need to know about it.
+that the engine does with encodings (ask for them, gather over ranks, keep, cut into chunks) is
+written here once, so that methods never need to know about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from benchmark.errors import UserError
+
 Encoding = Tensor | dict[str, Tensor]
+
+
+class _NamedViews(dict[str, Tensor]):
+    """Views of a reference, a text or a target; asking for one that is not there says which there are."""
+
+    def __init__(self, of: str, views: Mapping[str, Tensor]) -> None:
+        super().__init__(views)
+        self._of = of
+
+    def __missing__(self, name: str) -> Tensor:
+        raise missing_view(name, self._of, self)
+
+
+def missing_view(name: str, of: str, views: Iterable[str]) -> UserError:
+    """What a method is told that reads a view of a reference, text or target that its stage does not give."""
+    return UserError(
+        f"the method reads the view '{name}' of the {of}, and its stage's inputs give {', '.join(views)}; "
+        f"read one of these, or let the inputs name it (FeatureInputs({of}=…))"
+    )
+
+
+def encode(how: Callable[..., Encoding], **views: Mapping[str, Tensor]) -> Encoding:
+    """What a method's `encode_query` (``reference``, ``text``) or `encode_target` (``target``) gives.
+
+    Raises UserError where the method reads a view that its stage's inputs do not name.
+    """
+    return how(*(_NamedViews(of, named) for of, named in views.items()))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], encoding: Encoding) -> Encoding:

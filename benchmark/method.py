@@ -2,7 +2,8 @@
 
 A method is a :class:`Method` (three functions: encode a query, encode a target, the loss) and a
 :class:`Specification` (its stages, as data and small factories that the trainer calls). What a
-newcomer writes is one file with ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}`` for several.
+newcomer writes is one file with ``METHOD = Specification(...)``, or ``METHODS = {"name": ...}`` for several;
+on the features of a CLIP, ``METHOD = on_clip_features(...)`` says it all (`methods/README.md`).
 Titles, citations and recipes stand in the TOML beside it (:mod:`benchmark.facts_file`).
 
 Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmark.backbone import Backbone
 from benchmark.encoding import Encoding
 from benchmark.facts import Initialisation
 from benchmark.settings import MethodSettings, TrainingSettings
@@ -26,12 +29,10 @@ from benchmark.settings import MethodSettings, TrainingSettings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from benchmark.encoders.backbones import ClipBackbone
-
 Views = dict[str, Tensor]
 """What is known of a batch of pictures or texts, by view: "global" (B, d) and "patches" (B, P, d)
 are stored features, "pixels" (B, 3, S, S) decoded pictures, and of a text "global" (B, d);
-a method's own `tokenize` names the rest."""
+a method's own `tokenize` names the rest. A stage's inputs say which views there are."""
 
 
 class Method(nn.Module):
@@ -136,16 +137,16 @@ class BuildContext:
 
     ``backbone`` may be kept and trained (the feature store has its own then), with the weights of
     the earlier encoder stage if there was one; None for methods that bring their own networks.
-    ``earlier`` holds the methods of earlier stages by stage name: trained in a run; only built,
-    with what they prepared, where a checkpoint's weights are loaded next.
-    ``weights_follow``: that is the case, so that nothing from outside (pretrained weights, word
-    vectors) need be read or asked for.
+    ``assets_root``: the folder of files from outside. ``earlier`` holds the methods of earlier stages
+    by stage name: trained in a run; only built, with what they prepared, where a checkpoint's weights
+    are loaded next. ``weights_follow``: that is the case, so that nothing from outside (pretrained
+    weights, word vectors) need be read or asked for.
     """
 
-    backbone: ClipBackbone | None
+    backbone: Backbone | None
     method_settings: MethodSettings
     training_settings: TrainingSettings
-    assets_root: str | None = None
+    assets_root: Path | None = None
     earlier: Mapping[str, Method] = field(default_factory=dict)
     weights_follow: bool = False
 
@@ -200,19 +201,11 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Need:
-    """A declared asset that a run needs; ``given``: the file that the user named for it, or ""."""
+class RequiredFile:
+    """A declared asset that a run reads; ``given``: the file that the user named for it, or ""."""
 
     asset: str
     given: str = ""
-
-
-def _no_needs(settings: MethodSettings) -> tuple[Need, ...]:
-    return ()
-
-
-def _no_remarks(settings: MethodSettings) -> tuple[str, ...]:
-    return ()
 
 
 @dataclass(frozen=True)
@@ -222,8 +215,8 @@ class Specification:
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
-    ``needs``: the assets that the settings ask for, the backbone's weights excepted. ``remarks``: what
-    every output of a run says of its settings (words that start at random, say).
+    ``required_files``: those that the settings ask for, the backbone's weights excepted. ``remarks``:
+    what every output of a run says of its settings (words that start at random, say).
 
     What checks, imports and counts a method is no part of this: see `Registry.companion`.
     """
@@ -232,5 +225,5 @@ class Specification:
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Initialisation] | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
-    needs: Callable[[MethodSettings], tuple[Need, ...]] = _no_needs
-    remarks: Callable[[MethodSettings], tuple[str, ...]] = _no_remarks
+    required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: ()
+    remarks: Callable[[MethodSettings], tuple[str, ...]] = lambda settings: ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,6 +32,16 @@ class Settings(BaseModel):
 
     formerly: ClassVar[Mapping[str, Renamed]] = {}
     """Former names, which `--set`, files and checkpoints of one version before may still use."""
+
+    @classmethod
+    def of(cls, given: Settings) -> Self:
+        """The settings as the kind that the caller reads. Raises UserError where they are of another."""
+        if isinstance(given, cls):
+            return given
+        raise UserError(
+            f"the settings are of {type(given).__name__}, and a stage reads {cls.__name__}: name that as `settings` "
+            f"of the Specification (of the Stage, for training), and derive other settings from it"
+        )
 
 
 class MethodSettings(Settings):

@@ -83,8 +83,8 @@ class CIRR(AnnotatedDataset[Split]):
         gallery = self.split_pictures(split)
         queries = Queries(
             ids=columns.ids,
-            picture=gallery[columns.reference],
-            reference=columns.reference,
+            reference_picture=gallery[columns.reference],
+            reference_in_gallery=columns.reference,
             texts=tuple(rule.queries(captions)[0] for captions in columns.captions),
             positives=Ragged.single(columns.target) if labelled else Ragged.of(empty),
             group=columns.sets,

@@ -153,8 +153,8 @@ def _queries(test: Split, gallery: IntArray, rule: TextRule) -> Queries:
     products = [test.names[line].rpartition("/")[0] for line in test.reference.tolist()]
     return Queries(
         ids=tuple(map(str, range(len(own)))),
-        picture=gallery[test.reference],
-        reference=test.reference,
+        reference_picture=gallery[test.reference],
+        reference_in_gallery=test.reference,
         texts=tuple(rule.queries((text,))[0] for text in modification_texts(test.captions, own, wanted)),
         positives=_sets(grouped(test.caption, np.arange(len(test.names)), len(test.captions)), wanted),
         group=np.unique(np.asarray(products, dtype=str), return_inverse=True)[1].astype(np.int64),

@@ -121,8 +121,8 @@ class FashionIQ(AnnotatedDataset[Split]):
             key=key,
             queries=Queries(
                 ids=tuple(name for line, texts in asked for name in _ids(f"{key.category}/{line}", len(texts))),
-                picture=numbers[reference],
-                reference=position[reference],
+                reference_picture=numbers[reference],
+                reference_in_gallery=position[reference],
                 texts=tuple(text for _, texts in asked for text in texts),
                 positives=Ragged.single(position[target]) if labelled else Ragged.of([[] for _ in entry]),
                 group=reference,

@@ -125,8 +125,8 @@ class Shoes(AnnotatedDataset[Split]):
                 key=TaskKey(self.label, split, protocol, rule.mode),
                 queries=Queries(
                     ids=tuple(str(e.number) for e in ranking.entries),
-                    picture=gallery[reference],
-                    reference=reference,
+                    reference_picture=gallery[reference],
+                    reference_in_gallery=reference,
                     texts=tuple(rule.queries((e.caption,))[0] for e in ranking.entries),
                     positives=Ragged.single(target),
                     group=reference,

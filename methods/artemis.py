@@ -6,8 +6,8 @@ Delmas, Sampaio de Rezende, Csurka, Larlus, ICLR 2022. With ℓ(u) = u / ‖u‖
     IS(i, j) = ⟨ℓ(A'_i ⊙ r_i), ℓ(A'_i ⊙ t_j)⟩      reference against target, under the text's attention
     s = EM + IS
 
-The score is no dot product: `score` computes a block by four products of matrices (`artemis_modules.py`).
-Encoders, loss and the two phases are in `artemis_frame.py`. `artemis_clip.py` is the same on the features
+The score is no dot product: `score` computes a block by four products of matrices (`networks/artemis.py`).
+Encoders, loss and the two phases are in `networks/artemis_encoders.py`. `artemis_clip.py` is the same on the features
 of a frozen CLIP.
 
 Deviations: on CIRR the release reads ResNet-152 features from disk, here its ResNet-50 is trained on
@@ -18,12 +18,17 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, Method, Need, Specification, Stage
-from benchmark.settings import MethodSettings
+from benchmark.method import BuildContext, Method, Specification, Stage
 
-from .networks.artemis import VERSION_HELP, Version, artemis_method
-from .networks.artemis_frame import CnnSettings, cnn_encoders, cnn_start, frame_needs, frame_remarks, pixel_inputs
+from .networks.artemis import VERSION_HELP, Version, artemis_of_version
+from .networks.artemis_encoders import (
+    CnnSettings,
+    cnn_encoders,
+    cnn_start,
+    encoder_files,
+    encoder_remarks,
+    pixel_inputs,
+)
 
 
 class ArtemisSettings(CnnSettings):
@@ -33,10 +38,9 @@ class ArtemisSettings(CnnSettings):
 
 
 def _build(context: BuildContext, frozen: bool) -> Method:
-    settings = context.method_settings
-    assert isinstance(settings, ArtemisSettings)
+    settings = ArtemisSettings.of(context.method_settings)
     encoders = cnn_encoders(settings, context.assets_root, context.weights_follow)
-    return artemis_method(encoders, settings.width, settings.version, frozen)
+    return artemis_of_version(encoders, settings.width, settings.version, frozen)
 
 
 FROZEN = Stage(name="artemis-frozen", build=lambda context: _build(context, frozen=True), inputs=pixel_inputs)
@@ -47,31 +51,11 @@ WHOLE = Stage(
     initialise_from="weights and optimiser",
 )
 
-
-def _stages(settings: MethodSettings, start: Initialisation) -> tuple[Stage, ...]:
-    return (FROZEN, WHOLE) if start == "pretrained" else (WHOLE,)
-
-
-def _start(settings: MethodSettings) -> Initialisation:
-    assert isinstance(settings, ArtemisSettings)
-    return cnn_start(settings)
-
-
-def _needs(settings: MethodSettings) -> tuple[Need, ...]:
-    assert isinstance(settings, ArtemisSettings)
-    return frame_needs(settings)
-
-
-def _remarks(settings: MethodSettings) -> tuple[str, ...]:
-    assert isinstance(settings, ArtemisSettings)
-    return frame_remarks(settings)
-
-
 METHOD = Specification(
-    stages=_stages,
+    stages=lambda settings, initialisation: (FROZEN, WHOLE) if initialisation == "pretrained" else (WHOLE,),
     settings=ArtemisSettings,
-    own_networks=_start,
-    needs=_needs,
-    remarks=_remarks,
+    own_networks=lambda settings: cnn_start(ArtemisSettings.of(settings)),
+    required_files=lambda settings: encoder_files(ArtemisSettings.of(settings)),
+    remarks=lambda settings: encoder_remarks(ArtemisSettings.of(settings)),
     demo_settings={"cnn": "tiny", "width": 128, "word_width": 64, "lstm_width": 128},
 )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage
-from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.method import Method
+from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import encoder_stages
-from .networks.artemis import VERSION_HELP, Version, artemis_method
-from .networks.artemis_frame import feature_encoders
+from .clip_finetuning import on_clip_features
+from .networks.artemis import VERSION_HELP, Version, artemis_of_version
+from .networks.artemis_encoders import feature_encoders
 
 
 class ArtemisClipSettings(EncoderChoice):
@@ -23,17 +22,8 @@ class ArtemisClipSettings(EncoderChoice):
     version: Version = Field("ARTEMIS", description=VERSION_HELP)
 
 
-def _build_on_features(context: BuildContext) -> Method:
-    settings = context.method_settings
-    assert isinstance(settings, ArtemisClipSettings)
-    return artemis_method(feature_encoders(context.width), context.width, settings.version)
+def _scored(width: int, settings: ArtemisClipSettings) -> Method:
+    return artemis_of_version(feature_encoders(width), width, settings.version)
 
 
-ON_FEATURES = Stage(name="artemis-clip", build=_build_on_features, inputs=lambda context: FeatureInputs())
-
-
-def _stages_on_features(settings: MethodSettings, start: Initialisation) -> tuple[Stage, ...]:
-    return (*encoder_stages(settings, start, default="untouched"), ON_FEATURES)
-
-
-METHOD = Specification(stages=_stages_on_features, settings=ArtemisClipSettings)
+METHOD = on_clip_features(_scored, ArtemisClipSettings, stage="artemis-clip")

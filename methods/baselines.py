@@ -7,15 +7,12 @@ unless `--set method.encoder=finetuned` asks for stage 1's; on random weights th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 from torch import Tensor
 
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
-from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.method import Method, Views
+from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import encoder_stages
+from .clip_finetuning import on_clip_features
 from .networks.layers import normalise
 
 
@@ -47,22 +44,7 @@ class Sum(FeatureBaseline):
         return normalise(reference["global"] + text["global"])
 
 
-def _specification(name: str, method: Callable[[], Method]) -> Specification:
-    def build(context: BuildContext) -> Method:
-        return method()
-
-    def inputs(context: BuildContext) -> FeatureInputs:
-        return FeatureInputs()
-
-    def stages(settings: MethodSettings, start: Literal["pretrained", "random"]) -> tuple[Stage, ...]:
-        scoring = Stage(name=name, build=build, inputs=inputs, trains=False)
-        return (*encoder_stages(settings, start, default="untouched"), scoring)
-
-    return Specification(stages=stages, settings=EncoderChoice)
-
-
 METHODS = {
-    "image_only": _specification("image_only", ImageOnly),
-    "text_only": _specification("text_only", TextOnly),
-    "sum": _specification("sum", Sum),
+    name: on_clip_features(lambda width, settings, kind=kind: kind(), EncoderChoice, stage=name, trains=False)
+    for name, kind in {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}.items()
 }

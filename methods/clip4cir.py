@@ -8,15 +8,13 @@ cross_entropy(100 · Q · Kᵀ, diagonal). Deviation: features are computed once
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
-from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.method import Method, Views
+from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import encoder_stages
+from .clip_finetuning import on_clip_features
 from .networks.layers import Combiner, contrastive_loss, normalise
 
 
@@ -50,16 +48,4 @@ class Clip4Cir(Method):
         return contrastive_loss(queries.float(), targets.float())
 
 
-def _build(context: BuildContext) -> Method:
-    assert isinstance(context.method_settings, CombinerSettings)
-    return Clip4Cir(context.width, context.method_settings)
-
-
-COMBINER = Stage(name="combiner", build=_build, inputs=lambda context: FeatureInputs())
-
-
-def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) -> tuple[Stage, ...]:
-    return (*encoder_stages(settings, start, default="finetuned"), COMBINER)
-
-
-METHOD = Specification(stages=_stages, settings=CombinerSettings)
+METHOD = on_clip_features(Clip4Cir, CombinerSettings, encoder="finetuned", stage="combiner")

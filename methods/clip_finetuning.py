@@ -1,4 +1,4 @@
-"""CLIP4Cir's stage 1: a method of its own, and the start of every method on a fine-tuned CLIP.
+"""CLIP4Cir's stage 1: a method of its own, and the first stage of every method on a fine-tuned CLIP.
 
 Both encoders are trained so that the plain sum of a reference's and a text's feature retrieves the
 target (Baldrati et al., TOMM 2023, "task-oriented fine-tuning")::
@@ -17,15 +17,19 @@ answers, and count as negatives where they meet in a batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from benchmark.backbone import Backbone
+from benchmark.errors import UserError
+from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
+    FeatureInputs,
     Method,
     ParameterGroups,
     PixelInputs,
@@ -36,9 +40,6 @@ from benchmark.method import (
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .networks.layers import contrastive_loss, normalise
-
-if TYPE_CHECKING:
-    from benchmark.encoders.backbones import ClipBackbone
 
 _TEXT_SIDE = [
     "clip.positional_embedding", "clip.text_projection", "clip.token_embedding.", "clip.transformer.", "clip.ln_final.",
@@ -57,7 +58,7 @@ class FinetuningSettings(TrainingSettings):
 class ClipSum(Method):
     """CLIP's two encoders and the plain sum of their features. Takes pixels or stored features."""
 
-    def __init__(self, backbone: ClipBackbone, settings: FinetuningSettings) -> None:
+    def __init__(self, backbone: Backbone, settings: FinetuningSettings) -> None:
         super().__init__()
         self.backbone = backbone
         self._scale, self._trained = settings.scale, settings.trained
@@ -101,7 +102,7 @@ class ClipSum(Method):
         return views["global"] if "global" in views else self.backbone.encode_text(views["tokens"])
 
 
-def _freeze_untrained(backbone: ClipBackbone, trained: str) -> None:
+def _freeze_untrained(backbone: Backbone, trained: str) -> None:
     """CLIP's own logit scale takes no part; DeepSpeed would decay it if it asked for a gradient."""
     for name, parameter in backbone.named_parameters():
         side = "image" if ".visual." in f".{name}" else "text"
@@ -109,8 +110,8 @@ def _freeze_untrained(backbone: ClipBackbone, trained: str) -> None:
 
 
 def _build(context: BuildContext) -> Method:
-    assert context.backbone is not None and isinstance(context.training_settings, FinetuningSettings)
-    return ClipSum(context.backbone, context.training_settings)
+    assert context.backbone is not None
+    return ClipSum(context.backbone, FinetuningSettings.of(context.training_settings))
 
 
 def _inputs(context: BuildContext) -> PixelInputs:
@@ -121,7 +122,7 @@ def _inputs(context: BuildContext) -> PixelInputs:
 
 def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
     trained = [p for p in method.parameters() if p.requires_grad]
-    if not (isinstance(settings, FinetuningSettings) and settings.decay_matrices_only):
+    if not FinetuningSettings.of(settings).decay_matrices_only:
         return [{"params": trained}]
     return [
         {"params": [p for p in trained if p.ndim > 1]},
@@ -138,14 +139,41 @@ FINETUNING = Stage(
     output="encoder",
 )
 
+METHOD = Specification(stages=lambda settings, initialisation: (FINETUNING,))
 
-def encoder_stages(
-    settings: MethodSettings, start: Literal["pretrained", "random"], default: Literal["untouched", "finetuned"]
-) -> tuple[Stage, ...]:
-    """Stage 1 or nothing, as the method's settings ask; a random backbone says nothing untrained."""
-    assert isinstance(settings, EncoderChoice)
-    chosen = settings.encoder or ("finetuned" if start == "random" else default)
-    return (FINETUNING,) if chosen == "finetuned" else ()
+S = TypeVar("S", bound=EncoderChoice)
 
 
-METHOD = Specification(stages=lambda settings, start: (FINETUNING,))
+def on_clip_features(
+    build: Callable[[int, S], Method],
+    settings: type[S],
+    *,
+    encoder: Literal["untouched", "finetuned"] = "untouched",
+    inputs: Callable[[S], FeatureInputs] = lambda settings: FeatureInputs(),
+    stage: str = "",
+    trains: bool = True,
+) -> Specification:
+    """A method on the stored features of one CLIP: all that the last line of its file has to say.
+
+    ``build``, the class itself in general, makes it from the features' width d and its settings.
+    ``encoder``: whose features where the user does not say: those of a CLIP as it is, or of one that stage 1
+    tuned first. ``inputs``: the views that it reads, by default "global" of all. ``stage``: the name of its
+    own stage in recipes and `--set`, by default the class's in lower case. ``trains``: False for a method
+    with nothing to train. Raises UserError where the settings do not derive from `EncoderChoice`.
+    """
+    if not issubclass(settings, EncoderChoice):
+        raise UserError(f"{settings.__name__}: settings of a method on CLIP features derive from EncoderChoice")
+    own = Stage(
+        name=stage or getattr(build, "__name__", "head").lower(),
+        build=lambda context: build(context.width, settings.of(context.method_settings)),
+        inputs=lambda context: inputs(settings.of(context.method_settings)),
+        trains=trains,
+    )
+
+    def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
+        # Features of a random backbone that nobody trained say nothing.
+        default = "finetuned" if initialisation == "random" else encoder
+        tuned = (settings.of(chosen).encoder or default) == "finetuned"
+        return (FINETUNING, own) if tuned else (own,)
+
+    return Specification(stages=stages, settings=settings)

@@ -3,7 +3,7 @@
 Chen, Zhou, Peng, "SPIRIT: Style-guided Patch Interaction for Fashion Image Retrieval with Text
 Feedback", ACM TOMM 20(6), 2024. Stage 1 (`clip_finetuning.py`) gives the CLIP, whose features of
 the whole picture, of 13 patches and of the text are stored; stage 2 trains the network of
-`spirit_modules.py` on them with the in-batch contrastive loss, one direction, scale 100.
+`networks/spirit.py` on them with the in-batch contrastive loss, one direction, scale 100.
 
 Deviations from the release: batches are shuffled anew every epoch (the release repeats one order),
 and running statistics of batch norms follow the first negative group of each update, as rank 0's
@@ -12,15 +12,13 @@ do there.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 from torch import Tensor
 
-from benchmark.method import BuildContext, FeatureInputs, Method, Specification, Stage, Views
-from benchmark.settings import EncoderChoice, MethodSettings
+from benchmark.method import FeatureInputs, Method, Views
+from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import encoder_stages
+from .clip_finetuning import on_clip_features
 from .networks.layers import contrastive_loss
 from .networks.spirit import SpiritDesign, SpiritNetwork
 
@@ -73,30 +71,10 @@ class Spirit(Method):
         return contrastive_loss(queries.float(), targets.float())
 
 
-def _settings(context: BuildContext) -> SpiritSettings:
-    assert isinstance(context.method_settings, SpiritSettings)
-    return context.method_settings
-
-
-def _build(context: BuildContext) -> Method:
-    return Spirit(context.width, _settings(context))
-
-
-def _inputs(context: BuildContext) -> FeatureInputs:
-    settings = _settings(context)
+def _inputs(settings: SpiritSettings) -> FeatureInputs:
     with_patches = ("global", "patches") if settings.grids else ("global",)
-    return FeatureInputs(
-        reference=with_patches,
-        target=with_patches if settings.target_patches else ("global",),
-        grids=settings.grids,
-    )
+    target = with_patches if settings.target_patches else ("global",)
+    return FeatureInputs(reference=with_patches, target=target, grids=settings.grids)
 
 
-HEAD = Stage(name="spirit", build=_build, inputs=_inputs)
-
-
-def _stages(settings: MethodSettings, start: Literal["pretrained", "random"]) -> tuple[Stage, ...]:
-    return (*encoder_stages(settings, start, default="finetuned"), HEAD)
-
-
-METHOD = Specification(stages=_stages, settings=SpiritSettings)
+METHOD = on_clip_features(Spirit, SpiritSettings, encoder="finetuned", inputs=_inputs)

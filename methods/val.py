@@ -3,8 +3,8 @@
 Chen, Gong, Bazzani, "Image Search with Text Feedback by Visiolinguistic Attention Learning", CVPR
 2020. Query = the composed maps' averages, target = the CNN's own maps' averages (no layer at all),
 each level of unit norm; distance = squared Euclidean over all levels, which ranks as the dot product
-does. Loss = a semi-hard triplet loss at each level. The network is `val_modules.py`, the loss
-`val_loss.py`, the CNNs `val_backbones.py`, the released optimiser `val_optimisation.py`.
+does. Loss = a semi-hard triplet loss at each level. The network is `networks/val.py`, the loss
+`networks/val_loss.py`, the CNNs `networks/val_cnns.py`, the released optimiser `networks/val_optimisation.py`.
 
 Deviations from the release: the CNNs are timm's, which differ from TF-slim's a little; training is
 whole epochs, the nearest number to the release's updates; moving averages start at the loaded
@@ -25,9 +25,9 @@ from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     Method,
-    Need,
     ParameterGroups,
     PixelInputs,
+    RequiredFile,
     Specification,
     Stage,
     Views,
@@ -36,8 +36,8 @@ from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.text_rules import punctuation_words
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
-from .networks.cnn import require_rows, trunk_needs
-from .networks.val import Level, Sizes, ValNetwork, level_vectors
+from .networks.cnn import require_rows, trunk_files
+from .networks.val import Level, ValNetwork, ValSizes, level_vectors
 from .networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
 from .networks.val_loss import hierarchical_loss
 from .networks.val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
@@ -47,7 +47,7 @@ from .networks.word_vectors import (
     find_word_vectors,
     read_word_vectors,
     start_from_vectors,
-    word_vector_needs,
+    word_vector_files,
     word_vector_remarks,
 )
 
@@ -81,8 +81,8 @@ class ValSettings(MethodSettings):
         return self.image_side or VAL_TRUNKS[self.cnn].trunk.size
 
     @property
-    def sizes(self) -> Sizes:
-        return Sizes(self.word_width, self.lstm_width, self.text_width, self.dropout)
+    def sizes(self) -> ValSizes:
+        return ValSizes(self.word_width, self.lstm_width, self.text_width, self.dropout)
 
 
 class ValTraining(TrainingSettings):
@@ -166,30 +166,20 @@ class Val(Method):
         return encoded
 
 
-def _settings(context: BuildContext) -> ValSettings:
-    assert isinstance(context.method_settings, ValSettings)
-    return context.method_settings
-
-
-def _training(settings: TrainingSettings) -> ValTraining:
-    assert isinstance(settings, ValTraining)
-    return settings
-
-
 def _build(context: BuildContext) -> Method:
-    settings = _settings(context)
+    settings = ValSettings.of(context.method_settings)
     cnn = build_taps(settings.cnn, context.start(settings.start), context.assets_root)
     given = "" if context.weights_follow else settings.word_vectors
     vectors = find_word_vectors(_VECTORS, given, context.assets_root)
     method = Val(cnn, levels_of(cnn, settings.side), settings, vectors)
-    if _training(context.training_settings).optimisation == "release":
+    if ValTraining.of(context.training_settings).optimisation == "release":
         method.network.text.cell.requires_grad_(False)
         method.network.text.hidden.requires_grad_(False)
     return method
 
 
 def _inputs(context: BuildContext) -> PixelInputs:
-    side, kind = _settings(context).side, _training(context.training_settings).augmentation
+    side, kind = ValSettings.of(context.method_settings).side, ValTraining.of(context.training_settings).augmentation
     # FashionIQ: 256 to 279, the release's range, for pictures of 256.
     enlarged = side * 279 // 256 if kind == "flip-and-crop" else 0
     return PixelInputs(train=Squeezed(side, kind != "none", enlarged), evaluate=Squeezed(side))
@@ -200,13 +190,13 @@ def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGr
 
 
 def _optimiser(groups: ParameterGroups, settings: TrainingSettings) -> torch.optim.Optimizer:
-    if _training(settings).optimisation == "plain":
+    if ValTraining.of(settings).optimisation == "plain":
         return standard_optimiser(groups, settings)
     return ReleasedAdam(groups, settings.learning_rate, settings.betas, settings.eps, settings.weight_decay)
 
 
 def _schedule(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float]:
-    drop_at = _training(settings).drop_at
+    drop_at = ValTraining.of(settings).drop_at
     if not drop_at:
         return standard_schedule(settings, updates_per_epoch)
     return dropping_schedule(settings, settings.epochs * updates_per_epoch, drop_at)
@@ -223,27 +213,22 @@ STAGE = Stage(
 )
 
 
-def _own_networks(settings: MethodSettings) -> Initialisation:
-    assert isinstance(settings, ValSettings)
+def _own_networks(given: MethodSettings) -> Initialisation:
+    settings = ValSettings.of(given)
     return settings.start if VAL_TRUNKS[settings.cnn].trunk.asset else "random"
 
 
-def _needs(settings: MethodSettings) -> tuple[Need, ...]:
-    assert isinstance(settings, ValSettings)
+def _required_files(given: MethodSettings) -> tuple[RequiredFile, ...]:
+    settings = ValSettings.of(given)
     trunk = VAL_TRUNKS[settings.cnn].trunk
-    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
-
-
-def _remarks(settings: MethodSettings) -> tuple[str, ...]:
-    assert isinstance(settings, ValSettings)
-    return word_vector_remarks(settings.word_vectors)
+    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
 
 
 METHOD = Specification(
-    stages=lambda settings, start: (STAGE,),
+    stages=lambda settings, initialisation: (STAGE,),
     settings=ValSettings,
     own_networks=_own_networks,
     demo_settings={"cnn": "tiny"},
-    needs=_needs,
-    remarks=_remarks,
+    required_files=_required_files,
+    remarks=lambda settings: word_vector_remarks(ValSettings.of(settings).word_vectors),
 )

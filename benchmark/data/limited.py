@@ -79,12 +79,12 @@ class LimitedDataset:
             pictures
             for task in self._evaluated
             if task.key.split == split
-            for pictures in (task.gallery, task.queries.picture, task.queries.feature_picture)
+            for pictures in (task.gallery, task.queries.reference_picture, task.queries.feature_picture)
             if pictures is not None
         ]
         if split == "train":
             triplets = self.train_triplets(0, 0)
-            named += [triplets.reference, triplets.target]
+            named += [triplets.reference_picture, triplets.target_picture]
         return np.unique(np.concatenate(named)) if named else self._dataset.split_pictures(split)
 
     def training_texts(self) -> tuple[Captions, ...]:
@@ -106,7 +106,8 @@ class LimitedDataset:
 def limited_task(task: Task, limit: int) -> Task:
     """The first ``limit`` queries against those gallery pictures that they name, and ``limit`` more."""
     queries = task.queries.take(np.arange(min(limit, len(task.queries)), dtype=np.int64))
-    named = [queries.positives.values, queries.reference[queries.reference >= 0], np.arange(limit)]
+    references = queries.reference_in_gallery[queries.reference_in_gallery >= 0]
+    named = [queries.positives.values, references, np.arange(limit)]
     if queries.subset is not None:
         named.append(queries.subset[queries.subset >= 0])
     kept = np.unique(np.concatenate(named))
@@ -119,7 +120,7 @@ def _renumbered(queries: Queries, kept: IntArray, gallery_size: int) -> Queries:
     position[kept] = np.arange(len(kept))
     return replace(
         queries,
-        reference=position[queries.reference],
+        reference_in_gallery=position[queries.reference_in_gallery],
         positives=Ragged(queries.positives.offsets, position[queries.positives.values]),
         subset=None if queries.subset is None else position[queries.subset],
     )

@@ -83,7 +83,8 @@ class PartialDataset:
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         triplets = self._dataset.train_triplets(epoch, seed, pair_sampling)
-        return triplets.take(np.flatnonzero(~(self._gone[triplets.reference] | self._gone[triplets.target])))
+        gone = self._gone[triplets.reference_picture] | self._gone[triplets.target_picture]
+        return triplets.take(np.flatnonzero(~gone))
 
     def split_pictures(self, split: str) -> IntArray:
         pictures = self._dataset.split_pictures(split)
@@ -132,14 +133,14 @@ def remaining_task(task: Task, gone: NDArray[np.bool_]) -> Task:
     position = np.full(len(task.gallery) + 1, -1, dtype=np.int64)
     position[kept] = np.arange(len(kept))
     queries = task.queries
-    usable = ~gone[queries.picture]
+    usable = ~gone[queries.reference_picture]
     if queries.feature_picture is not None:
         usable &= ~gone[queries.feature_picture]
     positives = _remaining(queries.positives, position)
     usable &= (positives.sizes() > 0) | (queries.positives.sizes() == 0)
     renumbered = replace(
         queries,
-        reference=position[queries.reference],
+        reference_in_gallery=position[queries.reference_in_gallery],
         positives=positives,
         subset=None if queries.subset is None else position[queries.subset],
     )

@@ -226,8 +226,8 @@ def _needs(dataset: Dataset, refused: list[str]) -> Iterator[_Need]:
     splits = _read_splits(dataset)
     if "train" in splits:
         triplets = dataset.train_triplets(0, 0)
-        same = int(np.sum(triplets.reference == triplets.target))
-        roles = {"triplet": np.concatenate([triplets.reference, triplets.target])}
+        same = int(np.sum(triplets.reference_picture == triplets.target_picture))
+        roles = {"triplet": np.concatenate([triplets.reference_picture, triplets.target_picture])}
         yield _Need("train", "", "", len(triplets), 0, same, roles)
     for protocol in dataset.protocols:
         mode = protocol.text_modes[0]
@@ -243,13 +243,13 @@ def _needs(dataset: Dataset, refused: list[str]) -> Iterator[_Need]:
 
 def _task_need(task: Task) -> _Need:
     queries = task.queries
-    answers = np.repeat(queries.picture, queries.positives.sizes())
+    answers = np.repeat(queries.reference_picture, queries.positives.sizes())
     # Several right answers of one query count once: a query is counted, not a pair.
     owners = np.repeat(np.arange(len(queries)), queries.positives.sizes())
     same = owners[task.gallery[queries.positives.values] == answers]
-    roles = {"gallery": task.gallery, "query": queries.picture}
+    roles = {"gallery": task.gallery, "query": queries.reference_picture}
     if queries.feature_picture is not None:
-        roles["query"] = np.concatenate([queries.picture, queries.feature_picture])
+        roles["query"] = np.concatenate([queries.reference_picture, queries.feature_picture])
     key = task.key
     return _Need(key.split, key.protocol, key.category, len(queries), len(task.gallery), len(np.unique(same)), roles)
 

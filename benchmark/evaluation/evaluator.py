@@ -21,7 +21,7 @@ import torch
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.distributed.job import ALONE, Job
 from benchmark.distributed.shards import gather_array, gather_encoding, own_span, shard_spans
-from benchmark.encoding import Encoding, concatenate, map_tensors, take
+from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import task_metrics
 from benchmark.evaluation.ranking import Ranks, rank_queries
@@ -82,7 +82,7 @@ def _encode_gallery(
     method: Method, split: str, pictures: IntArray, source: EvaluationSource, job: Job
 ) -> Encoding:
     def block(rows: slice) -> Encoding:
-        return method.encode_target(source.target(split, pictures[rows]))
+        return encode(method.encode_target, target=source.target(split, pictures[rows]))
 
     return _encode_shards(block, len(pictures), job, f"encoding the gallery of {split}")
 
@@ -93,17 +93,17 @@ def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: J
     def block(rows: slice) -> Encoding:
         stand_in = queries.feature_picture
         reference = source.reference(
-            task.key.split, queries.picture[rows], None if stand_in is None else stand_in[rows]
+            task.key.split, queries.reference_picture[rows], None if stand_in is None else stand_in[rows]
         )
-        return method.encode_query(reference, source.texts(queries.texts[rows]))
+        return encode(method.encode_query, reference=reference, text=source.texts(queries.texts[rows]))
 
     return _encode_shards(block, len(queries), job, f"encoding the queries of {task.key}")
 
 
-def _encode_shards(encode: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
+def _encode_shards(encode_block: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
     """Encodings of all rows, from this rank's blocks and those of the others."""
     first, end = own_span(count, job, _BLOCK)
-    blocks = [_kept(encode(slice(start, min(start + _BLOCK, end)))) for start in range(first, end, _BLOCK)]
+    blocks = [_kept(encode_block(slice(start, min(start + _BLOCK, end)))) for start in range(first, end, _BLOCK)]
     spans = shard_spans(count, job.process.world_size, _BLOCK)
     return gather_encoding(concatenate(blocks) if blocks else None, spans, job, phase)
 

@@ -189,9 +189,9 @@ def _subset_ranks(scorer: Scorer, positives: _Positives, task: Task, members: Te
     assert subset is not None
     every = np.repeat(np.arange(len(subset)), subset.shape[1])
     hits = Cells.of(*flat_positives(task)).contains(every, subset.reshape(-1)).reshape(subset.shape)
-    rivals = (subset >= 0) & (subset != task.queries.reference[:, None]) & ~hits
+    rivals = (subset >= 0) & (subset != task.queries.reference_in_gallery[:, None]) & ~hits
     best = np.full(len(subset), -np.inf)
-    standing = positives.picture != task.queries.reference[positives.owner]
+    standing = positives.picture != task.queries.reference_in_gallery[positives.owner]
     member = (subset[positives.owner] == positives.picture[:, None]).any(axis=1) & standing
     np.maximum.at(best, positives.owner[member], positives.score[member])
     placed = np.flatnonzero(np.isfinite(best))

@@ -18,8 +18,9 @@ from tabulate import tabulate
 from torch import nn
 
 from benchmark.facts import Part, PublishedSizes
-from benchmark.method import BuildContext, Specification
+from benchmark.method import Specification
 from benchmark.registry import Registry
+from benchmark.stage_building import build_stage
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,5 @@ def _network(specification: Specification, sizes: PublishedSizes) -> nn.Module:
             backbone = load_backbone(sizes.backbone, "random")
         settings = specification.settings.model_validate(dict(sizes.settings))
         stage = specification.stages(settings, "pretrained")[-1]
-        method = stage.build(BuildContext(backbone, settings, stage.settings()))
-        if sizes.words:
-            words = ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)]
-            method.build_extra_state(words)
-    return method
+        words = ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)]
+        return build_stage(stage, backbone, settings, stage.settings(), texts=lambda: words).method

@@ -108,7 +108,7 @@ class LiveFeatures:
     @torch.no_grad()
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Encode every picture that the tasks show, in fixed blocks, which go to the ranks of the job."""
-        pictures = np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.picture)]))
+        pictures = np.unique(np.concatenate([part for t in tasks for part in (t.gallery, t.queries.reference_picture)]))
         start, stop = own_span(len(pictures), self._job, ENCODING_BLOCK)
         parts = []
         for first in range(start, stop, ENCODING_BLOCK):

@@ -65,8 +65,8 @@ def flat_positives(task: Task) -> tuple[IntArray, IntArray]:
 
 def removed(task: Task) -> tuple[IntArray, IntArray]:
     """Query and gallery index of every reference that is not ranked."""
-    owner = np.flatnonzero((task.queries.reference >= 0) & task.exclude_reference)
-    return owner, task.queries.reference[owner]
+    owner = np.flatnonzero((task.queries.reference_in_gallery >= 0) & task.exclude_reference)
+    return owner, task.queries.reference_in_gallery[owner]
 
 
 def check_task(queries: Encoding, gallery: Encoding, task: Task) -> None:
@@ -79,7 +79,7 @@ def check_task(queries: Encoding, gallery: Encoding, task: Task) -> None:
             raise ValueError(f"{task.key}: {found} encoded {kind}, the task has {expected}")
     owner, picture = flat_positives(task)
     size = len(task.gallery)
-    highest = max(picture.max(initial=-1), task.queries.reference.max(initial=-1))
+    highest = max(picture.max(initial=-1), task.queries.reference_in_gallery.max(initial=-1))
     if picture.min(initial=0) < 0 or highest >= size:
         raise ValueError(f"{task.key}: a positive or reference lies outside of the gallery of {size}")
     if len(np.unique(owner * size + picture)) != len(picture):

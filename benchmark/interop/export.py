@@ -11,10 +11,11 @@ from pathlib import Path
 from benchmark.encoders.backbones import ClipBackbone, load_backbone, rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
-from benchmark.method import BuildContext, FeatureInputs
+from benchmark.method import FeatureInputs
 from benchmark.pipeline.checkpoint_evaluation import encoder_file, weights_file
 from benchmark.registry import Registry, discover
 from benchmark.settings import fill
+from benchmark.stage_building import rebuild_stage
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
 
@@ -93,7 +94,7 @@ def _encoder(
         return backbone
     told = next(earlier for earlier in header.earlier if earlier.name == stage.name)
     training = fill(stage.settings, [(str(path), told.settings)], stage.name)
-    context = BuildContext(backbone, method_settings(registry, header), training, weights_follow=True)
-    load_into(stage.build(context), read_weights(path), str(path))
+    built = rebuild_stage(stage, backbone, method_settings(registry, header), training)
+    load_into(built.method, read_weights(path), str(path))
     backbone.relabel(f"{header.backbone['weights']}+{stage.name}")
     return backbone

@@ -29,10 +29,11 @@ from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, FeatureInputs, Inputs, Method, Stage, Views
+from benchmark.method import FeatureInputs, Inputs, Method, Stage, Views
 from benchmark.pipeline.stage_sources import apart_from
 from benchmark.registry import Registry, discover
 from benchmark.settings import MethodSettings, Settings, fill
+from benchmark.stage_building import rebuild_stage
 from benchmark.text_rules import TextRule, text_rule
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
 from benchmark.weights.fit import load_into
@@ -197,13 +198,11 @@ def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbon
             continue
         values = header.training_settings if stage.name == header.stage else told[stage.name].settings
         training = _filled(stage.settings, values, stage.name)
-        context = BuildContext(encoder, settings, training, earlier=earlier, weights_follow=True)
-        method = stage.build(context)
+        state = header.prepared if stage.name == header.stage else told[stage.name].prepared
+        built = rebuild_stage(stage, encoder, settings, training, extra_state=state, earlier=earlier)
         if stage.name == header.stage:
-            method.load_extra_state(header.prepared)
-            return method, stage.inputs(context)
-        earlier[stage.name] = method
-        method.load_extra_state(told[stage.name].prepared)
+            return built.method, built.inputs
+        earlier[stage.name] = built.method
     raise UserError(f"method {header.method} has no stage '{header.stage}' here; another version wrote the file")
 
 

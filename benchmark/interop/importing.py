@@ -21,10 +21,11 @@ from benchmark.facts import DatasetInfo, Recipe
 from benchmark.files import file_digest
 from benchmark.interop.import_request import ImportRequest, dataset_of, file_label
 from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
-from benchmark.method import BuildContext, Method, Specification, Stage
+from benchmark.method import Method, Specification, Stage
 from benchmark.pipeline.variants import variant_named
 from benchmark.registry import Registry, discover
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainingSettings, fill
+from benchmark.stage_building import rebuild_stage
 from benchmark.weights.checkpoints import EarlierStage, WeightsHeader
 from benchmark.weights.fit import require_fit, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
@@ -49,7 +50,7 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Head:
+class OwnWeights:
     """The file of a method's own weights; ``width`` (0: untold) and ``settings`` are what shapes tell."""
 
     path: Path
@@ -71,7 +72,7 @@ class Checked:
     state: dict[str, Tensor]
     artefact_header: WeightsHeader
     artefact: dict[str, Tensor]
-    head: Head | None
+    head: OwnWeights | None
     encoder: ImportedEncoder | None
     without_effect: Mapping[str, str]
 
@@ -148,7 +149,7 @@ class _Import:
             return False
         return self.specification.stages(self.specification.settings(), "pretrained")[-1].output == "encoder"
 
-    def _read_head(self) -> Head | None:
+    def _read_head(self) -> OwnWeights | None:
         path, release = self.request.file, self._release
         if path is None:
             return None
@@ -163,7 +164,7 @@ class _Import:
             width, told = release.settings(shapes_of(file.state_dict))
         except (KeyError, IndexError, ValueError):
             width, told = 0, {}  # the comparison with the network says what is missing
-        return Head(path, file, width, told)
+        return OwnWeights(path, file, width, told)
 
     def _read_encoder(self, path: Path | None) -> ImportedEncoder | None:
         if self.specification.own_networks is not None:
@@ -177,7 +178,7 @@ class _Import:
             )
         return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, [], "backbone"))
 
-    def _method_settings(self, head: Head | None, encoder: ImportedEncoder | None) -> MethodSettings:
+    def _method_settings(self, head: OwnWeights | None, encoder: ImportedEncoder | None) -> MethodSettings:
         model = self.specification.settings
         layers: list[tuple[str, Mapping[str, Any]]] = []
         if head is not None:
@@ -212,10 +213,10 @@ class _Import:
         """A stage's method without memory: its names and shapes are what counts."""
         with torch.device("meta"):
             backbone = encoder.backbone if encoder is not None else None
-            return stage.build(BuildContext(backbone, settings, training, weights_follow=True))
+            return rebuild_stage(stage, backbone, settings, training).method
 
     def _state(
-        self, method: Method, stage: Stage, head: Head | None, encoder: ImportedEncoder | None
+        self, method: Method, stage: Stage, head: OwnWeights | None, encoder: ImportedEncoder | None
     ) -> dict[str, Tensor]:
         """The tensors under the method's names, every one of them checked."""
         if stage.output == "encoder" and encoder is not None:
@@ -281,7 +282,7 @@ def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeade
     )
 
 
-def _require_one_width(head: Head | None, encoder: ImportedEncoder | None) -> None:
+def _require_one_width(head: OwnWeights | None, encoder: ImportedEncoder | None) -> None:
     if head is None or encoder is None or head.width in (0, encoder.backbone.width):
         return
     raise UserError(

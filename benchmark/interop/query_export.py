@@ -77,7 +77,7 @@ def query_lines(tasks: Sequence[Task], pictures: Pictures) -> Iterator[dict[str,
 
 def _query_line(task: Task, i: int, pictures: Pictures) -> dict[str, Any]:
     queries, key = task.queries, task.key
-    picture = int(queries.picture[i])
+    picture = int(queries.reference_picture[i])
     line: dict[str, Any] = {
         "query": queries.ids[i],
         "reference": pictures.names[picture],
@@ -87,7 +87,7 @@ def _query_line(task: Task, i: int, pictures: Pictures) -> dict[str, Any]:
         "protocol": key.protocol,
         "text_mode": key.text_mode,
         "category": key.category,
-        "reference_ranked": bool(queries.reference[i] >= 0) and not task.exclude_reference,
+        "reference_ranked": bool(queries.reference_in_gallery[i] >= 0) and not task.exclude_reference,
     }
     if queries.subset is not None:
         line["subset"] = [pictures.names[task.gallery[member]] for member in subset_candidates(task, i)]

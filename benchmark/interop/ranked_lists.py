@@ -197,7 +197,7 @@ class ListFaults:
 
 def removed_reference(task: Task, query: int) -> int:
     """Gallery index of the reference that a query does not rank, -1 where it ranks everything."""
-    return int(task.queries.reference[query]) if task.exclude_reference else -1
+    return int(task.queries.reference_in_gallery[query]) if task.exclude_reference else -1
 
 
 def subset_candidates(task: Task, query: int) -> list[int]:

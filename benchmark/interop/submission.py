@@ -175,12 +175,12 @@ def top_of_subsets(method: Method | None, encoded: EncodedTask, k: int) -> IntAr
 def _task_of_members(task: Task, rows: IntArray, members: IntArray) -> Task:
     """The queries of one subset against its members, labels left out; ``members`` is sorted."""
     queries = task.queries.take(rows)
-    place = np.searchsorted(members, queries.reference).clip(max=len(members) - 1)
-    reference = np.where(members[place] == queries.reference, place, -1)
+    place = np.searchsorted(members, queries.reference_in_gallery).clip(max=len(members) - 1)
+    reference = np.where(members[place] == queries.reference_in_gallery, place, -1)
     unlabelled = Ragged.of([[] for _ in rows])
     return replace(
         task,
-        queries=replace(queries, reference=reference, positives=unlabelled, subset=None),
+        queries=replace(queries, reference_in_gallery=reference, positives=unlabelled, subset=None),
         gallery=task.gallery[members],
         labelled=False,
     )

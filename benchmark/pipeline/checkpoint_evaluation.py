@@ -19,12 +19,12 @@ from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask, encode_tasks
 from benchmark.files import file_digest, folder_lock
-from benchmark.method import BuildContext, Inputs, Method
+from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
-from benchmark.pipeline.preparation import backbone_of, draw_demo_data
+from benchmark.pipeline.preparation import backbone_of, draw_demo_data, rebuild_planned
 from benchmark.pipeline.reporting import (
     StageOutcome,
     TestedWeights,
@@ -127,21 +127,18 @@ def load_checkpoint(
         if planned.stage.output == "encoder" and backbone is not None:
             stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
             continue
-        before[told.name] = planned.stage.build(_context(plan, planned, backbone, before))
-        before[told.name].load_extra_state(told.prepared)
+        before[told.name] = rebuild_planned(plan, planned, backbone, told.prepared, before).method
         stages.append(StageOutcome(planned, told.updates, told.triplets_seen, header.seed, None))
-    context = _context(plan, plan.last, backbone, before)
-    built = plan.last.stage.build(context)
-    built.load_extra_state(header.prepared)
-    stored = apart_from(built, backbone)
-    load_into(built, read_weights(file), str(file))
+    built = rebuild_planned(plan, plan.last, backbone, header.prepared, before)
+    stored = apart_from(built.method, backbone)
+    load_into(built.method, read_weights(file), str(file))
     if plan.last.stage.trains:
         stages.append(StageOutcome.of_header(plan.last, header, None))
     return LoadedCheckpoint(
         plan=plan,
-        method=built.to(job.process.device).eval(),
+        method=built.method.to(job.process.device).eval(),
         backbone=stored,
-        inputs=plan.last.stage.inputs(context),
+        inputs=built.inputs,
         job=job,
         stages=stages,
         start_digest=start_digest,
@@ -174,19 +171,12 @@ def _load_untouched(backbone: ClipBackbone, header: WeightsHeader, file: Path, n
     backbone.relabel(str(header.start["weights"]))
 
 
-def _context(
-    plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method]
-) -> BuildContext:
-    assets = plan.options.assets_root or None
-    return BuildContext(backbone, plan.method_settings, planned.settings, assets, earlier, weights_follow=True)
-
-
 def _load_encoder(
     plan: Plan, planned: PlannedStage, backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str
 ) -> StageOutcome:
     """Put the encoder that a checkpoint was trained on into the backbone."""
     path = encoder_file(header, file, named)
-    load_into(planned.stage.build(_context(plan, planned, backbone, {})), read_weights(path), str(path))
+    load_into(rebuild_planned(plan, planned, backbone).method, read_weights(path), str(path))
     backbone.relabel(f"{plan.weights}+{planned.stage.name}")
     return StageOutcome.of_header(planned, read_header(path), file_digest(path))
 

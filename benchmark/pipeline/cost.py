@@ -13,7 +13,7 @@ import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.encoders.backbones import ClipBackbone
+from benchmark.encoding import missing_view
 from benchmark.method import Inputs, Method, PixelInputs, Views
 from benchmark.records.costs import Cost, EncodingCost
 
@@ -40,8 +41,8 @@ def count_cost(method: Method, inputs: Inputs, backbone: ClipBackbone | None, te
     text = median_text(texts)
     with _countable():
         encoders = _PassCosts(inputs, backbone, text)
-        reference, modification = _Watched(encoders.reference), _Watched(encoders.text(counted, text))
-        target = _Watched(encoders.target)
+        reference, target = _Watched("reference", encoders.reference), _Watched("target", encoders.target)
+        modification = _Watched("text", encoders.text(counted, text))
         query, query_flops = _counted(lambda: counted.encode_query(reference.views, modification.views))
         encoded, gallery_flops = _counted(lambda: counted.encode_target(target.views))
         _, pair_flops = _counted(lambda: counted.score(query, encoded))
@@ -73,13 +74,21 @@ def flops_of(work: Callable[[], object]) -> int:
 class _Watched(UserDict[str, Tensor]):
     """Views that remember which of them were read: what a method does not look at need not be encoded."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, of: str, views: Views) -> None:
         super().__init__(views)
         self.read: set[str] = set()
+        self._of = of
 
     def __getitem__(self, name: str) -> Tensor:
         self.read.add(name)
         return super().__getitem__(name)
+
+    def __missing__(self, name: str) -> Tensor:
+        raise missing_view(name, self._of, self)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As a dict's: before Python 3.12 it would ask `__missing__`."""
+        return self[name] if name in self else default
 
     @property
     def views(self) -> Views:

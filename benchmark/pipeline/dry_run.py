@@ -8,8 +8,7 @@ from benchmark.encoders.pretrained import weights_path
 from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
 from benchmark.method import FeatureInputs
-from benchmark.pipeline.lr_sweep import FACTORS
-from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
 from benchmark.pipeline.planning import require_trainable
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import epoch_table, update_plan
@@ -29,7 +28,7 @@ def describe(plan: Plan) -> str:
         f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
         f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
-        *(["tuning     learning rate × " + ", ".join(f"{factor:.3g}" for factor in FACTORS)] if plan.sweeps else []),
+        *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
         *_task_lines(plan),
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),

@@ -8,17 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from benchmark.pipeline.plan import RATE_FACTORS, PlannedStage
 from benchmark.progress import say
 from benchmark.records.costs import Trial, Tuning
 from benchmark.training.job import Diverged, Trained
-
-if TYPE_CHECKING:
-    from benchmark.pipeline.plan import PlannedStage
-
-FACTORS = (1.0, 1 / 3, 3.0)
-"""Of two rates with the same score the earlier one here is taken."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,10 @@ def sweep(planned: PlannedStage, train: Callable[[PlannedStage, str], Trained]) 
     which the loss diverges has no score; raises Diverged where that happens at all of them.
     """
     found: list[tuple[PlannedStage, Trained | None]] = []
-    for number, factor in enumerate(FACTORS, 1):
+    for number, factor in enumerate(RATE_FACTORS, 1):
         candidate = _at_rate(planned, factor * planned.settings.learning_rate)
         rate = f"{candidate.settings.learning_rate:.3g}"
-        say(f"{planned.stage.name}: learning rate {rate}, {number} of {len(FACTORS)}")
+        say(f"{planned.stage.name}: learning rate {rate}, {number} of {len(RATE_FACTORS)}")
         try:
             found.append((candidate, train(candidate, f"rate-{number}")))
         except Diverged as error:
@@ -57,7 +51,7 @@ def sweep(planned: PlannedStage, train: Callable[[PlannedStage, str], Trained]) 
     tuning = Tuning(
         stage=planned.stage.name,
         base=planned.settings.learning_rate,
-        factors=FACTORS,
+        factors=RATE_FACTORS,
         criterion=trained.criterion,
     )
     return Sweep(chosen, trained, tuning, trials)

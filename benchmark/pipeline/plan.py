@@ -22,7 +22,6 @@ from benchmark.files import digest_of
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
-from benchmark.pipeline.lr_sweep import FACTORS
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
 from benchmark.text_rules import TextRule, text_rule
 from benchmark.training.deepspeed_file import DeepspeedFile
@@ -30,6 +29,9 @@ from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections
 from benchmark.training.selection import Heldout, heldout_task, selection_note
 from benchmark.weights.assets import RequiredAsset
+
+RATE_FACTORS = (1.0, 1 / 3, 3.0)
+"""What `--lr-sweep` multiplies the recipe's learning rate by; of two with the same score the earlier one is taken."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ class Plan:
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
             **({"recipe": FAIR} if self.options.fair else {}),
-            **({"learning rates": FACTORS} if self.sweeps else {}),
+            **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
 
     @property
@@ -236,4 +238,4 @@ class Plan:
 def readable(triplets: Triplets, unreadable: frozenset[int]) -> IntArray:
     """Indices of the triplets with neither picture among the unreadable ones."""
     bad = np.asarray(sorted(unreadable), dtype=np.int64)
-    return np.flatnonzero(~(np.isin(triplets.reference, bad) | np.isin(triplets.target, bad)))
+    return np.flatnonzero(~(np.isin(triplets.reference_picture, bad) | np.isin(triplets.target_picture, bad)))

@@ -139,7 +139,7 @@ def _required_files(
     registry: Registry, specification: Specification, settings: MethodSettings
 ) -> tuple[RequiredAsset, ...]:
     assets = registry.assets()
-    return tuple(RequiredAsset(assets[need.asset], need.given) for need in specification.needs(settings))
+    return tuple(RequiredAsset(assets[file.asset], file.given) for file in specification.required_files(settings))
 
 
 def _execution(

@@ -1,6 +1,9 @@
-"""What a run needs before its first stage: its data drawn, its backbone, pictures that can be read."""
+"""What a run needs before its stages: its data drawn, its backbone, their methods, pictures that can be read."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from benchmark.data.folders import require_pictures
 from benchmark.data.pixels import bad_pictures
@@ -8,10 +11,14 @@ from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.distributed.shards import own_span
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.method import Method
 from benchmark.options import RunOptions
-from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.progress import counting
 from benchmark.registry import Registry
+from benchmark.stage_building import BuiltStage, build_stage, rebuild_stage
+from benchmark.text_rules import text_rule
+from benchmark.training.batches import all_training_strings
 
 
 def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
@@ -36,6 +43,36 @@ def backbone_of(plan: Plan) -> ClipBackbone | None:
         assets_root=plan.options.assets,
     )
     return backbone.to(this_process(plan.options.device).device)
+
+
+def build_planned(
+    plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method] | None = None
+) -> BuiltStage:
+    """A planned stage as it starts; see `build_stage`."""
+    rule = text_rule(planned.settings.text_rule)
+    return build_stage(
+        planned.stage,
+        backbone,
+        plan.method_settings,
+        planned.settings,
+        assets_root=plan.options.assets,
+        texts=lambda: all_training_strings(plan.dataset.training_texts(), rule),
+        seed=plan.options.seed,
+        earlier=earlier,
+    )
+
+
+def rebuild_planned(
+    plan: Plan,
+    planned: PlannedStage,
+    backbone: ClipBackbone | None,
+    extra_state: Mapping[str, Any] | None = None,
+    earlier: Mapping[str, Method] | None = None,
+) -> BuiltStage:
+    """A planned stage whose weights are loaded next; see `rebuild_stage`."""
+    return rebuild_stage(
+        planned.stage, backbone, plan.method_settings, planned.settings, extra_state=extra_state, earlier=earlier
+    )
 
 
 def check_pictures(plan: Plan, job: Job) -> frozenset[int]:

@@ -324,7 +324,7 @@ def _example_rows(tested: TestedTask, dataset: Dataset) -> list[ExampleRow]:
         top = [int(g) for g in tested.per_query.top[i, :_SHOWN] if g >= 0]
         rows.append(
             ExampleRow(
-                reference=paths[queries.picture[i]],
+                reference=paths[queries.reference_picture[i]],
                 text=queries.texts[i],
                 ranked=tuple((paths[gallery[g]], g in positives) for g in top),
                 target=paths[gallery[min(positives)]],

@@ -13,14 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import encode_tasks
 from benchmark.files import atomic_write_json, folder_lock, remove_partial
-from benchmark.method import BuildContext, Method, PixelInputs
+from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
 from benchmark.pipeline.agreement import facts_of
 from benchmark.pipeline.cost import count_cost
@@ -28,7 +26,7 @@ from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remo
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan, require_trainable
-from benchmark.pipeline.preparation import backbone_of, check_pictures, draw_demo_data
+from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data
 from benchmark.pipeline.reporting import (
     StageOutcome,
     TestedWeights,
@@ -38,19 +36,17 @@ from benchmark.pipeline.reporting import (
     write_by_main,
     write_run,
 )
-from benchmark.pipeline.stage_headers import header_of, told
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
 from benchmark.records.costs import Cost
 from benchmark.records.environment import check_accelerator
 from benchmark.records.record import Record
 from benchmark.registry import discover
-from benchmark.text_rules import text_rule
-from benchmark.training.batches import all_training_strings
-from benchmark.training.job import Diverged, State, Trained, TrainingJob, take_shared
+from benchmark.stage_building import BuiltStage
+from benchmark.training.job import Diverged, State, Trained, TrainingJob
 from benchmark.training.resumable_state import ResumableState
 from benchmark.training.trainer import train
-from benchmark.weights.checkpoints import WeightsHeader, save_weights
+from benchmark.weights.checkpoints import EarlierStage, WeightsHeader, save_weights
 from benchmark.weights.fit import load_into
 
 UNTRAINED = "weights/untrained.safetensors"
@@ -133,49 +129,35 @@ class _Run:
                 self._encoder_stage(planned)
             else:
                 self._earlier_stage(planned)
-        method, states = self._last_stage()
-        return self._report(method, states)
+        built, states = self._last_stage()
+        return self._report(built, states)
 
     def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
         sources = StageSources(self._plan, self._job, backbone, self._unreadable)
         return self._resources.enter_context(sources)
 
-    def _context(self, planned: PlannedStage) -> BuildContext:
-        return BuildContext(
-            backbone=self._sources.backbone,
-            method_settings=self._plan.method_settings,
-            training_settings=planned.settings,
-            assets_root=self._plan.options.assets_root or None,
-            earlier=self._earlier,
-        )
-
-    def _build(self, planned: PlannedStage) -> Method:
-        """A stage's method on its device, its random start a function of the run's seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._plan.options.seed)
-            method = planned.stage.build(self._context(planned))
-            if planned.stage.initialise_from != "nothing" and self._earlier:
-                take_shared(method, list(self._earlier.values())[-1], f"stage {list(self._earlier)[-1]}")
-            elif planned.stage.trains:
-                rule = text_rule(planned.settings.text_rule)
-                method.build_extra_state(all_training_strings(self._plan.dataset.training_texts(), rule))
+    def _build(self, planned: PlannedStage) -> BuiltStage:
+        """A stage with its method on this process's device, in evaluation mode."""
+        built = build_planned(self._plan, planned, self._sources.backbone, self._earlier)
         if planned.stage.output != "encoder":
-            stored = apart_from(method, self._sources.backbone)
+            stored = apart_from(built.method, self._sources.backbone)
             if stored is not self._sources.backbone:
                 self._sources = self._open_sources(stored)
-        return method.to(self._process.device).eval()
+        built.method.to(self._process.device).eval()
+        return built
 
-    def _encoder_stage(self, planned: PlannedStage) -> Method:
+    def _encoder_stage(self, planned: PlannedStage) -> BuiltStage:
         """Train the encoder artefact, or take the one that a run with the same settings left."""
         if self._sources.backbone is None:
             raise ValueError(f"stage {planned.stage.name}: only the engine's backbone can be an encoder")
         self._artefact = EncoderArtefact(self._plan, planned, self._job)
         encoder = copy.deepcopy(self._sources.backbone)
         self._sources = self._open_sources(encoder)
-        method = self._build(planned)
+        built = self._build(planned)
+        method = built.method
         with self._artefact.held():
             if not self._artefact.take_into(method):
-                trained = self._train(planned, method, self._artefact.work)
+                trained = self._train(planned, built, self._artefact.work)
                 load_into(method, trained.selected, str(self._artefact.file))
                 self._artefact.write(trained, self._header(planned, trained, method))
             header, self._encoder_digest, seconds = self._artefact.finish()
@@ -183,7 +165,7 @@ class _Run:
         self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, seconds))
         encoder.relabel(f"{self._plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
-        return method
+        return built
 
     def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
         """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
@@ -191,34 +173,32 @@ class _Run:
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
-        method = self._build(planned)
-        trained = self._train(planned, method, self._plan.folder / f"{WORK}-{planned.stage.name}")
-        load_into(method, trained.selected, f"stage {planned.stage.name}")
-        self._earlier[planned.stage.name], self._earlier_trained = method, trained
+        built = self._build(planned)
+        trained = self._train(planned, built, self._plan.folder / f"{WORK}-{planned.stage.name}")
+        load_into(built.method, trained.selected, f"stage {planned.stage.name}")
+        self._earlier[planned.stage.name], self._earlier_trained = built.method, trained
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
 
-    def _last_stage(self) -> tuple[Method, dict[WeightsFrom, State]]:
-        """The evaluated method, and the weights to evaluate it with, by name."""
+    def _last_stage(self) -> tuple[BuiltStage, dict[WeightsFrom, State]]:
+        """The stage whose method is evaluated, and the weights to evaluate it with, by name."""
         planned = self._plan.last
         if planned.stage.output == "encoder":
-            method = self._encoder_stage(planned)
-            self._cost = self._counted(planned, method)
+            built = self._encoder_stage(planned)
+            self._cost = self._counted(built)
             assert self._artefact is not None
-            return method, self._artefact.copy_to_run(method)
-        method = self._build(planned)
-        self._cost = self._counted(planned, method)
+            return built, self._artefact.copy_to_run(built.method)
+        built = self._build(planned)
+        method = built.method
+        self._cost = self._counted(built)
         if not planned.stage.trains:
-            told = self._header(planned, None, method)
-            self._on_main(
-                "writing what is evaluated",
-                lambda: save_weights(self._plan.folder / UNTRAINED, method.state_dict(), told),
-            )
-            return method, {}
+            file, header = self._plan.folder / UNTRAINED, self._header(planned, None, method)
+            self._on_main("writing what is evaluated", lambda: save_weights(file, method.state_dict(), header))
+            return built, {}
         if self._plan.sweeps:
             self._sweep = sweep(planned, self._train_at)
             planned, trained = self._sweep.planned, self._sweep.trained
         else:
-            trained = self._train(planned, method, self._plan.folder / WORK)
+            trained = self._train(planned, built, self._plan.folder / WORK)
         self._stages.append(StageOutcome.of(planned, trained, self._plan.options.seed))
         header = self._header(planned, trained, method)
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
@@ -229,11 +209,11 @@ class _Run:
             atomic_write_json(self._plan.folder / LOG, [vars(entry) for entry in trained.log])
 
         self._on_main("writing the weights", write)
-        return method, weights
+        return built, weights
 
-    def _counted(self, planned: PlannedStage, method: Method) -> Cost:
-        inputs = planned.stage.inputs(self._context(planned))
-        return count_cost(method, inputs, self._sources.backbone, self._plan.tasks[0].queries.texts)
+    def _counted(self, built: BuiltStage) -> Cost:
+        texts = self._plan.tasks[0].queries.texts
+        return count_cost(built.method, built.inputs, self._sources.backbone, texts)
 
     def _train_at(self, planned: PlannedStage, word: str) -> Trained:
         """One training of a search for the learning rate, from the stage's start."""
@@ -245,9 +225,8 @@ class _Run:
                 raise UserError(str(error)) from None
             raise
 
-    def _train(self, planned: PlannedStage, method: Method, folder: Path) -> Trained:
-        plan = self._plan
-        inputs = planned.stage.inputs(self._context(planned))
+    def _train(self, planned: PlannedStage, built: BuiltStage, folder: Path) -> Trained:
+        plan, method, inputs = self._plan, built.method, built.inputs
         with self._timed("features"):
             source = self._sources.training(planned, method, inputs)
         job = TrainingJob(
@@ -274,20 +253,43 @@ class _Run:
             return train(job, resume=plan.options.resume or planned.stage.output == "encoder")
 
     def _header(self, planned: PlannedStage, trained: Trained | None, method: Method) -> WeightsHeader:
-        return header_of(
-            self._plan,
-            planned,
-            trained,
-            method,
-            earlier=[told(outcome, self._earlier) for outcome in self._stages if outcome.planned is not planned],
-            encoder=(self._encoder_digest, str(self._encoder_file or "")),
-            width=self._sources.backbone.width if self._sources.backbone else 0,
+        """What a stage's weights file says of it, and of those before; ``trained`` None where it trains nothing."""
+        plan, backbone = self._plan, self._sources.backbone
+        is_method = planned.stage.output == "method"
+        return WeightsHeader(
+            method=plan.method.name if is_method else planned.stage.name,
+            stage=planned.stage.name,
+            dataset=plan.dataset.info.name,
+            method_settings=plan.method_settings.model_dump(mode="json"),
+            training_settings=planned.settings.model_dump(mode="json"),
+            backbone={**plan.backbone_identity, "seed": plan.options.seed},
+            width=backbone.width if backbone else 0,
+            seed=plan.options.seed,
+            encoder=self._encoder_digest,
+            encoder_file=str(self._encoder_file or ""),
+            recipe=planned.recipe.name if planned.recipe else "",
+            variant=plan.variant.name if plan.variant and is_method else "",
+            selection=plan.options.selection,
+            updates=trained.updates if trained else 0,
+            triplets_seen=trained.triplets_seen if trained else 0,
+            prepared=dict(method.extra_state()),
+            earlier=[self._earlier_header(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
         )
 
-    def _report(self, method: Method, states: dict[WeightsFrom, State]) -> Record:
-        plan = self._plan
-        source = self._sources.evaluation(method, plan.last.stage.inputs(self._context(plan.last)))
+    def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:
+        name = outcome.planned.stage.name
+        return EarlierStage(
+            name=name,
+            settings=outcome.planned.settings.model_dump(mode="json"),
+            updates=outcome.updates,
+            triplets_seen=outcome.triplets_seen,
+            prepared=dict(self._earlier[name].extra_state()) if name in self._earlier else {},
+        )
+
+    def _report(self, built: BuiltStage, states: dict[WeightsFrom, State]) -> Record:
+        plan, method = self._plan, built.method
+        source = self._sources.evaluation(method, built.inputs)
         names = plan.dataset.pictures.names
         tested = []
         untrained: dict[WeightsFrom, State] = {"none trained": {}}

@@ -29,10 +29,10 @@ from benchmark.distributed.process import this_process
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.features.store import VIEWS, FeatureStore
 from benchmark.leaderboards.leaderboard import RECORDS_FOLDER, pages
-from benchmark.method import BuildContext, FeatureInputs, Method, Views
+from benchmark.method import FeatureInputs, Method, Views
 from benchmark.options import RunOptions
 from benchmark.pipeline.planning import make_plan
-from benchmark.pipeline.preparation import backbone_of
+from benchmark.pipeline.preparation import backbone_of, build_planned
 from benchmark.records.environment import code_version, environment, utc_now
 from benchmark.records.record import DataIdentity, Identity, Record, Result, write_record
 from benchmark.registry import discover
@@ -91,11 +91,11 @@ def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], 
     """An epoch of n triplets of the method's own stage, on made-up features."""
     plan, process = make_plan(chosen, discover()), this_process(chosen.device)
     planned, backbone = plan.last, backbone_of(plan)
-    context = BuildContext(backbone, plan.method_settings, planned.settings, plan.options.assets_root or None)
-    inputs = planned.stage.inputs(context)
+    built = build_planned(plan, planned, backbone)
+    inputs = built.inputs
     assert isinstance(inputs, FeatureInputs) and backbone is not None
     planned = cut_to_machine(planned, None, process.device.type == "cpu")
-    stage = StageToMeasure(plan, planned, planned.stage.build(context), inputs, backbone.width)
+    stage = StageToMeasure(plan, planned, built.method, inputs, backbone.width)
     updates = max(size // planned.settings.batch_size, 1)
     entries = updates * planned.settings.batch_size
 

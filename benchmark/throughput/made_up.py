@@ -107,8 +107,8 @@ def made_up_task(queries: int, gallery: int) -> Task:
         key=TaskKey("made-up", "val", "official", "single"),
         queries=Queries(
             ids=tuple(map(str, numbers)),
-            picture=members[:, 0],
-            reference=members[:, 0],
+            reference_picture=members[:, 0],
+            reference_in_gallery=members[:, 0],
             texts=("",) * queries,
             positives=Ragged.single(members[:, 1]),
             group=numbers,

@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmark.data.pictures import open_picture
 from benchmark.distributed.process import Process, this_process
 from benchmark.errors import UserError
 from benchmark.files import digest_of
-from benchmark.method import BuildContext, Inputs, Method, PixelInputs
+from benchmark.method import Inputs, Method, PixelInputs
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
-from benchmark.pipeline.preparation import backbone_of
+from benchmark.pipeline.preparation import backbone_of, build_planned
 from benchmark.pipeline.reporting import StageOutcome, command_line, data_identity
 from benchmark.progress import say
 from benchmark.records.environment import (
@@ -40,12 +39,10 @@ from benchmark.records.environment import (
 from benchmark.records.measurement import Measurement, Precision
 from benchmark.records.record import EncoderIdentity, Identity, Record, run_key, write_record
 from benchmark.registry import Registry
-from benchmark.text_rules import text_rule
 from benchmark.throughput.encoder_speed import Sample, decoding_speeds, encoding_speeds, machine_speeds
 from benchmark.throughput.query_speed import query_speeds
 from benchmark.throughput.rates import Setting
 from benchmark.throughput.training_speed import StageToMeasure, cut_to_machine, stage_speeds
-from benchmark.training.batches import all_training_strings
 
 FEATURES = "features"
 FOLDER = Path("runs") / "throughput"
@@ -135,14 +132,8 @@ class _Measuring:
     def _built(self, planned: PlannedStage) -> tuple[PlannedStage, Method, Inputs]:
         """The stage cut to what this machine trains in seconds, its method and its inputs."""
         plan = self._plan
-        context = BuildContext(
-            backbone=self._backbone,
-            method_settings=plan.method_settings,
-            training_settings=planned.settings,
-            assets_root=plan.options.assets_root or None,
-            earlier=self._earlier,
-        )
-        inputs = planned.stage.inputs(context)
+        built = build_planned(plan, planned, self._backbone, self._earlier)
+        inputs = built.inputs
         by_name = {f"{planned.stage.name}.{key}" for key in ("batch_size", "negative_group")} & set(plan.options.set)
         if not by_name and (plan.last is not planned or plan.options.batch_size is None):
             side = None
@@ -150,12 +141,7 @@ class _Measuring:
                 image = open_picture(self._sample.pictures.paths[0])
                 side = int(inputs.train.picture(image, np.random.default_rng(0)).shape[0])
             planned = cut_to_machine(planned, side, self._process.device.type == "cpu")
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(plan.options.seed)
-            method = planned.stage.build(context)
-            rule = text_rule(planned.settings.text_rule)
-            method.build_extra_state(all_training_strings(plan.dataset.training_texts(), rule))
-        return planned, method.to(self._process.device).eval(), inputs
+        return planned, built.method.to(self._process.device).eval(), inputs
 
     def _trained(self, planned: PlannedStage, method: Method, inputs: Inputs) -> dict[str, Measurement]:
         width = self._backbone.width if self._backbone else 0

@@ -163,7 +163,8 @@ def training_source(
         pixels = stack.enter_context(PixelSource(pictures, stage.inputs.train, workers=cores()))
         return PixelTraining(lambda epoch: triplets, rule, stage.inputs, pixels, stage.method, seed, device)
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
-    triplets = Triplets(triplets.reference % len(shown), triplets.target % len(shown), triplets.captions)
+    count = len(shown)
+    triplets = Triplets(triplets.reference_picture % count, triplets.target_picture % count, triplets.captions)
     backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(device)
     store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
     patches = sum(grid * grid for grid in stage.inputs.grids)
@@ -191,7 +192,8 @@ def _gathering(
 def _loading(stage: StageToMeasure, inputs: PixelInputs, setting: Setting) -> dict[str, Measurement]:
     """How fast the stage's pictures are decoded and transformed on one core."""
     pictures, transform, limit = stage.plan.dataset.pictures, inputs.train, "plain loop of the same transform"
-    shown = np.unique(np.concatenate([stage.triplets.reference, stage.triplets.target]))[:_LOADED_PICTURES]
+    asked = np.concatenate([stage.triplets.reference_picture, stage.triplets.target_picture])
+    shown = np.unique(asked)[:_LOADED_PICTURES]
     keys = [(0, 0, int(index), 0) for index in shown]
 
     def plain() -> list[object]:

@@ -27,8 +27,8 @@ _ORDER, _TEXTS, _STEPS = 1, 2, 3
 class EpochTable:
     """The training entries of one epoch: picture indices (N,) and the string that each shows."""
 
-    reference: IntArray
-    target: IntArray
+    reference_picture: IntArray
+    target_picture: IntArray
     texts: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ def epoch_table(triplets: Triplets, rule: TextRule, seed: int, epoch: int) -> Ep
             source.append(i)
             texts.append(rule.draw(entry, rng))
     index = np.asarray(source, dtype=np.int64)
-    return EpochTable(triplets.reference[index], triplets.target[index], tuple(texts))
+    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts))
 
 
 def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[str, ...]:

@@ -17,8 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.distributed.process import Process
 from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
+from benchmark.encoding import Encoding, encode
 from benchmark.errors import UserError
-from benchmark.method import Method
+from benchmark.method import Method, Views
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.execution import DEFAULT_EXECUTION, Execution, deepspeed_configuration
@@ -49,11 +50,17 @@ class _LossModule(nn.Module):
         with self._autocast:
             rows, device = self._micro_batch, self._device
             asked = (batch.reference, batch.text)
-            queries = encode_in_micro_batches(self.method.encode_query, asked, rows, device)
-            targets = encode_in_micro_batches(self.method.encode_target, (batch.target,), rows, device)
+            queries = encode_in_micro_batches(self._query, asked, rows, device)
+            targets = encode_in_micro_batches(self._target, (batch.target,), rows, device)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
             return self.method.loss(queries, targets)
+
+    def _query(self, reference: Views, text: Views) -> Encoding:
+        return encode(self.method.encode_query, reference=reference, text=text)
+
+    def _target(self, target: Views) -> Encoding:
+        return encode(self.method.encode_target, target=target)
 
 
 class StageEngine:
@@ -83,7 +90,7 @@ class StageEngine:
         self._group_layers = None if group is None else GroupLayers(method, group)
         self._checkpointed = CheckpointedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
-        with _refusals_in_one_line(execution):
+        with _refusals_in_one_line(execution), _scalars_broadcast(method, process):
             self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
                 model=_LossModule(method, group, settings.precision, execution.micro_batch, process.device),
                 model_parameters=[p for p in method.parameters() if p.requires_grad],
@@ -92,6 +99,8 @@ class StageEngine:
                 optimizer=optimiser,
                 config=deepspeed_configuration(settings, layout, process.world_size, execution),
             )
+        if any(parameter.ndim == 0 for parameter in method.parameters()):
+            self._engine.clip_fp32_gradients = self._clip_with_scalars
         # One process has nothing to average, and DeepSpeed would still copy all gradients into buckets and back.
         # ZeRO must: it cuts them there.
         self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
@@ -199,6 +208,19 @@ class StageEngine:
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self.method.parameters() if p.grad is not None]
 
+    def _clip_with_scalars(self) -> None:
+        """DeepSpeed's clipping at ZeRO 0, whose factor has one entry: a single number's gradient passes as one."""
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        clipped = []
+        for parameter in self.method.parameters():
+            if parameter.ndim == 0 and parameter.grad is not None:
+                gradient = parameter.grad.view(1)
+                parameter = nn.Parameter(parameter.data.view(1))
+                parameter.grad = gradient
+            clipped.append(parameter)
+        clip_grad_norm_(clipped, self._settings.gradient_clip)
+
     def _set_rates(self) -> None:
         factor = self._schedule(self._updates)
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
@@ -287,6 +309,25 @@ def _refusals_in_one_line(execution: Execution) -> Iterator[None]:
             raise
         told = " ".join(str(error).split()) or "without a word"
         raise UserError(f"DeepSpeed refuses the configuration: {told}; change --deepspeed-config") from error
+
+
+@contextmanager
+def _scalars_broadcast(method: Method, process: Process) -> Iterator[None]:
+    """Give every process rank 0's parameters that have no dimension (a logit scale), in DeepSpeed's place.
+
+    It broadcasts parameters as bytes, and torch has no such view of a single number.
+    """
+    scalars = [parameter for parameter in method.parameters() if parameter.ndim == 0]
+    for scalar in scalars:
+        if process.world_size > 1:
+            torch.distributed.broadcast(scalar.data, src=0)
+        # DeepSpeed leaves out parameters that ZeRO 3 has elsewhere, and reads this from them.
+        vars(scalar)["ds_status"] = None
+    try:
+        yield
+    finally:
+        for scalar in scalars:
+            del vars(scalar)["ds_status"]
 
 
 def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:

@@ -18,7 +18,6 @@ from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections
 from benchmark.training.optimiser_state import Moments
 from benchmark.training.selection import Score
-from benchmark.weights.fit import load_into
 
 State = dict[str, Tensor]
 
@@ -94,13 +93,3 @@ class TrainingJob:
 def clone_of(method: Method) -> State:
     """A copy of a method's weights on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in method.state_dict().items()}
-
-
-def take_shared(method: Method, earlier: Method, source: str) -> None:
-    """What both have under one name; the later stage goes on with what the earlier one prepared."""
-    method.load_extra_state(earlier.extra_state())
-    own = method.state_dict()
-    shared = {name: tensor for name, tensor in earlier.state_dict().items() if name in own}
-    if not shared:
-        raise ValueError(f"{source}: has no tensor of the same name as the stage that takes its weights")
-    load_into(method, {**own, **shared}, source)

@@ -100,7 +100,7 @@ def _own_part(
     state: dict[str, Any] = {}
     for key, value in first.items():
         # A count of updates, which ZeRO keeps once for the whole group; the rest has the parameter's shape.
-        if not (isinstance(value, Tensor) and value.shape == places[0][0].shape):
+        if not _is_moment(key, value, places[0][0]):
             if any(float(kept[key]) != float(value) for kept in known.values()):
                 raise ValueError(f"parameters of one group differ in '{key}', which ZeRO keeps once per group")
             state[key] = _copied(value)
@@ -115,6 +115,11 @@ def _own_part(
     return state
 
 
+def _is_moment(key: str, value: Any, parameter: Tensor) -> bool:
+    """Whether an entry is of the parameter's shape; of a parameter without a dimension the count is, too."""
+    return isinstance(value, Tensor) and value.shape == parameter.shape and key != "step"
+
+
 def _copied(value: Any) -> Any:
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
@@ -123,7 +128,7 @@ def _placed(kept: Mapping[str, Any], parameter: Tensor, options: Mapping[str, An
     """Copies where the optimiser looks for them: counts stay on the host unless its kernels read them."""
     counts = parameter.device if options.get("fused") or options.get("capturable") else torch.device("cpu")
     return {
-        key: value.detach().clone().to(parameter.device if value.shape == parameter.shape else counts)
+        key: value.detach().clone().to(parameter.device if _is_moment(key, value, parameter) else counts)
         if isinstance(value, Tensor)
         else value
         for key, value in kept.items()

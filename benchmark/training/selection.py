@@ -66,11 +66,11 @@ class Heldout:
     @classmethod
     def of(cls, triplets: Triplets, names: tuple[str, ...]) -> Heldout:
         """Raises UserError where there is nothing to hold out or nothing left to train on."""
-        chosen = np.asarray([is_heldout_reference(names[r]) for r in triplets.reference], dtype=bool)
+        chosen = np.asarray([is_heldout_reference(names[r]) for r in triplets.reference_picture], dtype=bool)
         heldout = triplets.take(np.flatnonzero(chosen))
         pictures = np.zeros(len(names), dtype=bool)
-        pictures[heldout.reference] = True
-        pictures[heldout.target] = True
+        pictures[heldout.reference_picture] = True
+        pictures[heldout.target_picture] = True
         found = cls(heldout, pictures)
         if not len(heldout) or not len(found.trained(triplets)):
             raise UserError(
@@ -81,23 +81,23 @@ class Heldout:
 
     def trained(self, triplets: Triplets) -> IntArray:
         """Indices of the triplets that share no picture with those held out."""
-        return np.flatnonzero(~(self.pictures[triplets.reference] | self.pictures[triplets.target]))
+        return np.flatnonzero(~(self.pictures[triplets.reference_picture] | self.pictures[triplets.target_picture]))
 
 
 def heldout_task(dataset: Dataset, triplets: Triplets, rule: TextRule) -> Task:
     """Held-out triplets as a task: the gallery is their own pictures, the reference is removed."""
-    gallery = np.unique(np.concatenate([triplets.reference, triplets.target]))
+    gallery = np.unique(np.concatenate([triplets.reference_picture, triplets.target_picture]))
     position = {int(picture): i for i, picture in enumerate(gallery)}
     rows = [(i, text) for i, c in enumerate(triplets.captions) for text in rule.queries(c)]
     index = np.asarray([i for i, _ in rows], dtype=np.int64)
-    reference = triplets.reference[index]
-    target = [position[int(t)] for t in triplets.target[index]]
+    reference = triplets.reference_picture[index]
+    target = [position[int(t)] for t in triplets.target_picture[index]]
     return Task(
         key=TaskKey(dataset.label, "train", "heldout", rule.mode),
         queries=Queries(
             ids=tuple(str(n) for n in range(len(rows))),
-            picture=reference,
-            reference=np.asarray([position[int(r)] for r in reference], dtype=np.int64),
+            reference_picture=reference,
+            reference_in_gallery=np.asarray([position[int(r)] for r in reference], dtype=np.int64),
             texts=tuple(text for _, text in rows),
             positives=Ragged.of(_answers(dataset, gallery, target)),
             group=reference,

@@ -51,10 +51,11 @@ class FeatureTraining:
             views = {name: self._pictures.views[name] for name in self._inputs.views}
             self._loader = feature_loader(views, self._device)
         self._loader.put("text", texts.view)
-        references, targets = self._pictures.rows(table.reference), self._pictures.rows(table.target)
+        reference_rows = self._pictures.rows(table.reference_picture)
+        target_rows = self._pictures.rows(table.target_picture)
         self._columns = [
-            *((name, references) for name in self._inputs.reference),
-            *((name, targets) for name in self._inputs.target),
+            *((name, reference_rows) for name in self._inputs.reference),
+            *((name, target_rows) for name in self._inputs.target),
             ("text", texts.rows(table.texts)),
         ]
         return len(table)
@@ -100,7 +101,8 @@ class PixelTraining:
         wanted = []
         for share in plan:
             keys = [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in share.rows]
-            wanted.append((np.concatenate([table.reference[share.rows], table.target[share.rows]]), keys))
+            pictures = (table.reference_picture[share.rows], table.target_picture[share.rows])
+            wanted.append((np.concatenate(pictures), keys))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
             # All of the group's texts: what they are padded to is the longest of them.

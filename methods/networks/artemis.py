@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmark.encoding import Encoding
 from benchmark.method import Views
 
-from .artemis_frame import Encoders, FramedMethod
+from .artemis_encoders import ArtemisMethod, Encoders, LinearPicture
 from .cnn import unit
 
 Version = Literal["ARTEMIS", "EM-only", "IS-only", "late-fusion", "cross-modal", "visual-search"]
@@ -58,7 +58,7 @@ def implicit_reference(attention: Tensor, reference: Tensor) -> Tensor:
     return unit(attention * reference)
 
 
-class Artemis(FramedMethod):
+class Artemis(ArtemisMethod):
     """EM + IS, or one of the two alone."""
 
     def __init__(self, encoders: Encoders, width: int, version: Version, frozen: bool = False) -> None:
@@ -99,7 +99,7 @@ class Artemis(FramedMethod):
         return {name: encoding[name] for name in ("explicit", "implicit") if name in encoding}
 
 
-class PlainFusion(FramedMethod):
+class PlainFusion(ArtemisMethod):
     """The release's versions whose score is a dot product: ⟨ℓ(r + m), t⟩, ⟨m, t⟩, ⟨r, t⟩."""
 
     def __init__(self, encoders: Encoders, version: Version, frozen: bool = False) -> None:
@@ -108,9 +108,14 @@ class PlainFusion(FramedMethod):
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
-        """The version that reads no text leaves the text encoder alone."""
-        reads_text = self._kind != "visual-search" or self.encoders.vocabulary is None
-        return super().without_gradient if reads_text else (*super().without_gradient, "encoders.txt_enc.")
+        """The version that reads no text leaves the text encoder alone; where texts alone ask, a linear layer's
+        bias moves all targets alike, which the softmax removes."""
+        still = super().without_gradient
+        if self._kind == "visual-search" and self.encoders.vocabulary is not None:
+            return (*still, "encoders.txt_enc.")
+        if self._kind == "cross-modal" and isinstance(self.encoders.img_enc, LinearPicture):
+            return (*still, "encoders.img_enc.linear.bias")
+        return still
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d)."""
@@ -121,7 +126,7 @@ class PlainFusion(FramedMethod):
         return picture if self._kind == "visual-search" else unit(picture + self.encoders.text(text))
 
 
-def artemis_method(encoders: Encoders, width: int, version: Version, frozen: bool = False) -> FramedMethod:
+def artemis_of_version(encoders: Encoders, width: int, version: Version, frozen: bool = False) -> ArtemisMethod:
     """The method of a version."""
     if version in ("ARTEMIS", "EM-only", "IS-only"):
         return Artemis(encoders, width, version, frozen)

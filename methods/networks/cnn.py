@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError, unknown_name
 from benchmark.facts import Asset, Initialisation
 from benchmark.facts_file import facts_beside
-from benchmark.method import Need
+from benchmark.method import RequiredFile
 from benchmark.weights.assets import find_asset, missing
 from benchmark.weights.checkpoints import read_weights
 from benchmark.weights.fit import load_into
@@ -71,7 +71,7 @@ def trunk_start(name: str, asked: Initialisation) -> Initialisation:
     return asked if trunk_named(name).asset else "random"
 
 
-def build_trunk(name: str, start: Initialisation, assets_root: str | Path | None = None) -> nn.Module:
+def build_trunk(name: str, start: Initialisation, assets_root: Path | None = None) -> nn.Module:
     """The network from pixels (B, 3, S, S) to its last map (B, C, S/32, S/32), after its last ReLU.
 
     timm's ResNets: `layer2`, `layer3`, `layer4` are maps at strides 8, 16 and 32. ``start``: "random"
@@ -97,7 +97,7 @@ def build_trunk(name: str, start: Initialisation, assets_root: str | Path | None
     return network
 
 
-def find_trunk_weights(trunk: Trunk, assets_root: str | Path | None) -> Path:
+def find_trunk_weights(trunk: Trunk, assets_root: Path | None) -> Path:
     """The file of a trunk's ImageNet weights under ``assets_root``, or in Hugging Face's cache.
 
     Raises UserError that names the file, its size, where to get it and its licence.
@@ -109,9 +109,9 @@ def find_trunk_weights(trunk: Trunk, assets_root: str | Path | None) -> Path:
     return found
 
 
-def trunk_needs(trunk: Trunk, start: Initialisation) -> tuple[Need, ...]:
+def trunk_files(trunk: Trunk, start: Initialisation) -> tuple[RequiredFile, ...]:
     """What a trunk needs from outside where it starts like that."""
-    return (Need(trunk.asset.name),) if trunk.asset is not None and start == "pretrained" else ()
+    return (RequiredFile(trunk.asset.name),) if trunk.asset is not None and start == "pretrained" else ()
 
 
 class ImageEncoder(nn.Module):

@@ -56,7 +56,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ValSizes:
     """Widths E of words, of the LSTM and d of texts, and the chance to drop in text and attention."""
 
     word: int = 512
@@ -72,7 +72,7 @@ class TextEncoder(nn.Module):
     PyTorch's second one is the constant 1 of the forget gate.
     """
 
-    def __init__(self, sizes: Sizes, style: LayerStyle) -> None:
+    def __init__(self, sizes: ValSizes, style: LayerStyle) -> None:
         super().__init__()
         self.words = nn.Embedding(1, sizes.word)
         self.lstm = nn.LSTM(sizes.word, sizes.lstm, batch_first=True)
@@ -83,7 +83,7 @@ class TextEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(sizes.text, eps=style.eps, momentum=style.momentum)
         self._start(sizes, style)
 
-    def _start(self, sizes: Sizes, style: LayerStyle) -> None:
+    def _start(self, sizes: ValSizes, style: LayerStyle) -> None:
         kernel = math.sqrt(6 / (sizes.word + 5 * sizes.lstm))
         state = math.sqrt(6 / (2 * sizes.lstm))
         weights = dict(self.lstm.named_parameters())
@@ -165,7 +165,7 @@ class Composition(nn.Module):
     branch has no gradient at the first step but through w_s.
     """
 
-    def __init__(self, level: Level, sizes: Sizes, style: LayerStyle) -> None:
+    def __init__(self, level: Level, sizes: ValSizes, style: LayerStyle) -> None:
         super().__init__()
         c = level.channels
         self.fusion = _Normed(c + sizes.text, c, 1, style)
@@ -205,7 +205,7 @@ class Composition(nn.Module):
 class ValNetwork(nn.Module):
     """Everything of VAL but the CNN. Nothing of it is on the target's side."""
 
-    def __init__(self, levels: Sequence[Level], sizes: Sizes, style: LayerStyle) -> None:
+    def __init__(self, levels: Sequence[Level], sizes: ValSizes, style: LayerStyle) -> None:
         super().__init__()
         self.levels = tuple(levels)
         self.text = TextEncoder(sizes, style)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -118,7 +119,7 @@ class TinyTaps(nn.Module):
         return low, mid, trunk.layer4(mid)
 
 
-def build_taps(name: CnnName, start: Initialisation, assets_root: str | None) -> nn.Module:
+def build_taps(name: CnnName, start: Initialisation, assets_root: Path | None) -> nn.Module:
     """The CNN with its three taps; "pretrained" reads ImageNet weights.
 
     Raises UserError where these are not on this machine, or are no weights of this network.

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.facts_file import facts_beside
-from benchmark.method import Need
+from benchmark.method import RequiredFile
 from benchmark.weights.assets import given_file, missing
 
 _ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 _WITHOUT_VECTOR = 0.09
 
 
-def word_vector_needs(asset: str, given: str) -> tuple[Need, ...]:
-    """Word vectors as a need: optional, and missing only where a file was named."""
-    return (Need(asset, given),)
+def word_vector_files(asset: str, given: str) -> tuple[RequiredFile, ...]:
+    """Word vectors as a required file: optional, and missing only where a file was named."""
+    return (RequiredFile(asset, given),)
 
 
 def word_vector_remarks(given: str) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def word_vector_remarks(given: str) -> tuple[str, ...]:
     return ("words start at random: no word vectors given (--set method.word_vectors=FILE)",)
 
 
-def find_word_vectors(asset: str, given: str, assets_root: str | None) -> str:
+def find_word_vectors(asset: str, given: str, assets_root: Path | None) -> str:
     """The file that was named, as a path or as a name under ``assets_root``; "" where none was.
 
     Raises UserError that says where to get one.

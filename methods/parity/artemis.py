@@ -32,10 +32,10 @@ from benchmark.parity.golden import Golden
 from benchmark.parity.rules import Array, draw_input, draw_weights, weight_rule, without_dropout
 
 from ..artemis import ArtemisSettings
-from ..networks.artemis import Artemis, Version, artemis_method, implicit_reference
-from ..networks.artemis_frame import Encoders, FramedMethod, LinearPicture, text_maker
+from ..networks.artemis import Artemis, Version, artemis_of_version, implicit_reference
+from ..networks.artemis_encoders import ArtemisMethod, Encoders, LinearPicture, text_maker
 from ..networks.cnn import ImageEncoder, generalised_mean, unit
-from ..networks.tirg_frames import VARIANT_SHARES, FramedTirg, composition
+from ..networks.tirg_implementations import VARIANT_SHARES, ArtemisTirg, composition
 from ..networks.vocabulary import artemis_words
 from .tirg import GRADIENT, TOLERANCE, MapSizes, drawn_map, listed_texts, map_weight, numbered_words
 
@@ -161,11 +161,11 @@ def _golden(file: GoldenFile, name: str, version: Version) -> Golden:
         image = LinearPicture(channels, width)
     encoders = Encoders(image, text_maker(settings))
     encoders.use(numbered_words(sizes.vocabulary_size))
-    method: FramedMethod
+    method: ArtemisMethod
     if kind == "TIRG":
-        method = FramedTirg(encoders, composition("tirg", width, width, VARIANT_SHARES, 0.0))
+        method = ArtemisTirg(encoders, composition("tirg", width, width, VARIANT_SHARES, 0.0))
     else:
-        method = artemis_method(encoders, width, version)
+        method = artemis_of_version(encoders, width, version)
     draw_weights(method, _weight, file.prefix, _released_name)
     without_dropout(method)
 
@@ -187,7 +187,7 @@ def _released_name(name: str) -> str:
     return name.removeprefix("encoders.").removeprefix("composition.")
 
 
-def _outputs(method: FramedMethod, inputs: Mapping[str, Views]) -> dict[str, Tensor]:
+def _outputs(method: ArtemisMethod, inputs: Mapping[str, Views]) -> dict[str, Tensor]:
     query, target = method.encode_query(inputs["source"], inputs["text"]), method.encode_target(inputs["target"])
     outputs = {"scores": method.score(query, target), "loss": method.loss(query, target)}
     if method.training:

@@ -9,7 +9,7 @@ from benchmark.interop.importing import Release
 from benchmark.method import Method
 from benchmark.parity.heads import Head, HeadSizes
 
-from ..clip4cir import COMBINER, Clip4Cir, CombinerSettings
+from ..clip4cir import METHOD, Clip4Cir, CombinerSettings
 
 
 def _build(sizes: HeadSizes) -> Method:
@@ -18,7 +18,8 @@ def _build(sizes: HeadSizes) -> Method:
 
 _GOLDEN = Head(_build, "combiner")
 FORMS = {"clip4cir": _GOLDEN.check}
-TRAINING = {"clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, COMBINER)}
+_COMBINER = METHOD.stages(CombinerSettings(), "pretrained")[-1]
+TRAINING = {"clip4cir_combiner": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, _COMBINER)}
 
 
 def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:

@@ -12,7 +12,7 @@ from benchmark.method import Method
 from benchmark.parity.heads import Head, HeadSizes
 from benchmark.training.batches import Batch
 
-from ..spirit import HEAD, Spirit, SpiritSettings
+from ..spirit import METHOD, Spirit, SpiritSettings
 
 
 def _build(sizes: HeadSizes) -> Method:
@@ -30,7 +30,8 @@ def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:
 
 _GOLDEN = Head(_build, "network", _outputs)
 FORMS = {"spirit": _GOLDEN.check}
-TRAINING = {"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, HEAD)}
+_HEAD = METHOD.stages(SpiritSettings(), "pretrained")[-1]
+TRAINING = {"spirit": lambda file, name, recipe: _GOLDEN.training_case(file, name, recipe, _HEAD)}
 
 _GRIDS = {13: (2, 3), 9: (3,), 4: (2,)}
 

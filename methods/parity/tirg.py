@@ -43,7 +43,7 @@ from benchmark.parity.rules import (
 from ..networks.cnn import average_pool, unit
 from ..networks.recurrent_texts import tirg_vocabulary
 from ..networks.tirg import GatedResidual, MapGatedResidual, classification_loss, soft_triplet_loss
-from ..networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, released_method
+from ..networks.tirg_implementations import Kind, OriginalTirg, TirgSettings, original_tirg
 from ..networks.vocabulary import Vocabulary, plain_words
 
 TOLERANCE = 2e-5
@@ -147,7 +147,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
 def _golden(file: GoldenFile, kind: Kind, variant: _Variant) -> Golden:
     sizes = file.parse(MapSizes, "config")
     settings = TirgSettings(width=sizes.embed_dim, dropout=0.0)
-    method = released_method(kind, settings, nn.Identity(), sizes.feature_map[0])
+    method = original_tirg(kind, settings, nn.Identity(), sizes.feature_map[0])
     method.use(numbered_words(sizes.vocabulary_size))
     draw_weights(method, _weight, file.prefix, _released_name)
     without_dropout(method)
@@ -194,7 +194,7 @@ def _check_variant(golden: Golden, kind: Kind, variant: _Variant) -> Iterator[De
             yield compare_tensor(f"{kind}: {loss} gradient of a", shares, listed_loss.grad_a, GRADIENT)
 
 
-def _outputs(method: ReleasedTirg, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+def _outputs(method: OriginalTirg, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
     """Query and target before any normalisation, and what a file lists of either mode."""
     text, source = inputs["text"], inputs["source"]
     query, target = method.compose(source, method.text_model(text)), method.img_model(inputs["target"])

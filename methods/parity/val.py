@@ -30,7 +30,7 @@ from benchmark.parity.files import Form, GoldenFile
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, weight_rule, without_dropout
 
-from ..networks.val import Level, Sizes, ValNetwork, level_vectors, unit_norm
+from ..networks.val import Level, ValNetwork, ValSizes, level_vectors, unit_norm
 from ..networks.val_cnns import VAL_TRUNKS
 from ..networks.val_loss import Mining, hardest_allowed, matching_loss, squared_distances
 from ..networks.val_optimisation import l2_penalty, penalised
@@ -152,7 +152,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
 def _golden(file: GoldenFile, name: str, config: _Config, margin: float) -> Golden:
     levels = [Level(level, channels, side) for level, channels, side, _ in config.levels]
     style = VAL_TRUNKS[_STYLES[config.image_model]].style
-    network = ValNetwork(levels, Sizes(word=config.word_embedding_size), style)
+    network = ValNetwork(levels, ValSizes(word=config.word_embedding_size), style)
     network.text.use_words(file.parse(int, "vocabulary_size"))
     released = _released(len(levels))
     draw_rearranged(network, _weight, file.prefix, released)

@@ -106,7 +106,7 @@ def order(task: Task, dataset: Dataset) -> list[list[str]]:
         scores = gallery @ vectors([f"query {query}"])[0].astype(np.float64)
         ranked = [names[g] for g in np.argsort(-scores, kind="stable")]
         if task.exclude_reference:
-            ranked.remove(names[task.queries.reference[i]])
+            ranked.remove(names[task.queries.reference_in_gallery[i]])
         found.append(ranked)
     return found
 

@@ -48,8 +48,8 @@ def task_of(queries: int, gallery: Sequence[int], category: str, seed: int) -> T
         key=TaskKey("toy", "val", "official", "single", category),
         queries=Queries(
             ids=tuple(map(str, range(queries))),
-            picture=np.asarray(gallery)[reference],
-            reference=reference,
+            reference_picture=np.asarray(gallery)[reference],
+            reference_in_gallery=reference,
             texts=tuple(TEXTS[i % 7] for i in range(queries)),
             positives=Ragged.of(positives),
             group=np.arange(queries),

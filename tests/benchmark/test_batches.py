@@ -95,7 +95,7 @@ def triplets(captions: list[tuple[str, ...]]) -> Triplets:
 def test_a_rule_may_make_several_entries_of_a_triplet() -> None:
     table = epoch_table(triplets([("is red", "is long"), ("only one", " ")]), text_rule("per-caption"), 0, 0)
     assert table.texts == ("is red", "is long", "only one")
-    assert table.reference.tolist() == [0, 0, 1] and table.target.tolist() == [100, 100, 101]
+    assert table.reference_picture.tolist() == [0, 0, 1] and table.target_picture.tolist() == [100, 100, 101]
 
 
 def test_drawn_strings_are_a_function_of_seed_and_epoch() -> None:

@@ -28,25 +28,25 @@ def test_a_limited_task_asks_the_same_questions(task: Task, limit: int) -> None:
     assert len(cut.gallery) >= min(limit, len(task.gallery))
     for i in range(n):
         assert cut.gallery[cut.queries.positives[i]].tolist() == task.gallery[task.queries.positives[i]].tolist()
-        assert cut.gallery[cut.queries.reference[i]] == task.gallery[task.queries.reference[i]]
+        assert cut.gallery[cut.queries.reference_in_gallery[i]] == task.gallery[task.queries.reference_in_gallery[i]]
         assert cut.queries.subset is not None and task.queries.subset is not None
         assert cut.gallery[cut.queries.subset[i]].tolist() == task.gallery[task.queries.subset[i]].tolist()
 
 
 def test_a_reference_outside_the_gallery_stays_outside(task: Task) -> None:
-    outside = replace(task.queries, reference=np.full(len(task.queries), -1, dtype=np.int64))
+    outside = replace(task.queries, reference_in_gallery=np.full(len(task.queries), -1, dtype=np.int64))
     cut = limited_task(replace(task, queries=outside), 3)
-    assert cut.queries.reference.tolist() == [-1, -1, -1]
+    assert cut.queries.reference_in_gallery.tolist() == [-1, -1, -1]
 
 
 def test_every_picture_of_the_tasks_is_among_the_split_s(small_cirr: Path) -> None:
     plan = make_plan(make_options(method="sum", dataset="cirr", data_root=str(small_cirr), limit=3))
     pictures = set(plan.dataset.split_pictures("val").tolist())
     for limited in plan.tasks:
-        assert {*limited.gallery.tolist(), *limited.queries.picture.tolist()} <= pictures
+        assert {*limited.gallery.tolist(), *limited.queries.reference_picture.tolist()} <= pictures
     triplets = plan.dataset.train_triplets(0, 0)
     assert len(triplets) == 3
-    assert {*triplets.reference.tolist(), *triplets.target.tolist()} <= set(plan.dataset.split_pictures("train").tolist())
+    assert {*triplets.reference_picture.tolist(), *triplets.target_picture.tolist()} <= set(plan.dataset.split_pictures("train").tolist())
     assert plan.dataset.fingerprint.endswith("-limit-3")
 
 

@@ -28,8 +28,8 @@ def task(rng: np.random.Generator, labelled: bool) -> Task:
         key=TaskKey("x", "val", "official", "single"),
         queries=Queries(
             ids=tuple("abcdef"),
-            picture=picture,
-            reference=np.array([position.get(int(p), -1) for p in picture]),
+            reference_picture=picture,
+            reference_in_gallery=np.array([position.get(int(p), -1) for p in picture]),
             texts=tuple("ABCDEF"),
             positives=Ragged.of(sets),
             group=picture,
@@ -56,17 +56,17 @@ def test_what_remains_is_what_a_plain_filter_leaves(seed: int, missing: list[int
     wanted = []
     for i in range(len(old)):
         answers = [p for p in whole.gallery[old.positives[i]].tolist() if p not in missing]
-        if old.picture[i] not in missing and old.feature_picture[i] not in missing and (answers or not labelled):
-            reference = whole.gallery[old.reference[i]] if old.reference[i] >= 0 else None
+        if old.reference_picture[i] not in missing and old.feature_picture[i] not in missing and (answers or not labelled):
+            reference = whole.gallery[old.reference_in_gallery[i]] if old.reference_in_gallery[i] >= 0 else None
             subset = [p if p not in missing else None for p in whole.gallery[old.subset[i]].tolist()]
-            wanted.append((old.ids[i], old.texts[i], old.picture[i], reference, answers, subset))
+            wanted.append((old.ids[i], old.texts[i], old.reference_picture[i], reference, answers, subset))
     assert queries.subset is not None
     found = []
     for i in range(len(queries)):
-        reference = left.gallery[queries.reference[i]] if queries.reference[i] >= 0 else None
+        reference = left.gallery[queries.reference_in_gallery[i]] if queries.reference_in_gallery[i] >= 0 else None
         subset = [left.gallery[j] if j >= 0 else None for j in queries.subset[i]]
         answers = left.gallery[queries.positives[i]].tolist()
-        found.append((queries.ids[i], queries.texts[i], queries.picture[i], reference, answers, subset))
+        found.append((queries.ids[i], queries.texts[i], queries.reference_picture[i], reference, answers, subset))
     assert found == wanted
 
 
@@ -113,7 +113,7 @@ def test_a_missing_picture_goes_from_tasks_lists_and_names(dataset: Dataset) -> 
     lost = [
         i
         for i in range(17)
-        if target in (before.queries.picture[i], before.gallery[before.queries.positives[i][0]])
+        if target in (before.queries.reference_picture[i], before.gallery[before.queries.positives[i][0]])
     ]
     assert isinstance(left, Dataset)
     assert left.missing == (whole.pictures.names[target],)

@@ -103,7 +103,7 @@ def test_categories_share_a_picture_s_line(tmp_path: Path) -> None:
 
 def test_a_stand_in_is_told() -> None:
     queries = Queries(
-        ids=("0",), picture=np.array([1]), reference=np.array([-1]), texts=("replace a with b",),
+        ids=("0",), reference_picture=np.array([1]), reference_in_gallery=np.array([-1]), texts=("replace a with b",),
         positives=Ragged.of([[0]]), group=np.array([0]), feature_picture=np.array([2]),
     )  # fmt: skip
     task = Task(TaskKey("x", "test", "spirit", "template"), queries, np.array([0, 2]), False, (10,))

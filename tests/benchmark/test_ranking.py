@@ -26,8 +26,8 @@ def make_task(gallery, positives, reference=None, exclude=False, subset=None):
     numbers = np.arange(count)
     queries = Queries(
         ids=tuple(f"q{i}" for i in numbers),
-        picture=numbers,
-        reference=np.full(count, -1) if reference is None else np.asarray(reference),
+        reference_picture=numbers,
+        reference_in_gallery=np.full(count, -1) if reference is None else np.asarray(reference),
         texts=("",) * count,
         positives=Ragged.of(positives),
         group=numbers,
@@ -52,7 +52,7 @@ class Plain:
         """Gallery indices best first; positives last among ties."""
         queries = self.task.queries
         positives = set(queries.positives[query].tolist())
-        left_out = queries.reference[query] if self.task.exclude_reference else -1
+        left_out = queries.reference_in_gallery[query] if self.task.exclude_reference else -1
         order = [g for g in range(len(self.task.gallery)) if g != left_out]
         return sorted(order, key=lambda g: (-self.scores[query][g], g in positives, g))
 
@@ -74,7 +74,7 @@ class Plain:
         positives = set(queries.positives[query].tolist())
         if not positives:
             return 0
-        members = [m for m in queries.subset[query] if m >= 0 and m != queries.reference[query]]
+        members = [m for m in queries.subset[query] if m >= 0 and m != queries.reference_in_gallery[query]]
         order = sorted(members, key=lambda g: (-self.scores[query][g], g in positives))
         found = [i for i, g in enumerate(order) if g in positives]
         return found[0] + 1 if found else len(members) + 1
@@ -198,8 +198,8 @@ def all_identical(generator, queries, gallery, task):
 
 def target_like_its_reference(generator, queries, gallery, task):
     for q in range(len(queries)):
-        if task.queries.reference[q] >= 0:
-            gallery[task.queries.positives[q]] = gallery[task.queries.reference[q]].clone()
+        if task.queries.reference_in_gallery[q] >= 0:
+            gallery[task.queries.positives[q]] = gallery[task.queries.reference_in_gallery[q]].clone()
 
 
 def last_digit_apart(generator, queries, gallery, task):

@@ -303,8 +303,8 @@ def random_task(seed: int, exclude: bool) -> tuple[Task, torch.Tensor, torch.Ten
         key=TaskKey("x", "val", "p", "single"),
         queries=Queries(
             ids=tuple(map(str, range(queries))),
-            picture=np.maximum(reference, 0),
-            reference=reference,
+            reference_picture=np.maximum(reference, 0),
+            reference_in_gallery=reference,
             texts=("",) * queries,
             positives=Ragged.of(positives),
             group=np.arange(queries),

@@ -54,7 +54,7 @@ def test_every_need_is_declared_and_every_declared_file_is_needed() -> None:
     for name, info in registry.methods().items():
         specification = registry.specification(name)
         if specification.own_networks is not None:
-            asked = {need.asset for need in specification.needs(specification.settings())}
+            asked = {need.asset for need in specification.required_files(specification.settings())}
             assert asked and asked <= set(info.required_files)
         else:
             assert info.required_files == (CLIP,)

@@ -50,11 +50,11 @@ def test_no_held_out_picture_is_ever_trained_on(pairs: list[tuple[int, int]]) ->
         heldout = Heldout.of(first, NAMES)
     except UserError:
         return
-    shown = set(heldout.triplets.reference.tolist()) | set(heldout.triplets.target.tolist())
+    shown = set(heldout.triplets.reference_picture.tolist()) | set(heldout.triplets.target_picture.tolist())
     for epoch in (first, triplets([(b, a) for a, b in pairs])):  # a later epoch draws other pairs
         kept = epoch.take(heldout.trained(epoch))
-        assert not shown & (set(kept.reference.tolist()) | set(kept.target.tolist()))
-    assert all(is_heldout_reference(NAMES[r]) for r in heldout.triplets.reference)
+        assert not shown & (set(kept.reference_picture.tolist()) | set(kept.target_picture.tolist()))
+    assert all(is_heldout_reference(NAMES[r]) for r in heldout.triplets.reference_picture)
 
 
 def test_too_little_data_is_told() -> None:
@@ -70,9 +70,9 @@ def test_the_heldout_task_ranks_held_out_triplets_among_their_own_pictures(small
     (task,) = plan.selection_tasks
     trained = plan.triplets(plan.last, frozenset())(0)
     assert task.key.split == "train" and task.key.protocol == "heldout"
-    assert not set(task.gallery.tolist()) & (set(trained.reference.tolist()) | set(trained.target.tolist()))
+    assert not set(task.gallery.tolist()) & (set(trained.reference_picture.tolist()) | set(trained.target_picture.tolist()))
     for i in range(len(task.queries)):
-        assert task.gallery[task.queries.reference[i]] == task.queries.picture[i]
+        assert task.gallery[task.queries.reference_in_gallery[i]] == task.queries.reference_picture[i]
     assert set(task.gallery.tolist()) <= set(plan.dataset.split_pictures("train").tolist())
 
 

@@ -191,7 +191,7 @@ def test_tied_members_stand_in_the_gallery_s_order_and_the_reference_never(cirr:
     found = top_of_subsets(None, encoded, 3)
     assert task.queries.subset is not None
     for i in range(36):
-        candidates = sorted(set(task.queries.subset[i].tolist()) - {int(task.queries.reference[i])})
+        candidates = sorted(set(task.queries.subset[i].tolist()) - {int(task.queries.reference_in_gallery[i])})
         best = sorted(candidates, key=lambda m, row=queries[i]: (-float(gallery[m] @ row), m))  # type: ignore[misc]
         assert found[i].tolist() == best[:3]
     check_lists(lists_of(None, encoded, dataset.pictures.names), task, dataset.pictures.names)

@@ -69,8 +69,8 @@ class Toy:
         gallery = np.array([3, 4, 5])
         queries = Queries(
             ids=("0", "1"),
-            picture=gallery[self.reference],
-            reference=self.reference,
+            reference_picture=gallery[self.reference],
+            reference_in_gallery=self.reference,
             texts=("a", "b"),
             positives=Ragged.of([[1, 2], [2]]),
             group=np.array([0, 1]),

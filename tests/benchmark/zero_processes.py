@@ -37,6 +37,17 @@ class Block(nn.Module):
         return mixed
 
 
+class Scaled(Small):
+    """With a parameter that has no dimension, as every logit scale is, in front of the others."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+        self.scale = nn.Parameter(torch.tensor(1.5))
+
+    def loss(self, queries: Any, targets: Any) -> Tensor:
+        return super().loss(self.scale * queries, targets)
+
+
 class Deep(Small):
     """Three blocks, through which reference and target pass."""
 
@@ -75,10 +86,10 @@ def trained(
     stop_after: int = 0,
     method: Small | None = None,
 ) -> Trained | None:
-    """A stage, by default without batch norm and dropout; None where it was stopped after so many updates."""
+    """A stage, by default without batch norm and dropout, with a scale; None where it was stopped after so many updates."""
     from benchmark.training import pauses
 
-    method = method or Small(norm=False)
+    method = method or Scaled()
     job = small_job(folder, chosen, Vectors(ROWS), method=method, execution=execution)
     counted, original = [0], Pauses.after_update
 

@@ -40,8 +40,8 @@ class Problem:
         numbers = np.arange(QUERIES)
         queries = Queries(
             ids=tuple(map(str, numbers)),
-            picture=members[:, 0],
-            reference=members[:, 0],
+            reference_picture=members[:, 0],
+            reference_in_gallery=members[:, 0],
             texts=("",) * QUERIES,
             positives=Ragged.single(members[:, 1]),
             group=numbers,
@@ -68,7 +68,7 @@ class Problem:
         ordered = self.names[torch.argsort(distances, dim=-1).numpy()]
         references, targets = (
             np.repeat(self.names[pictures], columns).reshape(rows, columns)
-            for pictures, columns in ((queries.reference, GALLERY), (queries.positives.values, GALLERY - 1))
+            for pictures, columns in ((queries.reference_in_gallery, GALLERY), (queries.positives.values, GALLERY - 1))
         )
         ordered = ordered[ordered != references].reshape(rows, -1)
         is_target = torch.tensor(ordered == targets)

@@ -158,8 +158,8 @@ def test_a_task_is_what_the_annotations_say(tmp_path: Path, split: str) -> None:
     for i, entry in enumerate(entries):
         assert queries.ids[i] == str(entry["pairid"])
         assert queries.texts[i] == entry["caption"]
-        assert queries.reference[i] == order.index(entry["reference"])
-        assert names[queries.picture[i]] == entry["reference"]
+        assert queries.reference_in_gallery[i] == order.index(entry["reference"])
+        assert names[queries.reference_picture[i]] == entry["reference"]
         assert queries.group[i] == entry["img_set"]["id"]
         assert queries.subset is not None
         assert queries.subset[i].tolist() == [order.index(name) for name in entry["img_set"]["members"]]
@@ -174,8 +174,8 @@ def test_training_is_static_and_its_pictures_come_first(tmp_path: Path) -> None:
     names = dataset.pictures.names
     assert names[: len(images)] == tuple(images)
     assert len(names) == 3 * len(images)
-    assert [names[i] for i in triplets.reference] == [entry["reference"] for entry in entries]
-    assert [names[i] for i in triplets.target] == [entry["target_hard"] for entry in entries]
+    assert [names[i] for i in triplets.reference_picture] == [entry["reference"] for entry in entries]
+    assert [names[i] for i in triplets.target_picture] == [entry["target_hard"] for entry in entries]
     assert triplets.captions == dataset.training_texts() == tuple((entry["caption"],) for entry in entries)
     used = {entry[key] for entry in entries for key in ("reference", "target_hard")}
     assert [names[i] for i in dataset.split_pictures("train")] == [name for name in images if name in used]
@@ -188,7 +188,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
         names = [dataset.pictures.names[i] for i in dataset.split_pictures("val")]
         assert names == list(annotations()["val"][1])
     one, other = (d.tasks("val", "official", "as-is")[0].queries for d in (alone, all_splits))
-    np.testing.assert_array_equal(one.reference, other.reference)
+    np.testing.assert_array_equal(one.reference_picture, other.reference_picture)
     np.testing.assert_array_equal(one.positives.values, other.positives.values)
 
 

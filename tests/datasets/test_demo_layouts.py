@@ -89,7 +89,7 @@ def test_every_query_has_an_answer_that_is_not_its_reference(folders: dict[str, 
     info = dataset.info
     for task in dataset.tasks(info.evaluation_split, info.default_protocol, info.text_rule):
         assert len(task.queries.ids) > 0
-        for i, reference in enumerate(task.queries.reference.tolist()):
+        for i, reference in enumerate(task.queries.reference_in_gallery.tolist()):
             start, end = task.queries.positives.offsets[i : i + 2]
             positives = task.queries.positives.values[start:end].tolist()
             assert positives
@@ -246,7 +246,7 @@ def test_fashion200k_queries_change_one_visible_word_and_have_rivals(folders: di
     sizes = task.queries.positives.sizes()
     assert sizes.max() > 1
     triplets = dataset.train_triplets(0, 0)
-    assert len(triplets.reference) == len(dataset.split_pictures("train"))
+    assert len(triplets.reference_picture) == len(dataset.split_pictures("train"))
 
 
 def test_descriptions_are_one_to_one_and_training_knows_every_word() -> None:

@@ -138,12 +138,12 @@ def test_a_task_is_what_the_files_say(tmp_path: Path, protocol: str) -> None:
     assert queries.ids == ("0", "1", "2", "3", "4", "5")
     assert queries.texts == TEXTS
     for i, (reference, target) in enumerate(QUERIES):
-        assert queries.reference[i] == names.index(f"women/{reference}")
-        assert dataset.pictures.names[queries.picture[i]] == f"women/{reference}"
+        assert queries.reference_in_gallery[i] == names.index(f"women/{reference}")
+        assert dataset.pictures.names[queries.reference_picture[i]] == f"women/{reference}"
         wanted = dict(lines)[f"women/{target}"]
         right = [row for row, (_, caption) in enumerate(lines) if caption == wanted]
         assert queries.positives[i].tolist() == right
-        assert queries.reference[i] not in right
+        assert queries.reference_in_gallery[i] not in right
     assert queries.positives.sizes().tolist() == [1, 3, 1, 2, 3, 1]
     # Queries 0 and 5 ask about two pictures of product 21.
     assert queries.group[0] == queries.group[5]
@@ -198,13 +198,13 @@ def test_triplets_are_pictures_of_siblings_and_their_text(tmp_path: Path, pair_s
     triplets = dataset.train_triplets(2, 7, pair_sampling)
     assert len(triplets) == 9 if pair_sampling in ("", "one-per-image") else 2 <= len(triplets) <= 25
     allowed = set(dataset.split_pictures("train").tolist())
-    for reference, target, (text,) in zip(triplets.reference, triplets.target, triplets.captions, strict=True):
+    for reference, target, (text,) in zip(triplets.reference_picture, triplets.target_picture, triplets.captions, strict=True):
         pair = tuple(captions[dataset.pictures.names[i]] for i in (reference, target))
         assert expected[pair] == text
         assert {int(reference), int(target)} <= allowed
     assert len(allowed) == 5
     again = dataset.train_triplets(2, 7, pair_sampling)
-    np.testing.assert_array_equal(triplets.target, again.target)
+    np.testing.assert_array_equal(triplets.target_picture, again.target_picture)
     assert triplets.captions == again.captions
 
 
@@ -212,7 +212,7 @@ def test_only_five_per_image_shows_the_same_pairs_in_every_epoch(tmp_path: Path)
     dataset = load(write(tmp_path))
 
     def targets(pair_sampling: str) -> set[tuple[int, ...]]:
-        return {tuple(dataset.train_triplets(epoch, 0, pair_sampling).target.tolist()) for epoch in range(5)}
+        return {tuple(dataset.train_triplets(epoch, 0, pair_sampling).target_picture.tolist()) for epoch in range(5)}
 
     assert len(targets("five-per-image")) == 1
     assert len(targets("")) > 1
@@ -228,7 +228,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
         names = [dataset.pictures.names[i] for i in dataset.split_pictures("test")]
         assert names == [name for name, _ in lines_of("test")]
     one, other = (only_task(dataset, "spirit").queries for dataset in (alone, both))
-    np.testing.assert_array_equal(one.reference, other.reference)
+    np.testing.assert_array_equal(one.reference_picture, other.reference_picture)
     np.testing.assert_array_equal(one.positives.values, other.positives.values)
     with pytest.raises(UserError, match="split train of fashion200k was not read; read: test"):
         alone.train_triplets(0, 0)
@@ -243,7 +243,7 @@ def test_a_picture_labelled_twice_is_two_entries_of_the_gallery(tmp_path: Path) 
     assert len(task.gallery) == 13
     assert task.gallery[2] == task.gallery[6]
     assert task.queries.positives[0].tolist() == [6]
-    assert task.queries.reference[1] == 6
+    assert task.queries.reference_in_gallery[1] == 6
     assert task.queries.texts[:2] == ("replace red with green", "replace green with red")
     assert len(dataset.split_pictures("test")) == 12
     assert {c.what: c.found for c in dataset.counts() if c.split == "test"}["gallery"] == 13

@@ -165,8 +165,8 @@ def test_a_task_is_what_the_annotations_say(tmp_path: Path, split: str, rule: st
         assert queries.ids == tuple(row[0] for row in rows)
         assert len(set(queries.ids)) == len(rows)
         assert queries.texts == tuple(row[1] for row in rows)
-        assert [listed[i] for i in queries.reference] == [row[2] for row in rows]
-        assert [names[i] for i in queries.picture] == [row[2] for row in rows]
+        assert [listed[i] for i in queries.reference_in_gallery] == [row[2] for row in rows]
+        assert [names[i] for i in queries.reference_picture] == [row[2] for row in rows]
         answers = [[listed[j] for j in queries.positives[i]] for i in range(len(rows))]
         assert answers == [[row[3]] if split == "val" else [] for row in rows]
         same = [[a[2] == b[2] for b in rows] for a in rows]
@@ -206,8 +206,8 @@ def test_training_takes_all_categories_together(tmp_path: Path) -> None:
     triplets = dataset.train_triplets(epoch=3, seed=5, pair_sampling="any")
     names = dataset.pictures.names
     entries = [entry for category in CATEGORIES for entry in found[category, "train"][0]]
-    assert [names[i] for i in triplets.reference] == [entry["candidate"] for entry in entries]
-    assert [names[i] for i in triplets.target] == [entry["target"] for entry in entries]
+    assert [names[i] for i in triplets.reference_picture] == [entry["candidate"] for entry in entries]
+    assert [names[i] for i in triplets.target_picture] == [entry["target"] for entry in entries]
     assert triplets.captions == dataset.training_texts() == tuple(tuple(e["captions"]) for e in entries)
     used = {entry[key] for entry in entries for key in ("candidate", "target")}
     listed = dict.fromkeys(name for c in CATEGORIES for name in found[c, "train"][1])
@@ -222,7 +222,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
     for dataset in (one, other):
         assert [dataset.pictures.names[i] for i in dataset.split_pictures("val")] == listed
     for a, b in zip(*(d.tasks("val", "val", "joined") for d in (one, other)), strict=True):
-        assert a.queries.reference.tolist() == b.queries.reference.tolist()
+        assert a.queries.reference_in_gallery.tolist() == b.queries.reference_in_gallery.tolist()
         assert a.queries.group.tolist() == b.queries.group.tolist()
 
 

@@ -166,11 +166,11 @@ def test_a_task_is_what_the_annotations_say(
     assert [known[i] for i in task.gallery] == gallery
     assert (task.exclude_reference, task.cutoffs, task.labelled) == (removed, (1, 10, 50), True)
     assert queries.ids == tuple(number for number, _ in rows)
-    assert [gallery[i] for i in queries.reference] == [entry["ReferenceImageName"] for _, entry in rows]
-    assert [known[i] for i in queries.picture] == [entry["ReferenceImageName"] for _, entry in rows]
+    assert [gallery[i] for i in queries.reference_in_gallery] == [entry["ReferenceImageName"] for _, entry in rows]
+    assert [known[i] for i in queries.reference_picture] == [entry["ReferenceImageName"] for _, entry in rows]
     answers = [[gallery[j] for j in queries.positives[i]] for i in range(len(rows))]
     assert answers == [[entry["ImageName"]] for _, entry in rows]
-    assert queries.group.tolist() == queries.reference.tolist()
+    assert queries.group.tolist() == queries.reference_in_gallery.tolist()
     assert any("ask for their own reference: 1" in note for note in task.notes)
 
 
@@ -179,8 +179,8 @@ def test_the_image_name_is_the_target(tmp_path: Path) -> None:
     dataset = load(write(tmp_path))
     triplets, known = dataset.train_triplets(0, 0), dataset.pictures.names
     row = triplets.captions.index(("is more of a textured material",)) if triplets.captions else -1
-    assert known[triplets.reference[row]] == "img_womens_clogs_512.jpg"
-    assert known[triplets.target[row]] == "img_womens_clogs_851.jpg"
+    assert known[triplets.reference_picture[row]] == "img_womens_clogs_512.jpg"
+    assert known[triplets.target_picture[row]] == "img_womens_clogs_851.jpg"
 
 
 def test_texts_checked_by_hand(tmp_path: Path) -> None:
@@ -203,10 +203,10 @@ def test_training_is_static_and_keeps_pairs_of_one_picture(tmp_path: Path) -> No
     dataset = load(write(tmp_path))
     triplets, known = dataset.train_triplets(epoch=3, seed=5, pair_sampling="any"), dataset.pictures.names
     wanted = [e for e in entries() if e["ImageName"] in TRAIN_LIST]
-    assert [known[i] for i in triplets.reference] == [e["ReferenceImageName"] for e in wanted]
-    assert [known[i] for i in triplets.target] == [e["ImageName"] for e in wanted]
+    assert [known[i] for i in triplets.reference_picture] == [e["ReferenceImageName"] for e in wanted]
+    assert [known[i] for i in triplets.target_picture] == [e["ImageName"] for e in wanted]
     assert triplets.captions == dataset.training_texts() == tuple((e["RelativeCaption"],) for e in wanted)
-    assert int((triplets.reference == triplets.target).sum()) == 1
+    assert int((triplets.reference_picture == triplets.target_picture).sum()) == 1
     used = {e[key] for e in wanted for key in ("ImageName", "ReferenceImageName")}
     assert [known[i] for i in dataset.split_pictures("train")] == [n for n in TRAIN_LIST if n in used]
 
@@ -217,7 +217,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
     for dataset in (one, other):
         assert [dataset.pictures.names[i] for i in dataset.split_pictures("test")] == OFFICIAL_LIST
     first, second = (d.tasks("test", "val", "as-is")[0].queries for d in (one, other))
-    assert first.reference.tolist() == second.reference.tolist()
+    assert first.reference_picture.tolist() == second.reference_picture.tolist()
     assert first.ids == second.ids
 
 
@@ -281,7 +281,7 @@ def test_derived_files_give_the_same_where_the_originals_are_missing(tmp_path: P
     protocol = "official" if evaluation is OFFICIAL_LIST else "val-list"
     one, other = (d.tasks("test", protocol, "as-is")[0] for d in (dataset, plain))
     assert one.queries.texts == other.queries.texts
-    assert one.queries.reference.tolist() == other.queries.reference.tolist()
+    assert one.queries.reference_in_gallery.tolist() == other.queries.reference_in_gallery.tolist()
     assert one.queries.positives.values.tolist() == other.queries.positives.values.tolist()
     assert one.queries.ids == tuple(str(i) for i in range(len(one.queries)))
     assert any("derived triplet.val.json" in note for note in one.notes)

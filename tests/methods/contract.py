@@ -7,12 +7,13 @@ on pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +21,19 @@ from command_line import TOY_PLUGIN
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmark.distributed.process import this_process
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
-from benchmark.encoding import Encoding
-from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
+from benchmark.encoding import Encoding, encode
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.options import make_options
 from benchmark.parity.rules import without_dropout
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
 from benchmark.registry import Registry
+from benchmark.stage_building import BuiltStage, build_stage
+from benchmark.training.batches import Batch, Share
+from benchmark.training.job import Trained, TrainingJob
+from benchmark.training.trainer import train as train_stage
 
 ROWS = 20
 TEXTS = tuple(
@@ -44,6 +50,10 @@ class Triplets:
     reference: Views
     text: Views
     target: Views
+
+    @property
+    def batch(self) -> Batch:
+        return Batch(reference=self.reference, target=self.target, text=self.text)
 
     def to(self, dtype: torch.dtype) -> Triplets:
         def cast_views(views: Views) -> Views:
@@ -62,10 +72,7 @@ class Case:
 
     def build(self, seed: int = 0, dropout: bool = False) -> Method:
         """The stage's method from a seed, its vocabulary learnt; in training mode as its recipe says."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            method = self.planned.stage.build(self._context(seed))
-            method.build_extra_state(TEXTS)
+        method = self.built(seed).method
         if not dropout:
             without_dropout(method)
         return train(method, self.planned.settings.batch_norm)
@@ -73,7 +80,7 @@ class Case:
     def triplets(self, method: Method, rows: int = ROWS, first: int = 0) -> Triplets:
         """Some of the twenty, each alike whatever the others are."""
         chosen = range(first, first + rows)
-        inputs = self.planned.stage.inputs(self._context(0))
+        inputs = self.inputs
         if isinstance(inputs, FeatureInputs):
             return self._features(inputs, chosen)
         return Triplets(
@@ -98,7 +105,12 @@ class Case:
     def _backbone(self) -> ClipBackbone:
         return load_backbone("tiny", "random")
 
-    def _context(self, seed: int) -> BuildContext:
+    @cached_property
+    def inputs(self) -> Inputs:
+        return self.built(0).inputs
+
+    def built(self, seed: int) -> BuiltStage:
+        """The stage from a seed, its vocabulary learnt, or that of the stage that it goes on from."""
         backbone: Any = None
         if self.width:
             backbone = SimpleNamespace(width=self.width)
@@ -107,12 +119,14 @@ class Case:
         earlier: dict[str, Method] = {}
         for planned in self.plan.stages[: self.plan.stages.index(self.planned)]:
             if planned.stage.output == "method":
-                context = BuildContext(backbone, self.plan.method_settings, planned.settings)
-                earlier[planned.stage.name] = planned.stage.build(context)
-                earlier[planned.stage.name].build_extra_state(TEXTS)
-        return BuildContext(
-            cast(ClipBackbone, backbone), self.plan.method_settings, self.planned.settings, earlier=earlier
-        )
+                earlier[planned.stage.name] = self._of(planned, backbone, earlier, seed).method
+        return self._of(self.planned, backbone, earlier, seed)
+
+    def _of(self, planned: PlannedStage, backbone: Any, earlier: dict[str, Method], seed: int) -> BuiltStage:
+        return build_stage(
+            planned.stage, backbone, self.plan.method_settings, planned.settings,
+            texts=lambda: TEXTS, seed=seed, earlier=dict(earlier),
+        )  # fmt: skip
 
 
 def cases_of(registry: Registry, method: str, variant: str, data: Path, plugins: tuple[str, ...]) -> Iterator[Case]:
@@ -140,17 +154,65 @@ def train(method: Method, batch_norm: str = "train") -> Method:
 
 def loss_of(method: Method, triplets: Triplets) -> Tensor:
     """The reference's side first, as the engine does."""
-    queries = method.encode_query(triplets.reference, triplets.text)
-    return method.loss(queries, method.encode_target(triplets.target))
+    queries, targets = encodings_of(method, triplets, triplets)
+    return method.loss(queries, targets)
+
+
+def encodings_of(method: Method, queries: Triplets, targets: Triplets) -> tuple[Encoding, Encoding]:
+    """As the engine asks for them: a view that the stage's inputs do not name is told in a line."""
+    query = encode(method.encode_query, reference=queries.reference, text=queries.text)
+    return query, encode(method.encode_target, target=targets.target)
+
+
+class TripletSource:
+    """The twenty triplets as a stage trains on them."""
+
+    def __init__(self, triplets: Triplets) -> None:
+        self._triplets = triplets
+
+    def start_epoch(self, epoch: int) -> int:
+        return ROWS
+
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
+        for share in plan:
+            rows = torch.from_numpy(share.rows)
+            views = (self._triplets.reference, self._triplets.target, self._triplets.text)
+            yield Batch(*({name: tensor[rows] for name, tensor in view.items()} for view in views))
+
+
+def trained_by_the_engine(case: Case, method: Method, folder: Path) -> Trained:
+    """Two updates of half the triplets each, by the stage's own optimiser, schedule and groups."""
+    changed = {"epochs": 1, "batch_size": ROWS // 2, "negative_group": 0, "precision": "fp32"}
+    job = TrainingJob(
+        method=method,
+        stage=case.planned.stage,
+        settings=case.planned.settings.model_copy(update=changed),
+        source=TripletSource(case.triplets(method)),
+        process=this_process("cpu"),
+        seed=0,
+        folder=folder,
+        identity={},
+        validate=None,
+    )
+    return train_stage(job, resume=False)
+
+
+@contextmanager
+def losses_in_float64() -> Iterator[None]:
+    """`queries.float()`, by which a loss leaves half precision, stays in float64 within."""
+    single = Tensor.float
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.float = single  # type: ignore[method-assign]
 
 
 @torch.no_grad()
 def scores_of(method: Method, queries: Triplets, targets: Triplets) -> Tensor:
     """(queries, targets) in evaluation mode."""
     method.eval()
-    return method.score(
-        method.encode_query(queries.reference, queries.text), method.encode_target(targets.target)
-    )
+    return method.score(*encodings_of(method, queries, targets))
 
 
 def state_of(method: Method) -> dict[str, Tensor]:

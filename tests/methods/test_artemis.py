@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from benchmark.methods.artemis import METHOD, ArtemisSettings
-from benchmark.methods.networks.artemis import Attention, Version, artemis_method, matching
-from benchmark.methods.networks.artemis_frame import FramedMethod, cnn_encoders
+from benchmark.methods.networks.artemis import Attention, Version, artemis_of_version, matching
+from benchmark.methods.networks.artemis_encoders import ArtemisMethod, cnn_encoders
 from benchmark.methods.networks.cnn_pictures import WhiteSquare
 from benchmark.methods.networks.recurrent_texts import MaximumText, artemis_tokens, artemis_vocabulary
 from PIL import Image
@@ -30,9 +30,9 @@ VERSIONS: tuple[Version, ...] = get_args(Version)
 SMALL: dict[str, Any] = {"cnn": "tiny", "width": 32, "word_width": 16, "lstm_width": 24, "dropout": 0.0}
 
 
-def artemis(version: Version = "ARTEMIS", frozen: bool = False, **changed: Any) -> FramedMethod:
+def artemis(version: Version = "ARTEMIS", frozen: bool = False, **changed: Any) -> ArtemisMethod:
     settings = ArtemisSettings(**{**SMALL, **changed})
-    return artemis_method(cnn_encoders(settings, None), settings.width, version, frozen)
+    return artemis_of_version(cnn_encoders(settings, None), settings.width, version, frozen)
 
 
 def explicit_scores(queries: Encoding, targets: Encoding) -> torch.Tensor:
@@ -81,8 +81,8 @@ def drawn_task(queries: int, gallery: int) -> Task:
         key=TaskKey("made up", "val", "official", "single"),
         queries=Queries(
             ids=tuple(map(str, range(queries))),
-            picture=positives,
-            reference=np.full(queries, -1, dtype=np.int64),
+            reference_picture=positives,
+            reference_in_gallery=np.full(queries, -1, dtype=np.int64),
             texts=("",) * queries,
             positives=Ragged.single(positives),
             group=positives,

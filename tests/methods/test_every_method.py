@@ -7,6 +7,7 @@ A method that joins the shelf is tested without a line here. So is a plug-in:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from contract import (
     TEXTS,
     Case,
     cases_of,
+    encodings_of,
     loss_of,
+    losses_in_float64,
     plugins_of,
     rows_of,
     same_state,
     scores_of,
     state_of,
     train,
+    trained_by_the_engine,
 )
 
 from benchmark.encoding import Encoding
@@ -82,14 +86,13 @@ def test_a_method_that_trains_nothing_declares_it_and_no_other_does(cases: list[
 
 def test_any_number_of_rows_and_any_width(any_network: list[Case]) -> None:
     for case in any_network:
-        on_features = isinstance(case.planned.stage.inputs(case._context(0)), FeatureInputs)
+        on_features = isinstance(case.inputs, FeatureInputs)
         for width in (0, 24, 36) if on_features else (0,):
             sized = Case(case.plan, case.planned, width)
             method = sized.build().eval()
             queries, targets = sized.triplets(method, 7), sized.triplets(method, 5, 3)
             with torch.no_grad():
-                query = method.encode_query(queries.reference, queries.text)
-                target = method.encode_target(targets.target)
+                query, target = encodings_of(method, queries, targets)
                 scores = method.score(query, target)
             assert (rows_of(query), rows_of(target), scores.shape) == ({7}, {5}, (7, 5))
             assert scores.isfinite().all()
@@ -163,8 +166,9 @@ def test_the_loss_moves_every_parameter_but_those_declared(any_network: list[Cas
         if not case.planned.stage.trains:
             continue
         method = case.build().double()
-        moved_once(method, case)
-        torch.autograd.backward(loss_of(method, case.triplets(method, 6).to(torch.float64)))
+        with losses_in_float64():
+            moved_once(method, case)
+            torch.autograd.backward(loss_of(method, case.triplets(method, 6).to(torch.float64)))
         largest = {name: 0.0 if p.grad is None else float(p.grad.abs().max()) for name, p in method.named_parameters()}
         floor = 1e-12 * max(largest.values())
         still = {name for name, value in largest.items() if value <= floor}
@@ -176,6 +180,20 @@ def test_the_loss_moves_every_parameter_but_those_declared(any_network: list[Cas
         groups = case.planned.stage.parameter_groups(method, case.planned.settings)
         grouped = [id(p) for group in groups for p in group["params"] if p.requires_grad]
         assert sorted(grouped) == sorted(id(p) for p in method.parameters() if p.requires_grad)
+
+
+def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
+    """DeepSpeed, the stage's optimiser and its groups take every parameter as it is, single numbers too."""
+    for number, case in enumerate(any_network):
+        if not case.planned.stage.trains:
+            continue
+        method = case.build(dropout=True)
+        start = state_of(method)
+        trained = trained_by_the_engine(case, method, tmp_path / str(number))
+        assert trained.updates == 2 and all(math.isfinite(entry.loss) for entry in trained.log)
+        assert {name: tensor.shape for name, tensor in trained.last.items()} == {n: t.shape for n, t in start.items()}
+        assert all(tensor.isfinite().all() for tensor in trained.last.values())
+        assert not same_state(trained.last, start)
 
 
 def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from benchmark.methods.clip_finetuning import ClipSum, FinetuningSettings
 from test_artemis import artemis
-from test_tirg import framed, released
+from test_tirg import in_artemis, original
 from test_val import build as val
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
@@ -29,9 +29,9 @@ def clip(**changed: Any) -> Method:
 METHODS: dict[str, Callable[[], Method]] = {
     "clip": clip,
     "val": val,
-    "tirg": lambda: released("tirg"),
-    "tirg_lastconv": lambda: released("tirg_lastconv", loss="soft_triplet"),
-    "concat in ARTEMIS's frame": lambda: framed("concat"),
+    "tirg": lambda: original("tirg"),
+    "tirg_lastconv": lambda: original("tirg_lastconv", loss="soft_triplet"),
+    "concat in ARTEMIS's implementation": lambda: in_artemis("concat"),
     "artemis": artemis,
 }
 
@@ -102,7 +102,7 @@ def test_only_one_micro_batch_s_activations_are_kept() -> None:
 
 
 def test_dropout_is_drawn_again_as_it_was() -> None:
-    method, batch = built(lambda: released("tirg", dropout=0.5))
+    method, batch = built(lambda: original("tirg", dropout=0.5))
     method.train()
     for module in method.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -1,4 +1,4 @@
-"""TIRG, TIRG (last conv) and Concat + MLP: golden numbers, losses by slow loops, frames and recipes."""
+"""TIRG, TIRG (last conv) and Concat + MLP: golden numbers, losses by slow loops, implementations and recipes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from benchmark.methods.networks.artemis_frame import cnn_encoders
+from benchmark.methods.networks.artemis_encoders import cnn_encoders
 from benchmark.methods.networks.cnn import TRUNKS, build_trunk, find_trunk_weights, generalised_mean, trunk_start
 from benchmark.methods.networks.cnn_pictures import ShortSide
 from benchmark.methods.networks.recurrent_texts import LastStateText, text_views, tirg_vocabulary
 from benchmark.methods.networks.tirg import classification_loss, draw_triplets, soft_triplet_loss
-from benchmark.methods.networks.tirg_frames import Kind, ReleasedTirg, TirgSettings, framed_method, released_method
+from benchmark.methods.networks.tirg_implementations import (
+    Kind,
+    OriginalTirg,
+    TirgSettings,
+    artemis_tirg,
+    original_tirg,
+)
 from benchmark.methods.networks.vocabulary import plain_words
 from benchmark.methods.tirg import METHODS, TirgTrainingSettings
 from PIL import Image
@@ -26,20 +32,21 @@ from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.pipeline.planning import make_plan
 from benchmark.registry import discover
+from benchmark.settings import fill
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 SMALL: dict[str, Any] = {"cnn": "tiny", "width": 32, "word_width": 16}
 
 
-def released(kind: Kind, **changed: Any) -> ReleasedTirg:
+def original(kind: Kind, **changed: Any) -> OriginalTirg:
     settings = TirgSettings(**{**SMALL, "dropout": 0.0, **changed})
-    return released_method(kind, settings, build_trunk("tiny", "random"), TRUNKS["tiny"].channels)
+    return original_tirg(kind, settings, build_trunk("tiny", "random"), TRUNKS["tiny"].channels)
 
 
-def framed(kind: Kind, frozen: bool = False) -> Method:
+def in_artemis(kind: Kind, frozen: bool = False) -> Method:
     settings = TirgSettings(**SMALL, dropout=0.0)
-    return framed_method(kind, settings, cnn_encoders(settings, None), TRUNKS["tiny"].channels, frozen)
+    return artemis_tirg(kind, settings, cnn_encoders(settings, None), TRUNKS["tiny"].channels, frozen)
 
 
 def test_golden_numbers() -> None:
@@ -89,15 +96,15 @@ def test_triplets_are_drawn_without_replacement_and_never_of_the_own_pair(pairs:
         assert all(negative % pairs != anchor % pairs for negative in negatives)
 
 
-def test_twenty_triplets_can_be_overfitted_with_soft_triplets_and_in_artemis_s_frame() -> None:
-    for build in (lambda: released("tirg", loss="soft_triplet"), lambda: framed("tirg")):
+def test_twenty_triplets_can_be_overfitted_with_soft_triplets_and_in_artemis_s_implementation() -> None:
+    for build in (lambda: original("tirg", loss="soft_triplet"), lambda: in_artemis("tirg")):
         method, batch = built(build)
         losses(method, batch, 80)
         assert right(method, batch) == 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("build", [released, framed])
+@pytest.mark.parametrize("build", [original, in_artemis])
 def test_evaluation_depends_on_neither_batch_nor_padding_and_changes_nothing(kind: Kind, build: Any) -> None:
     method, batch = built(lambda: build(kind))
     losses(method, batch, 2)
@@ -110,7 +117,7 @@ def test_evaluation_depends_on_neither_batch_nor_padding_and_changes_nothing(kin
 
 
 def test_a_training_batch_of_one_is_refused() -> None:
-    for build in (released, framed):
+    for build in (original, in_artemis):
         method, batch = built(lambda build=build: build("tirg_lastconv"))
         one = batch.rows(method, [0])
         with pytest.raises(UserError, match="at least two triplets"):
@@ -120,16 +127,16 @@ def test_a_training_batch_of_one_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_gets_a_gradient(kind: Kind) -> None:
-    assert without_gradient(*built(lambda: released(kind))) == set()
-    frozen = without_gradient(*built(lambda: framed(kind, frozen=True)))
-    whole, _ = built(lambda: framed(kind))
+    assert without_gradient(*built(lambda: original(kind))) == set()
+    frozen = without_gradient(*built(lambda: in_artemis(kind, frozen=True)))
+    whole, _ = built(lambda: in_artemis(kind))
     cnn = {name for name, _ in whole.named_parameters() if name.startswith("encoders.img_enc.cnn.")}
     assert frozen == cnn | {"encoders.txt_enc.embed.weight"}
-    assert without_gradient(*built(lambda: framed(kind))) == set()
+    assert without_gradient(*built(lambda: in_artemis(kind))) == set()
 
 
 def test_the_last_two_shares_have_a_gradient_of_zero() -> None:
-    method, batch = built(lambda: released("tirg"))
+    method, batch = built(lambda: original("tirg"))
     a = dict(method.named_parameters())["composition.a"]
     assert a.tolist() == [1, 10, 1, 1]
     without_gradient(method, batch)
@@ -137,16 +144,16 @@ def test_the_last_two_shares_have_a_gradient_of_zero() -> None:
 
 
 def test_a_left_out_word_is_the_unknown_one_as_released_on_fashion200k() -> None:
-    method, _ = built(lambda: released("tirg", left_out=("shirt",)))
+    method, _ = built(lambda: original("tirg", left_out=("shirt",)))
     assert method.vocabulary is not None and "shirt" not in method.vocabulary.words
     assert method.tokenize(["shirt red"])["tokens"][0, 0] == 0 < method.tokenize(["red"])["tokens"][0, 0]
     recipe = discover().recipe("tirg", "fashion200k", "paper", "pretrained")
     assert TirgSettings(**recipe.method).left_out == ("replace",)
 
 
-def test_each_frame_has_its_own_cnn_unless_one_is_named() -> None:
-    assert [TirgSettings(frame=frame).cnn for frame in ("released", "artemis")] == ["resnet18", "resnet50"]
-    assert TirgSettings(frame="artemis", cnn="tiny").cnn == "tiny"
+def test_each_implementation_has_its_own_cnn_unless_one_is_named() -> None:
+    assert [TirgSettings(implementation=chosen).cnn for chosen in ("original", "artemis")] == ["resnet18", "resnet50"]
+    assert TirgSettings(implementation="artemis", cnn="tiny").cnn == "tiny"
 
 
 def test_texts_without_a_word_are_one_unknown_word() -> None:
@@ -157,7 +164,7 @@ def test_texts_without_a_word_are_one_unknown_word() -> None:
 
 
 def test_the_cnn_has_a_tenth_of_the_rate_and_its_projection_has_not() -> None:
-    method, _ = built(lambda: released("tirg"))
+    method, _ = built(lambda: original("tirg"))
     (stage,) = METHODS["tirg"].stages(TirgSettings(**SMALL), "random")
     settings = TirgTrainingSettings(learning_rate=1e-2, decay_updates=50_000)
     rest, cnn = stage.parameter_groups(method, settings)
@@ -170,11 +177,19 @@ def test_the_cnn_has_a_tenth_of_the_rate_and_its_projection_has_not() -> None:
     assert [factor(n) for n in (0, 49_999, 50_000, 150_000)] == pytest.approx([1, 1, 0.1, 0.001])
 
 
-def test_fashion200k_has_the_authors_frame_and_the_others_the_variant(small_cirr: Path) -> None:
+def test_the_former_name_of_the_implementation_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `--set` and the headers of older checkpoints have it."""
+    found = fill(TirgSettings, [("the file's header", {"frame": "released", "cnn": "tiny"})], "method")
+    assert (found.implementation, found.cnn) == ("original", "tiny")
+    assert fill(TirgSettings, [("--set", {"frame": "artemis"})], "method").cnn == "resnet50"
+    assert "--set: method.frame is called method.implementation now" in capsys.readouterr().err
+
+
+def test_fashion200k_has_the_authors_implementation_and_the_others_the_variant(small_cirr: Path) -> None:
     plan = make_plan(make_options(method="tirg", dataset="cirr", data_root=small_cirr, set={"method.cnn": "resnet50"}))
     assert [planned.stage.name for planned in plan.stages] == ["tirg-frozen", "tirg-whole"]
     settings = plan.method_settings
-    assert isinstance(settings, TirgSettings) and settings.frame == "artemis" and settings.cnn == "resnet50"
+    assert isinstance(settings, TirgSettings) and settings.implementation == "artemis" and settings.cnn == "resnet50"
     demo = make_plan(make_options(method="tirg", dataset="cirr", data_root=small_cirr))
     assert isinstance(demo.method_settings, TirgSettings) and demo.method_settings.cnn == "tiny"
     assert [planned.recipe.name for planned in demo.stages if planned.recipe] == ["from-scratch"]
@@ -226,6 +241,6 @@ def test_the_short_side_is_resized_and_the_centre_cut(size: tuple[int, int]) -> 
 
 
 def test_scores_are_cosines() -> None:
-    method, batch = built(lambda: released("tirg"))
+    method, batch = built(lambda: original("tirg"))
     found = scores(method.eval(), batch)
     assert found.abs().max() <= 1 + 1e-6 and method.scores_by_dot_product

@@ -1,4 +1,4 @@
-"""The frame of ARTEMIS's release: encoders, temperature and loss, shared with TIRG's variant in it.
+"""What ARTEMIS's release shares between its methods, TIRG's variant in it too: encoders, temperature and loss.
 
 Pictures pass through a CNN with generalised-mean pooling and a linear layer, texts through a recurrent
 encoder on a vocabulary of the training captions; on the features of a frozen encoder, pictures through
@@ -12,6 +12,7 @@ Deviation: word vectors are drawn at random unless a file of them is given.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, Method, Need, PixelInputs, Views
+from benchmark.method import BuildContext, Method, PixelInputs, RequiredFile, Views
 from benchmark.settings import MethodSettings
 
 from .cnn import (
@@ -30,8 +31,8 @@ from .cnn import (
     build_trunk,
     freeze,
     require_rows,
+    trunk_files,
     trunk_named,
-    trunk_needs,
     trunk_start,
     unit,
 )
@@ -44,7 +45,7 @@ from .recurrent_texts import (
     text_views,
 )
 from .vocabulary import Vocabulary
-from .word_vectors import find_word_vectors, read_word_vectors, word_vector_needs, word_vector_remarks
+from .word_vectors import find_word_vectors, read_word_vectors, word_vector_files, word_vector_remarks
 
 TEMPERATURE = 2.65926
 """τ at the start, a factor of 14.29."""
@@ -152,8 +153,8 @@ class Encoders(nn.Module):
             freeze(self.txt_enc.vectors)
 
 
-class FramedMethod(Method):
-    """A method in this frame; what composes and scores is the subclass's.
+class ArtemisMethod(Method):
+    """A method on these encoders, with this loss; what composes and scores is the subclass's.
 
     ``frozen``: the first phase. State-dict names of the encoders and of τ are the released ones,
     behind "encoders." for the former.
@@ -205,7 +206,7 @@ class FramedMethod(Method):
         require_rows(rows, self.training, type(self).__name__)
 
 
-def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow: bool = False) -> Encoders:
+def cnn_encoders(settings: CnnSettings, assets_root: Path | None, weights_follow: bool = False) -> Encoders:
     """The encoders on pixels and strings. Raises UserError where weights or word vectors are missing.
 
     ``weights_follow``: all weights are loaded next, so that neither is looked for.
@@ -218,13 +219,13 @@ def cnn_encoders(settings: CnnSettings, assets_root: str | None, weights_follow:
     return Encoders(image, text_maker(settings), vectors)
 
 
-def frame_needs(settings: CnnSettings) -> tuple[Need, ...]:
+def encoder_files(settings: CnnSettings) -> tuple[RequiredFile, ...]:
     """ImageNet weights where the CNN starts from them, and word vectors, which a run may do without."""
     trunk = trunk_named(settings.cnn)
-    return (*trunk_needs(trunk, settings.start), *word_vector_needs(_VECTORS, settings.word_vectors))
+    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
 
 
-def frame_remarks(settings: CnnSettings) -> tuple[str, ...]:
+def encoder_remarks(settings: CnnSettings) -> tuple[str, ...]:
     return word_vector_remarks(settings.word_vectors)
 
 
@@ -252,8 +253,7 @@ def feature_encoders(width: int) -> Encoders:
 
 def pixel_inputs(context: BuildContext) -> PixelInputs:
     """White squares of the CNN's size, cropped and mirrored by chance in training."""
-    settings = context.method_settings
-    assert isinstance(settings, CnnSettings)
+    settings = CnnSettings.of(context.method_settings)
     size = trunk_named(settings.cnn).size
     enlarged = round(size * _ENLARGED)
     return PixelInputs(

@@ -1,8 +1,8 @@
-"""TIRG's two frames around its compositions: encoders, scale and loss.
+"""TIRG's two implementations around its compositions: encoders, scale and loss.
 
-"released" is the authors' code: ResNet-18, LSTM, logits = s² · cos(q, y) with a learned scale s.
-"artemis" is the variant in ARTEMIS's release (`artemis_frame.py`): ResNet-50 with generalised-mean
-pooling, GRU, a = (1, 1), scores times exp(τ). The compositions are `tirg_modules.py`.
+"original" is the authors' code: ResNet-18, LSTM, logits = s² · cos(q, y) with a learned scale s.
+"artemis" is the variant in ARTEMIS's release (`artemis_encoders.py`): ResNet-50 with generalised-mean
+pooling, GRU, a = (1, 1), scores times exp(τ). The compositions are `tirg.py`.
 
 Notation: B batch, d width of an embedding.
 """
@@ -10,7 +10,7 @@ Notation: B batch, d width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.method import Method, Views
+from benchmark.settings import Renamed
 
-from .artemis_frame import CnnSettings, Encoders, FramedMethod
+from .artemis_encoders import ArtemisMethod, CnnSettings, Encoders, LinearPicture
 from .cnn import ImageEncoder, TrunkName, require_rows, unit
 from .recurrent_texts import LastStateText, text_views, tirg_vocabulary
 from .tirg import (
@@ -44,20 +45,26 @@ Kind = Literal["tirg", "tirg_lastconv", "concat"]
 
 
 class TirgSettings(CnnSettings):
-    """TIRG's networks; "released" reads `loss`, "artemis" the text encoder and word vectors."""
+    """TIRG's networks; "original" reads `loss`, "artemis" the text encoder and word vectors."""
 
-    cnn: TrunkName = Field("resnet18", description="picture encoder; resnet50 in the frame artemis")
-    frame: Literal["released", "artemis"] = Field("released", description="the authors' code, or ARTEMIS's variant")
-    loss: Literal["batch_based_classification", "soft_triplet"] = Field(
-        "batch_based_classification", description="loss of the released frame"
+    cnn: TrunkName = Field("resnet18", description="picture encoder; resnet50 in the implementation artemis")
+    implementation: Literal["original", "artemis"] = Field(
+        "original", description="the authors' code, or ARTEMIS's variant"
     )
-    left_out: tuple[str, ...] = Field((), description="words that the released frame's vocabulary does not take in")
+    loss: Literal["batch_based_classification", "soft_triplet"] = Field(
+        "batch_based_classification", description="loss of the original implementation"
+    )
+    left_out: tuple[str, ...] = Field(
+        (), description="words that the original implementation's vocabulary does not take in"
+    )
+
+    formerly: ClassVar[Mapping[str, Renamed]] = {"frame": Renamed("implementation", {"released": "original"})}
 
     @model_validator(mode="before")
     @classmethod
-    def _cnn_of_the_frame(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Each frame has a CNN of its own where none is named."""
-        return {"cnn": "resnet50" if given.get("frame") == "artemis" else "resnet18", **given}
+    def _cnn_of_the_implementation(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Each has a CNN of its own where none is named."""
+        return {"cnn": "resnet50" if given.get("implementation") == "artemis" else "resnet18", **given}
 
 
 def composition(kind: Kind, picture: int, text: int, shares: Sequence[float], dropout: float) -> Composition:
@@ -81,8 +88,8 @@ class NormScale(nn.Module):
         return scaled
 
 
-class ReleasedTirg(Method):
-    """The authors' frame: x and t as the encoders give them, neither normalised."""
+class OriginalTirg(Method):
+    """The authors' implementation: x and t as the encoders give them, neither normalised."""
 
     def __init__(
         self,
@@ -142,8 +149,8 @@ class ReleasedTirg(Method):
         return text_views(self.vocabulary, [plain_words(text) for text in texts])
 
 
-class FramedTirg(FramedMethod):
-    """The composition in ARTEMIS's frame: r and m of unit norm, and so is the query; score ⟨q, t⟩."""
+class ArtemisTirg(ArtemisMethod):
+    """The composition on ARTEMIS's encoders: r and m of unit norm, and so is the query; score ⟨q, t⟩."""
 
     def __init__(self, encoders: Encoders, composed: Composition, frozen: bool = False) -> None:
         super().__init__(encoders, frozen)
@@ -151,7 +158,11 @@ class FramedTirg(FramedMethod):
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
-        return (*super().without_gradient, *shifts_of(self.composition))
+        shifts = shifts_of(self.composition)
+        if shifts and isinstance(self.encoders.img_enc, LinearPicture):
+            # A shift of all references, which the batch norm removes, and of all targets, which the softmax does.
+            shifts = (*shifts, "encoders.img_enc.linear.bias")
+        return (*super().without_gradient, *shifts)
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), of unit norm."""
@@ -179,13 +190,13 @@ def composed_query(
     return query
 
 
-def released_method(kind: Kind, settings: TirgSettings, cnn: nn.Module, channels: int) -> ReleasedTirg:
-    """The released frame on a CNN with so many channels in its last map."""
+def original_tirg(kind: Kind, settings: TirgSettings, cnn: nn.Module, channels: int) -> OriginalTirg:
+    """The authors' implementation on a CNN with so many channels in its last map."""
     width = settings.width
     image = ImageEncoder(cnn, nn.Sequential(nn.Linear(channels, width)), "average")
     picture = channels if kind == "tirg_lastconv" else width
     composed = composition(kind, picture, width, RELEASED_SHARES, settings.dropout)
-    return ReleasedTirg(
+    return OriginalTirg(
         image,
         lambda words: LastStateText(words, width, width, settings.dropout),
         composed,
@@ -194,8 +205,8 @@ def released_method(kind: Kind, settings: TirgSettings, cnn: nn.Module, channels
     )
 
 
-def framed_method(kind: Kind, settings: TirgSettings, encoders: Encoders, channels: int, frozen: bool) -> FramedTirg:
-    """ARTEMIS's frame around a composition."""
+def artemis_tirg(kind: Kind, settings: TirgSettings, encoders: Encoders, channels: int, frozen: bool) -> ArtemisTirg:
+    """ARTEMIS's implementation of a composition."""
     picture = channels if kind == "tirg_lastconv" else settings.width
     composed = composition(kind, picture, settings.width, VARIANT_SHARES, settings.dropout)
-    return FramedTirg(encoders, composed, frozen)
+    return ArtemisTirg(encoders, composed, frozen)
