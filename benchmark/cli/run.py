@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         _write_tables(studies)
         if any(chosen.fair for chosen in runs) and job is not None:
-            _print_fair_tables(made, registry)
+            _print_controlled_comparisons(made, registry)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
@@ -147,12 +147,12 @@ def _partakers(registry: Registry) -> list[str]:
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 
 
-def _print_fair_tables(made: list[Record], registry: Registry) -> None:
-    from benchmark.leaderboards.fair_table import fair_section, reasons_outside
+def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
+    from benchmark.leaderboards.controlled_comparison_tables import controlled_section, reasons_outside
 
     infos, outside = registry.datasets(), reasons_outside(registry)
     for name in dict.fromkeys(record.identity.data.name for record in made if record.identity.data is not None):
-        print(fair_section(infos[name], made, outside))
+        print(controlled_section(infos[name], made, outside))
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
@@ -213,7 +213,7 @@ def _one(
 
         print(describe(plan))
         return []
-    from benchmark.pipeline.reporting import summary_lines, timing_line
+    from benchmark.pipeline.reporting import format_summary, format_timings
     from benchmark.pipeline.run import execute
     from benchmark.training.job import Interrupted
 
@@ -224,6 +224,6 @@ def _one(
         raise KeyboardInterrupt from None
     if study is not None:
         study.add(record, plan.folder)
-    print("\n".join(summary_lines(record, plan.folder)))
-    say(f"time: {timing_line(record.timings)}")
+    say(f"time: {format_timings(record.timings)}")
+    print(format_summary(record, plan.folder))
     return [record]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from benchmark.progress import say
-from benchmark.records.costs import Trial, Tuning
+from benchmark.records.measurement import Trial, Tuning
 from benchmark.training.job import Diverged, Trained
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ A folder holds ``record.json`` and, where queries were ranked here, ``per_query.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
@@ -21,19 +22,53 @@ from benchmark.errors import UserError
 from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
 from benchmark.files import atomic_write_json, digest_of, read_json
-from benchmark.records.costs import Cost, Trial, Tuning
+from benchmark.records.measurement import Cost, Count, Precision, RecordPart, Trial, Tuning
 from benchmark.records.measurement import Measurement as Measurement
-from benchmark.records.measurement import Precision
-from benchmark.records.part import Count, RecordPart
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 RECORD_NAME = "record.json"
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+_OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
+"""Options of a command that name somebody's own folders and change no number."""
+
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
-UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw}
-"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has."""
+RENAMED_SETTINGS: Final = {"drawing": "pair_sampling", "frame": "implementation"}
+"""Settings of methods and stages that records before version 3 call otherwise: old name to present one."""
+
+RENAMED_VALUES: Final = {("frame", "released"): "original"}
+"""Their values that are called otherwise, by old name and old value."""
+
+
+def _with_renamed_settings(raw: dict[str, Any]) -> dict[str, Any]:
+    """The names inside `method_settings` and the stages' `settings`; what is malformed is left to the schema."""
+
+    def renamed(settings: Any) -> Any:
+        if not isinstance(settings, dict):
+            return settings
+        return {
+            RENAMED_SETTINGS.get(name, name): RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
+            for name, value in settings.items()
+        }
+
+    identity = raw.get("identity")
+    if not isinstance(identity, dict):
+        return raw
+    mended = dict(identity)
+    if "method_settings" in identity:
+        mended["method_settings"] = renamed(identity["method_settings"])
+    if isinstance(stages := identity.get("stages"), list):
+        mended["stages"] = [
+            {**stage, "settings": renamed(stage["settings"])} if isinstance(stage, dict) and "settings" in stage
+            else stage for stage in stages
+        ]  # fmt: skip
+    return {**raw, "identity": mended}
+
+
+UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw, 2: _with_renamed_settings}
+"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has;
+version 3 calls two settings by their present names."""
 
 
 class Result(RecordPart):
@@ -202,7 +237,7 @@ class Record(RecordPart):
     ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
     tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
     method: str
     title: str
@@ -250,7 +285,7 @@ def seedless_identity(record: Record) -> dict[str, Any]:
         for consequence in ("seed", "artefact", "updates", "triplets_seen"):
             stage.pop(consequence, None)
         if record.identity.tuning is not None and stage["name"] == record.identity.tuning.stage:
-            del stage["settings"]["learning_rate"]
+            stage["settings"].pop("learning_rate", None)
     if "encoder" in identity and identity["encoder"]["start"] == "random":
         del identity["encoder"]["digest"]
     return identity
@@ -262,10 +297,9 @@ def run_key(record: Record) -> str:
 
 
 def identity_key(record: Record, result: Result) -> str:
-    """Digest of what one row of one table is: only results with equal keys are seeds of another."""
+    """Digest of what one row of one table is: only results with equal keys are seeds, or categories, of another."""
     column = result.model_dump(
-        mode="json",
-        include={"dataset", "split", "protocol", "text_mode", "category", "weights_from", "measured_by"},
+        mode="json", include={"dataset", "split", "protocol", "text_mode", "weights_from", "measured_by"}
     )
     return digest_of({"run": run_key(record), "column": column})
 
@@ -345,3 +379,8 @@ def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:
     if stored is None:
         return {}
     return read_per_query_file(folder / stored.name, stored.size, stored.sha256)
+
+
+def repeatable_command(record: Record) -> str:
+    """The stored command line without folders of the one who ran it."""
+    return _OWN_FOLDERS.sub("", record.command)
