@@ -47,10 +47,11 @@ def _with_renamed_settings(raw: dict[str, Any]) -> dict[str, Any]:
     def renamed(settings: Any) -> Any:
         if not isinstance(settings, dict):
             return settings
-        return {
-            RENAMED_SETTINGS.get(name, name): RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-            for name, value in settings.items()
-        }
+        found = {}
+        for name, value in settings.items():
+            known = RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
+            found[RENAMED_SETTINGS.get(name, name)] = known
+        return found
 
     identity = raw.get("identity")
     if not isinstance(identity, dict):
