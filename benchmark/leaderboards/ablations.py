@@ -16,9 +16,10 @@ from benchmark.data.partial import SUFFIX
 from benchmark.facts import MethodInfo, Variant
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.plan import Plan
+from benchmark.records.layout import listed, paragraph, table_of_rows
 from benchmark.records.record import Record, Result
 from benchmark.records.rows import AVERAGE, FACTS, Row, format_facts, rows_of
-from benchmark.records.tables import DEMO, DEMO_CAPTION, Table, listed, notes_of, paragraph, table_of_rows
+from benchmark.records.tables import DEMO_CAPTION, SYNTHETIC, Table, notes_of
 
 FILE_NAME = "ablations.md"
 _WITH, _WITHOUT = "✓", ""
@@ -79,7 +80,7 @@ class AblationStudy:
         for block in dict.fromkeys(variant.ablation for variant in self.variants):
             parts.append(f"## {block}\n\n{self._block([v for v in self.variants if v.ablation == block], rows)}")
         parts.append(listed(self._notes(rows)))
-        parts += [f"These were {DEMO}: they rank no configurations.\n"] if is_demo else []
+        parts += [f"Demo, {SYNTHETIC}: these numbers rank no configurations.\n"] if is_demo else []
         return "\n".join(parts)
 
     def _row(self, records: Sequence[Record]) -> Row:

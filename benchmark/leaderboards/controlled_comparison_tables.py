@@ -15,10 +15,11 @@ from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo
 from benchmark.leaderboards.controlled_comparison import ControlledComparison, comparisons, trains
 from benchmark.pipeline.controlled_comparison import refusal
+from benchmark.records.layout import listed, paragraph, pipe_table
 from benchmark.records.measurement import Trial, format_gigaflops
 from benchmark.records.record import Record, Result
 from benchmark.records.rows import Row, rows_of
-from benchmark.records.tables import DEMO, DEMO_CAPTION, Table, listed, notes_of, paragraph, pipe_table
+from benchmark.records.tables import DEMO, DEMO_CAPTION, Table, notes_of
 
 if TYPE_CHECKING:
     from benchmark.registry import Registry

@@ -24,6 +24,7 @@ from benchmark.leaderboards.controlled_comparison_tables import controlled_secti
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references
 from benchmark.leaderboards.published_schema import averages
+from benchmark.records.layout import paragraph
 from benchmark.records.record import (
     RECORD_NAME,
     Record,
@@ -33,7 +34,7 @@ from benchmark.records.record import (
     run_key,
     write_record,
 )
-from benchmark.records.tables import DEMO, Printed, format_tables, paragraph, tables
+from benchmark.records.tables import DEMO, SYNTHETIC, Printed, format_tables, tables
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})
@@ -146,7 +147,7 @@ def render_demo(name: str, title: str, records: Iterable[Record], controlled: st
         format_tables(tables(papers), mark="## ") if papers else "" if mine else _EMPTY,
         controlled,
         _how_to_repeat(mine) if mine else "",
-        f"This was {DEMO}: no number on this page is one of {title}.\n",
+        f"Demo, {SYNTHETIC}: no number on this page is one of {title}.\n",
     ]
     return _joined(parts)
 

@@ -13,8 +13,9 @@ from decimal import ROUND_HALF_UP, Decimal
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import PublishedNumber, Recomputed, recomputed
 from benchmark.leaderboards.published_schema import SOURCE_KINDS
+from benchmark.records.layout import short_name
 from benchmark.records.rows import AVERAGE, Cell, Place, Row
-from benchmark.records.tables import Printed, short_name
+from benchmark.records.tables import Printed
 
 _DIFFERS, _NOT_PRINTED = "†", "‡"
 

@@ -22,6 +22,7 @@ from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
+from benchmark.records.layout import WIDTH
 from benchmark.records.measurement import Cost
 from benchmark.records.record import (
     DataIdentity,
@@ -33,7 +34,7 @@ from benchmark.records.record import (
     write_record,
 )
 from benchmark.records.rows import AVERAGE
-from benchmark.records.tables import DEMO, WIDTH, run_table
+from benchmark.records.tables import DEMO, SYNTHETIC, run_table
 from benchmark.training.job import Trained
 from benchmark.weights.checkpoints import WeightsHeader
 
@@ -288,7 +289,7 @@ def format_summary(record: Record, folder: Path) -> str:
     lines = ["", run_table(record, width), "", f"record:   {folder / 'record.json'}"]
     lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
     if record.identity.data is not None and record.identity.data.is_demo:
-        lines.append(f"This was {DEMO}: the numbers say nothing about {record.identity.data.name} and rank no methods.")
+        lines.append(f"Demo, {SYNTHETIC}: these numbers say nothing about {record.identity.data.name} and rank no methods.")
     return "\n".join(lines)
 
 

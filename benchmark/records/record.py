@@ -11,7 +11,7 @@ A folder holds ``record.json`` and, where queries were ranked here, ``per_query.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -24,6 +24,7 @@ from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_
 from benchmark.files import atomic_write_json, digest_of, read_json
 from benchmark.records.measurement import Cost, Count, Precision, RecordPart, Trial, Tuning
 from benchmark.records.measurement import Measurement as Measurement
+from benchmark.records.upgrades import UPGRADES
 
 SCHEMA_VERSION: Final = 3
 RECORD_NAME = "record.json"
@@ -31,45 +32,6 @@ RECORD_NAME = "record.json"
 Percent = Annotated[float, Field(ge=0, le=100)]
 _OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
 """Options of a command that name somebody's own folders and change no number."""
-
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-
-RENAMED_SETTINGS: Final = {"drawing": "pair_sampling", "frame": "implementation"}
-"""Settings of methods and stages that records before version 3 call otherwise: old name to present one."""
-
-RENAMED_VALUES: Final = {("frame", "released"): "original"}
-"""Their values that are called otherwise, by old name and old value."""
-
-
-def _with_renamed_settings(raw: dict[str, Any]) -> dict[str, Any]:
-    """The names inside `method_settings` and the stages' `settings`; what is malformed is left to the schema."""
-
-    def renamed(settings: Any) -> Any:
-        if not isinstance(settings, dict):
-            return settings
-        found = {}
-        for name, value in settings.items():
-            known = RENAMED_VALUES.get((name, value), value) if isinstance(value, str) else value
-            found[RENAMED_SETTINGS.get(name, name)] = known
-        return found
-
-    identity = raw.get("identity")
-    if not isinstance(identity, dict):
-        return raw
-    mended = dict(identity)
-    if "method_settings" in identity:
-        mended["method_settings"] = renamed(identity["method_settings"])
-    if isinstance(stages := identity.get("stages"), list):
-        mended["stages"] = [
-            {**stage, "settings": renamed(stage["settings"])} if isinstance(stage, dict) and "settings" in stage
-            else stage for stage in stages
-        ]  # fmt: skip
-    return {**raw, "identity": mended}
-
-
-UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw, 2: _with_renamed_settings}
-"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has;
-version 3 calls two settings by their present names."""
 
 
 class Result(RecordPart):
@@ -124,7 +86,7 @@ class DataIdentity(RecordPart):
     @model_validator(mode="after")
     def _demo_is_not_official(self) -> Self:
         if self.is_demo and self.is_official:
-            raise ValueError("data cannot be drawn demo data and official at once")
+            raise ValueError("data cannot be demo data and official at once")
         return self
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from benchmark.records.layout import metric_order
 from benchmark.records.record import Record, read_record
-from benchmark.records.tables import metric_order, run_table, tables
+from benchmark.records.tables import run_table, tables
 
 GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
 
