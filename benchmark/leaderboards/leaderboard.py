@@ -313,12 +313,12 @@ def _record_order(record: Record) -> tuple[str, str, str, int, str]:
 
 
 def _how_to_repeat(records: Sequence[Record]) -> str:
-    """The stored command lines, each once, with the version of the code that ran them."""
-    lines: dict[str, None] = {}
+    """The stored command lines, each once, with the version of the code that ran them and what they gave."""
+    named: dict[str, dict[str, None]] = {}
     for record in records:
         code = record.code
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
-        command = repeatable_command(record)
-        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{command}`\n"] = None
-    return "## How to repeat\n\n" + "".join(lines)
+        line = f"- `{repeatable_command(record)}` (version {code.version}{commit}{changes})"
+        named.setdefault(line, {})[record.title] = None
+    return "## How to repeat\n\n" + "".join(f"{line}: {', '.join(titles)}\n" for line, titles in named.items())

@@ -288,8 +288,9 @@ def format_summary(record: Record, folder: Path) -> str:
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
     lines = ["", run_table(record, width), "", f"record:   {folder / 'record.json'}"]
     lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
-    if record.identity.data is not None and record.identity.data.is_demo:
-        lines.append(f"Demo, {SYNTHETIC}: these numbers say nothing about {record.identity.data.name} and rank no methods.")
+    data = record.identity.data
+    if data is not None and data.is_demo:
+        lines.append(f"Demo, {SYNTHETIC}: these numbers say nothing about {data.name} and rank no methods.")
     return "\n".join(lines)
 
 

@@ -136,8 +136,8 @@ def _epochs_are_equal(record: Record) -> bool:
 
 
 _LAST = "last epoch"
-_SELECTION = {"paper": "best epoch", "heldout": "best held-out epoch", "last": _LAST}
-_BOTH = {"best epoch": "best and last epoch", "best held-out epoch": "best held-out and last epoch"}
+_SELECTION = {"paper": "best epoch", "heldout": "held-out epoch", "last": _LAST}
+_BOTH = {"best epoch": "best = last epoch", "held-out epoch": "held-out = last epoch"}
 _WEIGHTS = {
     "last": _LAST, "none trained": "nothing trained", "imported": "imported", "external": "from outside",
 }  # fmt: skip

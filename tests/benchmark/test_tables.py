@@ -168,9 +168,9 @@ def test_selected_and_last_weights_are_rows_of_their_own_selected_first() -> Non
 
 def test_where_the_selected_epoch_is_the_last_one_both_are_one_row() -> None:
     same = [with_last(made(seed)) for seed in (0, 1)]
-    assert [row[0] for row in lines(same)] == ["SPIRIT, best and last epoch", "±", "sd"]
+    assert [row[0] for row in lines(same)] == ["SPIRIT, best = last epoch", "±", "sd"]
     heldout = lines([with_last(made(selection="heldout"))])
-    assert heldout[0] == ["SPIRIT, best held-out and last epoch", "20.00", "50.00"]
+    assert heldout[0] == ["SPIRIT, held-out = last epoch", "20.00", "50.00"]
     one_differs = [same[0], with_last(made(1), ties=1)]
     assert [row[0] for row in lines(one_differs) if row[0] not in ("±", "sd")] == ["SPIRIT", "best epoch", "last epoch"]
 
@@ -179,7 +179,7 @@ def test_epochs_that_agree_in_one_column_alone_stay_apart() -> None:
     raw = with_last(made()).model_dump(mode="json")
     selected, last = raw["results"]
     raw["results"] += [{**selected, "protocol": "other"}, {**last, "protocol": "other", "ties": 3}]
-    assert all("last epoch" in table.body() and "best and" not in table.body() for table in tables([Record.model_validate(raw)]))
+    assert all("last epoch" in table.body() and "best =" not in table.body() for table in tables([Record.model_validate(raw)]))
 
 
 def test_an_epoch_that_nothing_chose_is_not_called_the_best() -> None:
