@@ -149,10 +149,14 @@ def _partakers(registry: Registry) -> list[str]:
 
 def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
     from benchmark.leaderboards.controlled_comparison_tables import controlled_section, reasons_outside
+    from benchmark.records.tables import format_demo_end
 
     infos, outside = registry.datasets(), reasons_outside(registry)
-    for name in dict.fromkeys(record.identity.data.name for record in made if record.identity.data is not None):
-        print(controlled_section(infos[name], made, outside))
+    is_demo = {data.name: data.is_demo for record in made if (data := record.identity.data) is not None}
+    for name in is_demo:
+        print(f"\n{controlled_section(infos[name], made, outside)}")
+        if is_demo[name]:
+            print(format_demo_end(name))
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
@@ -190,7 +194,7 @@ def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
     for study in studies.values():
         file = study.write()
         if file is not None:
-            print(f"\n{file.read_text(encoding='utf-8')}\nablations: {file}")
+            print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
 
 
 def _one(

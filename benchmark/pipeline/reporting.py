@@ -34,7 +34,7 @@ from benchmark.records.record import (
     write_record,
 )
 from benchmark.records.rows import AVERAGE
-from benchmark.records.tables import DEMO, SYNTHETIC, run_table
+from benchmark.records.tables import DEMO, format_demo_end, run_table
 from benchmark.training.job import Trained
 from benchmark.weights.checkpoints import WeightsHeader
 
@@ -181,7 +181,11 @@ def build_record(
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
         skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
     )
-    remarks = [*plan.remarks, *([_import_note(imported)] if imported else [])]
+    remarks = list(plan.remarks)
+    if imported:
+        files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
+        remarks.append(f"weights imported from {files}, trained elsewhere; the recipe named is the published one")
+    trained_for = {s.planned.stage.name: round(s.seconds, 2) for s in stages if s.seconds is not None}
     results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)]
     return Record(
         kind="run",
@@ -195,20 +199,10 @@ def build_record(
         environment=environment(str(process.device), process.world_size),
         timings={name: round(seconds, 2) for name, seconds in timings.items()},
         peak_memory_bytes=peak_memory_bytes(),
-        cost=_with_seconds(cost, stages),
+        cost=cost.model_copy(update={"training_seconds": trained_for}),
         trials=sweep.trials if sweep else (),
         not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
     )
-
-
-def _with_seconds(cost: Cost, stages: Sequence[StageOutcome]) -> Cost:
-    known = {stage.planned.stage.name: stage.seconds for stage in stages if stage.seconds is not None}
-    return cost.model_copy(update={"training_seconds": {name: round(s, 2) for name, s in known.items()}})
-
-
-def _import_note(imported: Mapping[str, str]) -> str:
-    files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
-    return f"weights imported from {files}, trained elsewhere; the recipe named is the published one"
 
 
 def data_identity(dataset: Dataset) -> DataIdentity:
@@ -290,7 +284,7 @@ def format_summary(record: Record, folder: Path) -> str:
     lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
     data = record.identity.data
     if data is not None and data.is_demo:
-        lines.append(f"Demo, {SYNTHETIC}: these numbers say nothing about {data.name} and rank no methods.")
+        lines.append(format_demo_end(data.name))
     return "\n".join(lines)
 
 

@@ -64,6 +64,11 @@ class Table:
         return "\n".join([paragraph(self.caption(), width), self.body(width), listed(self.all_notes(), width)])
 
 
+def format_demo_end(dataset: str) -> str:
+    """The last line of what prints numbers of demo data."""
+    return f"Demo, {SYNTHETIC}: these numbers say nothing about {dataset} and rank no methods."
+
+
 def tables(
     records: Iterable[Record], bold: bool = False, published: Mapping[TaskKey, Printed] | None = None
 ) -> list[Table]:
