@@ -1,6 +1,6 @@
 """Train and evaluate a method on a dataset: features, every missing stage, record, table.
 
-Without --data-root the run uses drawn demo data and says so. Defaults reproduce the method's
+Without --data-root the run uses demo data (synthetic pictures) and says so. Defaults reproduce the method's
 paper on that dataset. Several methods, datasets, variants or seeds run one after the other; one
 failure does not stop the rest, but for a job of several processes, which ends. With --ablations a
 method and each of its ablations are run, and the table of them is written beside their folders.
@@ -129,7 +129,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
 
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The options that tell the parts of a fair comparison from one another; one empty part without one."""
+    """The options that tell the parts of a controlled comparison from one another; one empty part without one."""
     from benchmark.pipeline.controlled_comparison import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
@@ -141,7 +141,7 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 
 def _partakers(registry: Registry) -> list[str]:
-    """The methods of a fair comparison."""
+    """The methods of a controlled comparison."""
     from benchmark.pipeline.controlled_comparison import refusal
 
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]

@@ -1,6 +1,6 @@
 """The table of a method's ablations: the method itself and each of its named ablations, in blocks.
 
-Which ablations there are, the method's file declares (`Variant.ablation`). A block's rows are told
+Which ablations there are, the method's facts declare (`Variant.ablation`). A block's rows are told
 apart by what they leave out, a column of ticks for each part, or by their titles. Numbers are those
 of the dataset's default protocol, averaged over categories where it has some.
 """

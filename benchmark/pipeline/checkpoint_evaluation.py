@@ -27,6 +27,7 @@ from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of, draw_demo_data
 from benchmark.pipeline.reporting import (
     StageOutcome,
+    Tested,
     WeightsFrom,
     build_record,
     write_by_main,
@@ -93,7 +94,7 @@ def evaluate_checkpoint(
         hold = folder_lock(folder, "evaluation")
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         encoded = loaded.encode(plan.tasks)
-        tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
+        tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
