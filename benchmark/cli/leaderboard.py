@@ -18,20 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.leaderboards import leaderboard
-    from benchmark.leaderboards.fair_table import reasons_outside
+    from benchmark.leaderboards.controlled_comparison_tables import reasons_outside
     from benchmark.registry import discover
+    from benchmark.throughput.page import THROUGHPUT_PAGE
 
     results = Path(options.results)
     registry = discover()
     datasets, outside = registry.datasets(), reasons_outside(registry)
-    runs = [Path(name) for name in options.runs]
+    runs, further = [Path(name) for name in options.runs], [THROUGHPUT_PAGE]
     if options.add:
-        print(f"added {leaderboard.add(Path(options.add), results)}")
+        print(f"added {leaderboard.add(Path(options.add), results, further)}")
     if options.check:
-        stale = leaderboard.stale(results, datasets, runs, outside)
+        stale = leaderboard.stale(results, datasets, runs, outside, further)
         for path in stale:
             print(f"stale: {path}; write it again with `python -m benchmark leaderboard`")
         return 1 if stale else 0
-    for path in leaderboard.write_all(results, datasets, runs, outside):
+    for path in leaderboard.write_all(results, datasets, runs, outside, further):
         print(f"wrote {path}")
     return 0

@@ -1,6 +1,6 @@
 """Train and evaluate a method on a dataset: features, every missing stage, record, table.
 
-Without --data-root the run uses drawn demo data and says so. Defaults reproduce the method's
+Without --data-root the run uses demo data (synthetic pictures) and says so. Defaults reproduce the method's
 paper on that dataset. Several methods, datasets, variants or seeds run one after the other; one
 failure does not stop the rest, but for a job of several processes, which ends. With --ablations a
 method and each of its ablations are run, and the table of them is written beside their folders.
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     if os.environ.get("RANK", "0") == "0":
         _write_tables(studies)
         if any(chosen.fair for chosen in runs) and job is not None:
-            _print_fair_tables(made, registry)
+            _print_controlled_comparisons(made, registry)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
@@ -129,7 +129,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
 
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The options that tell the parts of a fair comparison from one another; one empty part without one."""
+    """The options that tell the parts of a controlled comparison from one another; one empty part without one."""
     from benchmark.pipeline.controlled_comparison import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
@@ -141,18 +141,22 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 
 def _partakers(registry: Registry) -> list[str]:
-    """The methods of a fair comparison."""
+    """The methods of a controlled comparison."""
     from benchmark.pipeline.controlled_comparison import refusal
 
     return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 
 
-def _print_fair_tables(made: list[Record], registry: Registry) -> None:
-    from benchmark.leaderboards.fair_table import fair_section, reasons_outside
+def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
+    from benchmark.leaderboards.controlled_comparison_tables import controlled_section, reasons_outside
+    from benchmark.records.tables import format_demo_end
 
     infos, outside = registry.datasets(), reasons_outside(registry)
-    for name in dict.fromkeys(record.identity.data.name for record in made if record.identity.data is not None):
-        print(fair_section(infos[name], made, outside))
+    is_demo = {data.name: data.is_demo for record in made if (data := record.identity.data) is not None}
+    for name in is_demo:
+        print(f"\n{controlled_section(infos[name], made, outside)}")
+        if is_demo[name]:
+            print(format_demo_end(name))
 
 
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
@@ -190,7 +194,7 @@ def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
     for study in studies.values():
         file = study.write()
         if file is not None:
-            print(f"\n{file.read_text(encoding='utf-8')}\nablations: {file}")
+            print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
 
 
 def _one(
@@ -213,7 +217,7 @@ def _one(
 
         print(describe(plan))
         return []
-    from benchmark.pipeline.reporting import summary_lines, timing_line
+    from benchmark.pipeline.reporting import format_summary, format_timings
     from benchmark.pipeline.run import execute
     from benchmark.training.job import Interrupted
 
@@ -224,6 +228,6 @@ def _one(
         raise KeyboardInterrupt from None
     if study is not None:
         study.add(record, plan.folder)
-    print("\n".join(summary_lines(record, plan.folder)))
-    say(f"time: {timing_line(record.timings)}")
+    say(f"time: {format_timings(record.timings)}")
+    print(format_summary(record, plan.folder))
     return [record]

@@ -46,12 +46,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _add_numbers(options: argparse.Namespace) -> int:
     from benchmark.interop.server_files import add_server_numbers
-    from benchmark.pipeline.reporting import summary_lines
+    from benchmark.pipeline.reporting import format_summary
 
     if not options.run:
         raise UserError("--server-numbers are added to a run's record: name its folder, RUN")
     record = add_server_numbers(Path(options.run), Path(options.server_numbers), options.output or "")
-    print("\n".join(summary_lines(record, Path(options.run))))
+    print(format_summary(record, Path(options.run)))
     return 0
 
 

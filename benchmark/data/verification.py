@@ -47,7 +47,7 @@ class BrokenPicture:
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckedPictures:
     """One split under one protocol (training: no protocol, and its triplets are its queries).
 
     ``missing``, ``empty``, ``unreadable`` count the pictures it needs; ``self_targets`` the
@@ -84,7 +84,7 @@ class Verification:
     obtain: str
     files: tuple[AnnotationFile, ...]
     counts: tuple[Counts, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[CheckedPictures, ...]
     broken: tuple[BrokenPicture, ...]
     shared: tuple[tuple[str, ...], ...]
     refused: tuple[str, ...]
@@ -254,10 +254,10 @@ def _task_need(task: Task) -> _Need:
     return _Need(key.split, key.protocol, key.category, len(queries), len(task.gallery), len(np.unique(same)), roles)
 
 
-def _row(need: _Need, states: Sequence[_State]) -> Row:
+def _row(need: _Need, states: Sequence[_State]) -> CheckedPictures:
     indices = np.unique(np.concatenate(list(need.roles.values())))
     kinds = [states[i].kind for i in indices.tolist()]
-    return Row(
+    return CheckedPictures(
         need.split,
         need.protocol,
         need.category,
@@ -331,7 +331,7 @@ _ROW_HEADERS = (
 )
 
 
-def _cells(row: Row) -> tuple[str | int, ...]:
+def _cells(row: CheckedPictures) -> tuple[str | int, ...]:
     category, gallery = row.category or "-", row.gallery or "-"
     found = (row.missing, row.empty, row.unreadable, row.self_targets)
     verdict = "ok" if row.ok else "broken pictures"

@@ -1,7 +1,7 @@
 """The evaluator: encodes queries and galleries with a method, ranks exactly, and scores.
 
 Galleries are encoded once for all tasks of a split that share their pictures. What comes out of a
-task is its ranks and everything derived from them.
+task is its ranks and everything derived from them, a `TaskResult`.
 
 The ranks of a job share the work: each encodes whole blocks of queries and of gallery pictures, all
 encodings go to every rank once, and each ranks its own part of the queries. Since neither an encoding
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from benchmark.distributed.job import ALONE, Job
 from benchmark.distributed.shards import gather_array, gather_encoding, own_span, shard_spans
 from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError
+from benchmark.evaluation.intervals import task_intervals
 from benchmark.evaluation.metrics import task_metrics
+from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.evaluation.ranking import Ranks, rank_queries
 from benchmark.evaluation.scoring import ScoreFunction, dot_product
 from benchmark.evaluation.sources import EvaluationSource
@@ -43,12 +46,44 @@ class EncodedTask:
 
 
 @dataclass(frozen=True)
-class TaskScores:
-    """What a task's ranking gave; ``metrics`` in percent by name, empty where labels are hidden."""
+class TaskResult:
+    """What a task's ranking gave: ranks, and what follows from them.
+
+    ``top`` (Q, K): gallery indices of the best pictures of each query, best first, -1 where fewer are ranked;
+    None where they were not asked for.
+    """
 
     task: Task
     ranks: Ranks
-    metrics: dict[str, float]
+    top: IntArray | None = None
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """In percent by name; empty where labels are hidden."""
+        return task_metrics(self.ranks, self.task) if self.task.labelled else {}
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The 95 % interval of every metric."""
+        return task_intervals(self.ranks, self.task) if self.metrics else {}
+
+    @property
+    def ties(self) -> int:
+        """Queries whose best positive ties with another picture."""
+        return int((self.ranks.ties > 0).sum())
+
+    def per_query(self, names: Sequence[str]) -> PerQuery:
+        """What is stored of every query; ``names`` are the dataset's picture names."""
+        if self.top is None:
+            raise ValueError(f"{self.task.key}: was scored without the best pictures of its queries")
+        return PerQuery(
+            ids=self.task.queries.ids,
+            group=self.task.queries.group,
+            rank=self.ranks.rank,
+            top=self.top,
+            gallery=tuple(names[i] for i in self.task.gallery),
+            subset_rank=self.ranks.subset_rank,
+        )
 
 
 @torch.no_grad()
@@ -117,14 +152,18 @@ def score_function(method: Method | None) -> ScoreFunction:
     return dot_product if method is None or method.scores_by_dot_product else method.score
 
 
-def score_task(method: Method | None, encoded: EncodedTask, job: Job = ALONE) -> TaskScores:
+def score_task(method: Method | None, encoded: EncodedTask, job: Job = ALONE) -> TaskResult:
     """Rank a task; ``method`` gives the score, None ranks by dot product.
 
-    All ranks of ``job`` must call it; each gets all scores.
+    All ranks of ``job`` must call it; each gets all ranks.
     """
-    ranks = _rank_shards(encoded, score_function(method), job)
-    metrics = task_metrics(ranks, encoded.task) if encoded.task.labelled else {}
-    return TaskScores(encoded.task, ranks, metrics)
+    return TaskResult(encoded.task, _rank_shards(encoded, score_function(method), job))
+
+
+def score_in_full(method: Method | None, encoded: EncodedTask, job: Job = ALONE) -> TaskResult:
+    """As `score_task`, with the best pictures of every query."""
+    scored = score_task(method, encoded, job)
+    return replace(scored, top=top_of_task(method, encoded, min(TOP, len(encoded.task.gallery)), job))
 
 
 def top_of_task(method: Method | None, encoded: EncodedTask, k: int, job: Job = ALONE) -> IntArray:
@@ -170,6 +209,6 @@ def _rank_shards(encoded: EncodedTask, score: ScoreFunction, job: Job) -> Ranks:
 
 def evaluate(
     method: Method, tasks: Sequence[Task], source: EvaluationSource, job: Job = ALONE
-) -> list[TaskScores]:
+) -> list[TaskResult]:
     """Metrics of all tasks, on every rank of ``job``."""
     return [score_task(method, encoded, job) for encoded in encode_tasks(method, tasks, source, job)]

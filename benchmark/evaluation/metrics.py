@@ -6,16 +6,31 @@ have positives.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.dataset import IntArray, Ragged, Task
-from benchmark.evaluation.averages import components
-from benchmark.evaluation.ranking import Ranks
+
+if TYPE_CHECKING:
+    # Tables read the names of metrics, and are made without waiting for torch.
+    from benchmark.evaluation.ranking import Ranks
 
 FloatArray = NDArray[np.float64]
+
+_AVERAGE = re.compile(r"mean\((.+)\)|\((.+)\)/2")
+
+
+def components(metric: str) -> tuple[str, ...]:
+    """The metrics that an average is the mean of, by its name: "(R@5+R_subset@1)/2", "mean(R@10,R@50)".
+
+    Empty for a metric that is no average.
+    """
+    match = _AVERAGE.fullmatch(metric)
+    return tuple(re.split(r"[,+]", match[1] or match[2])) if match else ()
 
 
 def recall_at(rank: IntArray, k: int) -> float:

@@ -18,11 +18,10 @@ from benchmark.data.annotations import Problems
 from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import first_of, unknown_name
-from benchmark.evaluation.evaluator import EncodedTask
+from benchmark.evaluation.evaluator import EncodedTask, score_in_full
 from benchmark.interop.embeddings_file import GALLERY, QUERIES, Embeddings, EmbeddingsFile, read_embeddings
 from benchmark.interop.outside import METHOD, open_outside, with_note, write_outside
 from benchmark.options import make_options
-from benchmark.pipeline.reporting import describe_task
 from benchmark.records.record import Record
 
 
@@ -38,8 +37,7 @@ def evaluate_embeddings(file: Path, dataset: str, name: str = "", **values: Any)
     if not run.options.protocol:
         tasks = tuple(task for task in tasks if task.queries.feature_picture is None)
     found = read_embeddings(file)
-    names = run.dataset.pictures.names
-    tested = [describe_task(None, encoded, names) for encoded in match(found, tasks, run.dataset)]
+    tested = [score_in_full(None, encoded) for encoded in match(found, tasks, run.dataset)]
     return write_outside(run, "embeddings", name or file.stem, tested, found.digests)
 
 

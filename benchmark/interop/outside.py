@@ -11,9 +11,10 @@ from typing import Literal
 
 from benchmark.data.dataset_choice import open_dataset
 from benchmark.dataset import Dataset, Task
+from benchmark.evaluation.evaluator import TaskResult
 from benchmark.files import digest_of, file_digest, folder_lock
 from benchmark.options import RunOptions
-from benchmark.pipeline.reporting import TestedTask, TestedWeights, command_line, data_identity, results_of, write_run
+from benchmark.pipeline.reporting import Tested, command_line, data_identity, results_of, write_run
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.record import Identity, Record
 from benchmark.registry import discover
@@ -59,7 +60,7 @@ def write_outside(
     run: OutsideRun,
     kind: Literal["embeddings", "rankings"],
     title: str,
-    tested: Sequence[TestedTask],
+    tested: Sequence[TaskResult],
     inputs: Mapping[str, str],
 ) -> tuple[Record, Path]:
     """Write the record of a file's scores, as a run's; gives it and its folder.
@@ -67,15 +68,14 @@ def write_outside(
     ``inputs``: digests of the files by name. The folder is ``--output``, or
     ./runs/<dataset>/external/<digest of inputs, title and tasks>.
     """
-    weights = [TestedWeights("external", list(tested))]
-    results, _ = results_of(weights)
+    weights: Tested = {"external": tested}
     record = Record(
         kind=kind,
         method=METHOD,
         title=re.sub(r"\s+", " ", title).strip(),
         command=command_line(),
         created=utc_now(),
-        results=tuple(results),
+        results=tuple(results_of(weights)),
         identity=Identity(data=data_identity(run.dataset), plugins=dict(run.plugins), inputs=dict(inputs)),
         code=code_version(),
         environment=environment("cpu", 1),

@@ -21,9 +21,8 @@ import numpy as np
 from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.errors import UserError
-from benchmark.evaluation.intervals import task_intervals
-from benchmark.evaluation.metrics import task_metrics
-from benchmark.evaluation.per_query import TOP, PerQuery
+from benchmark.evaluation.evaluator import TaskResult
+from benchmark.evaluation.per_query import TOP
 from benchmark.evaluation.ranking import Ranks
 from benchmark.interop.outside import METHOD, open_outside, with_note, write_outside
 from benchmark.interop.ranked_lists import (
@@ -37,7 +36,6 @@ from benchmark.interop.ranked_lists import (
     subset_lists,
 )
 from benchmark.options import make_options
-from benchmark.pipeline.reporting import TestedTask
 from benchmark.records.record import Record
 
 _NO_SUBSET = "no subset recall: not every list holds all members of its subset; give them with --subset-rankings"
@@ -81,12 +79,10 @@ def _read_for(file: Path, metric: Metric, option: str) -> RankedLists:
 
 def score_lists(
     tasks: Sequence[Task], names: Sequence[str], lists: RankedLists, subsets: RankedLists | None
-) -> list[TestedTask]:
+) -> list[TaskResult]:
     """Check the lists of all tasks, then score them; ``names`` are the dataset's picture names."""
     main, by_subset = checked_lists(tasks, names, lists, subsets)
-    return [
-        _score(task, names, found, members) for task, found, members in zip(tasks, main, by_subset, strict=True)
-    ]
+    return [_score(task, found, members) for task, found, members in zip(tasks, main, by_subset, strict=True)]
 
 
 def checked_lists(
@@ -116,25 +112,10 @@ def _advice(tasks: Sequence[Task]) -> str:
     )
 
 
-def _score(task: Task, names: Sequence[str], lists: list[IntArray], subsets: list[IntArray] | None) -> TestedTask:
+def _score(task: Task, lists: list[IntArray], subsets: list[IntArray] | None) -> TaskResult:
     subset_rank = None if task.queries.subset is None else _subset_ranks(task, lists, subsets)
     noted = with_note(task, _NO_SUBSET if subset_rank is None and task.queries.subset is not None else "")
-    ranks = list_ranks(task, lists, subset_rank)
-    metrics = task_metrics(ranks, task) if task.labelled else {}
-    return TestedTask(
-        task=noted,
-        metrics=metrics,
-        intervals=task_intervals(ranks, task) if metrics else {},
-        ties=0,
-        per_query=PerQuery(
-            ids=task.queries.ids,
-            group=task.queries.group,
-            rank=ranks.rank,
-            top=_top(lists, min(TOP, len(task.gallery))),
-            gallery=tuple(names[i] for i in task.gallery),
-            subset_rank=subset_rank,
-        ),
-    )
+    return TaskResult(noted, list_ranks(task, lists, subset_rank), _top(lists, min(TOP, len(task.gallery))))
 
 
 def list_ranks(task: Task, lists: Sequence[IntArray], subset_rank: IntArray | None) -> Ranks:

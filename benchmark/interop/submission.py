@@ -19,7 +19,7 @@ from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.encoding import take
 from benchmark.errors import UserError
-from benchmark.evaluation.evaluator import EncodedTask, score_function, top_of_task
+from benchmark.evaluation.evaluator import EncodedTask, score_function, score_in_full, top_of_task
 from benchmark.evaluation.top_lists import top_pictures
 from benchmark.interop.embeddings import match
 from benchmark.interop.embeddings_file import read_embeddings
@@ -39,7 +39,6 @@ from benchmark.interop.server_files import (
 from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
-from benchmark.pipeline.reporting import describe_task
 from benchmark.records.record import RECORD_NAME, read_record
 from benchmark.weights.checkpoints import read_header
 
@@ -96,8 +95,7 @@ def submit_embeddings(file: Path, name: str, output: str, values: Mapping[str, A
     (encoded,) = match(found, [task], run.dataset)
     lists = lists_of(None, encoded, names)
     check_lists(lists, task, names)
-    described = describe_task(None, encoded, names)
-    _, folder = write_outside(run, "embeddings", name or file.stem, [described], found.digests)
+    _, folder = write_outside(run, "embeddings", name or file.stem, [score_in_full(None, encoded)], found.digests)
     return _write_beside(folder, output, lists, task, run.dataset)
 
 
@@ -108,11 +106,11 @@ def submit_rankings(
     run, task = _open_test(values)
     names = run.dataset.pictures.names
     main, subsets, digests = read_both(file, subset_file)
-    described = score_lists([task], names, main, subsets)
+    scored = score_lists([task], names, main, subsets)
     assert subsets is not None
     lists = ServerLists(main.lists, subsets.lists).cut(task)
     check_lists(lists, task, names)
-    _, folder = write_outside(run, "rankings", name or file.stem, described, digests)
+    _, folder = write_outside(run, "rankings", name or file.stem, scored, digests)
     return _write_beside(folder, output, lists, task, run.dataset)
 
 

@@ -1,6 +1,6 @@
 """The table of a method's ablations: the method itself and each of its named ablations, in blocks.
 
-Which ablations there are, the method's file declares (`Variant.ablation`). A block's rows are told
+Which ablations there are, the method's facts declare (`Variant.ablation`). A block's rows are told
 apart by what they leave out, a column of ticks for each part, or by their titles. Numbers are those
 of the dataset's default protocol, averaged over categories where it has some.
 """
@@ -8,20 +8,18 @@ of the dataset's default protocol, averaged over categories where it has some.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-from tabulate import tabulate
 
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import MethodInfo, Variant
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.plan import Plan
+from benchmark.records.layout import listed, paragraph, table_of_rows
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import Row, described, rows_of
-from benchmark.records.tables import DRAWN_DEMO, metric_cells, notes_of
+from benchmark.records.rows import AVERAGE, FACTS, Row, format_facts, rows_of
+from benchmark.records.tables import DEMO_CAPTION, SYNTHETIC, Table, notes_of
 
 FILE_NAME = "ablations.md"
 _WITH, _WITHOUT = "✓", ""
@@ -74,12 +72,16 @@ class AblationStudy:
             return ""
         whole = rows[""]
         data = whole.first.identity.data
-        mark = f" ({DRAWN_DEMO})" if data is not None and data.is_demo else ""
-        parts = [f"# Ablations of {self.method.title}: {whole.results[0].key}{mark}\n"]
+        is_demo = data is not None and data.is_demo
+        remark = f": {DEMO_CAPTION}" if is_demo else ""
+        parts = [f"# Ablations of {self.method.title}\n"]
+        caption = Table(whole.result.key, remark, tuple(rows.values()))
+        parts += [f"{caption.heading}\n", paragraph(caption.caption())]
         for block in dict.fromkeys(variant.ablation for variant in self.variants):
-            members = [v for v in self.variants if v.ablation == block]
-            parts.append(f"## {block}{mark}\n\n{self._block(members, rows, mark)}\n")
-        return "\n".join([*parts, *(f"- {note}" for note in self._notes(rows, mark))]) + "\n"
+            parts.append(f"## {block}\n\n{self._block([v for v in self.variants if v.ablation == block], rows)}")
+        parts.append(listed(self._notes(rows)))
+        parts += [f"Demo, {SYNTHETIC}: these numbers rank no configurations.\n"] if is_demo else []
+        return "\n".join(parts)
 
     def _row(self, records: Sequence[Record]) -> Row:
         pairs = [(record, result) for record in records if (result := self._main_result(record)) is not None]
@@ -90,31 +92,23 @@ class AblationStudy:
         scored = [result for result in record.results if result.metrics and result.measured_by == "this run"]
         first = [r for r in scored if r.weights_from == scored[0].weights_from]
         default = [r for r in first if r.protocol.removesuffix(SUFFIX) == self.default_protocol] or first
-        return next((r for r in default if r.category in ("", "average")), None)
+        return next((r for r in default if r.category in ("", AVERAGE)), None)
 
-    def _block(self, members: Sequence[Variant], rows: Mapping[str, Row], mark: str) -> str:
-        """A table of the method and those ablations of a block that were run."""
+    def _block(self, members: Sequence[Variant], rows: Mapping[str, Row]) -> str:
+        """A table of the method and those ablations of a block that were run, and what `--variant` calls them."""
         parts = list(dict.fromkeys(part for variant in members for part in variant.without))
-        shown = [None, *(variant for variant in members if variant.name in rows)]
-        cells = metric_cells([rows[variant.name if variant else ""] for variant in shown])
-        lead = pd.DataFrame({"configuration": [self._title(variant) + mark for variant in shown]})
-        for part in parts:
-            lead[part] = [_WITHOUT if variant and part in variant.without else _WITH for variant in shown]
-        return tabulate(
-            lead.join(cells).to_numpy().tolist(),
-            headers=[*lead.columns, *cells.columns],
-            tablefmt="pipe",
-            colalign=["left"] + ["center"] * len(parts) + ["right"] * len(cells.columns),
-            disable_numparse=True,
-        )
+        run = [variant for variant in members if variant.name in rows]
+        shown = [replace(rows[""], name=f"{self.method.title}, whole", label="")]
+        shown += [replace(rows[variant.name], name=variant.title, label="") for variant in run]
+        ticks = {part: [_WITH, *(_WITHOUT if part in variant.without else _WITH for variant in run)] for part in parts}
+        names = "; ".join(f"`{variant.name}` {variant.title}" for variant in run)
+        return table_of_rows(shown, ticks=ticks) + (f"\n{paragraph([f'As `--variant`: {names}'])}" if run else "")
 
-    def _title(self, variant: Variant | None) -> str:
-        return f"{variant.title} [`{variant.name}`]" if variant else f"{self.method.title}, whole"
-
-    def _notes(self, rows: Mapping[str, Row], mark: str) -> Iterator[str]:
-        _, common = described([rows[""]])
-        told = "; ".join(f"{name}: {text}" for name, text in common.items())
-        yield f"The method itself{mark}: {told}. A row differs from it in what its name says alone."
-        yield from (f"{note}{mark}" for note in notes_of(list(rows.values()), {}))
+    def _notes(self, rows: Mapping[str, Row]) -> Iterator[str]:
+        """What the method itself is, and what is to be known of the rows."""
+        whole = rows[""]
+        _, _, told = next(format_facts([whole])).partition(": ")
+        yield f"The method itself: {whole.label}; {told}. A row differs from it in what its name says alone"
+        yield from notes_of(list(rows.values()), leave_out=FACTS)
         for name, reason in self.left_out.items():
-            yield f"`{name}` has no row{mark}: {reason}"
+            yield f"`{name}` has no row: {reason}"

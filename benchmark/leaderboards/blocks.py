@@ -10,31 +10,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from benchmark.dataset import DatasetInfo, TaskKey
-from benchmark.leaderboards.published_rows import block_of
 from benchmark.leaderboards.published_schema import UNCLEAR, schema_of
-from benchmark.records.tables import Beside, Table
+from benchmark.records.tables import Printed, Table
 from benchmark.text_rules import text_rule
 
 
-def page_blocks(info: DatasetInfo, found: Sequence[Table], published: Mapping[TaskKey, Beside]) -> str:
+def page_blocks(info: DatasetInfo, found: Sequence[Table], published: Mapping[TaskKey, Printed]) -> str:
     """All blocks of the measured page, markdown. ``found``: tables with the published rows in them."""
     main = main_block(info)
     by_block: dict[TaskKey, list[Table]] = {main: []}
     for table in found:
-        by_block.setdefault(block_of(table.key), []).append(table)
-    with_published = {block_of(key) for key in published}
+        by_block.setdefault(table.key, []).append(table)
     parts = []
     for block in sorted(by_block, key=lambda b: _reading_order(b, main)):
         parts.append(f"## {block}{_reservation(block, main)}\n")
-        if block not in with_published:
-            parts.append(_without_published(block, with_published) + "\n")
-        if not by_block[block]:
-            parts.append("No measured row either.\n")
-        for table in by_block[block]:
-            parts += [f"### {table.key.category}\n"] if table.key.category else []
-            if block in with_published and table.key not in published:
-                parts.append("No published row for this column. The nearest is another category of this block.\n")
-            parts.append(table.content())
+        if block not in published:
+            parts.append(_without_published(block, published) + "\n")
+        parts += [table.content() for table in by_block[block]] or ["No measured row either.\n"]
     return "\n".join(parts)
 
 

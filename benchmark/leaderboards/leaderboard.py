@@ -1,36 +1,40 @@
 """Leaderboards: pages of tables made from records, the same from the same records, always.
 
 Measured pages (`results/leaderboard`) come from the committed records in `results/records`, with
-the published numbers of `results/published.csv` beside them, and a page of speeds; demo pages (`results/demo`) from run
-folders that are named, with nothing beside them. A page has one block per split, protocol and text
-mode: numbers of two blocks are not to be compared.
+the published numbers of `results/published.csv` beside them; demo pages (`results/demo`) from run
+folders that are named, with nothing beside them. A page has one table per split, protocol and text
+mode: numbers of two tables are not to be compared. Records of other kinds (speeds) have a `FurtherPage`,
+which the caller names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.errors import UserError, gathered
-from benchmark.evaluation.averages import components
+from benchmark.evaluation.metrics import components
 from benchmark.files import atomic_write_text
 from benchmark.leaderboards.blocks import page_blocks
-from benchmark.leaderboards.fair_conditions import is_fair
-from benchmark.leaderboards.fair_table import fair_section
+from benchmark.leaderboards.controlled_comparison import is_controlled
+from benchmark.leaderboards.controlled_comparison_tables import controlled_section
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references
 from benchmark.leaderboards.published_schema import averages
-from benchmark.records.record import RECORD_NAME, Record, Result, read_record, run_key, write_record
-from benchmark.records.repeating import repeatable_command
-from benchmark.records.tables import DRAWN_DEMO, Beside, Table, tables
-from benchmark.throughput.page import (
-    THROUGHPUT_PAGE,
-    render_throughput,
-    throughput_folder,
-    throughput_refusals,
+from benchmark.records.layout import paragraph
+from benchmark.records.record import (
+    RECORD_NAME,
+    Record,
+    Result,
+    read_record,
+    repeatable_command,
+    run_key,
+    write_record,
 )
+from benchmark.records.tables import DEMO, SYNTHETIC, Printed, format_tables, tables
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})
@@ -41,8 +45,9 @@ _EMPTY = """There are no measured rows yet: nobody has added a run on the offici
 
 """
 
-_READING = """Numbers are comparable within one table only. The column "numbers" tells measured rows (bold: the best of
-them) from published ones, with the kind and number of their source; the sources stand at the foot of the page.
+_READING = """Numbers are comparable within one table only. Measured rows say so (bold: the best of them);
+published ones name their encoder, year, and the kind and number of their sources. Sources and papers
+stand at the foot of the page.
 
 """
 
@@ -56,6 +61,21 @@ Run a method on the official data, add its record, and write the pages anew:
 RUN is the folder that the first command names at its end. Runs on demo data, on data that is not
 the official one, and runs shortened by `--limit` are refused.
 """
+
+
+@dataclass(frozen=True)
+class FurtherPage:
+    """A measured page of records that hold no retrieval results, of one ``kind``.
+
+    ``name``: its file's; ``render``: the page from all records; ``refusals``: why a record is none for it, in
+    words; ``folder``: where a record of this kind is kept below the records.
+    """
+
+    kind: str
+    name: str
+    render: Callable[[Iterable[Record]], str]
+    refusals: Callable[[Record], list[str]]
+    folder: Callable[[Record], Path]
 
 
 def collect(paths: Iterable[Path]) -> list[Record]:
@@ -84,26 +104,26 @@ def render(
     info: DatasetInfo,
     records: Iterable[Record],
     published: Sequence[PublishedNumber] = (),
-    fair: str = "",
+    controlled: str = "",
 ) -> str:
     """The page of measured and published results of one dataset, markdown.
 
     Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
-    would refuse. Records of a fair comparison stand in their own section alone, ``fair``.
+    would refuse. Records of a controlled comparison stand in their own section alone, ``controlled``.
     """
     mine = sorted((r for r in records if _dataset(r) == info.name and not refusals(r)), key=_record_order)
     numbers = [n for n in published if n.key.dataset == info.name]
-    beside = published_rows(numbers)
+    printed = published_rows(numbers)
     heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
-    papers = [_with_averages(r, beside) for r in mine if not is_fair(r)]
-    found = tables(papers, bold=True, beside=beside)
+    papers = [_with_averages(r, printed) for r in mine if not is_controlled(r)]
+    found = tables(papers, bold=True, published=printed)
     parts = [
         f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
         f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
         "" if mine else _EMPTY,
         _READING if numbers else "",
-        page_blocks(info, found, beside) if found else "",
-        fair,
+        page_blocks(info, found, printed) if found else "",
+        controlled,
         _how_to_repeat(mine) if mine else "",
         _HOW_TO_ADD.format(dataset=info.name),
         references(numbers),
@@ -111,20 +131,23 @@ def render(
     return _joined(parts)
 
 
-def render_demo(name: str, title: str, records: Iterable[Record], fair: str = "") -> str:
-    """The page of one dataset's runs on drawn pictures, markdown; other records are left out.
+def render_demo(name: str, title: str, records: Iterable[Record], controlled: str = "") -> str:
+    """The page of one dataset's runs on demo data, markdown; other records are left out.
 
-    ``fair``: the section of the records of a fair comparison.
+    ``controlled``: the section of the records of a controlled comparison.
     """
     mine = sorted((r for r in records if _dataset(r) == name and _is_demo(r)), key=_record_order)
-    papers = [record for record in mine if not is_fair(record)]
+    papers = [record for record in mine if not is_controlled(record)]
     parts = [
-        f"# {title}: {DRAWN_DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
-        "This program drew the pictures. The tables show that everything works from end to end; they "
-        "say nothing about how good a method is on photographs.\n",
-        _demo_blocks(tables(papers)) if papers else "" if mine else _EMPTY,
-        fair,
+        f"# {title}: {DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
+        paragraph([
+            "This program made the pictures. The tables show that everything works from end to end; they say "
+            "nothing about how good a method is on photographs",
+        ]),
+        format_tables(tables(papers), mark="## ") if papers else "" if mine else _EMPTY,
+        controlled,
         _how_to_repeat(mine) if mine else "",
+        f"Demo, {SYNTHETIC}: no number on this page is one of {title}.\n",
     ]
     return _joined(parts)
 
@@ -133,11 +156,12 @@ def _joined(parts: Iterable[str]) -> str:
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
-def _with_averages(record: Record, beside: Mapping[TaskKey, Beside]) -> Record:
+def _with_averages(record: Record, published: Mapping[TaskKey, Printed]) -> Record:
     """The record with the averages that papers print for the same category, where it lacks them."""
     wanted: dict[str, dict[str, None]] = {}
-    for key, rows in beside.items():
-        wanted.setdefault(key.category, {}).update(dict.fromkeys(averages(rows.metrics.columns)))
+    for rows, _ in published.values():
+        for category, metric in (place for row in rows for place in row.cells):
+            wanted.setdefault(category, {}).update(dict.fromkeys(averages([metric])))
     results = tuple(_result_with(result, wanted.get(result.category, ())) for result in record.results)
     return record.model_copy(update={"results": results})
 
@@ -153,13 +177,18 @@ def _result_with(result: Result, names: Iterable[str]) -> Result:
 
 
 def pages(
-    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+    results: Path,
+    datasets: Mapping[str, DatasetInfo],
+    runs: Sequence[Path] = (),
+    outside: Reasons = _NO_REASONS,
+    further: Sequence[FurtherPage] = (),
 ) -> dict[Path, str]:
     """Every page's path and text.
 
-    ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page.
-    ``runs``: folders of demo runs; datasets that have some get a demo page. ``outside``: why methods
-    are in no fair comparison (`fair_table.reasons_outside`). Raises UserError where
+    ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page, and each of
+    ``further`` that has records, or stands there already. ``runs``: folders of demo runs; datasets that have some
+    get a demo page. ``outside``: why methods are in no controlled comparison
+    (`controlled_comparison_tables.reasons_outside`). Raises UserError where
     a record or the published numbers cannot be read, all problems at once.
     """
     kept = results / RECORDS_FOLDER
@@ -178,35 +207,44 @@ def pages(
     accepted = [record for record in measured if not refusals(record)]
     found = {
         results / MEASURED_FOLDER / f"{name}.md": render(
-            info, measured, published, fair_section(info, accepted, outside)
+            info, measured, published, controlled_section(info, accepted, outside)
         )
         for name, info in datasets.items()
     }
-    speeds = results / MEASURED_FOLDER / THROUGHPUT_PAGE
-    if speeds.is_file() or any(record.kind == "throughput" for record in measured):
-        found[speeds] = render_throughput(measured)
+    for page in further:
+        path = results / MEASURED_FOLDER / page.name
+        if path.is_file() or any(record.kind == page.kind for record in measured):
+            found[path] = page.render(measured)
     for name in sorted({_dataset(record) for record in demo}):
         title = datasets[name].title if name in datasets else name
-        fair = fair_section(datasets[name], demo, outside) if name in datasets else ""
-        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, fair)
+        controlled = controlled_section(datasets[name], demo, outside) if name in datasets else ""
+        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, controlled)
     return found
 
 
 def write_all(
-    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+    results: Path,
+    datasets: Mapping[str, DatasetInfo],
+    runs: Sequence[Path] = (),
+    outside: Reasons = _NO_REASONS,
+    further: Sequence[FurtherPage] = (),
 ) -> list[Path]:
     """Write every page (see `pages`) that is stale; gives those."""
-    changed = _differing(pages(results, datasets, runs, outside))
+    changed = _differing(pages(results, datasets, runs, outside, further))
     for path, text in changed.items():
         atomic_write_text(path, text)
     return list(changed)
 
 
 def stale(
-    results: Path, datasets: Mapping[str, DatasetInfo], runs: Sequence[Path] = (), outside: Reasons = _NO_REASONS
+    results: Path,
+    datasets: Mapping[str, DatasetInfo],
+    runs: Sequence[Path] = (),
+    outside: Reasons = _NO_REASONS,
+    further: Sequence[FurtherPage] = (),
 ) -> list[Path]:
     """Pages that are missing or differ from what the records and published numbers give."""
-    return list(_differing(pages(results, datasets, runs, outside)))
+    return list(_differing(pages(results, datasets, runs, outside, further)))
 
 
 def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
@@ -217,20 +255,20 @@ def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
     }
 
 
-def add(run_folder: Path, results: Path) -> Path:
-    """Copy a run's or a speed's record, without pictures and per-query files, into the book of results.
+def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) -> Path:
+    """Copy a record, without pictures and per-query files, into the book of results.
 
     Raises UserError where the run is none for a leaderboard, or where another record of the same
     identity and seed is there already.
     """
     record = read_record(run_folder)
-    is_speed = record.kind == "throughput"
-    problems = throughput_refusals(record) if is_speed else refusals(record)
+    page = next((page for page in further if page.kind == record.kind), None)
+    problems = page.refusals(record) if page else refusals(record)
     if problems:
         raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
     seed = "none" if record.identity.seed is None else record.identity.seed
     run = Path(_dataset(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
-    folder = results / RECORDS_FOLDER / (throughput_folder(record) if is_speed else run)
+    folder = results / RECORDS_FOLDER / (page.folder(record) if page else run)
     kept = record.model_copy(update={"files": {}})
     if (folder / RECORD_NAME).exists():
         if read_record(folder) == kept:
@@ -274,28 +312,13 @@ def _record_order(record: Record) -> tuple[str, str, str, int, str]:
     return _dataset(record), record.method, run_key(record), seed, record.created
 
 
-def _demo_blocks(found: Sequence[Table]) -> str:
-    """Tables under a heading for each split, protocol and text mode, and one for each category."""
-    text: list[str] = []
-    last = ""
-    for table in found:
-        if table.block != last:
-            text.append(f"## {table.block}\n")
-        if table.key.category:
-            text.append(f"### {table.key.category} ({DRAWN_DEMO})\n")
-        text.append(table.content())
-        last = table.block
-    return "\n".join(text)
-
-
 def _how_to_repeat(records: Sequence[Record]) -> str:
-    """The stored command lines, each once, with the version of the code that ran them."""
-    mark = f" ({DRAWN_DEMO})" if any(map(_is_demo, records)) else ""
-    lines: dict[str, None] = {}
+    """The stored command lines, each once, with the version of the code that ran them and what they gave."""
+    named: dict[str, dict[str, None]] = {}
     for record in records:
         code = record.code
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
-        command = repeatable_command(record)
-        lines[f"- {record.title} (version {code.version}{commit}{changes}): `{command}`\n"] = None
-    return f"## How to repeat{mark}\n\n" + "".join(lines)
+        line = f"- `{repeatable_command(record)}` (version {code.version}{commit}{changes})"
+        named.setdefault(line, {})[record.title] = None
+    return "## How to repeat\n\n" + "".join(f"{line}: {', '.join(titles)}\n" for line, titles in named.items())

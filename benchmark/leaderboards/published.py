@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError, unknown_name
-from benchmark.evaluation.averages import components
+from benchmark.evaluation.metrics import components
 from benchmark.leaderboards.published_schema import (
     AVERAGE,
     CONFIDENCE,

@@ -10,26 +10,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
-import pandas as pd
-
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import PublishedNumber, Recomputed, recomputed
 from benchmark.leaderboards.published_schema import SOURCE_KINDS
-from benchmark.records.tables import NUMBERS, Beside, metric_order
+from benchmark.records.layout import short_name
+from benchmark.records.rows import AVERAGE, Cell, Place, Row
+from benchmark.records.tables import Printed
 
 _DIFFERS, _NOT_PRINTED = "†", "‡"
 
 
 @dataclass(frozen=True)
-class _Row:
+class PrintedNumbers:
     """The numbers of a method with a backbone in one block, and the averages made from them."""
 
     first: PublishedNumber
-    printed: Mapping[tuple[str, str], PublishedNumber]
-    averages: Mapping[tuple[str, str], Recomputed]
+    printed: Mapping[Place, PublishedNumber]
+    averages: Mapping[Place, Recomputed]
 
     @classmethod
-    def of(cls, numbers: Sequence[PublishedNumber]) -> _Row:
+    def of(cls, numbers: Sequence[PublishedNumber]) -> PrintedNumbers:
         return cls(numbers[0], {(n.key.category, n.metric): n for n in numbers}, recomputed(numbers))
 
     @property
@@ -40,39 +40,65 @@ class _Row:
     def name(self) -> str:
         return f"{self.first.method} [{self.first.backbone}]"
 
-    def mark(self, place: tuple[str, str]) -> str:
+    def mark(self, place: Place) -> str:
         made = self.averages.get(place)
         if made is None or (made.printed is not None and not made.differs):
             return ""
         return _DIFFERS if made.differs else _NOT_PRINTED
 
-    def cell(self, place: tuple[str, str]) -> str:
+    def cell(self, place: Place) -> Cell | None:
+        """The number as it is printed, else the average made from the others, behind its mark; None without either."""
         if place in self.printed:
-            return f"{self.printed[place].value} {self.mark(place)}".strip()
-        return f"{_rounded(self.averages[place].value)} {_NOT_PRINTED}" if place in self.averages else ""
+            value = self.printed[place].value
+        elif place in self.averages:
+            value = _rounded(self.averages[place].value)
+        else:
+            return None
+        return Cell(f"{value}{self.mark(place)}", float(value))
+
+    def row(self, places: Iterable[Place], sources: Mapping[str, int]) -> Row:
+        cells = {place: cell for place in places if (cell := self.cell(place)) is not None}
+        by_kind: dict[str, list[str]] = {}
+        for kind, source in self._cited(cells, sources):
+            by_kind.setdefault(kind, []).append(str(sources[source]))
+        cited = "; ".join(f"{kind} [{', '.join(numbers)}]" for kind, numbers in by_kind.items())
+        return Row(self.first.method, f"{self.first.backbone}, {self.first.year}, {cited}", cells)
+
+    def _cited(self, places: Iterable[Place], sources: Mapping[str, int]) -> dict[tuple[str, str], list[Place]]:
+        """What is read in each source, by its kind and name, the one of most numbers first."""
+        cited: dict[tuple[str, str], list[Place]] = {}
+        for place in places:
+            if place in self.printed:
+                cited.setdefault((self.printed[place].source_kind, self.printed[place].source), []).append(place)
+        return dict(sorted(cited.items(), key=lambda c: (-len(c[1]), sources[c[0][1]])))
+
+    def other_sources(self, places: Iterable[Place], sources: Mapping[str, int]) -> str:
+        """Which numbers are not of the first source that the row names, "" where all are."""
+        _, *others = self._cited(places, sources).items()
+        told = "; ".join(f"{', '.join(map(_format_place, at))}: [{sources[source]}]" for (_, source), at in others)
+        return f"{self.name} {told}" if told else ""
 
 
 def block_of(key: TaskKey) -> TaskKey:
-    """The column without its category: what has a heading of its own on a page."""
+    """The column without its category: what has a table of its own on a page."""
     return replace(key, category="")
 
 
-def published_rows(numbers: Sequence[PublishedNumber]) -> dict[TaskKey, Beside]:
-    """The rows of every column that has a printed number, the oldest first."""
+def published_rows(numbers: Sequence[PublishedNumber]) -> dict[TaskKey, Printed]:
+    """The rows of every block that has a printed number, the oldest first, and the notes below them."""
     sources = _numbered_sources(numbers)
     blocks: dict[TaskKey, list[PublishedNumber]] = {}
     for number in numbers:
         blocks.setdefault(block_of(number.key), []).append(number)
-    found = {}
+    found: dict[TaskKey, Printed] = {}
     for block, members in blocks.items():
         by_row: dict[tuple[str, str], list[PublishedNumber]] = {}
         for number in members:
             by_row.setdefault(number.row, []).append(number)
-        rows = sorted(map(_Row.of, by_row.values()), key=lambda row: row.order)
-        for category in dict.fromkeys(n.key.category for n in members):
-            metrics = metric_order(n.metric for n in members if n.key.category == category)
-            places = [(category, metric) for metric in metrics]
-            found[replace(block, category=category)] = _beside(rows, places, sources)
+        printed = sorted(map(PrintedNumbers.of, by_row.values()), key=lambda row: row.order)
+        # An average is made only in a column that some source prints.
+        places = list(dict.fromkeys((n.key.category, n.metric) for n in members))
+        found[block] = [row.row(places, sources) for row in printed], tuple(_notes(printed, places, sources))
     return found
 
 
@@ -100,51 +126,31 @@ def _numbered_sources(numbers: Iterable[PublishedNumber]) -> dict[str, int]:
     return {source: i for i, source in enumerate(dict.fromkeys(n.source for n in numbers), start=1)}
 
 
-def _beside(rows: Sequence[_Row], places: Sequence[tuple[str, str]], sources: Mapping[str, int]) -> Beside:
-    """``places``: the category of the table with each of its metrics."""
-    shown = [row for row in rows if any(map(row.cell, places))]
-    described = pd.DataFrame(
-        {
-            "method": [row.first.method for row in shown],
-            NUMBERS: [_cited(row, places, sources) for row in shown],
-            "encoder": [row.first.backbone for row in shown],
-            "published": [f"{row.first.venue} {row.first.year}" for row in shown],
-        }
-    )
-    metrics = pd.DataFrame({place[1]: [row.cell(place) for row in shown] for place in places})
-    return Beside(described, metrics, tuple(_notes(shown, places)))
-
-
-def _cited(row: _Row, places: Sequence[tuple[str, str]], sources: Mapping[str, int]) -> str:
-    """Kind and number of the source; of several, the one of most numbers first, the others with theirs."""
-    cited: dict[tuple[str, str], list[str]] = {}
-    for place in places:
-        if place in row.printed:
-            number = row.printed[place]
-            cited.setdefault((number.source_kind, number.source), []).append(number.metric)
-    most, *others = sorted(cited.items(), key=lambda c: (-len(c[1]), sources[c[0][1]])) or [(("", ""), [])]
-    if not most[1]:
-        return f"from its categories {_NOT_PRINTED}"
-    told = [f"{most[0][0]} [{sources[most[0][1]]}]"]
-    told += [f"{', '.join(metrics)}: {kind} [{sources[source]}]" for (kind, source), metrics in others]
-    return "; ".join(told)
-
-
-def _notes(rows: Sequence[_Row], places: Sequence[tuple[str, str]]) -> Iterator[str]:
+def _notes(
+    rows: Sequence[PrintedNumbers], places: Sequence[Place], sources: Mapping[str, int]
+) -> Iterator[str]:
     differing = []
     for row in rows:
         told = [
-            f"{metric} {_rounded(row.averages[category, metric].value)}"
-            for category, metric in places
-            if row.mark((category, metric)) == _DIFFERS
+            f"{_format_place(place)} {_rounded(row.averages[place].value)}"
+            for place in places
+            if row.mark(place) == _DIFFERS
         ]
         if told:
             differing.append(f"{row.name} {', '.join(told)}")
-    yield "Published: percent, as the source prints it; nothing about seeds or intervals is known."
+    yield "Published: percent, as the source prints it; nothing about seeds or intervals is known"
+    if others := list(filter(None, (row.other_sources(places, sources) for row in rows))):
+        yield f"Not from the first source that the row names: {'; '.join(others)}"
     if differing:
-        yield f"{_DIFFERS} as printed, but the row's own numbers give another average: {'; '.join(differing)}."
+        yield f"{_DIFFERS} as printed, but the row's own numbers give another average: {'; '.join(differing)}"
     if any(row.mark(place) == _NOT_PRINTED for row in rows for place in places):
-        yield f"{_NOT_PRINTED} not printed by the source; made here from the row's own numbers."
+        yield f"{_NOT_PRINTED} not printed by the source; made here from the row's own numbers"
+
+
+def _format_place(place: Place) -> str:
+    """Such as "R@10", "dress R@10", or "mean" and "R@10" of the average."""
+    category, metric = place
+    return short_name(metric) if category in ("", AVERAGE) else f"{category} {short_name(metric)}"
 
 
 def _rounded(value: Decimal) -> Decimal:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmark.evaluation.averages import components
+from benchmark.evaluation.metrics import components
 
 UNCLEAR = "unclear"
 WHOLE, AVERAGE = "all", "average"

@@ -17,7 +17,7 @@ from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
 from benchmark.errors import UserError
-from benchmark.evaluation.evaluator import EncodedTask, encode_tasks
+from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_full
 from benchmark.files import file_digest, folder_lock
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
@@ -27,10 +27,9 @@ from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of, draw_demo_data, rebuild_planned
 from benchmark.pipeline.reporting import (
     StageOutcome,
-    TestedWeights,
+    Tested,
     WeightsFrom,
     build_record,
-    describe_task,
     write_by_main,
     write_run,
 )
@@ -94,9 +93,8 @@ def evaluate_checkpoint(
     with ExitStack() as held:
         hold = folder_lock(folder, "evaluation")
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
-        names = plan.dataset.pictures.names
-        described = [describe_task(loaded.method, task, names, job) for task in loaded.encode(plan.tasks)]
-        tested = [TestedWeights(loaded.weights_from, described)]
+        encoded = loaded.encode(plan.tasks)
+        tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)

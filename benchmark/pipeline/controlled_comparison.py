@@ -8,8 +8,8 @@ its layers, its loss, its optimiser, and the rate around which the search lies.
 
 The conditions are recipes of the stage named "fair" (`controlled_comparison.toml`), which stands for
 every method's own stage; `--epochs`, `--batch-size`, `--negative-group` and `--text-mode` change a
-condition for all methods of a comparison alike. They are a promise only: the table
-(`benchmark.leaderboards.fair_table`) is made of records that are seen to share them.
+condition for all methods of a comparison alike. They are a promise only: the tables
+(`benchmark.leaderboards.controlled_comparison`) are made of records that are seen to share them.
 """
 
 from __future__ import annotations

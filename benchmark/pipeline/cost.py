@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.encoding import missing_view
 from benchmark.method import Inputs, Method, PixelInputs, Views
-from benchmark.records.costs import Cost, EncodingCost
+from benchmark.records.measurement import Cost, EncodingCost
 
 _BLANK_SIDE = 256
 _BYTES = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from benchmark.pipeline.plan import RATE_FACTORS, PlannedStage
 from benchmark.progress import say
-from benchmark.records.costs import Trial, Tuning
+from benchmark.records.measurement import Trial, Tuning
 from benchmark.training.job import Diverged, Trained
 
 

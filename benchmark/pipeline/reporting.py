@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.data.partial import missing_names
-from benchmark.dataset import Dataset, Task
-from benchmark.distributed.job import ALONE, Job
+from benchmark.dataset import Dataset
+from benchmark.distributed.job import Job
 from benchmark.distributed.process import Process
-from benchmark.evaluation.evaluator import EncodedTask, score_task, top_of_task
-from benchmark.evaluation.intervals import task_intervals
+from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.metrics import mean_over_categories
-from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.files import atomic_write_text
-from benchmark.method import Method
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
-from benchmark.records.costs import Cost
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
+from benchmark.records.layout import WIDTH
+from benchmark.records.measurement import Cost
 from benchmark.records.record import (
     DataIdentity,
     EncoderIdentity,
@@ -34,7 +33,8 @@ from benchmark.records.record import (
     StageIdentity,
     write_record,
 )
-from benchmark.records.tables import DRAWN_DEMO, run_table
+from benchmark.records.rows import AVERAGE
+from benchmark.records.tables import DEMO, format_demo_end, run_table
 from benchmark.training.job import Trained
 from benchmark.weights.checkpoints import WeightsHeader
 
@@ -42,9 +42,10 @@ EXAMPLES = "examples.png"
 TABLE = "table.md"
 _EXAMPLE_ROWS = 6
 _SHOWN = 5
-_AVERAGE = "average"
 
 WeightsFrom = Literal["selected", "last", "none trained", "imported", "external"]
+Tested = Mapping[WeightsFrom, Sequence[TaskResult]]
+"""All tasks of a run under each set of its weights."""
 
 
 @dataclass(frozen=True)
@@ -84,107 +85,53 @@ class StageOutcome:
         )
 
 
-@dataclass(frozen=True)
-class TestedTask:
-    """A task's numbers, intervals and per-query results."""
-
-    task: Task
-    metrics: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    ties: int
-    per_query: PerQuery
-
-    def result(self, weights_from: WeightsFrom) -> Result:
-        key = self.task.key
-        return Result(
-            dataset=key.dataset,
-            split=key.split,
-            protocol=key.protocol,
-            text_mode=key.text_mode,
-            category=key.category,
-            weights_from=weights_from,
-            metrics=self.metrics,
-            intervals=self.intervals,
-            queries=len(self.task.queries),
-            gallery=len(self.task.gallery),
-            ties=self.ties,
-            notes=self.task.notes,
-        )
+def results_of(tested: Tested) -> list[Result]:
+    """The record's entries in order, each protocol's mean over categories behind them."""
+    results: list[Result] = []
+    for weights, tasks in tested.items():
+        results += [_result(task, weights) for task in tasks]
+        by_column: dict[tuple[str, str, str], list[TaskResult]] = {}
+        for task in tasks:
+            key = task.task.key
+            if key.category:
+                by_column.setdefault((key.split, key.protocol, key.text_mode), []).append(task)
+        results += [_average(of_categories, weights) for of_categories in by_column.values()]
+    return results
 
 
-@dataclass(frozen=True)
-class TestedWeights:
-    """All tasks of a run under one set of its weights."""
-
-    weights_from: WeightsFrom
-    tasks: list[TestedTask]
-
-
-def describe_task(
-    method: Method | None, encoded: EncodedTask, names: Sequence[str], job: Job = ALONE
-) -> TestedTask:
-    """Score a task in full: metrics, intervals, ties, and the best pictures of every query.
-
-    ``names`` are the dataset's picture names; ``method`` None ranks by dot product. All ranks of
-    ``job`` must call it; each gets everything.
-    """
-    scores = score_task(method, encoded, job)
-    task, ranks = encoded.task, scores.ranks
-    return TestedTask(
-        task=task,
-        metrics=scores.metrics,
-        intervals=task_intervals(ranks, task) if scores.metrics else {},
-        ties=int((ranks.ties > 0).sum()),
-        per_query=PerQuery(
-            ids=task.queries.ids,
-            group=task.queries.group,
-            rank=ranks.rank,
-            top=top_of_task(method, encoded, min(TOP, len(task.gallery)), job),
-            gallery=tuple(names[i] for i in task.gallery),
-            subset_rank=ranks.subset_rank,
-        ),
+def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
+    task, key = tested.task, tested.task.key
+    return Result(
+        dataset=key.dataset,
+        split=key.split,
+        protocol=key.protocol,
+        text_mode=key.text_mode,
+        category=key.category,
+        weights_from=weights_from,
+        metrics=tested.metrics,
+        intervals=tested.intervals,
+        queries=len(task.queries),
+        gallery=len(task.gallery),
+        ties=tested.ties,
+        notes=task.notes,
     )
 
 
-def results_of(tested: Sequence[TestedWeights]) -> tuple[list[Result], dict[int, PerQuery]]:
-    """Results in order, each protocol's mean over categories behind them; per-query by result."""
-    results: list[Result] = []
-    per_query: dict[int, PerQuery] = {}
-    for weights in tested:
-        for task in weights.tasks:
-            per_query[len(results)] = task.per_query
-            results.append(task.result(weights.weights_from))
-        results.extend(_averages(weights))
-    return results, per_query
-
-
-def _averages(weights: TestedWeights) -> list[Result]:
-    by_column: dict[tuple[str, str, str], list[TestedTask]] = {}
-    for tested in weights.tasks:
-        key = tested.task.key
-        if key.category:
-            by_column.setdefault((key.split, key.protocol, key.text_mode), []).append(tested)
-    averages = []
-    for tasks in by_column.values():
-        first = tasks[0].result(weights.weights_from)
-        averages.append(
-            first.model_copy(
-                update={
-                    "category": _AVERAGE,
-                    "metrics": mean_over_categories({t.task.key.category: t.metrics for t in tasks}),
-                    "intervals": {},
-                    "queries": sum(len(t.task.queries) for t in tasks),
-                    "gallery": sum(len(t.task.gallery) for t in tasks),
-                    "ties": sum(t.ties for t in tasks),
-                }
-            )
-        )
-    return averages
+def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
+    update = {
+        "category": AVERAGE,
+        "metrics": mean_over_categories({t.task.key.category: t.metrics for t in tasks}),
+        "intervals": {},
+        "queries": sum(len(t.task.queries) for t in tasks),
+        "gallery": sum(len(t.task.gallery) for t in tasks),
+        "ties": sum(t.ties for t in tasks),
+    }
+    return _result(tasks[0], weights_from).model_copy(update=update)
 
 
 def build_record(
     plan: Plan,
-    tested: Sequence[TestedWeights],
+    tested: Tested,
     stages: Sequence[StageOutcome],
     start_digest: str,
     timings: Mapping[str, float],
@@ -234,8 +181,12 @@ def build_record(
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
         skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
     )
-    remarks = [*plan.remarks, *([_import_note(imported)] if imported else [])]
-    results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)[0]]
+    remarks = list(plan.remarks)
+    if imported:
+        files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
+        remarks.append(f"weights imported from {files}, trained elsewhere; the recipe named is the published one")
+    trained_for = {s.planned.stage.name: round(s.seconds, 2) for s in stages if s.seconds is not None}
+    results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)]
     return Record(
         kind="run",
         method=plan.method.name,
@@ -248,20 +199,10 @@ def build_record(
         environment=environment(str(process.device), process.world_size),
         timings={name: round(seconds, 2) for name, seconds in timings.items()},
         peak_memory_bytes=peak_memory_bytes(),
-        cost=_with_seconds(cost, stages),
+        cost=cost.model_copy(update={"training_seconds": trained_for}),
         trials=sweep.trials if sweep else (),
         not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
     )
-
-
-def _with_seconds(cost: Cost, stages: Sequence[StageOutcome]) -> Cost:
-    known = {stage.planned.stage.name: stage.seconds for stage in stages if stage.seconds is not None}
-    return cost.model_copy(update={"training_seconds": {name: round(s, 2) for name, s in known.items()}})
-
-
-def _import_note(imported: Mapping[str, str]) -> str:
-    files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
-    return f"weights imported from {files}, trained elsewhere; the recipe named is the published one"
 
 
 def data_identity(dataset: Dataset) -> DataIdentity:
@@ -282,13 +223,14 @@ def command_line() -> str:
     return "benchmark.run(…) from Python"
 
 
-def write_run(
-    folder: Path, record: Record, tested: Sequence[TestedWeights], dataset: Dataset, title: str
-) -> Record:
+def write_run(folder: Path, record: Record, tested: Tested, dataset: Dataset, title: str) -> Record:
     """Write the run's folder; the record comes last, so that its presence means a whole run."""
     atomic_write_text(folder / TABLE, run_table(record) + "\n")
-    _draw_first_task(folder / EXAMPLES, tested[0].tasks[0], dataset, title)
-    _, per_query = results_of(tested)
+    _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
+    scored = {(weights, task.task.key): task for weights, tasks in tested.items() for task in tasks}
+    columns = enumerate((result.weights_from, result.key) for result in record.results)
+    # A mean over categories has no queries of its own.
+    per_query = {i: scored[column].per_query(dataset.pictures.names) for i, column in columns if column in scored}
     return write_record(folder, record, per_query)
 
 
@@ -298,48 +240,54 @@ def write_by_main(job: Job, write: Callable[[], Record]) -> Record:
     return Record.model_validate_json(text)
 
 
-def _draw_first_task(path: Path, first: TestedTask, dataset: Dataset, title: str) -> None:
+def _draw_first_task(path: Path, first: TaskResult, dataset: Dataset, title: str) -> None:
     """The example picture; none where labels are hidden, or where files from outside are scored
     beside annotations alone."""
     rows = _example_rows(first, dataset) if first.task.labelled else []
     if not rows or not all(picture.is_file() for row in rows for picture in _pictures_shown(row)):
         path.unlink(missing_ok=True)
         return
-    drawn = f" - {DRAWN_DEMO}" if dataset.is_demo else ""
-    draw_examples(path, rows, f"{title} on {dataset.label}, {first.task.key.split}{drawn}")
+    demo = f" - {DEMO}" if dataset.is_demo else ""
+    draw_examples(path, rows, f"{title} on {dataset.label}, {first.task.key.split}{demo}")
 
 
 def _pictures_shown(row: ExampleRow) -> list[Path]:
     return [row.reference, row.target, *(picture for picture, _ in row.ranked)]
 
 
-def _example_rows(tested: TestedTask, dataset: Dataset) -> list[ExampleRow]:
+def _example_rows(tested: TaskResult, dataset: Dataset) -> list[ExampleRow]:
     """Some queries spread evenly over the task, as they come: good answers and bad ones."""
     queries, paths = tested.task.queries, dataset.pictures.paths
-    gallery = tested.task.gallery
+    gallery, top_pictures = tested.task.gallery, tested.top
+    assert top_pictures is not None
     step = max(len(queries) // _EXAMPLE_ROWS, 1)
     rows = []
     for i in range(0, len(queries), step)[:_EXAMPLE_ROWS]:
         positives = set(queries.positives[i].tolist())
-        top = [int(g) for g in tested.per_query.top[i, :_SHOWN] if g >= 0]
+        top = [int(g) for g in top_pictures[i, :_SHOWN] if g >= 0]
         rows.append(
             ExampleRow(
                 reference=paths[queries.reference_picture[i]],
                 text=queries.texts[i],
                 ranked=tuple((paths[gallery[g]], g in positives) for g in top),
                 target=paths[gallery[min(positives)]],
-                target_rank=int(tested.per_query.rank[i]),
+                target_rank=int(tested.ranks.rank[i]),
             )
         )
     return rows
 
 
-def summary_lines(record: Record, folder: Path) -> list[str]:
-    """The lines that end a run: where everything lies."""
-    lines = ["", run_table(record), "", f"record:   {folder / 'record.json'}"]
-    return [*lines, f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else lines
+def format_summary(record: Record, folder: Path) -> str:
+    """What ends a run: its tables, as wide as the terminal, where everything lies, and what the numbers are not."""
+    width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
+    lines = ["", run_table(record, width), "", f"record:   {folder / 'record.json'}"]
+    lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
+    data = record.identity.data
+    if data is not None and data.is_demo:
+        lines.append(format_demo_end(data.name))
+    return "\n".join(lines)
 
 
-def timing_line(timings: Mapping[str, Any]) -> str:
+def format_timings(timings: Mapping[str, Any]) -> str:
     long = [f"{name} {seconds:.0f} s" for name, seconds in timings.items() if seconds >= 0.5]
     return ", ".join(long) or "less than a second each step"

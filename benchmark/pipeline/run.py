@@ -13,10 +13,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.errors import UserError
-from benchmark.evaluation.evaluator import encode_tasks
+from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
 from benchmark.files import atomic_write_json, folder_lock, remove_partial
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
@@ -29,17 +31,16 @@ from benchmark.pipeline.planning import make_plan, require_trainable
 from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data
 from benchmark.pipeline.reporting import (
     StageOutcome,
-    TestedWeights,
+    Tested,
     WeightsFrom,
     build_record,
-    describe_task,
     write_by_main,
     write_run,
 )
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
-from benchmark.records.costs import Cost
 from benchmark.records.environment import check_accelerator
+from benchmark.records.measurement import Cost
 from benchmark.records.record import Record
 from benchmark.registry import discover
 from benchmark.stage_building import BuiltStage
@@ -290,23 +291,26 @@ class _Run:
     def _report(self, built: BuiltStage, states: dict[WeightsFrom, State]) -> Record:
         plan, method = self._plan, built.method
         source = self._sources.evaluation(method, built.inputs)
-        names = plan.dataset.pictures.names
-        tested = []
+        tested: dict[WeightsFrom, list[TaskResult]] = {}
         untrained: dict[WeightsFrom, State] = {"none trained": {}}
         for name, state in (states or untrained).items():
+            same = next((other for other in tested if _are_equal(states[other], state)), None)
+            if same is not None:
+                # The selected epoch was the last one.
+                tested[name] = tested[same]
+                continue
             if state:
                 load_into(method, state, f"weights '{name}'")
             with self._timed("evaluation"):
                 encoded = encode_tasks(method.eval(), plan.tasks, source, self._job)
-                described = [describe_task(method, task, names, self._job) for task in encoded]
-                tested.append(TestedWeights(name, described))
+                tested[name] = [score_in_full(method, task, self._job) for task in encoded]
         record = build_record(
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
             self._cost, self._sweep,
         )  # fmt: skip
         return write_by_main(self._job, lambda: self._finish(record, tested))
 
-    def _finish(self, record: Record, tested: list[TestedWeights]) -> Record:
+    def _finish(self, record: Record, tested: Tested) -> Record:
         """Write the run's folder; what only a resumed run needs is removed once the record stands."""
         plan = self._plan
         written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
@@ -325,3 +329,7 @@ class _Run:
         on_features = sources.seconds_on_features - before if sources else 0.0
         for name, seconds in ((phase, time.monotonic() - started - on_features), ("features", on_features)):
             self._timings[name] = self._timings.get(name, 0.0) + seconds
+
+
+def _are_equal(one: State, other: State) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

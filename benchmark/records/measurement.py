@@ -1,4 +1,4 @@
-"""A measured speed, latency or size beside its limit, as a record holds it."""
+"""What a record says of speeds and costs: a measurement beside its limit, a method in use, the search for a rate."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Bytes = Annotated[int, Field(ge=0)]
 
 _FIRST_ENTRIES = ("value", "unit", "limit", "limit_of")
 
 
-class Measurement(BaseModel):
+class RecordPart(BaseModel):
+    """What all parts of a record have in common: unknown keys are refused, values never change, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Measurement(RecordPart):
     """A speed, latency or size, beside the limit measured in the same process where there is one.
 
     ``low, high``: quartiles of the value over ``repeats`` samples. ``ratio``: the share of the
@@ -23,8 +30,6 @@ class Measurement(BaseModel):
     promises. ``peak_bytes, limit_peak_bytes``: the most memory held meanwhile. What was not measured
     is None here and absent from the file.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     value: float
     unit: str
@@ -39,8 +44,8 @@ class Measurement(BaseModel):
     work: str | None = None
     flops: Positive | None = None
     utilisation: Positive | None = None
-    peak_bytes: Bytes | None = None
-    limit_peak_bytes: Bytes | None = None
+    peak_bytes: Count | None = None
+    limit_peak_bytes: Count | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -59,3 +64,81 @@ class Measurement(BaseModel):
         """The entries of the first records stand always, so that these are written again as they were."""
         written: dict[str, Any] = dump(self)
         return {name: value for name, value in written.items() if name in _FIRST_ENTRIES or value is not None}
+
+
+class EncodingCost(RecordPart):
+    """Of one picture of the gallery, or of one query whose reference was not seen before.
+
+    ``picture_passes``, ``text_passes``: how often a picture or text encoder is run (SPIRIT: the whole
+    picture and 13 patches). ``flops``: of these passes and of the method's own layers, a multiply-add
+    counted as two.
+    """
+
+    picture_passes: Count
+    text_passes: Count = 0
+    flops: Count
+
+
+class Cost(RecordPart):
+    """Of a trained method in use, counted by `benchmark.pipeline.cost`, and the time that training it took.
+
+    ``trainable_parameters``: those of the stage that is evaluated. ``pair_flops``: of one query's
+    score with one picture. ``stored_bytes``: of one gallery picture's encoding in float32.
+    ``training_seconds``: by stage, without validation, of the training whose weights are reported;
+    an encoder taken from an earlier run has the time that it took then.
+    """
+
+    trainable_parameters: Count
+    gallery: EncodingCost
+    query: EncodingCost
+    pair_flops: Count
+    stored_bytes: Count
+    training_seconds: dict[str, Seconds] = {}
+
+
+class Tuning(RecordPart):
+    """How a stage's learning rate was chosen: the best of ``base`` times each of ``factors`` by ``criterion``."""
+
+    stage: str
+    base: Positive
+    factors: tuple[Positive, ...]
+    criterion: str
+
+
+class Trial(RecordPart):
+    """One training of a search: its rate, the best value of the criterion (None: the loss diverged), its cost."""
+
+    learning_rate: Positive
+    score: float | None
+    epoch: Count = 0
+    triplets_seen: Count = 0
+    seconds: Seconds = 0.0
+    chosen: bool = False
+
+    @model_validator(mode="after")
+    def _the_chosen_one_has_a_score(self) -> Self:
+        if self.chosen and self.score is None:
+            raise ValueError("a training whose loss diverged cannot be the chosen one")
+        return self
+
+
+def format_passes(cost: EncodingCost) -> str:
+    """Such as "14 pictures + 1 text"."""
+    pictures, texts = cost.picture_passes, cost.text_passes
+    parts = [f"{pictures} picture{'s' if pictures > 1 else ''}"] * bool(pictures)
+    return " + ".join([*parts, *[f"{texts} text"] * bool(texts)])
+
+
+def format_gigaflops(flops: int) -> str:
+    return f"{flops / 1e9:.3g}"
+
+
+def format_cost(cost: Cost) -> str:
+    """All that is counted, in one sentence without a full stop."""
+    gallery, query = cost.gallery, cost.query
+    return (
+        f"{cost.trainable_parameters:,} trainable parameters; per gallery picture: encoder passes "
+        f"{format_passes(gallery)}, {format_gigaflops(gallery.flops)} GFLOPs, {cost.stored_bytes:,} bytes stored; "
+        f"per query: encoder passes {format_passes(query)}, {format_gigaflops(query.flops)} GFLOPs, "
+        f"{cost.pair_flops:,} FLOPs for each picture scored"
+    )

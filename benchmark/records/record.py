@@ -10,7 +10,8 @@ A folder holds ``record.json`` and, where queries were ranked here, ``per_query.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -21,19 +22,16 @@ from benchmark.errors import UserError
 from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
 from benchmark.files import atomic_write_json, digest_of, read_json
-from benchmark.records.costs import Cost, Trial, Tuning
+from benchmark.records.measurement import Cost, Count, Precision, RecordPart, Trial, Tuning
 from benchmark.records.measurement import Measurement as Measurement
-from benchmark.records.measurement import Precision
-from benchmark.records.part import Count, RecordPart
+from benchmark.records.upgrades import UPGRADES
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 RECORD_NAME = "record.json"
 
 Percent = Annotated[float, Field(ge=0, le=100)]
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
-
-UPGRADES: dict[int, Upgrade] = {1: lambda raw: raw}
-"""From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has."""
+_OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
+"""Options of a command that name somebody's own folders and change no number."""
 
 
 class Result(RecordPart):
@@ -88,7 +86,7 @@ class DataIdentity(RecordPart):
     @model_validator(mode="after")
     def _demo_is_not_official(self) -> Self:
         if self.is_demo and self.is_official:
-            raise ValueError("data cannot be drawn demo data and official at once")
+            raise ValueError("data cannot be demo data and official at once")
         return self
 
 
@@ -202,7 +200,7 @@ class Record(RecordPart):
     ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
     tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
     method: str
     title: str
@@ -250,7 +248,7 @@ def seedless_identity(record: Record) -> dict[str, Any]:
         for consequence in ("seed", "artefact", "updates", "triplets_seen"):
             stage.pop(consequence, None)
         if record.identity.tuning is not None and stage["name"] == record.identity.tuning.stage:
-            del stage["settings"]["learning_rate"]
+            stage["settings"].pop("learning_rate", None)
     if "encoder" in identity and identity["encoder"]["start"] == "random":
         del identity["encoder"]["digest"]
     return identity
@@ -262,10 +260,9 @@ def run_key(record: Record) -> str:
 
 
 def identity_key(record: Record, result: Result) -> str:
-    """Digest of what one row of one table is: only results with equal keys are seeds of another."""
+    """Digest of what one row of one table is: only results with equal keys are seeds, or categories, of another."""
     column = result.model_dump(
-        mode="json",
-        include={"dataset", "split", "protocol", "text_mode", "category", "weights_from", "measured_by"},
+        mode="json", include={"dataset", "split", "protocol", "text_mode", "weights_from", "measured_by"}
     )
     return digest_of({"run": run_key(record), "column": column})
 
@@ -345,3 +342,8 @@ def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:
     if stored is None:
         return {}
     return read_per_query_file(folder / stored.name, stored.size, stored.sha256)
+
+
+def repeatable_command(record: Record) -> str:
+    """The stored command line without folders of the one who ran it."""
+    return _OWN_FOLDERS.sub("", record.command)

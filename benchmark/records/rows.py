@@ -1,28 +1,50 @@
-"""Rows of a table: which records belong together, and what tells one row from another.
+"""Rows of a table, made from records: which records belong together, and what tells one row from another.
 
-Records that agree in all of their identity but the seed share a row; nothing else is averaged.
+Records that agree in all of their identity but the seed share a row; nothing else is averaged. The
+categories of a task (FashionIQ's dress, shirt, toptee and their average) stand side by side in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-import pandas as pd
-
+from benchmark.dataset import TaskKey
 from benchmark.records.record import Record, Result, identity_key, run_key, seedless_identity
 
-_SELECTION = {"paper": "best epoch (paper)", "heldout": "best epoch (heldout)", "last": "last epoch"}
+Place = tuple[str, str]
+"""A column of numbers: category ("" where the task has none) and metric."""
+
+AVERAGE = "average"
+"""The category that is the mean over the others."""
+
+
+class Cell(NamedTuple):
+    """A number in percent as it is printed, and as it is; NaN for a half interval or a deviation that is not known."""
+
+    text: str
+    value: float
+    half: float = math.nan
+    sd: float = math.nan
 
 
 @dataclass(frozen=True)
 class Row:
-    """The seeds of one identity in one column, in the order of their seeds."""
+    """The seeds of one identity, or what a source prints of one method.
 
-    identity: str
-    records: tuple[Record, ...]
-    results: tuple[Result, ...]
+    ``label``: what tells rows of one ``name`` apart: which weights, which encoder and source. ``records``
+    (one per seed, in the order of seeds; none where the numbers are published) and ``results`` (by category,
+    one per record) are what ``cells`` are made of. ``superseded``: earlier records of the same seeds.
+    """
+
+    name: str
+    label: str
+    cells: Mapping[Place, Cell]
+    records: tuple[Record, ...] = ()
+    results: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
     superseded: int = 0
 
     @property
@@ -30,52 +52,106 @@ class Row:
         return self.records[0]
 
     @property
-    def name(self) -> str:
-        limit = self.first.identity.limit
-        return " ".join(self.first.title.split()) + (f" (limited to {limit})" if limit else "")
+    def result(self) -> Result:
+        """One of its results: what they say of weights and of who measured is the same in all."""
+        return next(iter(self.results.values()))[0]
 
 
 def rows_of(pairs: Sequence[tuple[Record, Result]]) -> list[Row]:
-    """Group the results of one column by identity; of two with the same seed the later one stays."""
+    """Group results of one split, protocol and text mode by identity; of two with the same seed the later one stays.
+
+    Where the selected epoch turned out to be the last one, in every seed, both are one row.
+    """
     groups: dict[str, list[tuple[Record, Result]]] = {}
     for record, result in pairs:
         groups.setdefault(identity_key(record, result), []).append((record, result))
-    rows = []
-    for identity, members in groups.items():
-        by_seed = {r.identity.seed: (r, s) for r, s in sorted(members, key=lambda m: m[0].created)}
-        kept = [by_seed[seed] for seed in sorted(by_seed, key=lambda s: -1 if s is None else s)]
-        rows.append(
-            Row(identity, tuple(r for r, _ in kept), tuple(s for _, s in kept), len(members) - len(kept))
-        )
-    return sorted(rows, key=_row_order)
+    rows = sorted(map(_row, groups.values()), key=_row_order)
+    return _with_distinct_names(_with_equal_epochs_merged(rows))
+
+
+def _row(members: Sequence[tuple[Record, Result]]) -> Row:
+    """One identity's row."""
+    by_seed = {r.identity.seed: r for r, _ in sorted(members, key=lambda m: m[0].created)}
+    records = tuple(by_seed[seed] for seed in sorted(by_seed, key=lambda s: -1 if s is None else s))
+    of_record: dict[int, list[Result]] = {id(record): [] for record in records}
+    for record, result in members:
+        of_record.get(id(record), []).append(result)
+    results: dict[str, tuple[Result, ...]] = {}
+    for record in records:
+        for result in of_record[id(record)]:
+            results[result.category] = (*results.get(result.category, ()), result)
+    limit = records[0].identity.limit
+    return Row(
+        name=" ".join(records[0].title.split()) + (f" (limited to {limit})" if limit else ""),
+        label=_weights(records[0], members[0][1]),
+        cells=_statistics(results),
+        records=records,
+        results=results,
+        superseded=len({id(record) for record, _ in members}) - len(records),
+    )
+
+
+def _statistics(results: Mapping[str, Sequence[Result]]) -> dict[Place, Cell]:
+    """Of every place: the mean over seeds, their standard deviation, half of the mean interval over queries."""
+    cells: dict[Place, Cell] = {}
+    for category, of_seeds in results.items():
+        for metric in dict.fromkeys(name for result in of_seeds for name in result.metrics):
+            values = [result.metrics[metric] for result in of_seeds if metric in result.metrics]
+            ends = [result.intervals[metric] for result in of_seeds if metric in result.intervals]
+            mean = statistics.fmean(values)
+            cells[category, metric] = Cell(
+                f"{mean:.2f}",
+                mean,
+                half=statistics.fmean((high - low) / 2 for low, high in ends) if ends else math.nan,
+                sd=statistics.stdev(values) if len(values) > 1 else math.nan,
+            )
+    return cells
 
 
 def _row_order(row: Row) -> tuple[str, str, int, str]:
     """By name; the last epoch's row stands below the selected one of the same run."""
-    return row.name.lower(), run_key(row.first), row.results[0].weights_from == "last", row.identity
+    return row.name.lower(), run_key(row.first), row.result.weights_from == "last", identity_key(row.first, row.result)
 
 
-def _encoder(row: Row) -> str:
-    encoder = row.first.identity.encoder
-    if encoder is None:
-        return "its own"
-    start = "random start" if encoder.start == "random" else encoder.weights
-    precision = "" if encoder.precision == "fp32" else f", {encoder.precision}"
-    return f"{encoder.name}, {start}, {encoder.state}{precision}"
+def _with_equal_epochs_merged(rows: Sequence[Row]) -> Iterator[Row]:
+    """A run's selected weights and its last ones in one row, where all of its numbers say that they are the same."""
+    last = {run_key(row.first) for row in rows if row.result.weights_from == "last"}
+    unequal = {run_key(row.first) for row in rows for record in row.records if not _epochs_are_equal(record)}
+    merged = last - unequal
+    for row in rows:
+        weights = row.result.weights_from if row.result.measured_by == "this run" else "server"
+        if weights == "selected" and run_key(row.first) in merged:
+            yield row if row.label == _LAST else replace(row, label=_BOTH[row.label])
+        elif not (weights == "last" and run_key(row.first) in merged):
+            yield row
 
 
-def _weights(row: Row) -> str:
-    result = row.results[0]
+def _epochs_are_equal(record: Record) -> bool:
+    """Whether the selected and the last weights have the same numbers in every column of the record."""
+    numbers: dict[str, dict[TaskKey, Any]] = {"selected": {}, "last": {}}
+    for result in record.results:
+        if result.weights_from in numbers and result.measured_by == "this run":
+            numbers[result.weights_from][result.key] = result.metrics, result.intervals, result.ties
+    return numbers["selected"] == numbers["last"]
+
+
+_LAST = "last epoch"
+_SELECTION = {"paper": "best epoch", "heldout": "held-out epoch", "last": _LAST}
+_BOTH = {"best epoch": "best = last epoch", "held-out epoch": "held-out = last epoch"}
+_WEIGHTS = {
+    "last": _LAST, "none trained": "nothing trained", "imported": "imported", "external": "from outside",
+}  # fmt: skip
+
+
+def _weights(record: Record, result: Result) -> str:
+    """Which weights were evaluated, or who measured."""
     if result.measured_by == "server":
         return "measured by the server"
-    if result.weights_from == "selected":
-        if row.first.identity.selection == "paper" and not _picks_an_epoch(row.first):
-            return "last epoch (paper)"
-        return _SELECTION.get(row.first.identity.selection, "selected")
-    names = {
-        "last": "last epoch", "none trained": "nothing trained", "imported": "imported", "external": "from outside",
-    }  # fmt: skip
-    return names[result.weights_from]
+    if result.weights_from != "selected":
+        return _WEIGHTS[result.weights_from]
+    if record.identity.selection == "paper" and not _picks_an_epoch(record):
+        return _LAST
+    return _SELECTION.get(record.identity.selection, "selected")
 
 
 def _picks_an_epoch(record: Record) -> bool:
@@ -85,47 +161,71 @@ def _picks_an_epoch(record: Record) -> bool:
     return not (isinstance(every, int) and isinstance(epochs, int)) or every < epochs
 
 
+def _encoder(row: Row) -> str:
+    encoder = row.first.identity.encoder
+    if encoder is None:
+        return "its own"
+    weights = "random weights" if encoder.start == "random" else encoder.weights
+    precision = "" if encoder.precision == "fp32" else f", {encoder.precision}"
+    return f"{encoder.name}, {weights}, {encoder.state}{precision}"
+
+
 def _seeds(row: Row) -> str:
     return ", ".join("none" if r.identity.seed is None else str(r.identity.seed) for r in row.records)
 
 
-_DESCRIPTIONS: dict[str, Callable[[Row], str]] = {
+FACTS: dict[str, Callable[[Row], str]] = {
     "encoder": _encoder,
-    "weights": _weights,
     "recipe": lambda row: (row.first.identity.recipe or "none") + (", rate tuned" * bool(row.first.identity.tuning)),
     "text rule": lambda row: row.first.identity.text_rule or "none",
     "seeds": _seeds,
 }
+"""What is said of rows beside their label."""
 
 
-def described(rows: Sequence[Row]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Columns of what differs between rows, and what all rows have in common."""
-    frame = pd.DataFrame({name: [of(row) for row in rows] for name, of in _DESCRIPTIONS.items()})
-    differs = frame.nunique() > 1
-    common = {str(name): str(frame[name].iloc[0]) for name in frame.columns[~differs]}
-    return frame.loc[:, differs].copy(), common
+def format_facts(rows: Sequence[Row], leave_out: Iterable[str] = ()) -> Iterator[str]:
+    """What rows have in common, in one sentence, and a sentence for each fact in which they differ."""
+    facts = {name: [of(row) for row in rows] for name, of in FACTS.items() if name not in leave_out}
+    common = [f"{name}: {told[0]}" for name, told in facts.items() if len(set(told)) == 1]
+    if common:
+        yield f"{'All rows' if len(rows) > 1 else 'This row'}: {'; '.join(common)}"
+    for name, told in facts.items():
+        if len(set(told)) == 1:
+            continue
+        named: dict[str, list[str]] = {text: [] for text in told}
+        for row, text in zip(rows, told, strict=True):
+            named[text] += [row.name] * (row.name not in named[text])
+        most = max(named, key=lambda text: len(named[text]))
+        others = [f"{text} ({', '.join(names)})" for text, names in named.items() if text != most]
+        yield f"{name}: {'; '.join(others)}; all others {most}"
 
 
-def distinct_names(rows: Sequence[Row], shown: pd.DataFrame) -> list[str]:
-    """The method's name, with what differs in brackets where two rows would read alike."""
-    without_seeds = shown.drop(columns="seeds", errors="ignore").to_numpy().tolist()
-    labels = [(row.name, *map(str, line)) for row, line in zip(rows, without_seeds, strict=True)]
-    names = []
-    for row, label in zip(rows, labels, strict=True):
-        alike = [other for other, its in zip(rows, labels, strict=True) if its == label]
-        difference = f" [{_difference(row, alike)}]" if len(alike) > 1 else ""
-        names.append(row.name + difference)
-    return names
+def _with_distinct_names(rows: Iterable[Row]) -> list[Row]:
+    """Rows of several runs that read alike have in brackets what differs; those of one run keep one name."""
+    keyed = [(run_key(row.first), row) for row in rows]
+    runs: dict[str, dict[str, Row]] = {}
+    for key, row in keyed:
+        runs.setdefault(row.name, {}).setdefault(key, row)
+    found = []
+    for key, row in keyed:
+        alike = runs[row.name]
+        difference = f" [{_difference(alike[key], list(alike.values()))}]" if len(alike) > 1 else ""
+        found.append(replace(row, name=row.name + difference))
+    return found
 
 
 def _difference(row: Row, alike: Sequence[Row]) -> str:
-    """Up to three entries of the identity in which a row differs from those that read alike."""
-    mine = dict(_flattened(seedless_identity(row.first)))
+    """The facts in which a run differs from those that read alike, else up to three entries of the identity."""
+    told = [{name: of(other) for name, of in FACTS.items() if name != "seeds"} for other in alike]
+    mine = told[[other is row for other in alike].index(True)]
+    if told.count(mine) == 1:
+        return ", ".join(f"{name} {text}" for name, text in mine.items() if any(other[name] != text for other in told))
     flat = [dict(_flattened(seedless_identity(other.first))) for other in alike]
+    own = dict(_flattened(seedless_identity(row.first)))
     names = sorted({name for entries in flat for name in entries})
-    differing = [name for name in names if len({str(entries.get(name)) for entries in flat}) > 1]
-    told = [f"{name} {str(mine.get(name, 'none'))[:16]}" for name in differing[:3]]
-    return ", ".join(told) or row.identity[:8]
+    names = [name for name in names if len({str(entries.get(name)) for entries in flat}) > 1]
+    differing = ", ".join(f"{name} {str(own.get(name, 'none'))[:16]}" for name in names[:3])
+    return differing or identity_key(row.first, row.result)[:8]
 
 
 def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -27,7 +27,7 @@ from benchmark.encoders.backbones import ClipBackbone
 from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS, FrozenEncoder
 from benchmark.encoders.preprocessing import GRIDS
 from benchmark.records.measurement import Measurement
-from benchmark.records.tables import DRAWN
+from benchmark.records.tables import SYNTHETIC
 from benchmark.throughput.limits import bare_patches, bare_picture, computing_in, large_product, memory_copy
 from benchmark.throughput.product_shapes import Products
 from benchmark.throughput.rates import Setting
@@ -65,7 +65,7 @@ class Sample:
                 open_picture(path).convert("RGB").resize(size).save(paths[number], quality=_QUALITY)
         with Image.open(paths[0]) as image:
             form = f"{image.format}, {image.width} x {image.height}"
-        kind = DRAWN if dataset.is_demo else f"pictures of {dataset.label}"
+        kind = SYNTHETIC if dataset.is_demo else f"pictures of {dataset.label}"
         return cls(
             pictures=Pictures(tuple(dataset.pictures.names[i] for i in shown), tuple(paths)),
             texts=tuple(dict.fromkeys(task.queries.texts[:_TEXTS])),

@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmark.files import digest_of
-from benchmark.records.record import Measurement, Record, run_key
-from benchmark.records.repeating import repeatable_command
+from benchmark.leaderboards.leaderboard import FurtherPage
+from benchmark.records.record import Measurement, Record, repeatable_command, run_key
 from benchmark.throughput.growth_curves import METHOD as GROWTH
 from benchmark.throughput.growth_curves import growth_table
 from benchmark.throughput.tables import arithmetic, heading, identity_words, machine, number, share, table
 
-THROUGHPUT_PAGE = "throughput.md"
 RECORDS = "throughput"
 
 _READING = """Speed depends on the machine: rows of one machine are comparable, those of two are not. A cell holds the
@@ -156,3 +155,6 @@ def _measured_by(records: Sequence[Record]) -> str:
         doubts = "".join(f"; {note}" for note in record.not_fixed)
         lines[f"- version {record.code.version}{commit}{changes}: `{repeatable_command(record)}`{doubts}\n"] = None
     return "### How it was measured\n\n" + "".join(lines)
+
+
+THROUGHPUT_PAGE = FurtherPage("throughput", "throughput.md", render_throughput, throughput_refusals, throughput_folder)

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from benchmark.records.measurement import Measurement
 from benchmark.records.record import Record
-from benchmark.records.tables import DRAWN
+from benchmark.records.tables import SYNTHETIC
 
 _LEFT = ("part", "limit", "work")
 
@@ -41,7 +41,7 @@ def throughput_table(record: Record) -> str:
 
 
 def heading(record: Record) -> str:
-    """ "SPIRIT · tiny, random weights · fp32 · demo-cirr (drawn pictures)" """
+    """ "SPIRIT · tiny, random weights · fp32 · demo-cirr (synthetic pictures)" """
     return " · ".join([record.title, *identity_words(record)])
 
 
@@ -56,7 +56,7 @@ def identity_words(record: Record) -> list[str]:
         words.append("own networks")
     words.append(identity.precision)
     if identity.data is not None:
-        words.append(identity.data.label + (f" ({DRAWN})" if identity.data.is_demo else ""))
+        words.append(identity.data.label + (f" ({SYNTHETIC})" if identity.data.is_demo else ""))
     if identity.limit:
         words.append(f"limited to {identity.limit}")
     return words

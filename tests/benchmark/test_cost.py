@@ -12,7 +12,7 @@ from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.pipeline.cost import count_cost, flops_of, median_text
-from benchmark.records.costs import Cost
+from benchmark.records.measurement import Cost
 from benchmark.registry import discover
 from benchmark.settings import TrainingSettings
 

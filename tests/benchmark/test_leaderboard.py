@@ -15,6 +15,7 @@ from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, re
 from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
+from benchmark.throughput.page import THROUGHPUT_PAGE
 
 GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
 RESULTS = Path(__file__).parents[2] / "results"
@@ -48,7 +49,7 @@ def test_without_records_the_page_says_so_and_how_to_add_one(tmp_path: Path) -> 
 
 
 def test_the_committed_pages_are_the_generated_ones() -> None:
-    assert stale(RESULTS, ALL) == []
+    assert stale(RESULTS, ALL, further=[THROUGHPUT_PAGE]) == []
 
 
 def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Pa
     assert stale(results, DATASETS) == [] and write_all(results, DATASETS) == []
     text = page.read_text(encoding="utf-8")
     assert "| SPIRIT" in text and "`python -m benchmark run --method spirit`" in text
-    assert "drawn" not in text
+    assert "synthetic" not in text
     page.write_text(text + "x", encoding="utf-8")
     assert stale(results, DATASETS) == [page]
 
@@ -123,7 +124,11 @@ def test_the_demo_page_takes_demo_runs_only_and_names_them(tmp_path: Path) -> No
         write_record(tmp_path / "runs" / str(n), record)
     found = pages(tmp_path / "results", DATASETS, [tmp_path / "runs"])
     page = found[tmp_path / "results" / "demo" / "cirr.md"]
-    assert "SPIRIT (demo, drawn pictures)" in page and "SUM (demo, drawn pictures)" in page
+    assert "| SPIRIT" in page and "| SUM" in page
+    lines = page.splitlines()
+    assert lines[0] == "# CIRR: demo, synthetic pictures" and lines[-1].startswith("Demo, synthetic pictures: ")
+    headings = [line for line in lines if line.startswith("## demo-cirr")]
+    assert headings and all(line.endswith(": demo, synthetic pictures, ranks no methods") for line in headings)
     assert "CLIP4CIR" not in page and "**" not in page
     assert "seeds" in page and "0, 1" in page
     assert "no measured rows yet" in found[tmp_path / "results" / "leaderboard" / "cirr.md"]
@@ -145,13 +150,14 @@ def test_records_are_read_once_and_problems_come_in_one_go(tmp_path: Path) -> No
     assert "nowhere" in first and str(tmp_path / "c" / "record.json") in second
 
 
-def test_categories_stand_under_one_block() -> None:
+def test_categories_stand_in_one_table() -> None:
     raw = real().model_dump(mode="json")
     result = raw["results"][0]
     raw["results"] = [{**result, "category": c} for c in ("dress", "average")]
     page = render(CIRR, [Record.model_validate(raw)])
     assert page.count("## cirr · val · official · single") == 1
-    assert page.index("### average") < page.index("### dress")
+    head = next(line for line in page.splitlines() if line.startswith("| method"))
+    assert head.index("dress") < head.index("average")
 
 
 def published(folder: Path, *lines: dict[str, str]) -> tuple[PublishedNumber, ...]:
@@ -183,9 +189,25 @@ def section(page: str, heading: str) -> str:
 
 
 def lines_of(text: str, method: str) -> list[list[str]]:
-    """The cells of a table's rows of that method."""
-    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|")
-    return [line for line in cells if line[0] == method]
+    """A table's rows of that method: name and label, put together from their lines, then the numbers."""
+    found: list[list[str]] = []
+    name = ""
+    for line in text.splitlines():
+        if not line.startswith("| ") or line.startswith("| method "):
+            continue
+        label, *numbers = (cell[1:].rstrip() for cell in line.strip("|").split("|"))
+        depth = len(label) - len(label.lstrip())
+        if label.strip() in ("±", "sd", ""):
+            continue
+        if depth == 0 or any(numbers):
+            name = label if depth == 0 else name
+            if any(numbers):
+                found.append([name if depth == 0 else f"{name}, {label.strip()}", *map(str.strip, numbers)])
+        elif depth == 2 and not (found and found[-1][0].startswith(name)):
+            name += label[1:]
+        else:
+            found[-1][0] += f" {label.strip()}"
+    return [row for row in found if row[0] == method or row[0].startswith(f"{method}, ")]
 
 
 def test_published_rows_stand_beside_measured_ones_of_the_same_column_only(tmp_path: Path) -> None:
@@ -195,9 +217,9 @@ def test_published_rows_stand_beside_measured_ones_of_the_same_column_only(tmp_p
     assert page.index("## cirr · test1") < page.index("## cirr · val")
     assert lines_of(test1, "OLD") and lines_of(test1, "SPIRIT") and not lines_of(test1, "VALIDATED")
     assert lines_of(val, "VALIDATED") and lines_of(val, "SPIRIT") and not lines_of(val, "OLD")
-    assert "measured by the server" in lines_of(test1, "SPIRIT")[0]
-    assert "quoted [1]" in lines_of(test1, "OLD")[0] and "40.10" in lines_of(test1, "OLD")[0]
-    assert "measured here" in lines_of(val, "SPIRIT")[0]
+    assert lines_of(test1, "SPIRIT")[0][0] == "SPIRIT, measured by the server"
+    assert lines_of(test1, "OLD")[0][0] == "OLD, CNN, 2020, quoted [1]" and "40.10" in lines_of(test1, "OLD")[0]
+    assert all(row[0].endswith("epoch, measured here") for row in lines_of(val, "SPIRIT"))
     assert "(another split: not comparable with test1 · official · single)" in val.splitlines()[0]
     assert "- [1] A table" in page and "- quoted: " in page
 
@@ -267,8 +289,9 @@ def test_a_measured_row_gets_the_average_that_papers_print_and_only_there(tmp_pa
         {**usual, "category": "dress", "metric": "R@10"},
     )
     page = render(ALL["fashioniq"], [fashioniq("original", "joined")], numbers)
-    assert lines_of(section(page, "### average"), "SPIRIT")[0][-1] == "50.50"
-    assert "mean(" not in section(page, "### dress")
+    block = section(page, "## fashioniq · val · original · joined")
+    assert lines_of(block, "SPIRIT")[0][-1] == "50.50"
+    assert sum("mean " in line for line in block.splitlines() if line.startswith("|")) == 1 and "mean: (R@10+R@50)/2" in block
 
 
 def test_a_server_row_lacks_an_average_whose_parts_it_lacks(tmp_path: Path) -> None:
@@ -319,11 +342,14 @@ def test_the_committed_pages_keep_the_promises_of_the_protocols() -> None:
     def page(name: str) -> str:
         return (RESULTS / "leaderboard" / f"{name}.md").read_text(encoding="utf-8")
 
-    average = section(section(page("fashioniq"), "## fashioniq · val · original · joined"), "### average")
-    row = lines_of(average, "CLIP4Cir (CVPRW22, text encoder tuned)")[0]
-    assert row[-3:] == ["38.32 †", "61.74", "50.03 †"]
-    assert "CLIP4Cir (CVPRW22, text encoder tuned) [CLIP RN50x4] R@10 38.40" in average
-    assert lines_of(average, "SPIRIT")[0][-3:] == ["43.88", "67.20", "55.54"]
+    block = section(page("fashioniq"), "## fashioniq · val · original · joined")
+    row = lines_of(block, "CLIP4Cir (CVPRW22, text encoder tuned)")[0]
+    assert row[0].endswith("CLIP RN50x4, 2022, survey [2, 4, 5]")
+    assert row[-3:] == ["38.32†", "61.74", "50.03†"]
+    told = " ".join(block.split())
+    assert "CLIP4Cir (CVPRW22, text encoder tuned) [CLIP RN50x4] R@10 38.40" in told
+    assert "CLIP4Cir (CVPRW22, text encoder tuned) [CLIP RN50x4] R@10, R@50: [4]; mean: [5]" in told
+    assert lines_of(block, "SPIRIT")[0][-3:] == ["43.88", "67.20", "55.54"]
     cirr = section(page("cirr"), "## cirr · test1 · official · single")
     assert lines_of(cirr, "CLIP4Cir (TOMM23, both encoders tuned)")[0][-1] == "75.10"
     assert "## cirr · val" not in page("cirr")

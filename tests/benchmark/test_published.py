@@ -167,12 +167,19 @@ def test_cells_stand_as_printed_with_marks_and_every_source() -> None:
             *(number(c, "R@10", "30.00", "N") for c in ("dress", "shirt", "toptee")),
         ]
     )
-    average = rows[TaskKey("fashioniq", "val", "original", "joined", "average")]
-    assert average.metrics.to_dict("list") == {"R@10": ["48.00 †", "30.00 ‡"], "R@50": ["60.00", ""]}
-    assert average.described["numbers"].tolist() == ["survey [1]; R@10: survey [2]", "from its categories ‡"]
-    assert any(note.startswith("†") and "M [CNN] R@10 40.00" in note for note in average.notes)
-    dress = rows[TaskKey("fashioniq", "val", "original", "joined", "dress")]
-    assert dress.metrics.to_dict("list") == {"R@10": ["40.00", "30.00"]} and len(dress.notes) == 1
+    (m, n), notes = rows[TaskKey("fashioniq", "val", "original", "joined")]
+    parts_of = {("dress", "R@10"), ("shirt", "R@10"), ("toptee", "R@10")}
+    assert {place: cell.text for place, cell in m.cells.items()} == {
+        **dict.fromkeys(parts_of, "40.00"), ("average", "R@10"): "48.00†", ("average", "R@50"): "60.00",
+    }  # fmt: skip
+    assert {place: cell.text for place, cell in n.cells.items()} == {
+        **dict.fromkeys(parts_of, "30.00"), ("average", "R@10"): "30.00‡",
+    }  # fmt: skip
+    assert m.cells["average", "R@10"].value == 48.0 and m.records == ()
+    assert m.label.endswith(", survey [1, 2]") and n.label.endswith(", survey [1]")
+    assert any(note.startswith("Not from the first source") and note.endswith("M [CNN] R@10: [2]") for note in notes)
+    assert any(note.startswith("†") and "M [CNN] R@10 40.00" in note for note in notes)
+    assert any(note.startswith("‡") for note in notes)
 
 
 def test_the_schema_names_the_protocols_and_text_modes_that_the_datasets_declare() -> None:

@@ -22,8 +22,8 @@ from benchmark.records.record import (
     write_record,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "record_version_2.json"
-FIRST = GOLDEN.with_name("record_version_1.json")
+GOLDEN = Path(__file__).parents[1] / "golden" / "record_version_3.json"
+FIRST, SECOND = GOLDEN.with_name("record_version_1.json"), GOLDEN.with_name("record_version_2.json")
 FIRST_RUN_KEY = "59ec5e3d14ec7321fabb4e3272f20db390537141bad52af31856b754b646b596"
 
 
@@ -64,7 +64,7 @@ def one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
 
 
 def test_a_committed_file_of_this_version_is_read_and_written_alike(tmp_path: Path) -> None:
-    """Both files are frozen: they are what the program of that version wrote."""
+    """The files are frozen: they are what the program of that version wrote."""
     found = read_record(GOLDEN)
     assert found.results[0].metrics["R@1"] == 24.5
     assert found.cost is not None and found.cost.gallery.picture_passes == 14
@@ -82,6 +82,34 @@ def test_a_committed_file_of_version_1_is_still_read_and_has_no_costs(tmp_path: 
     assert written["schema_version"] == record.SCHEMA_VERSION
     assert_within({**json.loads(FIRST.read_text(encoding="utf-8")), "schema_version": record.SCHEMA_VERSION}, written)
     assert found.identity.variant == "" and found.identity.tuning is None and found.cost is None and found.trials == ()
+
+
+def test_a_committed_file_of_version_2_is_still_read(tmp_path: Path) -> None:
+    found = read_record(SECOND)
+    write_record(tmp_path, found)
+    written = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert written == {**json.loads(SECOND.read_text(encoding="utf-8")), "schema_version": record.SCHEMA_VERSION}
+
+
+def test_settings_that_older_records_call_otherwise_are_the_same_settings(tmp_path: Path) -> None:
+    """"drawing" and "frame" before version 3: an old run and a new one of the same settings share a row."""
+    renamed = dict(zip(("pair_sampling", "implementation"), ("drawing", "frame"), strict=True))
+    old, new = raw_record(), raw_record()
+    for raw, names in ((old, renamed), (new, {})):
+        value = "released" if names else "original"
+        raw["identity"]["method_settings"] = {"grids": [2], names.get("implementation", "implementation"): value}
+        raw["identity"]["stages"][1]["settings"] = {names.get("pair_sampling", "pair_sampling"): "one-per-image"}
+        raw["identity"]["tuning"] = None
+    files = [tmp_path / "old.json", tmp_path / "new.json"]
+    for file, raw, version in zip(files, (old, new), (1, record.SCHEMA_VERSION), strict=True):
+        file.write_text(json.dumps({**raw, "schema_version": version}), encoding="utf-8")
+    before, now = map(read_record, files)
+    assert before.identity == now.identity and run_key(before) == run_key(now)
+    assert before.identity.stages[1].settings == {"pair_sampling": "one-per-image"}
+    for broken in ({"identity": []}, {"identity": {**old["identity"], "stages": [1]}}):
+        files[0].write_text(json.dumps({**old, **broken, "schema_version": 1}), encoding="utf-8")
+        with pytest.raises(UserError, match="not a valid record"):
+            read_record(files[0])
 
 
 def assert_within(old: Any, new: Any) -> None:

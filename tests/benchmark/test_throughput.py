@@ -15,7 +15,7 @@ from benchmark.leaderboards.leaderboard import add, stale, write_all
 from benchmark.records.record import Measurement, Record, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput import limits
-from benchmark.throughput.page import render_throughput
+from benchmark.throughput.page import THROUGHPUT_PAGE, render_throughput
 from benchmark.throughput.tables import throughput_table
 
 FEATURES = {
@@ -28,6 +28,7 @@ FEATURES = {
     "memory copy",
 }
 QUERIES = {"ranking", "one query, p50", "one query, p95"}
+FURTHER = [THROUGHPUT_PAGE]
 DATASETS = {"cirr": discover().datasets()["cirr"]}
 
 
@@ -71,13 +72,13 @@ def test_a_record_says_what_was_measured_on_what(measured: dict[str, Record]):
     assert identity.precision == "fp32" and identity.data is not None and identity.data.is_demo
     assert record.throughput["spirit: updates"].work == "batch 8, fp32"
     assert "of 32 x 64²" in (measured["features"].throughput["encoding pictures"].work or "")
-    assert "drawn pictures (PNG, 120 x 160)" in (measured["features"].throughput["decoding, 1 core"].work or "")
+    assert "synthetic pictures (PNG, 120 x 160)" in (measured["features"].throughput["decoding, 1 core"].work or "")
     assert record.environment.threads == torch.get_num_threads()
 
 
 def test_the_table_has_a_line_for_every_measurement(measured: dict[str, Record]):
     table = throughput_table(measured["spirit"])
-    assert "SPIRIT · tiny, random weights · fp32" in table and "(drawn pictures)" in table
+    assert "SPIRIT · tiny, random weights · fp32" in table and "(synthetic pictures)" in table
     for name in measured["spirit"].throughput:
         assert f"| {name}" in table
     assert "plain PyTorch loop" in table and "of the data sheet" not in table
@@ -134,20 +135,20 @@ def whole(record: Record, **changed: Any) -> Record:
 
 def test_the_leaderboard_takes_speeds_to_a_page_of_their_own(measured: dict[str, Record], tmp_path: Path):
     results = tmp_path / "results"
-    write_all(results, DATASETS)
+    write_all(results, DATASETS, further=FURTHER)
     for name, record in measured.items():
         write_record(tmp_path / name, whole(record))
-    folders = {add(tmp_path / name, results) for name in measured}
+    folders = {add(tmp_path / name, results, FURTHER) for name in measured}
     assert len(folders) == 4 and all("throughput" in folder.parts for folder in folders)
     page = results / "leaderboard" / "throughput.md"
-    assert stale(results, DATASETS) == [page]
-    assert write_all(results, DATASETS) == [page] and stale(results, DATASETS) == []
+    assert stale(results, DATASETS, further=FURTHER) == [page]
+    assert write_all(results, DATASETS, further=FURTHER) == [page] and stale(results, DATASETS, further=FURTHER) == []
     text = page.read_text(encoding="utf-8")
-    assert "## CPU" in text and "| SPIRIT" in text and "tiny, random weights" in text and "drawn pictures" in text
+    assert "## CPU" in text and "| SPIRIT" in text and "tiny, random weights" in text and "synthetic pictures" in text
     assert text.count("### Training") == 1
     for folder in folders:
         (folder / "record.json").unlink()
-    assert stale(results, DATASETS) == [page], "a page whose records are gone is stale"
+    assert stale(results, DATASETS, further=FURTHER) == [page], "a page whose records are gone is stale"
 
 
 def test_machines_stand_apart_and_the_order_of_records_does_not_matter(measured: dict[str, Record]):
@@ -165,12 +166,12 @@ def test_limited_speeds_and_second_records_are_refused(measured: dict[str, Recor
 
     write_record(tmp_path / "limited", measured["sum"])
     with pytest.raises(UserError, match="--limit 16"):
-        add(tmp_path / "limited", tmp_path / "results")
+        add(tmp_path / "limited", tmp_path / "results", FURTHER)
     write_record(tmp_path / "run", whole(measured["sum"]))
-    assert add(tmp_path / "run", tmp_path / "results") == add(tmp_path / "run", tmp_path / "results")
+    assert add(tmp_path / "run", tmp_path / "results", FURTHER) == add(tmp_path / "run", tmp_path / "results", FURTHER)
     write_record(tmp_path / "run", whole(measured["sum"], created="2031-01-01T00:00:00Z"))
     with pytest.raises(UserError, match="another record"):
-        add(tmp_path / "run", tmp_path / "results")
+        add(tmp_path / "run", tmp_path / "results", FURTHER)
 
 
 def test_measurements_are_checked_on_write_and_on_read(measured: dict[str, Record], tmp_path: Path):

@@ -102,14 +102,19 @@ def test_one_command_runs_all_ablations_and_writes_their_table(
     folder = output / "cirr" / "toy_features"
     table = (folder / "ablations.md").read_text()
     assert table in outcome.out
-    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("| ")]
-    loss = [[cell.strip() for cell in row] for row in rows[:3]]
-    assert loss[0][:3] == ["configuration", "sharpness", "R@1"]
-    assert [row[0].split(" (demo")[0] for row in loss[1:]] == ["Toy on features, whole", "without sharpness [`blunt`]"]
-    assert [row[1] for row in loss[1:]] == ["✓", ""]
-    assert all("(sd " in row[2] and "drawn pictures" in row[0] for row in loss[1:])
-    assert "`as-sharp` has no row (demo, drawn pictures): the same as the method itself" in table
-    assert "`impossible` has no row (demo, drawn pictures): it failed: batch_size 15" in table
+    first = table[table.index("| method") :].split("\n\n")[0]
+    loss = [[cell.strip() for cell in line.split("|")[1:-1]] for line in first.splitlines() if line.startswith("| ")]
+    assert loss[0][:3] == ["method", "sharpness", "R@1"]
+    named = [row for row in loss[1:] if row[2] and row[0] not in ("±", "sd")]
+    assert " ".join(row[0] for row in loss[1:] if row[0] not in ("±", "sd")) == "Toy on features, whole without sharpness"
+    assert [row[1] for row in named] == ["✓", ""]
+    assert [row[0] for row in loss].count("±") == [row[0] for row in loss].count("sd") == 2
+    assert "As `--variant`: `blunt` without sharpness." in table
+    lines = table.rstrip("\n").splitlines()
+    assert lines[2].endswith(": demo, synthetic pictures, ranks no methods") and "synthetic pictures" in lines[-1]
+    assert max(map(len, lines)) <= 100
+    assert "`as-sharp` has no row: the same as the method itself" in table
+    assert "`impossible` has no row: it failed: batch_size 15" in table
     record = read_record(folder / "blunt" / "seed-1")
     assert (record.identity.variant, record.title) == ("blunt", "Toy on features (ablation: without sharpness)")
     assert read_header(folder / "blunt" / "seed-1" / "weights" / "selected.safetensors").variant == "blunt"

@@ -1,4 +1,4 @@
-"""The table of a fair comparison is made of records that are seen to share its conditions, of no others."""
+"""The tables of a controlled comparison is made of records that are seen to share its conditions, of no others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from benchmark.leaderboards.fair_conditions import comparisons
-from benchmark.leaderboards.fair_table import fair_section
+from benchmark.leaderboards.controlled_comparison import comparisons
+from benchmark.leaderboards.controlled_comparison_tables import controlled_section
 from benchmark.leaderboards.leaderboard import pages, render
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
@@ -52,6 +52,10 @@ def untrained(seed: int = 0, change: dict[str, Any] | None = None) -> Record:
     return made("sum", seed, {**nothing, **(change or {})})
 
 
+def in_one_line(section: str) -> str:
+    return " ".join(section.split())
+
+
 def official(record: Record) -> Record:
     raw = record.model_dump(mode="json")
     raw["identity"]["data"].update(label="cirr", is_demo=False, is_official=True)
@@ -59,35 +63,47 @@ def official(record: Record) -> Record:
     return Record.model_validate(raw)
 
 
+def tables_of(section: str) -> list[list[dict[str, str]]]:
+    """Every table, a dict per line."""
+    found: list[list[list[str]]] = []
+    for line in section.splitlines():
+        if line.startswith("| method"):
+            found.append([])
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+    return [[dict(zip(lines[0], line, strict=True)) for line in lines[2:]] for lines in found]
+
+
 def cells(section: str) -> list[dict[str, str]]:
-    """The first table, a dict per row."""
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    end = next((n for n, line in enumerate(lines[1:], 1) if line.startswith("| method")), len(lines))
-    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[:end]]
-    return [dict(zip(split[0], row, strict=True)) for row in split[2:]]
+    """The recalls, the first table, without the lines of spreads."""
+    return [row for row in tables_of(section)[0] if row["method"] not in ("±", "sd")]
 
 
 def test_a_row_tells_what_was_trained_and_what_it_costs() -> None:
-    rows = cells(fair_section(CIRR, [made(), untrained()], REASONS))
-    spirit = next(row for row in rows if row["method"].startswith("SPIRIT"))
-    assert spirit["trained"] == "at rate 0.000167"
-    assert spirit["trainable parameters"] == "1,145,892"
-    assert (spirit["passes per gallery picture"], spirit["passes per query"]) == ("14 pictures", "14 pictures + 1 text")
-    assert (spirit["GFLOPs per gallery picture"], spirit["GFLOPs per query"]) == ("0.514", "0.543")
-    assert (spirit["training"], spirit["tuning"]) == ("20.2 s", "40.8 s")
-    assert (spirit["bytes per gallery picture"], spirit["weights"]) == ("512", "CLIP tiny, random")
-    nothing = next(row for row in rows if row["method"].startswith("SUM"))
-    assert (nothing["trained"], nothing["training"], nothing["tuning"]) == ("nothing", "", "")
+    section = controlled_section(CIRR, [made(), untrained()], REASONS)
+    assert [row["method"] for row in cells(section)] == ["SPIRIT, trained at rate 0.000167", "SUM, nothing trained"]
+    spirit, picture, query, nothing, *_ = tables_of(section)[1]
+    assert (spirit["method"], picture["method"], query["method"]) == ("SPIRIT", "gallery picture", "query")
+    assert spirit["parameters"] == "1,145,892"
+    assert (picture["passes"], query["passes"]) == ("14 + 0", "14 + 1")
+    assert (picture["GFLOPs"], query["GFLOPs"]) == ("0.514", "0.543")
+    assert (spirit["train, s"], spirit["tune, s"]) == ("20.2", "40.8")
+    assert (picture["bytes"], query["FLOPs/pair"]) == ("512", "256")
+    assert "encoder CLIP tiny, random weights" in section
+    assert (nothing["method"], nothing["train, s"], nothing["tune, s"]) == ("SUM", "", "")
+    assert all(len(line) <= 100 for line in section.splitlines())
 
 
 def test_seeds_share_a_row_and_each_has_its_own_artefact() -> None:
-    section = fair_section(CIRR, [made(seed=seed, recall=20.0 + seed) for seed in (0, 1, 2)], {})
+    section = controlled_section(CIRR, [made(seed=seed, recall=20.0 + seed) for seed in (0, 1, 2)], {})
     (row,) = cells(section)
-    assert row["R@1"] == "21.00 (sd 1.0) ± 2.0"
+    assert [line["R@1"] for line in tables_of(section)[0]] == ["21.00", "2.0", "1.0"] and row["R@1"] == "21.00"
+    section = in_one_line(section)
     assert "encoder artefact: 0a0a0a0a0a0a (seed 0), 1a1a1a1a1a1a (seed 1), 2a2a2a2a2a2a (seed 2)" in section
     assert "left out: " not in section and "seeds: 0, 1, 2" in section
-    rows = cells(fair_section(CIRR, [made(), made("clip4cir"), made("clip4cir", 1)], {}))
-    assert [(row["method"].split()[0], row["seeds"]) for row in rows] == [("CLIP4CIR", "0, 1"), ("SPIRIT", "0")]
+    section = controlled_section(CIRR, [made(), made("clip4cir"), made("clip4cir", 1)], {})
+    assert [row["method"].split(",")[0] for row in cells(section)] == ["CLIP4CIR", "SPIRIT"]
+    assert "seeds: 0 (SPIRIT); all others 0, 1." in section or "seeds: 0, 1 (CLIP4CIR); all others 0." in section
 
 
 @pytest.mark.parametrize(
@@ -106,9 +122,9 @@ def test_seeds_share_a_row_and_each_has_its_own_artefact() -> None:
     ],
 )
 def test_a_record_of_other_conditions_is_left_out_with_the_reason(change: dict[str, Any], reason: str) -> None:
-    section = fair_section(CIRR, [made("artemis_clip"), made("clip4cir"), made("spirit", 0, change)], {})
-    assert f"left out: SPIRIT, seed 0: {reason}" in section
-    assert [row["method"].split(" ")[0] for row in cells(section)] == ["ARTEMIS_CLIP", "CLIP4CIR"]
+    section = controlled_section(CIRR, [made("artemis_clip"), made("clip4cir"), made("spirit", 0, change)], {})
+    assert f"left out: SPIRIT, seed 0: {reason}" in in_one_line(section)
+    assert [row["method"].split(",")[0] for row in cells(section)] == ["ARTEMIS_CLIP", "CLIP4CIR"]
 
 
 def test_a_method_that_trains_nothing_needs_the_same_encoder_alone() -> None:
@@ -136,24 +152,24 @@ def test_of_two_whole_comparisons_the_later_one_stands() -> None:
 
 
 def test_searches_are_told_and_a_best_rate_at_the_edge_is_marked() -> None:
-    section = fair_section(CIRR, [made()], {})
+    section = controlled_section(CIRR, [made()], {})
     assert (
         "SPIRIT, seed 0: held-out score 61.25 at rate 0.000167 (chosen), 60.50 at rate 0.0005, none, the loss "
-        "diverged, at rate 0.0015; the best rate lies at the edge of those tried" in section
+        "diverged, at rate 0.0015; the best rate lies at the edge of those tried" in in_one_line(section)
     )
 
 
-def test_demo_data_is_named_in_every_line() -> None:
-    section = fair_section(CIRR, [made(), untrained()], REASONS)
-    lines = [line for line in section.splitlines() if line.startswith(("#", "- ", "| S"))]
-    assert lines and all("drawn pictures" in line.lower() for line in lines)
-    assert "drawn" not in fair_section(CIRR, [official(made())], REASONS)
+def test_demo_data_is_named_in_the_heading_and_in_the_caption() -> None:
+    section = controlled_section(CIRR, [made(), untrained()], REASONS)
+    assert section.startswith("## Controlled comparison (run --fair): demo, synthetic pictures\n")
+    assert "\ndemo-cirr · val · official · single: demo, synthetic pictures, ranks no methods\n" in section
+    assert "synthetic" not in controlled_section(CIRR, [official(made())], REASONS)
 
 
 def test_methods_outside_are_listed_with_the_reason() -> None:
-    assert "TIRG: brings a ResNet of its own" in fair_section(CIRR, [made()], REASONS)
-    assert fair_section(CIRR, [], REASONS) == ""
-    assert fair_section(CIRR, [made("spirit", 0, {"identity.recipe": "paper"})], REASONS) == ""
+    assert "TIRG: brings a ResNet of its own" in controlled_section(CIRR, [made()], REASONS)
+    assert controlled_section(CIRR, [], REASONS) == ""
+    assert controlled_section(CIRR, [made("spirit", 0, {"identity.recipe": "paper"})], REASONS) == ""
 
 
 def test_fair_records_stand_in_their_own_section_of_a_page_alone(tmp_path: Path) -> None:
@@ -162,9 +178,9 @@ def test_fair_records_stand_in_their_own_section_of_a_page_alone(tmp_path: Path)
         write_record(tmp_path / "records" / str(number), record)
     write_record(tmp_path / "runs", made("clip4cir", recall=33.0))
     found = pages(tmp_path, {"cirr": CIRR}, [tmp_path / "runs"], REASONS)
-    before, _, after = found[tmp_path / "leaderboard" / "cirr.md"].partition("## Fair comparison")
+    before, _, after = found[tmp_path / "leaderboard" / "cirr.md"].partition("## Controlled comparison")
     assert "77.00" in before and "11.00" not in before
     assert "11.00" in after and "77.00" not in after and "TIRG: brings a ResNet of its own" in after
     demo = found[tmp_path / "demo" / "cirr.md"]
-    assert demo.count("33.00") == 1 and "11.00" not in demo and "drawn pictures" in demo
-    assert "## Fair comparison" not in render(CIRR, [paper])
+    assert demo.count("33.00") == 1 and "11.00" not in demo and "synthetic pictures" in demo
+    assert "## Controlled comparison" not in render(CIRR, [paper])

@@ -1,4 +1,4 @@
-"""Which records make up a fair comparison: those that truly share its conditions. Nothing is believed.
+"""Which records make up a controlled comparison: those that truly share its conditions. Nothing is believed.
 
 A record takes part where it was made by `run --fair`. The conditions of a comparison are those that
 most of its methods share; a record with others is left out, and told with what differs.
@@ -16,7 +16,7 @@ Conditions = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ControlledComparison:
     """The records on one encoder. ``artefacts``: digest of the encoder by seed; ``triplets``: seen, by seed.
 
     ``left_out``: records of other conditions, each with what is different.
@@ -30,17 +30,17 @@ class Comparison:
     left_out: tuple[tuple[Record, str], ...]
 
 
-def is_fair(record: Record) -> bool:
-    """Whether a record was made for a fair comparison, whose table is then its place."""
+def is_controlled(record: Record) -> bool:
+    """Whether a record was made for a controlled comparison, whose table is then its place."""
     return record.identity.recipe == FAIR
 
 
-def comparisons(records: Iterable[Record]) -> list[Comparison]:
+def comparisons(records: Iterable[Record]) -> list[ControlledComparison]:
     """One comparison for each data and state of the encoder."""
     by_encoder: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         data, encoder = record.identity.data, record.identity.encoder
-        if is_fair(record) and data is not None and encoder is not None:
+        if is_controlled(record) and data is not None and encoder is not None:
             by_encoder.setdefault((data.label, encoder.state), []).append(record)
     order = sorted(by_encoder, key=lambda key: (key[0], ENCODERS.index(key[1])))
     return [_comparison(key[1], by_encoder[key]) for key in order]
@@ -55,7 +55,7 @@ def trains(record: Record) -> bool:
     return any(result.weights_from != "none trained" for result in record.results)
 
 
-def _comparison(encoder: str, records: Sequence[Record]) -> Comparison:
+def _comparison(encoder: str, records: Sequence[Record]) -> ControlledComparison:
     deciding = [record for record in records if record.identity.tuning is not None] or list(records)
     common = _most_common(deciding, {id(record): _conditions(record) for record in deciding})
     fitting = [record for record in deciding if not _differences(_conditions(record), common)]
@@ -72,7 +72,7 @@ def _comparison(encoder: str, records: Sequence[Record]) -> Comparison:
         else:
             kept.append(record)
     seeds = sorted(of_seed, key=lambda seed: -1 if seed is None else seed)
-    return Comparison(
+    return ControlledComparison(
         encoder=encoder,
         conditions=common,
         artefacts={seed: of_seed[seed]["encoder artefact"] for seed in seeds},
@@ -89,7 +89,7 @@ def _conditions(record: Record) -> Conditions:
     encoder = identity.encoder
     found = {
         "data": identity.data.fingerprint[:12],
-        "encoder": f"CLIP {encoder.name}, {'random start' if encoder.start == 'random' else encoder.weights}",
+        "encoder": f"CLIP {encoder.name}, {'random weights' if encoder.start == 'random' else encoder.weights}",
         "precision of features": encoder.precision,
         "text rule": identity.text_rule,
         "shortened to": str(identity.limit or "nothing"),
@@ -108,7 +108,7 @@ def _effort(record: Record) -> Conditions:
     factors = ", ".join(f"{factor:.3g}" for factor in tuning.factors) if tuning else ""
     return {
         "epochs": str(settings.get("epochs")),
-        "drawing of pairs": str(settings.get("pair_sampling") or settings.get("drawing") or "the dataset's"),
+        "sampling of pairs": str(settings.get("pair_sampling") or "the dataset's"),
         "batch": str(identity.batch_size),
         "negative group": str(identity.negative_group),
         "schedule": str(settings.get("schedule")),
@@ -121,11 +121,11 @@ def _effort(record: Record) -> Conditions:
 def _follows_from_seed(record: Record) -> Conditions:
     stage = own_stage(record)
     seen = {"triplets seen": f"{stage.triplets_seen:,}"} if stage else {}
-    return {"encoder artefact": artefact(record)[:12], **seen}
+    return {"encoder artefact": _artefact(record)[:12], **seen}
 
 
-def artefact(record: Record) -> str:
-    """Digest of the encoder that gave the features: of stage 1's product, or of the untouched weights."""
+def _artefact(record: Record) -> str:
+    """Digest of the encoder that gave the features: of stage 1's output, or of the untouched weights."""
     made = [stage.artefact for stage in record.identity.stages if stage.artefact]
     assert record.identity.encoder is not None
     return made[-1] if made else record.identity.encoder.digest
