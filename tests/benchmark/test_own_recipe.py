@@ -109,7 +109,7 @@ def test_what_is_wrong_with_it_is_one_line(text: str, problem: str, own: Path) -
 
 
 def test_one_that_fits_no_stage_or_has_a_wrong_setting_is_told(own: Path, small_cirr: Path) -> None:
-    with pytest.raises(UserError, match=r"has recipes for combiner on \* .random., .*trains the stages spirit"):
+    with pytest.raises(UserError, match=r"has recipes for combiner on \* .pretrained., .*trains the stages spirit"):
         plan_of(own, small_cirr, method="spirit", set={"method.encoder": "untouched"})
     own.write_text(OWN.replace("epochs = 1,", "epoch = 1,"))
     with pytest.raises(UserError, match="recipe mine.toml: unknown setting 'combiner.epoch': did you mean combiner.epochs"):
