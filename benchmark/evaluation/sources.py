@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.backbone import Backbone
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Task
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
-from benchmark.encoders.backbones import ClipBackbone
 from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 
@@ -99,7 +99,7 @@ class LiveFeatures:
     The reference's feature is looked up among the pictures', not computed again.
     """
 
-    def __init__(self, backbone: ClipBackbone, inputs: PixelInputs, pixels: PixelSource, job: Job) -> None:
+    def __init__(self, backbone: Backbone, inputs: PixelInputs, pixels: PixelSource, job: Job) -> None:
         self._backbone, self._inputs, self._pixels, self._job = backbone, inputs, pixels, job
         self._device = job.process.device
         self._known: dict[int, int] = {}

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmark.encoders.backbones import ClipBackbone, load_backbone, rebuild_backbone
+from benchmark.backbone import Backbone
+from benchmark.encoders.backbones import load_backbone, rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
 from benchmark.method import FeatureInputs
@@ -76,7 +77,7 @@ def summary(path: Path) -> str:
 
 def _encoder(
     registry: Registry, header: WeightsHeader, file: Path, named: str, assets_root: Path | None
-) -> ClipBackbone:
+) -> Backbone:
     """The encoder whose features the method reads, with its weights."""
     if not header.encoder:
         return load_backbone(

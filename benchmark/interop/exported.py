@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from benchmark.backbone import Backbone
 from benchmark.data.pictures import open_picture
-from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
+from benchmark.encoders.backbones import rebuild_backbone
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
@@ -176,7 +177,7 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
 
 
 def _frozen_encoder(
-    backbone: ClipBackbone | None, state: Mapping[str, Tensor], header: WeightsHeader, file: Path, place: torch.device
+    backbone: Backbone | None, state: Mapping[str, Tensor], header: WeightsHeader, file: Path, place: torch.device
 ) -> FrozenEncoder:
     """The encoder as the run's feature store used it; TF32 is a GPU's, and full precision elsewhere."""
     if backbone is None:
@@ -188,7 +189,7 @@ def _frozen_encoder(
     return FrozenEncoder(backbone.to(place).eval(), place, precision)
 
 
-def build_method(registry: Registry, header: WeightsHeader, encoder: ClipBackbone | None) -> tuple[Method, Inputs]:
+def build_method(registry: Registry, header: WeightsHeader, encoder: Backbone | None) -> tuple[Method, Inputs]:
     """A header's method on its encoder, its weights still to be loaded, and what it reads."""
     settings = method_settings(registry, header)
     told = {stage.name: stage for stage in header.earlier}

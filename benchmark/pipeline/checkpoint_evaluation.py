@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.backbone import Backbone
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
-from benchmark.encoders.backbones import ClipBackbone, rebuild_backbone
+from benchmark.encoders.backbones import rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_full
 from benchmark.files import file_digest, folder_lock
@@ -55,7 +56,7 @@ class LoadedCheckpoint:
 
     plan: Plan
     method: Method
-    backbone: ClipBackbone | None
+    backbone: Backbone | None
     inputs: Inputs
     job: Job
     stages: list[StageOutcome]
@@ -153,7 +154,7 @@ def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
     return "last" if file.stem == "last" else "selected"
 
 
-def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[ClipBackbone | None, str]:
+def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | None, str]:
     """The backbone and the digest of its start; what it started from is not read where its weights follow."""
     if header.start and (header.encoder or plan.last.stage.output == "encoder"):
         rebuilt = rebuild_backbone(header.start).to(job.process.device)
@@ -162,7 +163,7 @@ def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[ClipBackbone
     return backbone, backbone.description.digest if backbone else ""
 
 
-def _load_untouched(backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str) -> None:
+def _load_untouched(backbone: Backbone, header: WeightsHeader, file: Path, named: str) -> None:
     """Put imported weights that no stage trained further into the backbone."""
     path = encoder_file(header, file, named)
     load_into(backbone, read_weights(path), str(path))
@@ -170,7 +171,7 @@ def _load_untouched(backbone: ClipBackbone, header: WeightsHeader, file: Path, n
 
 
 def _load_encoder(
-    plan: Plan, planned: PlannedStage, backbone: ClipBackbone, header: WeightsHeader, file: Path, named: str
+    plan: Plan, planned: PlannedStage, backbone: Backbone, header: WeightsHeader, file: Path, named: str
 ) -> StageOutcome:
     """Put the encoder that a checkpoint was trained on into the backbone."""
     path = encoder_file(header, file, named)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.encoders.backbones import ClipBackbone
+from benchmark.backbone import Backbone
 from benchmark.encoding import missing_view
 from benchmark.method import Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Cost, EncodingCost
@@ -31,7 +31,7 @@ _BYTES = 4
 T = TypeVar("T")
 
 
-def count_cost(method: Method, inputs: Inputs, backbone: ClipBackbone | None, texts: Sequence[str]) -> Cost:
+def count_cost(method: Method, inputs: Inputs, backbone: Backbone | None, texts: Sequence[str]) -> Cost:
     """The cost of a built method, trained or not; the method itself is left as it is.
 
     ``backbone``: the frozen encoder of stored features. ``texts``: the queries' texts; one of median
@@ -98,7 +98,7 @@ class _Watched(UserDict[str, Tensor]):
 class _PassCosts:
     """Example views of a stage's inputs, one row each, and what the encoders before them cost."""
 
-    def __init__(self, inputs: Inputs, backbone: ClipBackbone | None, text: str) -> None:
+    def __init__(self, inputs: Inputs, backbone: Backbone | None, text: str) -> None:
         self._passes = {"global": 1, "pixels": 1}
         self._picture_flops = self._text_flops = 0
         self._text_view: Views | None = None
@@ -129,7 +129,7 @@ class _PassCosts:
         return EncodingCost(picture_passes=passes, text_passes=int(reads_text), flops=flops)
 
 
-def _without_weights(backbone: ClipBackbone) -> ClipBackbone:
+def _without_weights(backbone: Backbone) -> Backbone:
     """A copy whose tensors have shapes alone: large encoders are counted without being copied or run."""
     tensors = (*backbone.parameters(), *backbone.buffers())
     shapes = {id(tensor): tensor.detach().to("meta") for tensor in tensors}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmark.backbone import Backbone
 from benchmark.data.folders import require_pictures
 from benchmark.data.pixels import bad_pictures
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.distributed.shards import own_span
-from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.backbones import load_backbone
 from benchmark.method import Method
 from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan, PlannedStage
@@ -30,7 +31,7 @@ def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
         job.barrier.wait("drawing demo pictures")
 
 
-def backbone_of(plan: Plan) -> ClipBackbone | None:
+def backbone_of(plan: Plan) -> Backbone | None:
     """The plan's backbone as it starts, on this process's device; None for methods without one."""
     if not plan.backbone:
         return None
@@ -46,7 +47,7 @@ def backbone_of(plan: Plan) -> ClipBackbone | None:
 
 
 def build_planned(
-    plan: Plan, planned: PlannedStage, backbone: ClipBackbone | None, earlier: Mapping[str, Method] | None = None
+    plan: Plan, planned: PlannedStage, backbone: Backbone | None, earlier: Mapping[str, Method] | None = None
 ) -> BuiltStage:
     """A planned stage as it starts; see `build_stage`."""
     rule = text_rule(planned.settings.text_rule)
@@ -65,7 +66,7 @@ def build_planned(
 def rebuild_planned(
     plan: Plan,
     planned: PlannedStage,
-    backbone: ClipBackbone | None,
+    backbone: Backbone | None,
     extra_state: Mapping[str, Any] | None = None,
     earlier: Mapping[str, Method] | None = None,
 ) -> BuiltStage:

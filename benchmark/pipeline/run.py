@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from benchmark.backbone import Backbone
 from benchmark.distributed.job import Job, join_job
-from benchmark.encoders.backbones import ClipBackbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
 from benchmark.files import atomic_write_json, folder_lock, remove_partial
@@ -133,7 +133,7 @@ class _Run:
         built, states = self._last_stage()
         return self._report(built, states)
 
-    def _open_sources(self, backbone: ClipBackbone | None) -> StageSources:
+    def _open_sources(self, backbone: Backbone | None) -> StageSources:
         sources = StageSources(self._plan, self._job, backbone, self._unreadable)
         return self._resources.enter_context(sources)
 

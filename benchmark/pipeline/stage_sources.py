@@ -14,9 +14,9 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from benchmark.backbone import Backbone
 from benchmark.data.pixels import PixelSource
 from benchmark.distributed.job import Job
-from benchmark.encoders.backbones import ClipBackbone
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
@@ -39,7 +39,7 @@ class StageSources:
     """
 
     def __init__(
-        self, plan: Plan, job: Job, backbone: ClipBackbone | None, unreadable: frozenset[int] = frozenset()
+        self, plan: Plan, job: Job, backbone: Backbone | None, unreadable: frozenset[int] = frozenset()
     ) -> None:
         self.backbone = backbone
         self.seconds_on_features = 0.0
@@ -131,7 +131,7 @@ class StageSources:
         return self._loaders[key]
 
 
-def _store_of(plan: Plan, backbone: ClipBackbone, job: Job) -> SharedStore:
+def _store_of(plan: Plan, backbone: Backbone, job: Job) -> SharedStore:
     store = FeatureStore(
         plan.options.cache_root / "features",
         backbone,
@@ -144,7 +144,7 @@ def _store_of(plan: Plan, backbone: ClipBackbone, job: Job) -> SharedStore:
     return SharedStore(store, job)
 
 
-def apart_from(method: Method, backbone: ClipBackbone | None) -> ClipBackbone | None:
+def apart_from(method: Method, backbone: Backbone | None) -> Backbone | None:
     """The backbone, or a copy of it where the method trains it: stored features are of fixed weights."""
     if backbone is None:
         return None

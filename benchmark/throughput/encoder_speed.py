@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from benchmark.backbone import Backbone
 from benchmark.data.pictures import open_picture
 from benchmark.data.pixels import PixelSource, cores
 from benchmark.dataset import Dataset, Pictures, Task
-from benchmark.encoders.backbones import ClipBackbone
 from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS, FrozenEncoder
-from benchmark.encoders.preprocessing import GRIDS
+from benchmark.encoders.preprocessing import GRIDS, Preprocessing
 from benchmark.records.measurement import Measurement
 from benchmark.records.tables import SYNTHETIC
 from benchmark.throughput.limits import bare_patches, bare_picture, computing_in, large_product, memory_copy
@@ -87,9 +87,10 @@ def machine_speeds(setting: Setting) -> dict[str, Measurement]:
     }
 
 
-def decoding_speeds(backbone: ClipBackbone, sample: Sample, setting: Setting) -> dict[str, Measurement]:
+def decoding_speeds(backbone: Backbone, sample: Sample, setting: Setting) -> dict[str, Measurement]:
     """Pictures decoded and preprocessed a second and core."""
     pipeline, paths = backbone.preprocessing, sample.pictures.paths
+    assert isinstance(pipeline, Preprocessing), "the bare loop goes CLIP's way"
     on_cpu, unit = replace(setting, device=torch.device("cpu")), "pictures/core"
     every = np.arange(len(paths))
 
@@ -120,7 +121,7 @@ def decoding_speeds(backbone: ClipBackbone, sample: Sample, setting: Setting) ->
 
 
 def encoding_speeds(
-    backbone: ClipBackbone, sample: Sample, setting: Setting, compiled: bool = False
+    backbone: Backbone, sample: Sample, setting: Setting, compiled: bool = False
 ) -> dict[str, Measurement]:
     """Pictures, pictures by 13 patches, and texts encoded a second, as the feature store does it.
 
@@ -152,7 +153,7 @@ def encoding_speeds(
 
 
 def _text_encoding(
-    encoder: FrozenEncoder, backbone: ClipBackbone, texts: Sequence[str], setting: Setting
+    encoder: FrozenEncoder, backbone: Backbone, texts: Sequence[str], setting: Setting
 ) -> Measurement:
     """The limit reads tokens up to the longest text of its pass."""
     count, limit = _TEXT_PASSES * TEXTS_PER_PASS, f"{_BARE_FORWARD} of tokens"
@@ -172,7 +173,7 @@ def _text_encoding(
     return setting.rate(rounds, _STORE, count, "texts", work, limit, flops)
 
 
-def short_tokens(backbone: ClipBackbone, texts: Sequence[str]) -> Tensor:
+def short_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
     """(B, L), L being the tokens of the longest text."""
     tokens = backbone.tokenize(texts)
     return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.backbone import Backbone
 from benchmark.data.pictures import open_picture
-from benchmark.encoders.backbones import ClipBackbone
 from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluation.evaluator import EncodedTask, score_task
@@ -43,7 +43,7 @@ _NO_FILE = WeightsHeader("", "", "", {}, {}, {}, 0, 0)
 
 
 def query_speeds(
-    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, setting: Setting, limit: int | None
+    method: Method, inputs: Inputs, backbone: Backbone | None, sample: Sample, setting: Setting, limit: int | None
 ) -> dict[str, Measurement]:
     """``limit`` shrinks queries and gallery to so many, or a few more."""
     method.eval()
@@ -60,7 +60,7 @@ def query_speeds(
 
 
 def _few_views(
-    method: Method, inputs: Inputs, backbone: ClipBackbone | None, sample: Sample, device: torch.device
+    method: Method, inputs: Inputs, backbone: Backbone | None, sample: Sample, device: torch.device
 ) -> tuple[Views, Views, Views]:
     """A few rows of reference, text and target: random features, or pictures and texts of the sample."""
     if isinstance(inputs, FeatureInputs):
@@ -114,7 +114,7 @@ def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Sett
 
 
 def _one_query(
-    method: Method, inputs: Inputs, backbone: ClipBackbone | None, gallery: Encoding, sample: Sample, setting: Setting
+    method: Method, inputs: Inputs, backbone: Backbone | None, gallery: Encoding, sample: Sample, setting: Setting
 ) -> dict[str, Measurement]:
     """As a search service has it: `exported.Model` on picture files and strings, the gallery on the device."""
     there = map_tensors(lambda tensor: tensor.to(setting.device), gallery)
@@ -144,7 +144,7 @@ def _one_query(
 
 
 def _ready(
-    method: Method, inputs: Inputs, backbone: ClipBackbone | None, picture: Path, text: str, device: torch.device
+    method: Method, inputs: Inputs, backbone: Backbone | None, picture: Path, text: str, device: torch.device
 ) -> Callable[[], Encoding]:
     """The forward passes of one query alone: pixels are normalised and texts are tokens beforehand."""
     if isinstance(inputs, PixelInputs):

@@ -7,8 +7,8 @@ against a table of every network on the shelf.
 
 from __future__ import annotations
 
-import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -25,7 +25,7 @@ SHOWN = 10
 LEAST_NAMES = 8
 """Fewer names are those of a plain layer or two, which tell nothing."""
 
-KNOWN_NETWORKS = Path(__file__).with_name("known_networks.json")
+KNOWN_NETWORKS = Path(__file__).with_name("known_networks.toml")
 """(title, name patterns) of CLIP and of each method as its defaults build it; a test keeps it so."""
 
 _LEAST_PATTERNS = 5
@@ -138,12 +138,13 @@ def name_patterns(names: Iterable[str]) -> frozenset[str]:
 
 @cache
 def _known_networks() -> list[tuple[str, frozenset[str]]]:
-    """(title, name patterns) of every network in `known_networks.json`, and of each of its parts alone.
+    """(title, name patterns) of every network in `known_networks.toml`, and of each of its parts alone.
 
     Official files hold a part, under its own names.
     """
     known: list[tuple[str, frozenset[str]]] = []
-    for title, patterns in json.loads(KNOWN_NETWORKS.read_text(encoding="utf-8")):
+    for network in tomllib.loads(KNOWN_NETWORKS.read_text(encoding="utf-8"))["network"]:
+        title, patterns = network["title"], network["names"]
         known.append((title, frozenset(patterns)))
         for part in sorted({name.partition(".")[0] for name in patterns if "." in name}):
             names = frozenset(name.removeprefix(f"{part}.") for name in patterns if name.startswith(f"{part}."))

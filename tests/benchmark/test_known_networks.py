@@ -6,6 +6,7 @@ After a network has changed: ``python tests/benchmark/test_known_networks.py`` w
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -37,8 +38,12 @@ def known_networks() -> Names:
 
 
 def table(networks: Names) -> str:
-    rows = [json.dumps([title, sorted(name_patterns(names))], ensure_ascii=False) for title, names in networks]
-    return "[\n" + ",\n".join(rows) + "\n]\n"
+    """The table as its file has it."""
+    rows = [f"# Written by {Path(__file__).name} from the networks as they are: * stands for the number of a layer.\n"]
+    for title, names in networks:
+        listed = "".join(f"  {json.dumps(name)},\n" for name in sorted(name_patterns(names)))
+        rows.append(f"[[network]]\ntitle = {json.dumps(title, ensure_ascii=False)}\nnames = [\n{listed}]\n")
+    return "\n".join(rows)
 
 
 def test_the_table_is_that_of_the_networks() -> None:
