@@ -68,20 +68,16 @@ def made_up_features(
     folder: Path, pictures: IntArray, width: int, patches: int, views: Sequence[str]
 ) -> PictureFeatures:
     """Features of the pictures (n,), each index once, mapped from new files in ``folder``."""
-    mapped = {}
+    mapped, count = {}, len(pictures)
     for view in views:
-        shape = (width,) if view == "global" else (patches, width)
-        path = folder / f"{view}.f32"
-        _write_rows(path, len(pictures), shape)
-        mapped[view] = map_rows(path, (len(pictures), *shape))
+        path, shape = folder / f"{view}.f32", (width,) if view == "global" else (patches, width)
+        block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype("<f4")
+        with path.open("wb") as stream:
+            for start in range(0, count, _DISTINCT_ROWS):
+                # No two blocks alike, at the cost of one.
+                stream.write(np.roll(block, start // _DISTINCT_ROWS, axis=-1)[: count - start].tobytes())
+        mapped[view] = map_rows(path, (count, *shape))
     return PictureFeatures(mapped, pictures)
-
-
-def _write_rows(path: Path, count: int, shape: tuple[int, ...]) -> None:
-    block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype("<f4")
-    with path.open("wb") as stream:
-        for start in range(0, count, _DISTINCT_ROWS):
-            stream.write(np.roll(block, start // _DISTINCT_ROWS, axis=-1)[: count - start].tobytes())
 
 
 def many_rows(encoding: Encoding, count: int, seed: int) -> Encoding:
