@@ -86,7 +86,7 @@ def missing(output: str, note: str) -> Deviation:
 def compare_output(output: str, found: Tensor, expected: Expected, tolerance: float) -> Deviation:
     """Relative to the largest of the entries that are listed, or of the row norms."""
     if isinstance(expected, float | int):
-        return worst(output, [Difference("", float(found), expected, tolerance)])
+        return worst(output, [Difference("", float(found.detach()), expected, tolerance)])
     if isinstance(expected, Places):
         values = torch.stack([found[: len(values), row, column] for row, column, values in expected.root])
         return compare_tensor(output, values, [values for _, _, values in expected.root], tolerance)
