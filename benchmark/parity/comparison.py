@@ -9,85 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
 
 import torch
-from pydantic import AfterValidator, AliasChoices, Field, RootModel, model_validator
 from torch import Tensor
 
-from benchmark.parity.files import Form
+from benchmark.parity.files import Expected, Matrix, Places, Rows
 from benchmark.parity.rules import Shape
-
-
-def _rectangular(rows: list[list[float]]) -> list[list[float]]:
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError("all rows must have the same length")
-    return rows
-
-
-Matrix = Annotated[list[list[float]], AfterValidator(_rectangular)]
-
-
-class Rows(Form):
-    """An output by the norm of each row and its first entries."""
-
-    norms: list[float] = Field(validation_alias=AliasChoices("norms", "norm"))
-    first16: Matrix
-    shape: list[int] | None = None
-
-
-class Places(RootModel[list[tuple[int, int, list[float]]]]):
-    """First channels of a map (C, h, h), by row and column: [row, column, values] or "row,column": values."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _split(cls, entries: Any) -> Any:
-        if not isinstance(entries, dict):
-            return entries
-        return [[*place.split(","), values] for place, values in entries.items()]
-
-
-Expected = Rows | Places | Matrix | list[float] | float
-"""What a file lists of one output; of a vector its first entries."""
-
-
-_Forms = Annotated[Expected | dict[str, Expected], Field(union_mode="left_to_right")]
-
-
-class Listed(RootModel[Annotated[dict[str, _Forms], Field(min_length=1)]]):
-    """Outputs by name, some of them in several forms."""
-
-    @property
-    def outputs(self) -> dict[str, Expected]:
-        """On one level: "scores ARTEMIS" for the form ARTEMIS of the scores."""
-        flat: dict[str, Expected] = {}
-        for name, value in self.root.items():
-            forms = {f"{name} {form}": inner for form, inner in value.items()} if isinstance(value, dict) else None
-            flat |= forms or {name: value}  # type: ignore[dict-item]
-        return flat
-
-
-class StateDict(RootModel[dict[str, list[int]]]):
-    """Shapes by name, also from lists of {"name", "shape"} or of [name, shape]."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _by_name(cls, entries: Any) -> Any:
-        if not isinstance(entries, list):
-            return entries
-        return dict((e.get("name"), e.get("shape")) if isinstance(e, dict) else tuple(e) for e in entries)
-
-
-class Trained(Form):
-    """A loss and the norms of its gradients by released name; parameters that are named as such get none."""
-
-    loss: float = Field(validation_alias=AliasChoices("loss", "loss_sum"))
-    grad_norms: dict[str, float] = Field(validation_alias=AliasChoices("grad_norms", "gradient_norms"))
-    no_gradient: list[str] = Field([], validation_alias=AliasChoices("no_gradient", "parameters_without_gradient"))
-
-    @property
-    def norms(self) -> dict[str, float]:
-        return {**dict.fromkeys(self.no_gradient, 0.0), **self.grad_norms}
 
 
 @dataclass(frozen=True)
@@ -159,7 +86,7 @@ def missing(output: str, note: str) -> Deviation:
 def compare_output(output: str, found: Tensor, expected: Expected, tolerance: float) -> Deviation:
     """Relative to the largest of the entries that are listed, or of the row norms."""
     if isinstance(expected, float | int):
-        return worst(output, [Difference("", float(found), expected, tolerance)])
+        return worst(output, [Difference("", float(found.detach()), expected, tolerance)])
     if isinstance(expected, Places):
         values = torch.stack([found[: len(values), row, column] for row, column, values in expected.root])
         return compare_tensor(output, values, [values for _, _, values in expected.root], tolerance)

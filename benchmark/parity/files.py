@@ -1,4 +1,4 @@
-"""Golden files: JSON of which each part is read as the form that its reader expects."""
+"""Golden files: JSON of which each part is read as the form that its reader expects, and the forms that many share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from benchmark.errors import UserError
 
@@ -65,3 +75,76 @@ class GoldenFile:
 
     def error(self, problem: str) -> UserError:
         return UserError(f"{self.path}: not of the form '{self.method}': {problem}")
+
+
+def _rectangular(rows: list[list[float]]) -> list[list[float]]:
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError("all rows must have the same length")
+    return rows
+
+
+Matrix = Annotated[list[list[float]], AfterValidator(_rectangular)]
+
+
+class Rows(Form):
+    """An output by the norm of each row and its first entries."""
+
+    norms: list[float] = Field(validation_alias=AliasChoices("norms", "norm"))
+    first16: Matrix
+    shape: list[int] | None = None
+
+
+class Places(RootModel[list[tuple[int, int, list[float]]]]):
+    """First channels of a map (C, h, h), by row and column: [row, column, values] or "row,column": values."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, entries: Any) -> Any:
+        if not isinstance(entries, dict):
+            return entries
+        return [[*place.split(","), values] for place, values in entries.items()]
+
+
+Expected = Rows | Places | Matrix | list[float] | float
+"""What a file lists of one output; of a vector its first entries."""
+
+_Forms = Annotated[Expected | dict[str, Expected], Field(union_mode="left_to_right")]
+
+
+class Listed(RootModel[Annotated[dict[str, _Forms], Field(min_length=1)]]):
+    """Outputs by name, some of them in several forms."""
+
+    @property
+    def outputs(self) -> dict[str, Expected]:
+        """On one level: "scores ARTEMIS" for the form ARTEMIS of the scores."""
+        flat: dict[str, Expected] = {}
+        for name, value in self.root.items():
+            forms = {f"{name} {form}": inner for form, inner in value.items()} if isinstance(value, dict) else None
+            flat |= forms or {name: value}  # type: ignore[dict-item]
+        return flat
+
+
+class StateDict(RootModel[dict[str, list[int]]]):
+    """Shapes by name, also from lists of {"name", "shape"} or of [name, shape]."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, entries: Any) -> Any:
+        if not isinstance(entries, list):
+            return entries
+        try:
+            return dict((e.get("name"), e.get("shape")) if isinstance(e, dict) else tuple(e) for e in entries)
+        except (TypeError, ValueError):
+            raise ValueError("names with their shapes are expected") from None
+
+
+class Trained(Form):
+    """A loss and the norms of its gradients by released name; parameters that are named as such get none."""
+
+    loss: float = Field(validation_alias=AliasChoices("loss", "loss_sum"))
+    grad_norms: dict[str, float] = Field(validation_alias=AliasChoices("grad_norms", "gradient_norms"))
+    no_gradient: list[str] = Field([], validation_alias=AliasChoices("no_gradient", "parameters_without_gradient"))
+
+    @property
+    def norms(self) -> dict[str, float]:
+        return {**dict.fromkeys(self.no_gradient, 0.0), **self.grad_norms}

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from benchmark.parity.comparison import (
     Deviation,
     Difference,
-    Expected,
     GradientTolerance,
-    Trained,
+    compare_count,
     compare_gradients,
     compare_names,
     compare_output,
     worst,
 )
-from benchmark.parity.files import GoldenFile
+from benchmark.parity.files import Expected, GoldenFile, Trained
 from benchmark.parity.rules import Released, Shape, shapes_of
 
 
@@ -62,9 +61,11 @@ class Golden:
     leaves: tuple[str, ...] = ()
     trains_in_evaluation_mode: bool = False
 
-    def check_state_dict(self, listed: Mapping[str, Shape], title: str = "state dict") -> Deviation:
-        """Names and shapes."""
-        return compare_names(f"{self.name}{title}", shapes_of(self.released(self.network.state_dict())), listed)
+    def check_state_dict(self, listed: Mapping[str, Shape], parameters: int) -> Iterator[Deviation]:
+        """Names and shapes of all entries, and the number of parameters."""
+        yield compare_names(f"{self.name}state dict", shapes_of(self.released(self.network.state_dict())), listed)
+        found = sum(parameter.numel() for parameter in self.network.parameters())
+        yield compare_count(f"{self.name}parameters", found, parameters)
 
     @torch.no_grad()
     def evaluated(self) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from benchmark.method import Method, Stage, Views
-from benchmark.parity.comparison import Deviation, GradientTolerance, Listed, Matrix, StateDict, Trained
-from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.comparison import Deviation, GradientTolerance, compare_names
+from benchmark.parity.files import Form, GoldenFile, Listed, Matrix, StateDict, Trained
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import draw_input, draw_weights, head_weight, without_dropout
+from benchmark.parity.rules import draw_input, draw_weights, head_weight, renamed, shapes_of, without_dropout
 from benchmark.parity.training import Recipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.training.batches import Batch
 
@@ -65,10 +65,11 @@ class Head:
             outputs=self._all_outputs,
             tolerance=TOLERANCE,
             gradients=GradientTolerance(TOLERANCE),
-            released=lambda state: {name.removeprefix(f"{self.part}."): t for name, t in state.items()},
+            released=renamed(lambda name: name.removeprefix(f"{self.part}.")),
             loss_floor=LOSS_FLOOR,
         )
-        yield golden.check_state_dict(file.parse(StateDict, "state_dict").root)
+        shapes = shapes_of(golden.released(golden.network.state_dict()))
+        yield compare_names("state dict", shapes, file.parse(StateDict, "state_dict").root)
         yield from golden.compare("eval", golden.evaluated(), file.parse(Listed, "eval").outputs)
         passes = golden.passes("loss")
         if trained.logits is not None:
@@ -77,7 +78,8 @@ class Head:
 
     def training_case(self, file: GoldenFile, name: str, recipe: Recipe, stage: Stage) -> TrainingCase:
         """A recipe of a training file that trains this head as ``stage`` does."""
-        sizes, config = (file.parse(kind, "recipes", name, "config") for kind in (HeadSizes, RecipeConfig))
+        at = ("recipes", name, "config")
+        sizes, config = file.parse(HeadSizes, *at), file.parse(RecipeConfig, *at)
         method = self.golden_method(sizes, file.prefix)
         batches = (head_batch(sizes, file.prefix, f"input.batch{number}") for number in (0, 1))
         return TrainingCase(

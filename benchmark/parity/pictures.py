@@ -14,16 +14,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from benchmark.encoders.preprocessing import PADS, Preprocessing
-from benchmark.parity.comparison import Deviation, Difference, Matrix, worst
-from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.comparison import Deviation, Difference, worst
+from benchmark.parity.files import Form, GoldenFile, Matrix
 
 _CHANNELS = {"L": 1, "RGB": 3, "RGBA": 4}
 _COLOURS = 16
 _NORMALISED = 1e-5
-
-Pixels = NDArray[np.uint8]
 
 
 class _Result(Form):
@@ -71,29 +70,32 @@ def check_preprocessing(file: GoldenFile) -> Iterator[Deviation]:
     one single values may be off by 1, and only the pixels that the file lists are compared.
     """
     form = file.parse(_PreprocessingForm)
-    pictures = [_draw_picture(picture, file.prefix) for picture in form.pictures]
-    yield worst(
-        "drawn pictures that differ",
-        [
-            Difference(p.name, float(_digest(np.asarray(image)) != p.source_sha256), 0.0, 0.0)
-            for p, image in zip(form.pictures, pictures, strict=True)
-        ],
-    )
+    pictures = [(picture, _draw_picture(picture, file.prefix)) for picture in form.pictures]
+    wrong = {p.name: _digest(np.asarray(image)) != p.source_sha256 for p, image in pictures}
+    yield worst("drawn pictures that differ", [Difference(n, float(w), 0.0, 0.0) for n, w in wrong.items()])
     for pad in PADS:
         yield from _check_pipeline(form, pictures, pad)
-    yield from _check_other_order(form, pictures)
+    rgb_first = {pad: Preprocessing(pad, form.dim, form.target_ratio, rgb_first=True) for pad in PADS}
+    converted = [
+        Difference(f"{picture.name}, {pad}", float(_digest(rgb_first[pad].picture(image)) != digest), 0.0, 0.0)
+        for picture, image in pictures
+        for pad, digest in picture.not_the_release.converted_to_rgb_first.items()
+        if pad in PADS
+    ]
+    if converted and PIL.__version__ == form.versions.Pillow:
+        yield worst("option rgb_first: pixels", converted)
 
 
 def _draw_picture(picture: _Picture, prefix: str) -> Image.Image:
     """By the rule, written as PNG and read back."""
-    width, height = picture.size
-    rng = _generator(prefix, f"picture.{picture.name}")
+    (width, height), name = picture.size, f"{prefix}picture.{picture.name}"
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
     if picture.mode == "P":
         image = Image.fromarray(rng.integers(0, _COLOURS, size=(height, width), dtype=np.uint8))
-        image.putpalette(_palette(prefix, picture.name))
+        colours = np.random.default_rng(zlib.crc32(f"{name}.palette".encode()))
+        image.putpalette(colours.integers(0, 256, size=(_COLOURS, 3), dtype=np.uint8).tobytes())
     else:
-        shape = (height, width, _CHANNELS[picture.mode])
-        pixels = rng.integers(0, 256, size=shape, dtype=np.uint8)
+        pixels = rng.integers(0, 256, size=(height, width, _CHANNELS[picture.mode]), dtype=np.uint8)
         image = Image.fromarray(pixels[..., 0] if picture.mode == "L" else pixels)
     stream = io.BytesIO()
     image.save(stream, "PNG")
@@ -101,32 +103,35 @@ def _draw_picture(picture: _Picture, prefix: str) -> Image.Image:
     return Image.open(stream)
 
 
-def _palette(prefix: str, name: str) -> bytes:
-    colours = _generator(prefix, f"picture.{name}.palette").integers(0, 256, size=(_COLOURS, 3), dtype=np.uint8)
-    return colours.tobytes()
-
-
-def _generator(prefix: str, name: str) -> np.random.Generator:
-    return np.random.default_rng(zlib.crc32((prefix + name).encode()))
-
-
-def _check_pipeline(form: _PreprocessingForm, pictures: list[Image.Image], pad: str) -> Iterator[Deviation]:
+def _check_pipeline(
+    form: _PreprocessingForm, pictures: list[tuple[_Picture, Image.Image]], pad: str
+) -> Iterator[Deviation]:
     preprocessing = Preprocessing(pad, form.dim, form.target_ratio)
     sizes: list[Difference] = []
     pixels: list[Difference] = []
     normalised: list[Difference] = []
     notes: list[str] = []
     is_same_pillow = PIL.__version__ == form.versions.Pillow
-    for picture, image in zip(form.pictures, pictures, strict=True):
+    for picture, image in pictures:
+        name, made = picture.name, preprocessing.picture(image)
         expected: _Result = getattr(picture, pad)
-        made = preprocessing.picture(image)
-        sizes.append(_size_difference(picture.name, preprocessing.sizes(*image.size), expected))
-        pixel = _pixel_difference(picture.name, made, expected, is_same_pillow)
-        floor = _NORMALISED + pixel.floor / (255 * min(preprocessing.std))
+        wanted = np.array([expected.padded_size, expected.resized_size])
+        off = np.abs(np.array(preprocessing.sizes(*image.size)) - wanted).max()
+        sizes.append(Difference(name, float(off), 0.0, 0.0))
+        pixel = _pixel_difference(name, made, expected, is_same_pillow)
         pixels.append(pixel)
-        normalised.extend(_normalised_differences(picture.name, preprocessing, made, expected, floor))
+        floor = _NORMALISED + pixel.floor / (255 * min(preprocessing.std))
+        values = preprocessing.normalise(torch.from_numpy(made.copy())[None])[0].double()
+        pairs: tuple[tuple[Tensor, list[Any]], ...] = (
+            (values[:, 0, :4], expected.normalised_first4),
+            (values.mean(dim=(1, 2)), expected.normalised_means),
+        )
+        for found, entries in pairs:
+            listed = torch.tensor(entries, dtype=torch.float64)
+            largest = float((found - listed).abs().max()) if found.shape == listed.shape else np.inf
+            normalised.append(Difference(name, largest, 0.0, 0.0, floor))
         if _digest(made) == picture.not_the_release.converted_to_rgb_first.get(pad):
-            notes.append(f"{picture.name} is converted to RGB first")
+            notes.append(f"{name} is converted to RGB first")
     yield worst(f"{pad}: sizes", sizes)
     how = f"{len(pictures)} pictures, bit for bit"
     if not is_same_pillow:
@@ -135,12 +140,7 @@ def _check_pipeline(form: _PreprocessingForm, pictures: list[Image.Image], pad: 
     yield worst(f"{pad}: normalised", normalised)
 
 
-def _size_difference(name: str, sizes: tuple[tuple[int, int], tuple[int, int]], expected: _Result) -> Difference:
-    found, wanted = np.array(sizes), np.array([expected.padded_size, expected.resized_size])
-    return Difference(name, float(np.abs(found - wanted).max()), 0.0, 0.0)
-
-
-def _pixel_difference(name: str, made: Pixels, expected: _Result, is_same_pillow: bool) -> Difference:
+def _pixel_difference(name: str, made: NDArray[np.uint8], expected: _Result, is_same_pillow: bool) -> Difference:
     """0 where every pixel is equal; else the largest difference of a listed pixel, at least 1."""
     sums_equal = tuple(int(s) for s in made.sum(axis=(0, 1), dtype=np.int64)) == expected.uint8_sums
     if _digest(made) == expected.uint8_sha256 and sums_equal:
@@ -150,36 +150,6 @@ def _pixel_difference(name: str, made: Pixels, expected: _Result, is_same_pillow
         return Difference(name, np.inf, 0.0, 0.0)
     largest = np.abs(made[listed[:, 0], listed[:, 1]].astype(int) - listed[:, 2:]).max()
     return Difference(name, max(float(largest), 1.0), 0.0, 0.0, floor=0.0 if is_same_pillow else 1.0)
-
-
-def _normalised_differences(
-    name: str, preprocessing: Preprocessing, made: Pixels, expected: _Result, floor: float
-) -> Iterator[Difference]:
-    values = preprocessing.normalise(torch.from_numpy(made.copy())[None])[0].double()
-    pairs: list[tuple[Any, list[Any]]] = [
-        (values[:, 0, :4], expected.normalised_first4),
-        (values.mean(dim=(1, 2)), expected.normalised_means),
-    ]
-    for found, listed in pairs:
-        wanted = torch.tensor(listed, dtype=torch.float64)
-        largest = float((found - wanted).abs().max()) if found.shape == wanted.shape else np.inf
-        yield Difference(name, largest, 0.0, 0.0, floor)
-
-
-def _check_other_order(form: _PreprocessingForm, pictures: list[Image.Image]) -> Iterator[Deviation]:
-    """The variant that converts to RGB before anything else, where the file has its digests."""
-    wrong = [
-        Difference(f"{picture.name}, {pad}", float(_digest(_rgb_first(form, pad).picture(image)) != digest), 0.0, 0.0)
-        for picture, image in zip(form.pictures, pictures, strict=True)
-        for pad, digest in picture.not_the_release.converted_to_rgb_first.items()
-        if pad in PADS
-    ]
-    if wrong and PIL.__version__ == form.versions.Pillow:
-        yield worst("option rgb_first: pixels", wrong)
-
-
-def _rgb_first(form: _PreprocessingForm, pad: str) -> Preprocessing:
-    return Preprocessing(pad, form.dim, form.target_ratio, rgb_first=True)
 
 
 def _digest(array: NDArray[Any]) -> str:

@@ -1,16 +1,14 @@
 """Checking implementations against golden numbers: which reader a file has, and the report.
 
 A file's ``method`` names its form. The engine reads "preprocessing" and "training"; every other
-form belongs to a method of the registry. The method's companion (`Registry.companion`) has readers of files by
-what they call their ``method`` as ``FORMS``, and of recipes in a training file, by the beginning of their names, as
-``TRAINING``.
+form belongs to a method of the registry, whose companion (`Registry.companion`) has its reader: of files in
+``FORMS``, of the recipes in a training file in ``TRAINING``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tabulate import tabulate
 
@@ -20,9 +18,7 @@ from benchmark.parity.files import GoldenFile
 from benchmark.parity.pictures import check_preprocessing
 from benchmark.parity.training import CaseReader, check_recipe, read_recipes
 from benchmark.progress import say
-
-if TYPE_CHECKING:
-    from benchmark.registry import Registry
+from benchmark.registry import Registry
 
 __all__ = ["Deviation", "check", "report"]
 
@@ -36,9 +32,16 @@ def check(path: Path, registry: Registry) -> list[Deviation]:
     Raises UserError for a file that is missing, truncated, of an unknown form or unlike its form.
     """
     file = GoldenFile.read(path)
-    reader = _reader(file, registry)
+    readers: dict[str, FormReader] = {
+        "preprocessing": check_preprocessing,
+        "training": lambda golden: _check_training(golden, registry),
+    }
+    for companion in registry.companions():
+        readers |= getattr(companion, "FORMS", {})
+    if file.method not in readers:
+        raise file.error(str(unknown_name("form of golden numbers", file.method, readers)))
     say(f"{path}: {file.method}")
-    deviations = list(reader(file))
+    deviations = list(readers[file.method](file))
     if not deviations:
         raise file.error("it lists no output")
     return deviations
@@ -57,33 +60,17 @@ def report(path: Path, deviations: list[Deviation]) -> str:
     return f"{path}\n\n{table}\n\n{path.name}: {verdict}\n"
 
 
-def _reader(file: GoldenFile, registry: Registry) -> FormReader:
-    if file.method == "preprocessing":
-        return check_preprocessing
-    if file.method == "training":
-        return lambda golden: _check_training(golden, registry)
-    forms: dict[str, FormReader] = {}
-    for companion in registry.companions():
-        forms |= getattr(companion, "FORMS", {})
-    if file.method not in forms:
-        known = {*forms, "preprocessing", "training"}
-        raise file.error(str(unknown_name("form of golden numbers", file.method, known)))
-    return forms[file.method]
-
-
 def _check_training(file: GoldenFile, registry: Registry) -> Iterator[Deviation]:
     readers: dict[str, CaseReader] = {}
     for companion in registry.companions():
         readers |= getattr(companion, "TRAINING", {})
+    chosen: dict[str, CaseReader] = {}
     recipes = read_recipes(file)
-    chosen = {name: _case_reader(file, name, readers) for name in recipes}
+    for name in recipes:
+        # The longest beginning of its name: "spirit" reads "spirit_weight_decay_0".
+        fitting = [key for key in readers if name == key or name.startswith(f"{key}_")]
+        if not fitting:
+            raise file.error(str(unknown_name("recipe", name, readers)))
+        chosen[name] = readers[max(fitting, key=len)]
     for name, recipe in recipes.items():
         yield from check_recipe(name, recipe, chosen[name](file, name, recipe))
-
-
-def _case_reader(file: GoldenFile, name: str, readers: Mapping[str, CaseReader]) -> CaseReader:
-    """The reader of the longest beginning of a recipe's name: "spirit" reads "spirit_weight_decay_0"."""
-    fitting = [key for key in readers if name == key or name.startswith(f"{key}_")]
-    if not fitting:
-        raise file.error(str(unknown_name("recipe", name, readers)))
-    return readers[max(fitting, key=len)]

@@ -56,7 +56,7 @@ def head_weight(name: str, g: Array) -> NDArray[Any]:
     if name.endswith("running_var"):
         return 1 + 0.5 * np.abs(g)
     if g.ndim >= 2 and not name.endswith("positional_embedding"):
-        return g / np.sqrt(np.float32(g.shape[-1]))
+        return np.asarray(g / np.sqrt(np.float32(g.shape[-1])))
     return gain_or_bias(name, g)
 
 
@@ -100,12 +100,17 @@ def draw_rearranged(module: nn.Module, rule: Rule, prefix: str, released: Releas
     state = module.state_dict()
     sizes = [tensor.numel() for tensor in state.values()]
     values = torch.cat([tensor.flatten() for tensor in state.values()])
-    numbers = torch.arange(len(values)).split(sizes)
+    numbers = torch.split(torch.arange(len(values)), sizes)
     placed = released({n: i.reshape(t.shape) for (n, t), i in zip(state.items(), numbers, strict=True)})
     for name, places in placed.items():
         values[places.flatten()] = torch.from_numpy(rule(name, tuple(places.shape), prefix)).flatten().to(values.dtype)
-    parts = values.split(sizes)
+    parts = torch.split(values, sizes)
     module.load_state_dict({n: v.reshape(t.shape) for (n, t), v in zip(state.items(), parts, strict=True)})
+
+
+def renamed(name: Callable[[str], str]) -> Released:
+    """Released names that are another spelling of ours; ``name`` gives them."""
+    return lambda tensors: {name(ours): tensor for ours, tensor in tensors.items()}
 
 
 def without_dropout(module: nn.Module) -> None:

@@ -14,22 +14,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from benchmark.encoders.backbones import ClipBackbone
-from benchmark.parity.comparison import (
-    Deviation,
-    GradientTolerance,
-    Listed,
-    Matrix,
-    Rows,
-    StateDict,
-    Trained,
-    compare_count,
-    compare_names,
-    compare_output,
-)
+from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_names, compare_output
 from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels, golden_tokens
-from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.files import Form, GoldenFile, Listed, Matrix, Rows, StateDict, Trained
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import names_sha256, shapes_of, without_dropout
+from benchmark.parity.rules import names_sha256, renamed, shapes_of, without_dropout
 from benchmark.parity.training import BATCHES, Recipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.progress import say
 from benchmark.training.batches import Batch
@@ -75,7 +64,7 @@ def _check_model(file: GoldenFile, name: str, model: _Model) -> Iterator[Deviati
         method = ClipSum(golden_backbone(name, sizes, file.prefix, activation), FinetuningSettings())
         return Golden(
             file, f"{name} ", method.eval(), inputs, _outputs, TOLERANCE, GRADIENTS,
-            released=lambda state: {n.removeprefix("backbone.clip."): t for n, t in state.items()},
+            renamed(lambda entry: entry.removeprefix("backbone.clip.")),
             loss_floor=5e-6, trains_in_evaluation_mode=True,
         )  # fmt: skip
 

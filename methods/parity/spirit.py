@@ -18,9 +18,7 @@ from ..spirit import METHOD, Spirit, SpiritSettings
 def _build(sizes: HeadSizes) -> Method:
     # Only the number of patches counts here, not the grids that they are cut by.
     grids = (1,) * (sizes.patches or 0)
-    return Spirit(
-        sizes.clip_dim, SpiritSettings(grids=grids, projection=sizes.projection_dim, hidden=sizes.hidden_dim)
-    )
+    return Spirit(sizes.clip_dim, SpiritSettings(grids=grids, projection=sizes.projection_dim, hidden=sizes.hidden_dim))
 
 
 def _outputs(method: Method, batch: Batch) -> dict[str, Tensor]:

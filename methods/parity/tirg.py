@@ -16,19 +16,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from benchmark.method import Views
-from benchmark.parity.comparison import (
-    Deviation,
-    Expected,
-    GradientTolerance,
-    Listed,
-    Matrix,
-    Rows,
-    StateDict,
-    Trained,
-    compare_count,
-    compare_tensor,
-)
-from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_tensor
+from benchmark.parity.files import Expected, Form, GoldenFile, Listed, Matrix, Rows, StateDict, Trained
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import (
     Array,
@@ -36,6 +25,7 @@ from benchmark.parity.rules import (
     draw_weights,
     gain_or_bias,
     padded_tokens,
+    renamed,
     weight_rule,
     without_dropout,
 )
@@ -155,17 +145,13 @@ def _golden(file: GoldenFile, kind: Kind, variant: _Variant) -> Golden:
     triplets = torch.tensor(variant.train_dropout_off.soft_triplet.triplets)
     return Golden(
         file, f"{kind}: ", method, {**inputs, "text": listed_texts(file), "triplets": triplets},
-        _outputs, TOLERANCE, GRADIENTS,
-        released=lambda state: {_released_name(name): tensor for name, tensor in state.items()},
+        _outputs, TOLERANCE, GRADIENTS, renamed(_released_name),
     )  # fmt: skip
 
 
 def _check_variant(golden: Golden, kind: Kind, variant: _Variant) -> Iterator[Deviation]:
-    yield golden.check_state_dict(
-        golden.file.parse(StateDict, "state_dict").root | variant.own_state_dict.root
-    )
-    parameters = sum(parameter.numel() for parameter in golden.network.parameters())
-    yield compare_count(f"{kind}: parameters", parameters, variant.parameters)
+    shapes = golden.file.parse(StateDict, "state_dict").root | variant.own_state_dict.root
+    yield from golden.check_state_dict(shapes, variant.parameters)
     places = "first_sample_first_6_channels "
     listed = {
         f"{name.removeprefix(places)} at positions" if name.startswith(places) else name: expected

@@ -19,16 +19,14 @@ from benchmark.parity.comparison import (
     Deviation,
     Difference,
     GradientTolerance,
-    Listed,
-    StateDict,
-    Trained,
     compare_count,
+    compare_names,
     compare_output,
     worst,
 )
-from benchmark.parity.files import Form, GoldenFile
+from benchmark.parity.files import Form, GoldenFile, Listed, StateDict, Trained
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, weight_rule, without_dropout
+from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, shapes_of, weight_rule, without_dropout
 
 from ..networks.val import Level, ValNetwork, ValSizes, level_vectors, unit_norm
 from ..networks.val_cnns import VAL_TRUNKS
@@ -141,7 +139,8 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
         if config.image_model not in _STYLES:
             raise file.error(f"entry 'variants.{name}.config.image_model': '{config.image_model}' is unknown")
         golden = _golden(file, name, config, margin)
-        names = golden.check_state_dict(file.parse(StateDict, "variants", name, "variables").root, "variables")
+        shapes = shapes_of(golden.released(golden.network.state_dict()))
+        names = compare_names(f"{name} variables", shapes, file.parse(StateDict, "variants", name, "variables").root)
         yield names
         if names.ok:
             yield from _compare(golden, name, "eval", golden.evaluated())

@@ -15,15 +15,9 @@ from made_golden import combiner_file, combiner_training_file, g, preprocessing_
 
 from benchmark.cli import main
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.parity.comparison import (
-    Difference,
-    GradientTolerance,
-    Rows,
-    compare_gradients,
-    compare_output,
-    worst,
-)
+from benchmark.parity.comparison import Difference, GradientTolerance, compare_gradients, compare_output, worst
 from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
+from benchmark.parity.files import Rows
 from benchmark.registry import discover
 
 GOLDEN = Path(__file__).parents[1] / "golden"

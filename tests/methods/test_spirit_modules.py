@@ -19,7 +19,8 @@ from plain_spirit import PlainSpirit
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
-from benchmark.parity.comparison import Rows, compare_output
+from benchmark.parity.comparison import compare_output
+from benchmark.parity.files import Rows
 from benchmark.parity.heads import HeadSizes, head_batch
 from benchmark.parity.rules import draw_weights, head_weight
 
