@@ -11,7 +11,7 @@ from command_line import Command
 from benchmark.errors import UserError
 from benchmark.evaluation import sizes
 from benchmark.evaluation.sizes import Counted, count_parts, size_table
-from benchmark.facts import read_facts
+from benchmark.facts_file import read_facts
 from benchmark.registry import discover
 
 
