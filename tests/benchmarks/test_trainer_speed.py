@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark.methods.clip4cir import COMBINER, Clip4Cir, CombinerSettings
-from benchmark.methods.spirit import HEAD, Spirit, SpiritSettings
+from benchmark.methods import clip4cir, spirit
+from benchmark.methods.clip4cir import Clip4Cir, CombinerSettings
+from benchmark.methods.spirit import Spirit, SpiritSettings
 from comparing import Compared, Stopwatch, at_most, played_back
 from torch import Tensor
 
@@ -28,10 +29,13 @@ from benchmark.training.trainer import train
 WIDTH, UPDATES, WARM_UPS = 640, 6, 2
 CALLS = ("trainer", "bare loop")
 
+SPIRIT, COMBINER = SpiritSettings(), CombinerSettings()
 HEADS: dict[str, tuple[Callable[[], Method], Stage, int]] = {
-    "SPIRIT": (lambda: Spirit(WIDTH, SpiritSettings()), HEAD, 64),
-    "CLIP4Cir's Combiner": (lambda: Clip4Cir(WIDTH, CombinerSettings()), COMBINER, 256),
-}
+    "SPIRIT": (lambda: Spirit(WIDTH, SPIRIT), spirit.METHOD.stages(SPIRIT, "pretrained")[-1], 64),
+    "CLIP4Cir's Combiner": (
+        lambda: Clip4Cir(WIDTH, COMBINER), clip4cir.METHOD.stages(COMBINER, "pretrained")[-1], 256
+    ),
+}  # fmt: skip
 
 
 def batch(rows: int) -> Batch:

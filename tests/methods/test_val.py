@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from benchmark.methods.networks.val import Sizes, ValNetwork
+from benchmark.methods.networks.val import ValNetwork, ValSizes
 from benchmark.methods.networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
 from benchmark.methods.networks.val_loss import Mining, hierarchical_loss, matching_loss
 from benchmark.methods.networks.val_optimisation import ReleasedAdam, penalised, penalty_groups
@@ -213,7 +213,7 @@ def test_taps_have_the_release_s_shapes(name: CnnName, shapes: list[tuple[int, i
     assert [(level.channels, level.side) for level in levels] == shapes
     assert taps.training and all(torch.equal(statistics[n], b) for n, b in taps.named_buffers())
     assert sum(p.numel() for p in taps.parameters()) == pytest.approx(millions * 1e6, rel=0.02)
-    networks = ValNetwork(levels[:1], Sizes(), VAL_TRUNKS[name].style)
+    networks = ValNetwork(levels[:1], ValSizes(), VAL_TRUNKS[name].style)
     if name == "resnetv2_50":
         counts = [sum(p.numel() for p in part.parameters() if p.requires_grad) for part in networks.compositions]
         assert counts == [pytest.approx(1.45e6, rel=0.01)]
