@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -63,13 +63,13 @@ class FrozenEncoder:
                 for module in training:
                     module.training = True
 
-    def pictures(self, pixels: NDArray[np.uint8], output: str = GLOBAL) -> NDArray[np.floating]:
+    def pictures(self, pixels: NDArray[np.uint8], output: str = GLOBAL) -> NDArray[np.floating[Any]]:
         """uint8 (m, S, S, 3), m above 0, to a raw output of the backbone: (m, d), or (m, *its shape) as its type."""
         starts = range(0, len(pixels), PICTURES_PER_PASS)
         dtype = getattr(torch, self.outputs[output].dtype)
         with self.frozen():
             passes = [self._pass(pixels[start : start + PICTURES_PER_PASS], output) for start in starts]
-            features: NDArray[np.floating] = torch.cat(passes)[: len(pixels)].to(dtype).cpu().numpy()
+            features: NDArray[np.floating[Any]] = torch.cat(passes)[: len(pixels)].to(dtype).cpu().numpy()
         return features
 
     def _pass(self, pixels: NDArray[np.uint8], output: str) -> Tensor:
@@ -90,7 +90,7 @@ class FrozenEncoder:
         return features
 
 
-def require_finite(features: NDArray[np.floating], sources: Sequence[str]) -> None:
+def require_finite(features: NDArray[np.floating[Any]], sources: Sequence[str]) -> None:
     """Raises UserError naming the first source (of row i: ``sources[i]``) whose feature is not finite."""
     finite = np.isfinite(features).reshape(len(sources), -1).all(axis=1)
     if not finite.all():
