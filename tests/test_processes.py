@@ -110,7 +110,6 @@ def test_ranks_that_disagree_end_before_they_compute(context: ForkServerContext,
         own.parent.mkdir(exist_ok=True)
         own.with_suffix(".toml").write_text(TOY_PLUGIN.with_suffix(".toml").read_text())
     other = tmp_path / "other" / "own.py"
-    other.parent.mkdir()
     other.write_text(TOY_PLUGIN.read_text() + "# another version\n")
     asked = [
         [*RUN, "--plugin", str(plugin), "--set", "spirit.learning_rate=0.1"],
