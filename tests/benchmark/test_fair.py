@@ -120,7 +120,7 @@ def test_a_comparison_overrides_what_recipes_decide_and_leaves_the_rest(small_ci
     assert settings.learning_rate == own.settings["learning_rate"] and settings.optimiser == own.settings["optimiser"]
     assert plan.selection == "heldout" and plan.sweeps
     assert plan.last.recipe is not None and own.source in plan.last.recipe.source
-    real = discover().recipe(FAIR, "fashion200k", "", "pretrained")
+    real = choose_recipe(shared_conditions(), FAIR, "fashion200k", "", "pretrained")
     assert real.settings["pair_sampling"] == "one-per-image"
 
 

@@ -358,7 +358,7 @@ def test_the_command(cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     command += ["--output", str(tmp_path / "run")]
     assert main([*command, "--name", "A | B", "--subset-rankings", str(tmp_path / "subset.json")]) == 0
     printed = capsys.readouterr().out
-    assert "A \\| B" in printed and "R_subset@1" in printed
+    assert "A \\| B" in printed and "Rs@1" in printed
     assert main([*command, "--subset-rankings", str(tmp_path / "none.json")]) == 2
     assert "error: " in capsys.readouterr().err
 
