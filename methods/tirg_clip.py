@@ -27,7 +27,9 @@ class TirgClipSettings(EncoderChoice):
 
 
 def _composed(kind: Kind, width: int, settings: TirgClipSettings) -> Method:
-    return ArtemisTirg(feature_encoders(width), composition(kind, width, width, VARIANT_SHARES, settings.dropout))
+    # The composition is made first: the order decides which random numbers each part starts from.
+    composed = composition(kind, width, width, VARIANT_SHARES, settings.dropout)
+    return ArtemisTirg(feature_encoders(width), composed)
 
 
 METHODS = {
