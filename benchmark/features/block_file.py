@@ -171,7 +171,7 @@ class BlockFile:
 
         For one process at a time. Raises UserError where the disk has no room for the missing blocks.
         """
-        missing = sum(len(self.span(block)) for block in np.flatnonzero(~self._sound)) * self._row_bytes
+        missing = sum(len(self.span(block)) for block in np.flatnonzero(~self._sound).tolist()) * self._row_bytes
         free = shutil.disk_usage(self.path.parent).free
         if missing > free:
             raise UserError(

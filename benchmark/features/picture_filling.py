@@ -167,5 +167,5 @@ class PictureFilling:
 
     def _report(self, note: str = "") -> None:
         done = np.logical_and.reduce([file.done for file in self._files.values()])
-        rows = sum(len(self._any_file.span(block)) for block in np.flatnonzero(done))
+        rows = sum(len(self._any_file.span(block)) for block in np.flatnonzero(done).tolist())
         self._progress(rows, len(self._paths), note)
