@@ -19,6 +19,9 @@ from .networks.layers import normalise
 class FeatureBaseline(Method):
     """Target: the normalised picture feature, (B, d)."""
 
+    def __init__(self, width: int, settings: EncoderChoice) -> None:
+        super().__init__()
+
     def encode_target(self, target: Views) -> Tensor:
         return normalise(target["global"])
 
@@ -45,6 +48,7 @@ class Sum(FeatureBaseline):
 
 
 METHODS = {
-    name: on_clip_features(lambda width, settings, kind=kind: kind(), EncoderChoice, stage=name, trains=False)
-    for name, kind in {"image_only": ImageOnly, "text_only": TextOnly, "sum": Sum}.items()
+    "image_only": on_clip_features(ImageOnly, EncoderChoice, stage="image_only", trains=False),
+    "text_only": on_clip_features(TextOnly, EncoderChoice, stage="text_only", trains=False),
+    "sum": on_clip_features(Sum, EncoderChoice, stage="sum", trains=False),
 }
