@@ -181,7 +181,7 @@ class Dataset(Protocol):
     """What a file of the `datasets/` shelf gives once it has read its annotation files.
 
     ``label`` is the name in outputs: the dataset's own, or its manifest's for demo data and cuts.
-    ``is_demo`` and ``is_official`` tell drawn pictures, official data and somebody's own apart.
+    ``is_demo`` and ``is_official`` tell synthetic pictures, official data and somebody's own apart.
     ``fingerprint`` is a digest of all annotations read (not of pictures).
     """
 

@@ -3,7 +3,7 @@
 Pictures decoded and encoded, texts, training updates of every stage, queries ranked, one query at
 batch one, memory. A part and its limit (a bare loop, forward pass or matrix product that does the
 same work) take turns, so that the ratio holds on a busy machine. Without --data-root the pictures
-are drawn ones. With --growth: time and memory of the store, a training epoch, the evaluator and the
+are synthetic ones. With --growth: time and memory of the store, a training epoch, the evaluator and the
 leaderboard at 1, 2, 4 and 8 times the size, with a picture.
 """
 

@@ -297,7 +297,7 @@ def _shared(dataset: Dataset, states: Sequence[_State]) -> tuple[tuple[str, ...]
 def _blocks(found: Verification) -> Iterator[str]:
     from tabulate import tabulate
 
-    kind = {"official": "official data", "drawn": "demo data (drawn pictures)", "own": "own data"}[found.kind]
+    kind = {"official": "official data", "drawn": "demo data (synthetic pictures)", "own": "own data"}[found.kind]
     yield f"{found.name}, {kind}, in {found.root}"
     if found.files:
         files = [(f.split, str(f.path), "found" if f.found else "missing") for f in found.files]

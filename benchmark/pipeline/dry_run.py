@@ -25,7 +25,7 @@ def describe(plan: Plan) -> str:
     dataset, options = plan.dataset, plan.options
     lines = [
         f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
-        f"data       {dataset.label} in {dataset.root}" + (" - drawn demo pictures" if dataset.is_demo else ""),
+        f"data       {dataset.label} in {dataset.root}" + (" - synthetic demo pictures" if dataset.is_demo else ""),
         f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
