@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .garments import Garment
+from .subjects import Garment
 
 Colour = tuple[int, int, int]
 Points = NDArray[np.float64]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .drawing import Colour, Points, Stage, curve, ellipse, shaded
-from .shoes import Shoe
+from .subjects import Shoe
 
 _LINING: Colour = (196, 170, 138)
 GOLD: Colour = (226, 182, 84)

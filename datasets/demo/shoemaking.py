@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import shoe_parts as parts
 from .drawing import PALETTE, Colour, Nuisance, Stage, curve, light_up, shaded, weave
-from .shoes import Shoe
+from .subjects import Shoe
 
 SHOE_PICTURE_SIZE = (144, 144)
 

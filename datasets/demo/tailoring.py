@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .drawing import Colour, Points, Stage, curve, ellipse, mirrored, shaded
-from .garments import Garment
+from .subjects import Garment
 
 _FITS = {
     ("dress", "short"): (12.0, 1.05), ("dress", "long"): (0.0, 1.02),
