@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -20,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from .drawing import draw, draw_nuisance
-from .shoemaking import draw_shoe
 from .subjects import Garment, Shoe
 
 SEED = 20_260
@@ -109,11 +109,10 @@ def assist(job: dict[str, Any]) -> None:
 
 
 def _take(shot: Shot, root: Path) -> None:
-    nuisance = draw_nuisance(np.random.default_rng(shot.seed))
-    subject = shot.subject
-    picture = draw(subject, nuisance) if isinstance(subject, Garment) else draw_shoe(subject, nuisance)
+    picture = draw(shot.subject, draw_nuisance(np.random.default_rng(shot.seed)))
     if shot.path.endswith(".png"):
-        picture.save(root / shot.path, format="PNG", compress_level=1)
+        # Runs alone are sought: as small as the usual search leaves soft light, and quicker.
+        picture.save(root / shot.path, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     else:
         picture.save(root / shot.path, format="JPEG", quality=92)
 

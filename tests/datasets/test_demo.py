@@ -9,14 +9,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import PIL
 import pytest
+import resvg_py
 from benchmark.datasets.demo import demo_data as demo
 from benchmark.datasets.demo.cirr import cirr_splits
-from benchmark.datasets.demo.drawing import PICTURE_SIZE, draw, draw_nuisance
+from benchmark.datasets.demo.drawing import draw, draw_nuisance
 from benchmark.datasets.demo.groups import Split, draw_split
 from benchmark.datasets.demo.studio import SEED, Layout
 from benchmark.datasets.demo.subjects import GARMENTS, Garment, differing, is_held_out, random_subject, settle
@@ -106,7 +108,7 @@ def test_every_picture_is_there_and_nothing_else(folder: Path) -> None:
     assert {path.resolve() for path in folder.rglob("*.png")} == listed
     for path in listed:
         with Image.open(path) as picture:
-            assert picture.size == PICTURE_SIZE
+            assert picture.size == (120, 160)
             assert picture.mode == "RGB"
 
 
@@ -267,7 +269,7 @@ def test_the_cache_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (first / "dataset.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("changed", ["drawing.py", "texts.toml"])
+@pytest.mark.parametrize("changed", ["drawing.py", "texts.toml", "pictures/dress.svg"])
 def test_a_change_of_any_file_that_decides_bytes_names_another_folder(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,9 +284,10 @@ def test_a_change_of_any_file_that_decides_bytes_names_another_folder(
     assert demo._version(TINY) != real
 
 
-def test_another_pillow_names_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("library", [PIL, resvg_py])
+def test_another_version_of_what_draws_names_another_folder(library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     real = demo._version(TINY)
-    monkeypatch.setattr(PIL, "__version__", "0.0")
+    monkeypatch.setattr(library, "__version__", "0.0")
     assert demo._version(TINY) != real
 
 

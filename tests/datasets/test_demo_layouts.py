@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import resvg_py
 from benchmark.datasets import fashion200k, fashioniq, shoes
 from benchmark.datasets.demo import demo_data as demo
-from benchmark.datasets.demo.drawing import draw, draw_nuisance
+from benchmark.datasets.demo.drawing import PICTURES, draw, draw_nuisance
 from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
 from benchmark.datasets.demo.fashioniq import fashioniq_splits
 from benchmark.datasets.demo.groups import Pair, Sizes, Split, draw_split
-from benchmark.datasets.demo.shoemaking import SHOE_PICTURE_SIZE, draw_shoe
 from benchmark.datasets.demo.subjects import (
     COLOURS,
     GARMENTS,
@@ -212,7 +213,7 @@ def test_training_sees_every_type_in_every_colour_and_pattern_that_it_can_have()
 def test_every_change_of_a_shoe_can_be_seen_at_64_pixels(kind: str) -> None:
     nuisance = draw_nuisance(np.random.default_rng(1))
     split = shoe_split(4, (kind,))
-    small = {s: np.asarray(draw_shoe(s, nuisance).resize((64, 64)), dtype=np.float64) for s in split.flat}
+    small = {s: np.asarray(draw(s, nuisance).resize((64, 64)), dtype=np.float64) for s in split.flat}
     for pair in split.pairs:
         reference, target = both(split, pair)
         assert (np.abs(small[reference] - small[target]).max(axis=2) > 25).sum() >= 6, (reference, target)
@@ -222,8 +223,8 @@ def test_shoes_fill_their_picture_without_being_cut_off() -> None:
     rng = np.random.default_rng(2)
     for kind in SHOES:
         for _ in range(6):
-            picture = draw_shoe(random_subject(kind, rng), draw_nuisance(rng))
-            assert (picture.size, picture.mode) == (SHOE_PICTURE_SIZE, "RGB")
+            picture = draw(random_subject(kind, rng), draw_nuisance(rng))
+            assert (picture.size, picture.mode) == ((144, 144), "RGB")
             pixels = np.asarray(picture, dtype=np.float64)
             for side in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
                 assert np.abs(np.diff(side.mean(axis=1))).max() < 12, kind
@@ -279,6 +280,18 @@ def test_every_word_of_a_description_can_be_seen_at_64_pixels() -> None:
         for i, one in enumerate(small):
             for other in small[:i]:
                 assert (np.abs(one - other).max(axis=2) > 25).sum() >= 4, kind
+
+
+@pytest.mark.parametrize("kind", (*GARMENTS, *SHOES))
+def test_a_template_is_a_picture_as_it_stands(kind: str) -> None:
+    """In a browser, too: without a style sheet it shows a whole garment or shoe, and one part of each choice."""
+    svg = (PICTURES / f"{kind}.svg").read_text(encoding="utf-8")
+    with Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))) as picture:
+        assert picture.size == ((120, 160) if kind in GARMENTS else (144, 144))
+        assert np.asarray(picture)[..., 3].mean() > 20
+    shown = set(re.findall(r'<(?:g|use) class="([a-z]+-[a-z]+)"(?![^>]*display="none")', svg))
+    facets_shown = [part.partition("-")[0] for part in shown]
+    assert len(set(facets_shown)) == len(facets_shown), shown
 
 
 def test_pictures_are_of_the_format_that_their_name_says(folders: dict[str, Path]) -> None:
