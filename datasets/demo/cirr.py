@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmark.files import atomic_write_json
 
-from .garments import Garment
-from .groups import GARMENTS, Pair, Split, is_held_out
-from .layout import SEED, Layout, Sizes, draw_splits, shots
+from .groups import Pair, Sizes, Split, draw_splits
+from .studio import SEED, Layout
+from .subjects import GARMENTS, Garment
 from .texts import modification_text
 
 SIZES = Sizes()
@@ -25,7 +25,7 @@ def write_cirr_layout(root: Path, sizes: Sizes) -> Layout:
     """
     rng = np.random.default_rng(SEED)
     first_pair, first_set = 0, 0
-    layout = Layout([], {})
+    layout = Layout()
     for split in cirr_splits(sizes, rng):
         names = [[_name(split.name, g, m) for m in range(len(members))] for g, members in enumerate(split.subjects)]
         paths = {name: _path(split.name, g, name) for g, group in enumerate(names) for name in group}
@@ -36,27 +36,24 @@ def write_cirr_layout(root: Path, sizes: Sizes) -> Layout:
         ]
         atomic_write_json(root / "captions" / f"cap.rc2.{split.name}.json", entries)
         atomic_write_json(root / "image_splits" / f"split.rc2.{split.name}.json", paths)
-        layout.shots.extend(shots(split.name, list(paths.values()), split.flat))
-        entry_word, list_word = ("triplets", "pictures") if split.name == "train" else ("queries", "gallery")
-        layout.counts[split.name] = {entry_word: len(entries), list_word: len(paths)}
+        layout.add(split.name, list(paths.values()), split.flat)
+        layout.count(split.name, len(entries), len(paths))
         first_pair, first_set = first_pair + len(entries), first_set + len(names)
     return layout
 
 
 def cirr_splits(sizes: Sizes, rng: np.random.Generator) -> tuple[Split[Garment], ...]:
-    return draw_splits(("train", "val", "test1"), sizes, GARMENTS, is_held_out, rng)
+    return draw_splits(("train", "val", "test1"), sizes, GARMENTS, rng)
 
 
 def _entry(split: Split[Garment], pair: Pair, names: list[str], order: list[int], first_set: int, pair_id: int,
            rng: np.random.Generator) -> dict[str, Any]:  # fmt: skip
-    members = split.subjects[pair.group]
-    caption = modification_text(members[pair.reference], members[pair.target], rng)
     entry: dict[str, Any] = {"pairid": pair_id, "reference": names[pair.reference]}
     img_set: dict[str, Any] = {"id": first_set + pair.group, "members": [names[m] for m in order]}
     if split.name != "test1":
         entry |= {"target_hard": names[pair.target], "target_soft": {names[pair.target]: 1.0}}
         img_set |= {"reference_rank": pair.reference, "target_rank": pair.target}
-    return entry | {"caption": caption, "img_set": img_set}
+    return entry | {"caption": modification_text(*split.of(pair), rng), "img_set": img_set}
 
 
 def _name(split: str, group: int, member: int) -> str:

@@ -1,45 +1,58 @@
-"""Draws a garment of the demo data as a shop would show it: no wearer, soft light, a calm wall.
+"""Draws a garment or a shoe as a shop would show it: no wearer, soft light, a calm wall.
 
-Flat shapes are drawn three times too large and reduced (smooth edges); light, folds and shadows
-are computed at the final size. Shapes are given in units of a 120 × 160 picture, x to the right
-and y down from its centre; `Stage.place` puts them where the nuisance wants them.
+What it looks like is data: `pictures/KIND.svg` holds every part that its kind can have. Classes such as
+`neck-v`, `belt` or `no-platform` say when a part is there, and `cloth`, `second`, `rib`, ... what colours
+it. The parts that are there are dressed by a style sheet and rendered flat, on the bare wall. As each
+colour stands for one material, pattern, relief, folds, light and shadow are then laid on by material.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
+import resvg_py
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
-from .garments import Garment
+from .subjects import Garment, Shoe, facets
 
 Colour = tuple[int, int, int]
-Points = NDArray[np.float64]
-Point = Sequence[float] | Points
-Shape = Sequence[Sequence[float]]
+Layer = NDArray[np.float32]
 
-PICTURE_SIZE = (120, 160)
-_OVERSAMPLING = 3
+PICTURES = Path(__file__).parent / "pictures"
+# Blues are multiples of four: sleeves have their cloth's colour but for the last two bits.
 PALETTE: dict[str, Colour] = {
-    "black": (52, 51, 58), "white": (243, 240, 233), "red": (196, 44, 52), "pink": (240, 150, 178),
-    "orange": (234, 124, 44), "yellow": (243, 203, 74), "green": (58, 138, 86), "blue": (52, 98, 178),
+    "black": (52, 51, 56), "white": (243, 240, 232), "red": (196, 44, 52), "pink": (240, 150, 176),
+    "orange": (234, 124, 44), "yellow": (243, 203, 72), "green": (58, 138, 84), "blue": (52, 98, 176),
     "purple": (126, 78, 160), "brown": (124, 82, 56),
 }  # fmt: skip
+_SLEEVE_BITS = 3
 _WALLS: tuple[Colour, ...] = (
     (222, 216, 208), (212, 219, 226), (228, 214, 210), (214, 222, 212), (224, 220, 228), (230, 224, 208),
 )  # fmt: skip
-_STEPS = np.linspace(0, 1, 9)[1:]
-_BEZIER = np.stack([(1 - _STEPS) ** 2, 2 * _STEPS * (1 - _STEPS), _STEPS**2], axis=1)
+_CREAM: Colour = (240, 228, 200)
+# Of materials that lie above the cloth (0.5), and below it.
+_HEIGHTS = {
+    "second": 0.9, "rib": 0.9, "flap": 0.9, "contrast": 0.9, "sole": 0.9, "gold": 0.9,
+    "limb": 0.4, "inside": 0.25, "lining": 0.25,
+}  # fmt: skip
+
+ElementTree.register_namespace("", "http://www.w3.org/2000/svg")
 
 
 @dataclass(frozen=True)
 class Nuisance:
-    """All that varies between pictures of one garment. Angles in radians, shifts in units."""
+    """All that varies between pictures of one subject.
+
+    Angles in radians, shifts in units: a picture is 120 units wide.
+    """
 
     scale: float
     rotation: float
@@ -51,6 +64,14 @@ class Nuisance:
     light: float
     side: float
     folds: int
+
+    @property
+    def pose(self) -> NDArray[np.float64]:
+        """Where a point of the template comes to lie, in units from the picture's centre; (3, 3)."""
+        cos, sin = self.scale * math.cos(self.rotation), self.scale * math.sin(self.rotation)
+        lean = self.sway / 100
+        x, y = self.shift
+        return np.array([[cos, lean * cos - sin, x], [sin, lean * sin + cos, y], [0, 0, 1]])
 
 
 def draw_nuisance(rng: np.random.Generator) -> Nuisance:
@@ -68,218 +89,191 @@ def draw_nuisance(rng: np.random.Generator) -> Nuisance:
     )
 
 
-class Layer:
-    """An image and the pen that draws on it."""
-
-    def __init__(self, mode: str, size: tuple[int, int], fill: Colour | int = 0) -> None:
-        self.image = Image.new(mode, size, fill)
-        self.pen = ImageDraw.Draw(self.image)
-
-
-class Stage:
-    """The layers of one picture while it is drawn.
-
-    ``cloth`` holds colours; ``body`` and ``limbs`` together are the silhouette, apart because
-    sleeves catch light of their own; ``relief`` marks what stands out, ``folds`` is grey at rest.
-    ``drop`` and ``fit`` place and size the garment in its picture.
-    """
-
-    def __init__(
-        self, nuisance: Nuisance, size: tuple[int, int], base: Colour, drop: float, fit: float
-    ) -> None:
-        self.nuisance, self.size, self.base, self.drop, self.fit = nuisance, size, base, drop, fit
-        large = (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING)
-        self.cloth = Layer("RGB", large, base)
-        self.body, self.limbs = Layer("L", large), Layer("L", large)
-        self.relief, self.folds = Layer("L", size), Layer("L", size, 128)
-
-    def place(self, shape: Shape | Points, oversampling: int = _OVERSAMPLING) -> list[float]:
-        """Units to pixels: sway, scale, rotation, shift; as x, y, x, y, ..."""
-        n = self.nuisance
-        points = np.asarray(shape, dtype=np.float64)
-        x, y = points[:, 0], points[:, 1] * self.fit + self.drop
-        depth = np.maximum(y + 60, 0) / 120
-        x = (x * self.fit + n.sway * depth * depth) * n.scale
-        y = y * n.scale
-        unit = self.size[0] / PICTURE_SIZE[0] * oversampling
-        cos, sin = math.cos(n.rotation) * unit, math.sin(n.rotation) * unit
-        placed = np.empty((len(points), 2))
-        placed[:, 0] = x * cos - y * sin + (n.shift[0] * unit + self.size[0] * oversampling / 2)
-        placed[:, 1] = x * sin + y * cos + (n.shift[1] * unit + self.size[1] * oversampling / 2)
-        flat: list[float] = placed.ravel().tolist()
-        return flat
-
-    def print_all(self, shapes: Points, colour: Colour) -> None:
-        """Fill many shapes of equally many corners, (shapes, corners, 2), without relief."""
-        flat = self.place(shapes.reshape(-1, 2))
-        step = 2 * shapes.shape[1]
-        for start in range(0, len(flat), step):
-            self.cloth.pen.polygon(flat[start : start + step], fill=colour)
-
-    def paint(self, shape: Shape | Points, colour: Colour, raised: bool = False) -> None:
-        """Fill a shape on the cloth; a raised one catches the light at its edges."""
-        placed = self.place(shape)
-        self.cloth.pen.polygon(placed, fill=colour)
-        if raised:
-            self.relief.pen.polygon([value / _OVERSAMPLING for value in placed], fill=255)
-
-    def seam(self, shape: Shape | Points, colour: Colour, width: float = 0.9) -> None:
-        pixels = max(1, round(width * _OVERSAMPLING * self.size[0] / PICTURE_SIZE[0]))
-        self.cloth.pen.line(self.place(shape), fill=colour, width=pixels)
-
-    def dot(self, x: float, y: float, radius: float, colour: Colour, raised: bool = False) -> None:
-        self.paint(ellipse(x, y, radius, radius), colour, raised)
-
-    def cut(self, layer: Layer, shape: Shape | Points) -> None:
-        """Add a shape to a layer of the silhouette (the body or the limbs)."""
-        layer.pen.polygon(self.place(shape), fill=255)
-
-    def fold(self, start: tuple[float, float], bend: tuple[float, float], end: tuple[float, float],
-             depth: float, width: int = 3) -> None:  # fmt: skip
-        """A valley (negative depth) or ridge along a curve; its counterpart lies beside it."""
-        line = curve(start, (bend, end))
-        pen = self.folds.pen
-        pen.line(self.place(line, 1), fill=int(128 + depth), width=width)
-        pen.line(self.place(line + (width * 0.9, 0.0), 1), fill=int(128 - 0.7 * depth), width=width)
+def draw(subject: Garment | Shoe, nuisance: Nuisance) -> Image.Image:
+    """One RGB picture of a garment, 120 × 160, or a shoe, 144 × 144; the same arguments give the same pixels."""
+    looks = _looks(subject.colour, subject.second or subject.colour, getattr(subject, "sole", "") or "black")
+    wall = _WALLS[nuisance.wall]
+    flat = _render(_shown(subject), looks.style + _pose_style(nuisance), wall)
+    picture = flat.convert("RGB")
+    # (H, W), one number a colour.
+    materials = np.asarray(flat).view("<u4")[..., 0]
+    if subject.pattern != "plain":
+        # Sleeves, too; but no edge, where colours mix.
+        cloth = (materials | _SLEEVE_BITS << 16) == looks.codes["limb"]
+        woven = _weave(subject.pattern, nuisance.pose, picture.size)
+        mask = ImageChops.multiply(woven, Image.fromarray(cloth.view(np.uint8) * np.uint8(255)))
+        picture.paste(PALETTE[subject.second], mask=mask)
+    outside = materials == _code(wall)
+    light = _light(outside, _heights(materials[::2, ::2], looks, isinstance(subject, Shoe), nuisance), nuisance)
+    grey = Image.fromarray(light).resize(picture.size, Image.Resampling.BILINEAR)
+    return ImageChops.hard_light(picture, Image.merge("RGB", (grey, grey, grey)))
 
 
-def curve(start: Point, *segments: tuple[Point, ...]) -> Points:
-    """A path of straight (end,) and quadratic Bézier (control, end) segments, sampled; (n, 2)."""
-    points = [np.asarray([start], dtype=np.float64)]
-    for segment in segments:
-        end = np.asarray(segment[-1], dtype=np.float64)
-        if len(segment) == 1:
-            points.append(end[None])
-            continue
-        points.append(_BEZIER @ np.stack([points[-1][-1], np.asarray(segment[0]), end]))
-    return np.concatenate(points)
+def _render(svg: str, style: str = "", background: Colour = (0, 0, 0)) -> Image.Image:
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, style_sheet=style, background=_hex(background), skip_system_fonts=True
+    )
+    return Image.open(io.BytesIO(png), formats=("PNG",))
 
 
-def mirrored(half: Points) -> Points:
-    """The whole outline from its right half, given from the top middle to the bottom middle."""
-    return np.concatenate([half, half[::-1] * (-1.0, 1.0)])
+@cache
+def _template(kind: str) -> tuple[str, tuple[str, ...]]:
+    """A kind's SVG text, and the classes in it that say when a part is there."""
+    text = (PICTURES / f"{kind}.svg").read_text(encoding="utf-8")
+    named = {name for found in re.findall(r'class="([^"]+)"', text) for name in found.split()}
+    # Sole and second colour are materials: they are coloured, never hidden.
+    conditions = {*facets(Garment), *facets(Shoe), "no"} - {"sole", "second"}
+    return text, tuple(sorted(name for name in named if name.partition("-")[0] in conditions))
 
 
-def ellipse(x: float, y: float, width: float, height: float, corners: int = 16) -> Points:
-    angles = np.arange(corners) * (2 * math.pi / corners)
-    return np.stack([x + width * np.cos(angles), y + height * np.sin(angles)], axis=1)
+def _shown(subject: Garment | Shoe) -> str:
+    """The SVG of a subject: its kind's, without the parts that it lacks."""
+
+    def lacks(part: str) -> bool:
+        facet, _, value = part.partition("-")
+        if facet == "no":
+            return bool(getattr(subject, value))
+        return bool(getattr(subject, facet) != value if value else not getattr(subject, facet))
+
+    return _without(subject.kind, frozenset(part for part in _template(subject.kind)[1] if lacks(part)))
+
+
+@lru_cache(maxsize=4096)
+def _without(kind: str, hidden: frozenset[str]) -> str:
+    root = ElementTree.fromstring(_template(kind)[0])
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if hidden.isdisjoint(child.get("class", "").split()):
+                # A browser that is shown the template sees one part of each choice.
+                child.attrib.pop("display", None)
+            else:
+                parent.remove(child)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """The colours of a subject's materials: what fills them, what outlines them."""
+
+    fills: dict[str, Colour]
+    strokes: dict[str, Colour]
+
+    @cached_property
+    def style(self) -> str:
+        fills = [f".{name}{{fill:{_hex(colour)}}}" for name, colour in self.fills.items()]
+        return " ".join(fills + [f".{name}{{stroke:{_hex(colour)}}}" for name, colour in self.strokes.items()])
+
+    @cached_property
+    def codes(self) -> dict[str, int]:
+        return {name: _code(colour) for name, colour in self.fills.items()}
+
+
+@lru_cache(maxsize=4096)
+def _looks(colour: str, second_colour: str, sole_colour: str) -> _Looks:
+    base, second, sole = PALETTE[colour], PALETTE[second_colour], PALETTE[sole_colour]
+    red, green, blue = base
+    is_dark = sum(base) < 330
+    fills = {
+        "cloth": base, "limb": (red, green, blue | _SLEEVE_BITS), "rib": shaded(base, 0.82), "flap": shaded(base, 1.17),
+        "inside": shaded(base, 0.45), "dark": shaded(base, 0.4), "second": second, "far": shaded(second, 0.65),
+        "sole": sole, "contrast": _CREAM if is_dark else (64, 46, 40), "gold": (222, 176, 82), "lining": (141, 122, 99),
+        "shirt": (226, 222, 216) if red < 225 else (120, 124, 132),
+        "underside": (188, 40, 48) if sum(base) < 240 else shaded(base, 0.45),
+    }  # fmt: skip
+    strokes = {
+        "rib": shaded(base, 0.62), "flap": shaded(base, 0.7), "line": shaded(base, 0.7), "trim": shaded(base, 0.8),
+        "second": shaded(second, 0.6), "second-line": shaded(second, 0.6), "lace": second,
+        "sole-line": shaded(sole, 0.6) if sum(sole) > 300 else (214, 212, 208),
+    }  # fmt: skip
+    return _Looks(fills, strokes)
+
+
+def _pose_style(nuisance: Nuisance) -> str:
+    (a, c, e), (b, d, f), _ = nuisance.pose.tolist()
+    # The templates' arms hang at 0.15 radians.
+    arms = math.degrees(0.15 - nuisance.arms)
+    matrix = f"matrix({a:.5f} {b:.5f} {c:.5f} {d:.5f} {e:.3f} {f:.3f})"
+    return f" .subject{{transform:{matrix}}} .arm{{transform:rotate({arms:.3f})}}"
+
+
+@cache
+def _pattern(name: str) -> Image.Image:
+    return _render((PICTURES / f"{name}.svg").read_text(encoding="utf-8")).convert("L")
+
+
+def _weave(name: str, pose: NDArray[np.float64], size: tuple[int, int]) -> Image.Image:
+    """How much of the second colour a pattern shows at each pixel of a picture in this pose."""
+    tile, unit = _pattern(name), size[0] / 120
+    to_pixels = np.array([[unit, 0, size[0] / 2], [0, unit, size[1] / 2], [0, 0, 1]])
+    to_tile = np.array([[2, 0, tile.width / 2], [0, 2, tile.height / 2], [0, 0, 1]])
+    back = (to_tile @ np.linalg.inv(to_pixels @ pose)).ravel()[:6].tolist()
+    return tile.transform(size, Image.Transform.AFFINE, back, Image.Resampling.BILINEAR)
+
+
+def _heights(materials: NDArray[np.uint32], looks: _Looks, is_stiff: bool, nuisance: Nuisance) -> Layer:
+    """How far each point stands out, 0…1, folds included; (H, W) like ``materials``."""
+    heights = np.full(materials.shape, 0.5, dtype=np.float32)
+    for name, height in _HEIGHTS.items():
+        heights[materials == looks.codes[name]] = height
+    # Folds run downwards: noise that is finer across than along.
+    noise = np.random.default_rng(nuisance.folds).normal(0, 0.15 if is_stiff else 0.3, (4, 17))
+    folds = Image.fromarray(noise.astype(np.float32)).resize(materials.shape[::-1], Image.Resampling.BICUBIC)
+    heights += np.asarray(folds)
+    return heights
+
+
+def _light(outside: NDArray[np.bool_], heights: Layer, nuisance: Nuisance) -> NDArray[np.uint8]:
+    """Light and shadow of a lamp above to one side, at half the picture's size; 128 leaves a pixel as it is."""
+    whole = Image.fromarray(~outside * np.uint8(255)).reduce(2)
+    # Light must not spill over an edge on to the wall: what is covered only in part counts as wall.
+    inside = np.maximum(2 * _floats(whole) - 1, 0)
+    soft = _floats(whole.filter(ImageFilter.GaussianBlur(3)))
+    grey = np.clip(heights * 255, 0, 255).astype(np.uint8)
+    near = _floats(Image.fromarray(grey).filter(ImageFilter.GaussianBlur(0.8)))
+    side = round(nuisance.side)
+    shadow = _shifted(soft, 2, 2 * side)
+    relief = 0.36 * (soft - shadow) + 0.12 * (soft - 0.8) + 0.85 * (near - _shifted(near, 1, side))
+    y, x, glow = _wall_light(whole.size)
+    floor = 0.07 / (1 + np.exp((nuisance.horizon - y) * 60))
+    wall = glow - floor - 0.04 * side * x - 0.34 * shadow
+    shade = nuisance.light * (1 + wall + (relief - wall) * inside)
+    lit: NDArray[np.uint8] = np.clip(128 * shade, 0, 255).astype(np.uint8)
+    return lit
+
+
+@cache
+def _wall_light(size: tuple[int, int]) -> tuple[Layer, Layer, Layer]:
+    """The heights on a wall, its breadths, and the light on it without lamp, floor and shadow."""
+    y = np.linspace(0, 1, size[1], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, size[0], dtype=np.float32)[None]
+    return y, x, 0.06 - 0.1 * y - 0.05 * x**2
+
+
+def _shifted(layer: Layer, down: int, right: int) -> Layer:
+    """The layer moved, zeros where nothing moved in."""
+    moved = np.zeros_like(layer)
+    if right > 0:
+        moved[down:, right:] = layer[:-down, :-right]
+    else:
+        moved[down:, :right] = layer[:-down, -right:]
+    return moved
+
+
+def _floats(layer: Image.Image) -> Layer:
+    return np.asarray(layer, dtype=np.float32) * np.float32(1 / 255)
 
 
 def shaded(colour: Colour, factor: float) -> Colour:
     """Darker below 1; above 1, nearer to white."""
-    if factor <= 1:
-        return tuple(int(c * factor) for c in colour)  # type: ignore[return-value]
-    return tuple(int(c + (255 - c) * (factor - 1)) for c in colour)  # type: ignore[return-value]
+    white = max(factor - 1, 0)
+    red, green, blue = (int(min(factor, 1) * value + white * (255 - value)) for value in colour)
+    return red, green, blue
 
 
-def draw(garment: Garment, nuisance: Nuisance, size: tuple[int, int] = PICTURE_SIZE) -> Image.Image:
-    """One RGB picture of a garment; the same arguments give the same pixels."""
-    from .tailoring import TAILORS, fit_of
-
-    stage = Stage(nuisance, size, PALETTE[garment.colour], *fit_of(garment))
-    second = PALETTE[garment.second or garment.colour]
-    weave(stage, garment.pattern, second)
-    TAILORS[garment.kind](stage, garment, second)
-    return light_up(stage)
+def _hex(colour: Colour) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def weave(stage: Stage, pattern: str, second: Colour) -> None:
-    """Cover the cloth with the pattern."""
-    if pattern == "striped":
-        stage.print_all(_stripes(), second)
-    elif pattern == "dotted":
-        stage.print_all(_dots(), second)
-    elif pattern == "checked":
-        mixed: Colour = tuple((a + b) // 2 for a, b in zip(stage.base, second, strict=True))  # type: ignore[assignment]
-        rows, columns, crossings = _checks()
-        stage.print_all(rows, mixed)
-        stage.print_all(columns, mixed)
-        stage.print_all(crossings, second)
-
-
-@cache
-def _stripes() -> Points:
-    x = np.linspace(-60, 60, 9)
-    upper = np.stack([x, 2 * np.sin(x / 20)], axis=1)
-    stripe = np.concatenate([upper, upper[::-1] + (0, 6)])
-    return np.stack([stripe + (0, y) for y in range(-78, 84, 13)])
-
-
-@cache
-def _dots() -> Points:
-    centres = [(x + 7 * (row % 2), y) for row, y in enumerate(range(-78, 84, 12)) for x in range(-63, 64, 14)]
-    return np.stack([ellipse(x, y, 3.7, 3.7, 10) for x, y in centres])
-
-
-@cache
-def _checks() -> tuple[Points, Points, Points]:
-    """Rows, columns and the squares where they cross."""
-    xs, ys = range(-62, 63, 18), range(-81, 82, 18)
-    return (
-        np.stack([_box(-66, y, 132, 9) for y in ys]),
-        np.stack([_box(x, -90, 9, 180) for x in xs]),
-        np.stack([_box(x, y, 9, 9) for x in xs for y in ys]),
-    )
-
-
-def _box(x: float, y: float, width: float, height: float) -> Points:
-    return np.asarray([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], dtype=np.float64)
-
-
-def light_up(stage: Stage) -> Image.Image:
-    """Put cloth, light, folds, shadow and wall together."""
-    n = stage.nuisance
-    cloth = np.asarray(stage.cloth.image.reduce(_OVERSAMPLING), dtype=np.float32)
-    body, limbs = stage.body.image.reduce(_OVERSAMPLING), stage.limbs.image.reduce(_OVERSAMPLING)
-    body_mask, limb_mask = _floats(body), _floats(limbs)
-    covered = np.maximum(body_mask, limb_mask)
-    soft_body = _soft(body, 6.0)
-    shade = (0.36 * _bevel(soft_body, 5, n.side) + 0.12 * (soft_body - 0.8)) * body_mask
-    if limbs.getbbox():
-        shade += 0.42 * _bevel(_soft(limbs, 3.5), 3, n.side) * (limb_mask * (1 - body_mask))
-    shade += 0.2 * _bevel(_floats(stage.relief.image.filter(ImageFilter.GaussianBlur(0.8))), 1, n.side)
-    shade += 0.95 * (_floats(stage.folds.image.filter(ImageFilter.GaussianBlur(1.7))) - 128 / 255)
-    # Dark cloth hardly shows a factor: its highlights are added as well.
-    cloth *= (n.light * (1 + shade))[..., None]
-    cloth += 46 * np.maximum(shade, 0)[..., None]
-    picture = _wall(stage, covered)
-    picture += (cloth - picture) * covered[..., None]
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
-
-
-def _soft(layer: Image.Image, radius: float) -> NDArray[np.float32]:
-    """A layer of 0…1, widely blurred (at half the size: the eye cannot tell)."""
-    small = layer.reduce(2).filter(ImageFilter.GaussianBlur(radius / 2))
-    return _floats(small.resize(layer.size, Image.Resampling.BILINEAR))
-
-
-def _bevel(soft: NDArray[np.float32], reach: int, side: float) -> NDArray[np.float32]:
-    """Bright where a layer's edge faces the lamp (above, to one side), dark where it turns away."""
-    difference: NDArray[np.float32] = soft - _shifted(soft, reach, round(side * reach))
-    return difference
-
-
-def _wall(stage: Stage, covered: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A wall lit from one side, a floor, and the garment's soft shadow on them; (H, W, 3)."""
-    width, height = stage.size
-    n = stage.nuisance
-    y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    x = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    floor = 0.07 / (1 + np.exp((n.horizon - y) * 60))
-    glow = (1.06 - 0.1 * y - floor) - (0.04 * n.side * x + 0.05 * x**2)
-    shadow = _soft(Image.fromarray((covered * 255).astype(np.uint8)), 5.0)
-    glow *= n.light * (1 - 0.34 * _shifted(shadow, 4, round(4 * n.side)))
-    lit: NDArray[np.float32] = glow[..., None] * np.asarray(_WALLS[n.wall], dtype=np.float32)
-    return lit
-
-
-def _shifted(layer: NDArray[np.float32], down: int, right: int) -> NDArray[np.float32]:
-    """The layer moved, zeros where nothing moved in."""
-    moved = np.roll(layer, (down, right), (0, 1))
-    moved[:down] = 0
-    moved[:, slice(0, right) if right > 0 else slice(right, None)] = 0
-    return moved
-
-
-def _floats(layer: Image.Image) -> NDArray[np.float32]:
-    return np.asarray(layer, dtype=np.float32) * np.float32(1 / 255)
+def _code(colour: Colour) -> int:
+    """A colour as an opaque pixel of four bytes reads."""
+    return int.from_bytes((*colour, 255), "little")

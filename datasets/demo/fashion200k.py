@@ -8,6 +8,7 @@ pattern, length, sleeves or sort.
 from __future__ import annotations
 
 import itertools
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,8 @@ import numpy as np
 
 from benchmark.files import atomic_write_text
 
-from .garments import COLOURS, KINDS, PATTERNS, Garment, settle
-from .groups import is_held_out
-from .layout import SEED, Layout, shots
+from .studio import SEED, Layout
+from .subjects import COLOURS, GARMENTS, PATTERNS, Garment, is_held_out, one_of, settle, values
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,8 @@ class _Line:
     garment: Garment
 
 
-@dataclass(frozen=True)
-class _Sort:
-    """How a shop files one kind of garment: label file, folder below `women`, and the facets that it names."""
-
-    category: str
-    folder: str
-    named: tuple[str, ...]
-
-
-_SORTS = {
-    "dress": _Sort("dress", "dresses/casual_and_day_dresses", ("length", "sleeves")),
-    "t-shirt": _Sort("top", "tops/t-shirts", ("length", "sleeves")),
-    "shirt": _Sort("top", "tops/blouses", ("sleeves", "neck")),
-    "jacket": _Sort("jacket", "jackets/casual_jackets", ("length", "neck")),
-    "skirt": _Sort("skirt", "skirts/day_skirts", ("length", "detail")),
-    "trousers": _Sort("pants", "pants/casual_pants", ("length", "detail")),
-}
-_DETAILS = {"skirt": ("belt", "buttons"), "trousers": ("belt", "pocket")}
-_UNSAID = {"dress": ("neck",), "t-shirt": ("neck",), "shirt": ("buttons",), "jacket": ("buttons",)}
-_SLEEVES = {"none": "sleeveless", "short": "short-sleeved", "long": "long-sleeved"}
-_LENGTHS = {
-    "dress": ("mini", "maxi"), "skirt": ("mini", "maxi"), "t-shirt": ("cropped", "longline"),
-    "jacket": ("cropped", "long"), "trousers": ("cropped", "long"),
-}  # fmt: skip
-_DETAIL_WORDS = {"belt": "belted", "buttons": "buttoned", "pocket": "cargo"}
-_NOUNS = {"collar": "shirt", "bow": "blouse", "lapels": "blazer", "hood": "parka"}
+_SORTS = tomllib.loads((Path(__file__).parent / "fashion200k.toml").read_text(encoding="utf-8"))
+_WORDS = _SORTS.pop("words")
 _PRODUCTS, _PICTURES = 2, 3
 _COLOUR_WEIGHT = 2.0
 _FIRST_PRODUCT, _PRODUCT_STEP = 51_727_804, 7_919
@@ -78,11 +54,11 @@ def write_fashion200k_layout(root: Path, sizes: LabelSizes) -> Layout:
     """Fashion200k's label files and the queries of `test`; pictures below `women/`."""
     rng = np.random.default_rng([SEED, 3])
     numbers = itertools.count(_FIRST_PRODUCT, _PRODUCT_STEP)
-    layout = Layout([], {})
+    layout = Layout()
     for split, count in (("train", sizes.train_looks), ("test", sizes.test_looks)):
         lines = _lines(split, count, numbers, rng)
         _write_labels(root / "labels", split, lines, rng)
-        layout.shots.extend(shots(f"labels {split}", [x.path for x in lines], [x.garment for x in lines]))
+        layout.add(f"labels {split}", [x.path for x in lines], [x.garment for x in lines])
         if split == "train":
             captions = len({line.description for line in lines})
             layout.counts[split] = {"pictures": len(lines), "captions": captions, "modifiable": len(lines)}
@@ -95,50 +71,38 @@ def write_fashion200k_layout(root: Path, sizes: LabelSizes) -> Layout:
 
 def description(garment: Garment) -> tuple[str, ...]:
     """The words of a garment's description, in a shop's order; one for each named quality, and the noun."""
-    words = [garment.colour, garment.pattern]
-    noun = garment.kind
-    for facet in _SORTS[garment.kind].named:
+    sort = _SORTS[garment.kind]
+    words, noun = [garment.colour, garment.pattern], garment.kind
+    for facet in sort["named"]:
         if facet == "length":
-            words.append(_LENGTHS[garment.kind][garment.length == "long"])
+            words.append(sort["lengths"][garment.length])
         elif facet == "sleeves":
-            words.append(_SLEEVES[garment.sleeves])
+            words.append(_WORDS[garment.sleeves])
         elif facet == "neck":
-            noun = _NOUNS[garment.neck]
+            noun = sort["nouns"][garment.neck]
         else:
-            shown = next(name for name in _DETAILS[garment.kind] if getattr(garment, name))
-            words.append(_DETAIL_WORDS[shown])
+            words.append(_WORDS[next(name for name in sort["details"] if getattr(garment, name))])
     return (*words, noun)
 
 
 def described(kind: str, colour: str, pattern: str) -> Iterator[Garment]:
     """A garment for every description of this look; what goes unsaid is left out or as the kind has it first."""
-    has = KINDS[kind]
-    plain = Garment(kind, colour, "", pattern, has.sleeves[0], has.neck[0], has.length[0])
-    choices = [_choices(kind, facet) for facet in _SORTS[kind].named]
-    for first in choices[0]:
-        for second in choices[1]:
-            yield replace(plain, **first, **second)
-
-
-def _choices(kind: str, facet: str) -> list[dict[str, Any]]:
-    if facet == "detail":
-        return [{name: True} for name in _DETAILS[kind]]
-    return [{facet: value} for value in getattr(KINDS[kind], facet)]
-
-
-def _finished(garment: Garment, rng: np.random.Generator) -> Garment:
-    """A product of a garment's description: its unsaid facets are drawn."""
-    for facet in _UNSAID.get(garment.kind, ()):
-        values = getattr(KINDS[garment.kind], facet)
-        drawn: dict[str, Any] = {facet: values[int(rng.integers(len(values)))]}
-        garment = replace(garment, **drawn)
-    return settle(garment, rng)
+    sleeves, neck, length = (values(kind, facet)[0] for facet in ("sleeves", "neck", "length"))
+    plain = Garment(kind, colour, "", pattern, sleeves, neck, length)
+    choices: list[list[dict[str, Any]]] = [
+        [{name: True} for name in _SORTS[kind]["details"]]
+        if facet == "detail"
+        else [{facet: value} for value in values(kind, facet)]
+        for facet in _SORTS[kind]["named"]
+    ]
+    for first, second in itertools.product(*choices):
+        yield replace(plain, **first, **second)
 
 
 def _looks(held_out: bool, count: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
     """Looks of one side of the divide; the kinds take turns, so that few looks have all of them."""
     by_kind = []
-    for kind in KINDS:
+    for kind in GARMENTS:
         own = [(kind, c, p) for c in COLOURS for p in PATTERNS if is_held_out(Garment(kind, c, pattern=p)) == held_out]
         by_kind.append([own[i] for i in rng.permutation(len(own))])
     turns = itertools.chain.from_iterable(itertools.zip_longest(*by_kind))
@@ -151,8 +115,12 @@ def _lines(split: str, count: int, numbers: Iterator[int], rng: np.random.Genera
     for look in _looks(split == "test", count, rng):
         for garment in described(*look):
             for _ in range(int(rng.integers(1, _PRODUCTS + 1))):
-                finished, number = _finished(garment, rng), next(numbers)
-                folder = f"women/{_SORTS[garment.kind].folder}"
+                finished, number = garment, next(numbers)
+                if unsaid := _SORTS[garment.kind].get("unsaid"):
+                    drawn: dict[str, Any] = {unsaid: one_of(values(garment.kind, unsaid), rng)}
+                    finished = replace(garment, **drawn)
+                finished = settle(finished, rng)
+                folder = f"women/{_SORTS[garment.kind]['folder']}"
                 for picture in range(int(rng.integers(1, _PICTURES + 1))):
                     path = f"{folder}/{number}/{number}_{picture}.jpeg"
                     lines.append(_Line(path, description(garment), finished))
@@ -161,10 +129,10 @@ def _lines(split: str, count: int, numbers: Iterator[int], rng: np.random.Genera
 
 def _write_labels(folder: Path, split: str, lines: list[_Line], rng: np.random.Generator) -> None:
     """A file for each category: path, detection score, description, separated by tabs."""
-    rows: dict[str, list[str]] = {sort.category: [] for sort in _SORTS.values()}
+    rows: dict[str, list[str]] = {sort["category"]: [] for sort in _SORTS.values()}
     for line in lines:
         score = f"{rng.uniform(0.6, 1.0):.6f}"
-        rows[_SORTS[line.garment.kind].category].append(f"{line.path}\t{score}\t{' '.join(line.description)}\n")
+        rows[_SORTS[line.garment.kind]["category"]].append(f"{line.path}\t{score}\t{' '.join(line.description)}\n")
     for category, written in rows.items():
         atomic_write_text(folder / f"{category}_{split}_detect_all.txt", "".join(written))
 

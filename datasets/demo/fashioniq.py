@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmark.files import atomic_write_json
 
-from .garments import Garment
-from .groups import GARMENTS, GROUP_SIZE, Pair, Split, is_held_out
-from .layout import SEED, Layout, Sizes, draw_splits, shots
+from .groups import GROUP_SIZE, Sizes, Split, draw_splits
+from .studio import SEED, Layout
+from .subjects import Garment
 from .texts import relative_captions
 
 SIZES = Sizes(train_groups=110, train_pairs=12, val_groups=40, val_pairs=6, test_groups=6, test_pairs=3)
@@ -25,34 +24,31 @@ _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def write_fashioniq_layout(root: Path, sizes: Sizes) -> Layout:
     """FashionIQ's annotation files. Entries of `test` have no target, as in the official release."""
     rng = np.random.default_rng([SEED, 1])
-    layout = Layout([], {})
+    layout = Layout()
     for category in _KINDS:
         for split in fashioniq_splits(category, sizes, rng):
             names = [asin(f"{category} {split.name} {i}") for i in range(len(split.flat))]
-            entries = [_entry(split, pair, names, rng) for pair in split.pairs]
+            entries = []
+            for pair in split.pairs:
+                first = pair.group * GROUP_SIZE
+                target = {} if split.name == "test" else {"target": names[first + pair.target]}
+                captions = list(relative_captions(*split.of(pair), rng))
+                entries.append(target | {"candidate": names[first + pair.reference], "captions": captions})
             atomic_write_json(root / "captions" / f"cap.{category}.{split.name}.json", entries)
             atomic_write_json(root / "image_splits" / f"split.{category}.{split.name}.json", sorted(names))
-            paths = [f"images/{name}.png" for name in names]
-            layout.shots.extend(shots(f"{category} {split.name}", paths, split.flat))
+            layout.add(f"{category} {split.name}", [f"images/{name}.png" for name in names], split.flat)
             layout.counts.setdefault(split.name, {}).update(_counts(category, split))
     return layout
 
 
 def fashioniq_splits(category: str, sizes: Sizes, rng: np.random.Generator) -> tuple[Split[Garment], ...]:
-    return draw_splits(("train", "val", "test"), sizes, GARMENTS, is_held_out, rng, (_KINDS[category],))
+    return draw_splits(("train", "val", "test"), sizes, (_KINDS[category],), rng)
 
 
 def asin(seed: str) -> str:
     """A name of Amazon's form: ten characters, B00 first."""
     digest = hashlib.sha256(seed.encode()).digest()
     return "B00" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:7])
-
-
-def _entry(split: Split[Garment], pair: Pair, names: list[str], rng: np.random.Generator) -> dict[str, Any]:
-    members, first = split.subjects[pair.group], pair.group * GROUP_SIZE
-    captions = relative_captions(members[pair.reference], members[pair.target], rng)
-    target = {} if split.name == "test" else {"target": names[first + pair.target]}
-    return target | {"candidate": names[first + pair.reference], "captions": list(captions)}
 
 
 def _counts(category: str, split: Split[Garment]) -> dict[str, int]:

@@ -1,24 +1,20 @@
-"""Draws the demo data's subjects: groups of near twins, and the pairs among them that become queries.
+"""Groups of near twins, the pairs among them that become queries, and the splits of a collection.
 
-A subject is what a picture shows, a garment or a shoe. A group is a base and its variants, each with
-one or two facets changed. All subjects of a collection differ, so a reference and a text that names
-every change have exactly one answer. Combinations of kind, colour and pattern are shared out between
-training and evaluation.
+A group is a base and its variants, each with one or two facets changed. All subjects of a collection
+differ, so a reference and a text that names every change have exactly one answer. Combinations of kind,
+colour and pattern are shared out between training and evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 
-from . import garments, shoes
-from .garments import COLOURS, KINDS, PATTERNS, Garment
-from .shoes import SHOES, Shoe
+from .subjects import S, differing, facets, is_held_out, one_of, options, random_subject, settle
 
-S = TypeVar("S", Garment, Shoe)
 GROUP_SIZE = 6
 MOST_CHANGES = 2
 # How often a facet is chosen to change, beside 1 for every other: colours are what a first glance
@@ -27,29 +23,18 @@ _WEIGHTS = {"colour": 3.0, "pattern": 1.5, "second": 1.5, "print": 2.0, "place":
 
 
 @dataclass(frozen=True)
-class Catalogue(Generic[S]):
-    """What can be drawn: the kinds, a random subject of one, and how a subject can change.
+class Sizes:
+    """Groups of six pictures per split, and the queries drawn from each group (at most).
 
-    ``options``: the other values of a facet, none where it is fixed. ``settle`` makes a changed
-    subject valid. ``differing``: the facets that a text must name.
+    A split that a dataset lacks has no groups.
     """
 
-    kinds: tuple[str, ...]
-    facets: tuple[str, ...]
-    random: Callable[[str, np.random.Generator], S]
-    options: Callable[[S, str], tuple[str | bool, ...]]
-    settle: Callable[[S, np.random.Generator], S]
-    differing: Callable[[S, S], tuple[str, ...]]
-
-
-GARMENTS = Catalogue(
-    tuple(KINDS), garments.FACETS, garments.random_garment, garments.options,
-    garments.settle, garments.differing,
-)  # fmt: skip
-SHOE_SHELF = Catalogue(
-    tuple(SHOES), shoes.FACETS, shoes.random_shoe, shoes.options,
-    shoes.settle, shoes.differing,
-)  # fmt: skip
+    train_groups: int = 400
+    train_pairs: int = 12
+    val_groups: int = 80
+    val_pairs: int = 6
+    test_groups: int = 20
+    test_pairs: int = 3
 
 
 @dataclass(frozen=True)
@@ -74,65 +59,70 @@ class Split(Generic[S]):
         """All subjects, group after group; member m of group g is GROUP_SIZE · g + m."""
         return tuple(subject for members in self.subjects for subject in members)
 
+    def of(self, pair: Pair) -> tuple[S, S]:
+        """Reference and target."""
+        members = self.subjects[pair.group]
+        return members[pair.reference], members[pair.target]
 
-def is_held_out(garment: Garment) -> bool:
-    """True for the third of all (kind, colour, pattern) that training never shows.
 
-    Every kind is trained in every colour and pattern, every colour in every pattern.
+def draw_splits(
+    names: tuple[str, str, str], sizes: Sizes, kinds: tuple[str, ...], rng: np.random.Generator
+) -> tuple[Split[Any], ...]:
+    """The splits called ``names``: for training, validation and testing, as ``sizes`` has them.
+
+    Training never shows a held-out subject, the others show nothing else; no subject occurs twice.
     """
-    kind = tuple(KINDS).index(garment.kind)
-    return (COLOURS.index(garment.colour) + 2 * PATTERNS.index(garment.pattern) + kind) % 3 == 0
+    taken: set[Any] = set()
+    asked = (
+        (names[0], sizes.train_groups, sizes.train_pairs, lambda subject: not is_held_out(subject)),
+        (names[1], sizes.val_groups, sizes.val_pairs, is_held_out),
+        (names[2], sizes.test_groups, sizes.test_pairs, is_held_out),
+    )
+    return tuple(
+        draw_split(name, groups, pairs, kinds, allowed, taken, rng) for name, groups, pairs, allowed in asked if groups
+    )
 
 
-def draw_split(name: str, groups: int, pairs_per_group: int, allowed: Callable[[S], bool], taken: set[S],
-               rng: np.random.Generator, catalogue: Catalogue[S],
-               kinds: tuple[str, ...] = ()) -> Split[S]:  # fmt: skip
-    """Groups of new subjects and their pairs; the kinds take turns, all of the catalogue's by default.
-
-    The subjects drawn are added to ``taken``.
-    """
-    kinds = kinds or catalogue.kinds
+def draw_split(
+    name: str, groups: int, pairs_per_group: int, kinds: tuple[str, ...],
+    allowed: Callable[[Any], bool], taken: set[Any], rng: np.random.Generator,
+) -> Split[Any]:  # fmt: skip
+    """Groups of new subjects and their pairs; the kinds take turns. The subjects are added to ``taken``."""
     subjects, pairs = [], []
-    for number in range(groups):
-        members = _draw_group(catalogue, kinds[number % len(kinds)], allowed, taken, rng)
+    for group in range(groups):
+        members = _draw_group(kinds[group % len(kinds)], allowed, taken, rng)
+        close = [
+            Pair(group, i, j)
+            for i, reference in enumerate(members)
+            for j, target in enumerate(members)
+            if i != j and len(differing(reference, target)) <= MOST_CHANGES
+        ]
         subjects.append(members)
-        pairs += _draw_pairs(catalogue, number, members, pairs_per_group, rng)
+        pairs += [close[i] for i in sorted(rng.permutation(len(close))[:pairs_per_group])]
     return Split(name, tuple(subjects), tuple(pairs))
 
 
-def _draw_group(catalogue: Catalogue[S], kind: str, allowed: Callable[[S], bool], taken: set[S],
-                rng: np.random.Generator) -> tuple[S, ...]:  # fmt: skip
-    base = catalogue.random(kind, rng)
+def _draw_group(
+    kind: str, allowed: Callable[[Any], bool], taken: set[Any], rng: np.random.Generator
+) -> tuple[Any, ...]:
+    base: Any = random_subject(kind, rng)
     while base in taken or not allowed(base):
-        base = catalogue.random(kind, rng)
+        base = random_subject(kind, rng)
     taken.add(base)
     members = [base]
     while len(members) < GROUP_SIZE:
-        variant = _varied(catalogue, base, rng)
-        changes = len(catalogue.differing(base, variant))
-        if variant not in taken and allowed(variant) and 1 <= changes <= MOST_CHANGES:
+        variant = _varied(base, rng)
+        if variant not in taken and allowed(variant) and 1 <= len(differing(base, variant)) <= MOST_CHANGES:
             taken.add(variant)
             members.append(variant)
     return tuple(members[i] for i in rng.permutation(GROUP_SIZE))
 
 
-def _varied(catalogue: Catalogue[S], subject: S, rng: np.random.Generator) -> S:
+def _varied(subject: S, rng: np.random.Generator) -> S:
     for _ in range(1 + int(rng.random() < 0.65)):
-        facets = [facet for facet in catalogue.facets if catalogue.options(subject, facet)]
-        weights = np.asarray([_WEIGHTS.get(facet, 1.0) for facet in facets])
-        facet = facets[int(rng.choice(len(facets), p=weights / weights.sum()))]
-        values = catalogue.options(subject, facet)
-        change: dict[str, Any] = {facet: values[int(rng.integers(len(values)))]}
-        subject = catalogue.settle(replace(subject, **change), rng)
+        changeable = [facet for facet in facets(subject) if options(subject, facet)]
+        weights = np.asarray([_WEIGHTS.get(facet, 1.0) for facet in changeable])
+        facet = changeable[int(rng.choice(len(changeable), p=weights / weights.sum()))]
+        change: dict[str, Any] = {facet: one_of(options(subject, facet), rng)}
+        subject = settle(replace(subject, **change), rng)
     return subject
-
-
-def _draw_pairs(catalogue: Catalogue[S], group: int, members: tuple[S, ...], count: int,
-                rng: np.random.Generator) -> list[Pair]:  # fmt: skip
-    close = [
-        Pair(group, i, j)
-        for i, reference in enumerate(members)
-        for j, target in enumerate(members)
-        if i != j and len(catalogue.differing(reference, target)) <= MOST_CHANGES
-    ]
-    return [close[i] for i in sorted(rng.permutation(len(close))[:count])]

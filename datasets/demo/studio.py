@@ -6,22 +6,24 @@ a pool forks a process that may hold torch's threads, or imports the caller's sc
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .drawing import draw, draw_nuisance
-from .garments import Garment
-from .shoemaking import draw_shoe
-from .shoes import Shoe
+from .subjects import Garment, Shoe
+
+SEED = 20_260
 
 Progress = Callable[[int, int], None]
 """Called with the pictures drawn so far and their total."""
@@ -46,6 +48,25 @@ class Shot:
     path: str
     subject: Garment | Shoe
     seed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a dataset's writer leaves to do once its annotation files are written."""
+
+    shots: list[Shot] = field(default_factory=list)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, name: str, paths: Sequence[str], subjects: Sequence[Garment | Shoe]) -> None:
+        """One shot for each subject; its seed is its own: the name of its split and its place in it."""
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+        self.shots.extend(
+            Shot(path, subject, (SEED, key, i)) for i, (path, subject) in enumerate(zip(paths, subjects, strict=True))
+        )
+
+    def count(self, split: str, entries: int, pictures: int) -> None:
+        words = ("triplets", "pictures") if split == "train" else ("queries", "gallery")
+        self.counts[split] = dict(zip(words, (entries, pictures), strict=True))
 
 
 def usable_cores() -> int:
@@ -88,11 +109,10 @@ def assist(job: dict[str, Any]) -> None:
 
 
 def _take(shot: Shot, root: Path) -> None:
-    nuisance = draw_nuisance(np.random.default_rng(shot.seed))
-    subject = shot.subject
-    picture = draw(subject, nuisance) if isinstance(subject, Garment) else draw_shoe(subject, nuisance)
+    picture = draw(shot.subject, draw_nuisance(np.random.default_rng(shot.seed)))
     if shot.path.endswith(".png"):
-        picture.save(root / shot.path, format="PNG", compress_level=1)
+        # Runs alone are sought: as small as the usual search leaves soft light, and quicker.
+        picture.save(root / shot.path, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
     else:
         picture.save(root / shot.path, format="JPEG", quality=92)
 

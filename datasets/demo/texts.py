@@ -1,4 +1,4 @@
-"""Modification texts of the demo data, in many phrasings, and plain labels of single garments.
+"""Modification texts of the demo data, in many phrasings: `texts.toml` has the words.
 
 A text names every facet in which the target differs from the reference, so that reference and
 text together leave one answer. It is phrased as a statement ("is red and has a belt"), as a
@@ -7,46 +7,29 @@ command ("make it red and add a belt") or as a comparison ("the same skirt but r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tomllib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .garments import Garment, carriers, differing
+from .subjects import Garment, S, Shoe, differing, one_of
 
-PATTERN_NOUNS = {"striped": ("stripes",), "dotted": ("dots", "polka dots"), "checked": ("checks", "squares")}
-_NECKS = {
-    "round": "a round neck", "v": "a v-neck", "high": "a high neck", "collar": "a pointed collar",
-    "bow": "{a_tint}bow", "lapels": "lapels", "hood": "a hood",
-}  # fmt: skip
-
+_WORDS = tomllib.loads((Path(__file__).parent / "texts.toml").read_text(encoding="utf-8"))
 _TRIES = 4
-
-
-@dataclass(frozen=True)
-class Phrases:
-    """The ways to say one change: after "it", as a command, and after "the same but"."""
-
-    statements: tuple[str, ...]
-    commands: tuple[str, ...]
-    qualities: tuple[str, ...]
 
 
 def modification_text(reference: Garment, target: Garment, rng: np.random.Generator) -> str:
     """What to change on the reference to get the target; raises ValueError where nothing differs."""
-    facets = list(differing(reference, target))
-    if not facets:
-        raise ValueError(f"nothing to say: both garments are {reference}")
-    rng.shuffle(facets)
-    phrases = [_FACETS[facet](reference, target, rng) for facet in facets]
+    phrases = [_phrases(reference, target, facet, rng) for facet in _changes(reference, target, rng)]
     form = rng.integers(3)
     if form == 0:
-        return one_of(("", "", "it "), rng) + joined([one_of(p.statements, rng) for p in phrases], rng)
+        start: str = one_of(("", "", "it "), rng)
+        return start + _joined(phrases, "statements", rng)
     if form == 1:
-        return joined([one_of(p.commands, rng) for p in phrases], rng)
-    opening = one_of(("same but", "the same {noun} but", "similar {noun} but", "like this but"), rng)
-    qualities = joined([one_of(p.qualities, rng) for p in phrases], rng)
-    return f"{opening.format(noun=target.kind)} {qualities}"
+        return _joined(phrases, "commands", rng)
+    opening = one_of(_WORDS["garment"]["openings"], rng).format(noun=target.kind)
+    return f"{opening} {_joined(phrases, 'qualities', rng)}"
 
 
 def relative_captions(reference: Garment, target: Garment, rng: np.random.Generator) -> tuple[str, str]:
@@ -55,218 +38,131 @@ def relative_captions(reference: Garment, target: Garment, rng: np.random.Genera
     Of several changes each caption names its own, or the first one all; of a single change they are two
     ways to say it, or one where there is only one. Raises ValueError where nothing differs.
     """
-    facets = list(differing(reference, target))
-    if not facets:
-        raise ValueError(f"nothing to say: both garments are {reference}")
-    rng.shuffle(facets)
+    facets = _changes(reference, target, rng)
     if len(facets) == 1:
         shares = [facets, facets]
     else:
         middle = len(facets) if rng.random() < 0.3 else (len(facets) + 1) // 2
         shares = [facets[:middle], facets[middle:] or facets[:1]]
-    first, second = (_stated(share, reference, target, rng) for share in shares)
+
+    def stated(share: list[str]) -> str:
+        return " and ".join(one_of(_phrases(reference, target, facet, rng)["statements"], rng) for facet in share)
+
+    first, second = stated(shares[0]), stated(shares[1])
     for _ in range(_TRIES):
         if second != first:
             break
-        second = _stated(shares[1], reference, target, rng)
+        second = stated(shares[1])
     return first, second
 
 
-def _stated(facets: list[str], reference: Garment, target: Garment, rng: np.random.Generator) -> str:
-    return " and ".join(one_of(_FACETS[facet](reference, target, rng).statements, rng) for facet in facets)
+def relative_caption(reference: Shoe, target: Shoe, rng: np.random.Generator) -> str:
+    """How the target shoe differs from the reference; raises ValueError where it does not."""
+    phrases = [_phrases(reference, target, facet, rng) for facet in _changes(reference, target, rng)]
+    form = rng.integers(4)
+    if form == 0:
+        # "is red" of a pair: "are red".
+        two = _WORDS["verbs_of_two"]
+        for phrase in phrases:
+            verbs = (statement.partition(" ") for statement in phrase["statements"])
+            phrase["statements"] = [f"{two[verb]} {rest}" for verb, _, rest in verbs]
+    if form <= 1:
+        return _joined(phrases, "statements", rng)
+    # Drawn for commands, too, and before the opening: the texts hang on the order of the draws.
+    qualities = _joined(phrases, "qualities", rng)
+    if form == 3:
+        return _joined(phrases, "commands", rng)
+    opening = one_of(_WORDS["shoe"]["openings"], rng).format(noun=_WORDS["nouns"][target.kind])
+    return f"{opening} {qualities}"
 
 
-def label(garment: Garment) -> str:
-    """A shop's short description; always the same words in the same order for the same garment."""
-    sleeves = {"none": "sleeveless", "": ""}.get(garment.sleeves, f"{garment.sleeves}-sleeved")
-    pattern = garment.pattern if garment.pattern != "plain" else ""
-    neck = {"v": "v-neck", "high": "high-neck"}.get(garment.neck, garment.neck)
-    printed = f"{garment.print}-print" if garment.print else ""
-    parts = (garment.length, garment.colour, garment.second, pattern, printed, sleeves, neck,
-             "belted" * garment.belt, "buttoned" * garment.buttons, "pocket" * garment.pocket)  # fmt: skip
-    return " ".join([part for part in parts if part] + [garment.kind])
+def _changes(reference: S, target: S, rng: np.random.Generator) -> list[str]:
+    """What a text has to name, in any order."""
+    facets = list(differing(reference, target))
+    if not facets:
+        raise ValueError(f"nothing to say: both are {reference}")
+    rng.shuffle(facets)
+    return facets
 
 
-def _colour(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    old, new = reference.colour, target.colour
-    return Phrases(
-        (f"is {new}", f"is {new} instead of {old}", f"is {new}, not {old}", f"has {new} as its colour"),
-        (f"make it {new}", f"change the colour to {new}", f"change {old} to {new}", f"show it in {new}"),
-        (new, f"in {new}", f"{new} instead of {old}", f"in {new}, not {old}"),
-    )
+def _joined(phrases: list[dict[str, list[str]]], form: str, rng: np.random.Generator) -> str:
+    parts = [one_of(phrase[form], rng) for phrase in phrases]
+    joint: str = one_of((" and ", " and ", ", "), rng)
+    return joint.join(parts)
 
 
-def _pattern(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    if target.pattern == "plain":
-        old = one_of(PATTERN_NOUNS[reference.pattern], rng)
-        return Phrases(
-            ("is plain", f"has no {old}", f"is plain, without {old}"),
-            ("make it plain", f"remove the {old}", f"take the {old} away"),
-            ("plain", f"without the {old}", f"with no {old}"),
-        )
-    new = _tint(reference, target, rng) + one_of(PATTERN_NOUNS[target.pattern], rng)
-    swap = (f"put {new} on it",)
-    if reference.pattern != "plain":
-        swap = (f"replace the {one_of(PATTERN_NOUNS[reference.pattern], rng)} with {new}",)
-    return Phrases(
-        (f"has {new}", f"is covered with {new}"), (f"add {new}", f"give it {new}", *swap), (f"with {new}",)
-    )
+def _phrases(reference: Any, target: Any, facet: str, rng: np.random.Generator) -> dict[str, list[str]]:
+    """The ways to say that this facet changes: statements, commands and qualities."""
+    old, new = getattr(reference, facet), getattr(target, facet)
+    cases = _WORDS["garment" if isinstance(target, Garment) else "shoe"][facet]
+    if facet == "shaft" and old == "knee":
+        case = "from_knee"
+    elif str(new) in cases:
+        case = str(new)
+    elif new in ("", "plain", False):
+        case = "removed"
+    else:
+        case = "added" if old in ("", "plain", False) and "added" in cases else "changed"
+    words = _fillings(reference, target, facet, rng)
+    return {form: [phrase.format(**words) for phrase in phrases] for form, phrases in cases[case].items()}
 
 
-def _second(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    """The colour of whatever carries the second colour."""
-    old, new = reference.second, target.second
-    what = _carrier(target, rng)
-    shown = new if what.endswith("s") else with_article(new)
-    return Phrases(
-        (f"has {shown} {what}", f"has {shown} {what} instead of {old}"),
-        (f"make the {what} {new}", f"change the {what} from {old} to {new}"),
-        (f"with the {what} in {new}", f"with {new} instead of {old} for the {what}"),
-    )
+def _fillings(reference: Any, target: Any, facet: str, rng: np.random.Generator) -> dict[str, str]:
+    """What stands in the gaps of a facet's phrases. The draws' order decides the texts: it must stay."""
+    old, new = str(getattr(reference, facet)), str(getattr(target, facet))
+    words = {"old": old, "new": new, "an_old": _with_article(old), "an_new": _with_article(new)}
+    nouns = _WORDS["pattern_nouns"]
+    if facet == "pattern":
+        if new != "plain":
+            words["new"] = _tint(reference, target, rng) + one_of(nouns[new], rng)
+        if old != "plain" and (new == "plain" or isinstance(target, Garment)):
+            words["old"] = one_of(nouns[old], rng)
+    elif facet == "second":
+        words["what"] = what = _carrier(reference, target, rng)
+        words["shown"] = new if what.endswith("s") else _with_article(new)
+    elif facet == "sleeves" and new != "none" and old != "none" and rng.random() < 0.3:
+        words["new"] = f"{new}er"
+    elif facet == "neck":
+        tint = _with_article(_tint(reference, target, rng))
+        words |= {"new": _WORDS["necks"][new].format(tint=tint), "old": _WORDS["necks"][old].format(tint="a ")}
+    elif facet in ("print", "place"):
+        below = "on the skirt" if target.kind == "dress" else "near the hem"
+        words |= {"print": target.print, "where": "on the chest" if target.place == "top" else below}
+        if facet == "print" and new:
+            words["new"] = _with_article(_tint(reference, target, rng)) + new
+    elif facet == "pocket":
+        words["what"] = what = "pocket" if target.kind == "t-shirt" else "pockets"
+        tint = _tint(reference, target, rng) if target.pocket else ""
+        words["new"] = (tint if what == "pockets" else _with_article(tint)) + what
+    elif facet == "fastening":
+        words["an_old"] = "laces" if old == "laces" else f"a {old}"
+        if new:
+            tint = _tint(reference, target, rng)
+            words["new"] = (tint if new == "laces" else _with_article(tint)) + new
+    return words
 
 
-def _sleeves(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    if target.sleeves == "none":
-        return Phrases(
-            ("is sleeveless", "has no sleeves"),
-            ("make it sleeveless", "remove the sleeves", "cut the sleeves off"),
-            ("sleeveless", "without sleeves", "with no sleeves"),
-        )
-    new = target.sleeves
-    if reference.sleeves != "none" and rng.random() < 0.3:
-        new = f"{new}er"
-    return Phrases(
-        (f"has {new} sleeves",),
-        (f"give it {new} sleeves", f"make the sleeves {new}"),
-        (f"with {new} sleeves", f"with the sleeves {new}"),
-    )
-
-
-def _neck(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    new = _NECKS[target.neck].format(a_tint=with_article(_tint(reference, target, rng)))
-    old = _NECKS[reference.neck].format(a_tint="a ")
-    return Phrases(
-        (f"has {new}", f"has {new} instead of {old}"),
-        (f"give it {new}", f"add {new} in place of {old}"),
-        (f"with {new}", f"with {new} instead of {old}"),
-    )
-
-
-def _length(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    if target.length == "long":
-        return Phrases(
-            ("is longer", "is long", "has a longer cut"),
-            ("make it longer", "lengthen it"),
-            ("longer", "with a longer cut"),
-        )
-    return Phrases(
-        ("is shorter", "is short", "has a shorter cut"),
-        ("make it shorter", "shorten it"),
-        ("shorter", "with a shorter cut"),
-    )
-
-
-def _print(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    if not target.print:
-        old = reference.print
-        return Phrases(
-            (f"has no {old}", f"does not have the {old}"), (f"remove the {old}", f"take the {old} off"),
-            (f"without the {old}", f"with no {old}"),
-        )
-    new = f"{with_article(_tint(reference, target, rng))}{target.print}"
-    if reference.print:
-        return Phrases(
-            (f"has {new} instead of the {reference.print}", f"shows {new}"),
-            (f"replace the {reference.print} with {new}", f"turn the {reference.print} into {new}"),
-            (f"with {new} instead of the {reference.print}",),
-        )
-    where = _where(target)
-    return Phrases(
-        (f"has {new} {where}", f"shows {new} {where}"), (f"add {new} {where}", f"put {new} {where}"),
-        (f"with {new} {where}",),
-    )
-
-
-def _place(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    moved = f"the {target.print} {_where(target)}"
-    return Phrases(
-        (f"has {moved}",), (f"put {moved}", f"move the {target.print}, {_where(target)}"), (f"with {moved}",)
-    )
-
-
-def _buttons(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    return _added_or_removed("buttons", target.buttons, ("is buttoned",))
-
-
-def _pocket(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    tint = _tint(reference, target, rng) if target.pocket else ""
-    if target.kind == "t-shirt":
-        return _added_or_removed("pocket", target.pocket, (), with_article(tint))
-    return _added_or_removed("pockets", target.pocket, (), tint)
-
-
-def _belt(reference: Garment, target: Garment, rng: np.random.Generator) -> Phrases:
-    return _added_or_removed("belt", target.belt, ("is belted", "wears a belt"), "a ")
-
-
-def _added_or_removed(what: str, added: bool, statements: tuple[str, ...], article: str = "") -> Phrases:
-    if added:
-        return Phrases(
-            (f"has {article}{what}", *statements), (f"add {article}{what}", f"give it {article}{what}"),
-            (f"with {article}{what}",),
-        )
-    return Phrases(
-        (f"has no {what}", f"does not have the {what}"), (f"remove the {what}", f"take the {what} off"),
-        (f"without the {what}", f"with no {what}"),
-    )
-
-
-def _tint(reference: Garment, target: Garment, rng: np.random.Generator) -> str:
+def _tint(reference: S, target: S, rng: np.random.Generator) -> str:
     """The second colour, which must be said where it is new and may be said elsewhere."""
     if reference.second == target.second and rng.random() < 0.6:
         return ""
     return f"{target.second} "
 
 
-def with_article(word: str) -> str:
+def _carrier(reference: Garment | Shoe, target: Garment | Shoe, rng: np.random.Generator) -> str:
+    """What shows the second colour and is not named anyway; where several do, the one that is seen first."""
+    first = target.carriers[0]
+    if isinstance(target, Shoe) and not target.pattern == reference.pattern != "plain":
+        return target.fastening
+    if first == "pattern":
+        noun: str = one_of(_WORDS["pattern_nouns"][target.pattern], rng)
+        return noun
+    assert isinstance(target, Garment)
+    if first == "pocket":
+        return "pocket" if target.kind == "t-shirt" else "pockets"
+    return target.print if first == "print" else "bow"
+
+
+def _with_article(word: str) -> str:
     """The word after its article; "a " alone where there is no word."""
     return f"an {word}" if word.startswith("o") else f"a {word}"
-
-
-def _carrier(garment: Garment, rng: np.random.Generator) -> str:
-    """What shows the second colour; where several do, the one that is seen first."""
-    first = carriers(garment)[0]
-    if first == "pattern":
-        return one_of(PATTERN_NOUNS[garment.pattern], rng)
-    if first == "pocket":
-        return "pocket" if garment.kind == "t-shirt" else "pockets"
-    return garment.print if first == "print" else "bow"
-
-
-def _where(garment: Garment) -> str:
-    if garment.place == "top":
-        return "on the chest"
-    return "on the skirt" if garment.kind == "dress" else "near the hem"
-
-
-def joined(parts: Sequence[str], rng: np.random.Generator) -> str:
-    return one_of((" and ", " and ", ", "), rng).join(parts)
-
-
-def one_of(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[int(rng.integers(len(choices)))]
-
-
-_FACETS: dict[str, Callable[[Garment, Garment, np.random.Generator], Phrases]] = {
-    "colour": _colour,
-    "second": _second,
-    "pattern": _pattern,
-    "sleeves": _sleeves,
-    "neck": _neck,
-    "length": _length,
-    "print": _print,
-    "place": _place,
-    "buttons": _buttons,
-    "pocket": _pocket,
-    "belt": _belt,
-}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from pathlib import Path
@@ -10,21 +11,28 @@ from typing import Any
 
 import numpy as np
 import pytest
+import resvg_py
 from benchmark.datasets import fashion200k, fashioniq, shoes
 from benchmark.datasets.demo import demo_data as demo
-from benchmark.datasets.demo.drawing import draw, draw_nuisance
+from benchmark.datasets.demo.drawing import PICTURES, draw, draw_nuisance
 from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
 from benchmark.datasets.demo.fashioniq import fashioniq_splits
-from benchmark.datasets.demo.garments import COLOURS, KINDS, PATTERNS, Garment
-from benchmark.datasets.demo.garments import differing as garments_differing
-from benchmark.datasets.demo.groups import SHOE_SHELF, Pair, Split, draw_split, is_held_out
-from benchmark.datasets.demo.layout import Sizes
-from benchmark.datasets.demo.shoe_texts import relative_caption
-from benchmark.datasets.demo.shoemaking import SHOE_PICTURE_SIZE, draw_shoe
-from benchmark.datasets.demo.shoes import FACETS, SHOES, Shoe, options, random_shoe
-from benchmark.datasets.demo.shoes import differing as shoes_differing
-from benchmark.datasets.demo.shoes import is_held_out as is_held_out_shoe
-from benchmark.datasets.demo.texts import relative_captions
+from benchmark.datasets.demo.groups import Pair, Sizes, Split, draw_split
+from benchmark.datasets.demo.subjects import (
+    COLOURS,
+    GARMENTS,
+    PATTERNS,
+    SHOES,
+    Garment,
+    Shoe,
+    differing,
+    facets,
+    is_held_out,
+    options,
+    random_subject,
+    values,
+)
+from benchmark.datasets.demo.texts import relative_caption, relative_captions
 from PIL import Image
 
 from benchmark.data.annotated import require_counts
@@ -127,7 +135,7 @@ def test_two_captions_together_name_all_that_changed() -> None:
             for pair in split.pairs:
                 reference, target = (split.subjects[pair.group][i] for i in (pair.reference, pair.target))
                 captions = relative_captions(reference, target, rng)
-                for facet in garments_differing(reference, target):
+                for facet in differing(reference, target):
                     words = _WORDS.get(facet) or (getattr(target, facet),)
                     assert any(word in caption for word in words for caption in captions), (captions, facet)
 
@@ -151,11 +159,11 @@ def test_shoes_has_the_official_files_and_keys(folders: dict[str, Path]) -> None
 
 
 def shoe_split(groups: int, kinds: tuple[str, ...] = (), seed: int = 0) -> Split[Shoe]:
-    return draw_split("t", groups, 12, lambda _: True, set(), np.random.default_rng(seed), SHOE_SHELF, kinds)
+    return draw_split("t", groups, 12, kinds or SHOES, lambda _: True, set(), np.random.default_rng(seed))
 
 
 def both(split: Split[Shoe], pair: Pair) -> tuple[Shoe, Shoe]:
-    return split.subjects[pair.group][pair.reference], split.subjects[pair.group][pair.target]
+    return split.of(pair)
 
 
 _SHOE_WORDS = {
@@ -170,7 +178,7 @@ def test_shoe_captions_name_all_that_changed() -> None:
     for pair in split.pairs:
         reference, target = both(split, pair)
         text = relative_caption(reference, target, rng)
-        for facet in shoes_differing(reference, target):
+        for facet in differing(reference, target):
             words = _SHOE_WORDS.get(facet) or (getattr(target, facet),)
             assert any(word in text for word in words), (text, facet, reference, target)
         if target.second not in ("", reference.second):
@@ -185,27 +193,27 @@ def test_no_shoe_occurs_twice_and_every_one_is_possible() -> None:
     for shoe in split.flat:
         assert shoe.colour not in (shoe.second, shoe.sole)
         assert bool(shoe.second) == (shoe.pattern != "plain" or bool(shoe.fastening))
-        for facet in FACETS:
+        for facet in facets(shoe):
             assert getattr(shoe, facet) not in options(shoe, facet)
 
 
 def test_training_sees_every_type_in_every_colour_and_pattern_that_it_can_have() -> None:
     allowed = [
         (kind, colour, pattern)
-        for kind, make in SHOES.items()
-        for colour in make.colours
-        for pattern in make.pattern
-        if not is_held_out_shoe(Shoe(kind, colour, pattern=pattern))
+        for kind in SHOES
+        for colour in values(kind, "colour")
+        for pattern in values(kind, "pattern")
+        if not is_held_out(Shoe(kind, colour, pattern=pattern))
     ]
-    assert {(kind, colour) for kind, colour, _ in allowed} == {(k, c) for k, m in SHOES.items() for c in m.colours}
-    assert {(kind, pattern) for kind, _, pattern in allowed} == {(k, p) for k, m in SHOES.items() for p in m.pattern}
+    assert {(kind, colour) for kind, colour, _ in allowed} == {(k, c) for k in SHOES for c in values(k, "colour")}
+    assert {(kind, pattern) for kind, _, pattern in allowed} == {(k, p) for k in SHOES for p in values(k, "pattern")}
 
 
 @pytest.mark.parametrize("kind", SHOES)
 def test_every_change_of_a_shoe_can_be_seen_at_64_pixels(kind: str) -> None:
     nuisance = draw_nuisance(np.random.default_rng(1))
     split = shoe_split(4, (kind,))
-    small = {s: np.asarray(draw_shoe(s, nuisance).resize((64, 64)), dtype=np.float64) for s in split.flat}
+    small = {s: np.asarray(draw(s, nuisance).resize((64, 64)), dtype=np.float64) for s in split.flat}
     for pair in split.pairs:
         reference, target = both(split, pair)
         assert (np.abs(small[reference] - small[target]).max(axis=2) > 25).sum() >= 6, (reference, target)
@@ -215,8 +223,8 @@ def test_shoes_fill_their_picture_without_being_cut_off() -> None:
     rng = np.random.default_rng(2)
     for kind in SHOES:
         for _ in range(6):
-            picture = draw_shoe(random_shoe(kind, rng), draw_nuisance(rng))
-            assert (picture.size, picture.mode) == (SHOE_PICTURE_SIZE, "RGB")
+            picture = draw(random_subject(kind, rng), draw_nuisance(rng))
+            assert (picture.size, picture.mode) == ((144, 144), "RGB")
             pixels = np.asarray(picture, dtype=np.float64)
             for side in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
                 assert np.abs(np.diff(side.mean(axis=1))).max() < 12, kind
@@ -252,7 +260,7 @@ def test_fashion200k_queries_change_one_visible_word_and_have_rivals(folders: di
 def test_descriptions_are_one_to_one_and_training_knows_every_word() -> None:
     words: dict[bool, set[str]] = {True: set(), False: set()}
     seen: dict[tuple[str, ...], Garment] = {}
-    for kind in KINDS:
+    for kind in GARMENTS:
         for colour in COLOURS:
             for pattern in PATTERNS:
                 for garment in described(kind, colour, pattern):
@@ -264,7 +272,7 @@ def test_descriptions_are_one_to_one_and_training_knows_every_word() -> None:
 
 def test_every_word_of_a_description_can_be_seen_at_64_pixels() -> None:
     nuisance = draw_nuisance(np.random.default_rng(1))
-    for kind in KINDS:
+    for kind in GARMENTS:
         small = [
             np.asarray(draw(garment, nuisance).resize((48, 64)), dtype=np.float64)
             for garment in described(kind, "red", "plain")
@@ -272,6 +280,18 @@ def test_every_word_of_a_description_can_be_seen_at_64_pixels() -> None:
         for i, one in enumerate(small):
             for other in small[:i]:
                 assert (np.abs(one - other).max(axis=2) > 25).sum() >= 4, kind
+
+
+@pytest.mark.parametrize("kind", (*GARMENTS, *SHOES))
+def test_a_template_is_a_picture_as_it_stands(kind: str) -> None:
+    """In a browser, too: without a style sheet it shows a whole garment or shoe, and one part of each choice."""
+    svg = (PICTURES / f"{kind}.svg").read_text(encoding="utf-8")
+    with Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))) as picture:
+        assert picture.size == ((120, 160) if kind in GARMENTS else (144, 144))
+        assert np.asarray(picture)[..., 3].mean() > 20
+    shown = set(re.findall(r'<(?:g|use) class="([a-z]+-[a-z]+)"(?![^>]*display="none")', svg))
+    facets_shown = [part.partition("-")[0] for part in shown]
+    assert len(set(facets_shown)) == len(facets_shown), shown
 
 
 def test_pictures_are_of_the_format_that_their_name_says(folders: dict[str, Path]) -> None:
