@@ -30,12 +30,12 @@ from benchmark.dataset import (
 from benchmark.facts_file import dataset_info
 
 from .readers.cirr import LAYOUTS as LAYOUTS
-from .readers.cirr import PUBLISHED, SPLITS, Files, Split, integers, read_split, require_one_path
+from .readers.cirr import PUBLISHED, SPLITS, CirrFiles, CirrSplit, integers, read_split, require_one_path
 
 INFO = dataset_info(__file__)
 
 
-class CIRR(AnnotatedDataset[Split]):
+class CIRR(AnnotatedDataset[CirrSplit]):
     """CIRR, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
     info, published = INFO, PUBLISHED
@@ -48,7 +48,7 @@ class CIRR(AnnotatedDataset[Split]):
         ),
     )
 
-    def __init__(self, root: Path, files: Files, splits: dict[str, Split], manifest: Manifest | None) -> None:
+    def __init__(self, root: Path, files: CirrFiles, splits: dict[str, CirrSplit], manifest: Manifest | None) -> None:
         self._files = files
         super().__init__(root, splits, (file for split in splits for file in files.of(split)), manifest)
         table = {name: path for split in splits.values() for name, path in split.paths.items()}
@@ -103,7 +103,7 @@ class CIRR(AnnotatedDataset[Split]):
             ),
         )
 
-    def _count(self, name: str, split: Split) -> dict[str, int]:
+    def _count(self, name: str, split: CirrSplit) -> dict[str, int]:
         return split.count()
 
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
@@ -119,7 +119,7 @@ class CIRR(AnnotatedDataset[Split]):
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose captions and image list are both there."""
-    files = Files.find(root)
+    files = CirrFiles.find(root)
     return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
 
 
@@ -130,7 +130,7 @@ def load(root: Path, *, splits: tuple[str, ...]) -> CIRR:
     `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
     require_known(INFO, PUBLISHED, splits)
-    files = Files.find(root)
+    files = CirrFiles.find(root)
     manifest = read_manifest((files.base, root), INFO.name, PUBLISHED)
     problems = Problems(INFO.obtain)
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}

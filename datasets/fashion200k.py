@@ -37,13 +37,13 @@ from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
 
 from .readers.fashion200k import LAYOUTS as LAYOUTS
-from .readers.fashion200k import PUBLISHED, SPLITS, Files, Split, read_split
+from .readers.fashion200k import PUBLISHED, SPLITS, Fashion200kFiles, Fashion200kSplit, read_split
 from .readers.fashion200k_pairs import PairSource, grouped, modification_texts, pair_sampling_named
 
 INFO = dataset_info(__file__)
 
 
-class Fashion200k(AnnotatedDataset[Split]):
+class Fashion200k(AnnotatedDataset[Fashion200kSplit]):
     """Fashion200k, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
     info, published = INFO, PUBLISHED
@@ -57,7 +57,9 @@ class Fashion200k(AnnotatedDataset[Split]):
         ),
     )
 
-    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
+    def __init__(
+        self, files: Fashion200kFiles, splits: Mapping[str, Fashion200kSplit], manifest: Manifest | None
+    ) -> None:
         self._files = files
         super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
         names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
@@ -133,7 +135,7 @@ class Fashion200k(AnnotatedDataset[Split]):
         """The files of every split, read or not, there or not."""
         return tuple(file for split in SPLITS for file in self._files.of(split))
 
-    def _count(self, name: str, split: Split) -> dict[str, int]:
+    def _count(self, name: str, split: Fashion200kSplit) -> dict[str, int]:
         if name == "test":
             return {"queries": len(split.reference), "gallery": len(split.names)}
         modifiable = len(self._source(2).modifiable)
@@ -147,7 +149,7 @@ class Fashion200k(AnnotatedDataset[Split]):
 
 
 
-def _queries(test: Split, gallery: IntArray, rule: TextRule) -> Queries:
+def _queries(test: Fashion200kSplit, gallery: IntArray, rule: TextRule) -> Queries:
     """Query ids are line numbers from 0; queries of one reference product share a group."""
     own, wanted = test.caption[test.reference], test.caption[test.target]
     products = [test.names[line].rpartition("/")[0] for line in test.reference.tolist()]
@@ -171,7 +173,7 @@ def _sets(sets: Ragged, index: IntArray) -> Ragged:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose files are all there."""
-    files = Files.find(root)
+    files = Fashion200kFiles.find(root)
     return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
 
 
@@ -182,7 +184,7 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
     `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
     require_known(INFO, PUBLISHED, splits)
-    files = Files.find(root)
+    files = Fashion200kFiles.find(root)
     manifest = read_manifest((root,), INFO.name, PUBLISHED)
     problems = Problems(INFO.obtain)
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}

@@ -34,7 +34,7 @@ from benchmark.errors import unknown_name
 from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
 
-from .readers.fashioniq import CATEGORIES, SPLITS, Category, Files, Split, integers, read_category
+from .readers.fashioniq import CATEGORIES, SPLITS, Category, FashionIQFiles, FashionIQSplit, integers, read_category
 from .readers.fashioniq import LAYOUTS as LAYOUTS
 
 INFO = dataset_info(__file__)
@@ -61,7 +61,7 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 _TEXT_MODES = ("joined", "per-caption", "both-orders")
 
 
-class FashionIQ(AnnotatedDataset[Split]):
+class FashionIQ(AnnotatedDataset[FashionIQSplit]):
     """FashionIQ, or other data in its layout, as a :class:`benchmark.dataset.Dataset`."""
 
     info, published = INFO, PUBLISHED
@@ -72,7 +72,7 @@ class FashionIQ(AnnotatedDataset[Split]):
         ProtocolInfo("val-noref", "the references and targets but the query's reference", ("val",), _TEXT_MODES),
     )
 
-    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
+    def __init__(self, files: FashionIQFiles, splits: Mapping[str, FashionIQSplit], manifest: Manifest | None) -> None:
         self._files = files
         read = (file for name, split in splits.items() for category in split for file in files.of(name, category))
         super().__init__(files.root, splits, read, manifest)
@@ -135,7 +135,7 @@ class FashionIQ(AnnotatedDataset[Split]):
             notes=self.warnings,
         )
 
-    def _count(self, name: str, split: Split) -> dict[str, int]:
+    def _count(self, name: str, split: FashionIQSplit) -> dict[str, int]:
         counts = {category: part.count(name) for category, part in split.items()}
         return {f"{category} {what}": number for category, count in counts.items() for what, number in count.items()}
 
@@ -182,7 +182,7 @@ def _ids(name: str, count: int) -> list[str]:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits of which all files are there: of all categories, or of those that own data has."""
-    files = Files.find(root)
+    files = FashionIQFiles.find(root)
     manifest = _manifest(files)
     return tuple(
         split
@@ -191,7 +191,7 @@ def present_splits(root: Path) -> tuple[str, ...]:
     )
 
 
-def _manifest(files: Files) -> Manifest | None:
+def _manifest(files: FashionIQFiles) -> Manifest | None:
     return read_manifest((files.base, files.root), INFO.name, PUBLISHED)
 
 
@@ -206,7 +206,7 @@ def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = (
     for category in categories:
         if category not in CATEGORIES:
             raise unknown_name(f"category of {INFO.name}", category, CATEGORIES)
-    files = Files.find(root)
+    files = FashionIQFiles.find(root)
     manifest = _manifest(files)
     problems = Problems(INFO.obtain)
     read = {

@@ -41,7 +41,7 @@ from benchmark.errors import UserError
 from benchmark.facts_file import dataset_info
 
 from .readers.shoes import LAYOUTS as LAYOUTS
-from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Files, Reader, Split, Training
+from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Reader, ShoesFiles, ShoesSplit, Training
 
 INFO = dataset_info(__file__)
 
@@ -59,7 +59,7 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
 _PICTURE_PREFIX = "img_womens_"
 
 
-class Shoes(AnnotatedDataset[Split]):
+class Shoes(AnnotatedDataset[ShoesSplit]):
     """Shoes, or other data in its layout, as a :class:`benchmark.dataset.Dataset`.
 
     ``protocols`` lists all five; those of VAL's list have no splits where that list is not there, so that
@@ -68,7 +68,7 @@ class Shoes(AnnotatedDataset[Split]):
 
     info, published = INFO, PUBLISHED
 
-    def __init__(self, files: Files, splits: Mapping[str, Split], manifest: Manifest | None) -> None:
+    def __init__(self, files: ShoesFiles, splits: Mapping[str, ShoesSplit], manifest: Manifest | None) -> None:
         super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
         self._files = files
         names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
@@ -139,7 +139,7 @@ class Shoes(AnnotatedDataset[Split]):
             ),
         )
 
-    def _count(self, name: str, split: Split) -> dict[str, int]:
+    def _count(self, name: str, split: ShoesSplit) -> dict[str, int]:
         return split.count()
 
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
@@ -203,7 +203,7 @@ def _integers(values: Iterable[int]) -> IntArray:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose captions and image list are both there."""
-    files = Files.find(root)
+    files = ShoesFiles.find(root)
     return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
 
 
@@ -214,6 +214,6 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Shoes:
     the pictures' existence by `folders.require_pictures`.
     """
     require_known(INFO, PUBLISHED, splits)
-    files = Files.find(root)
+    files = ShoesFiles.find(root)
     manifest = read_manifest(dict.fromkeys((files.base, root)), INFO.name, PUBLISHED)
     return Shoes(files, Reader(files, manifest, INFO.obtain).read(splits), manifest)

@@ -121,3 +121,12 @@ def test_a_shelf_holds_files_with_their_facts_and_nothing_else(shelf: str) -> No
 
 def test_names_say_what_a_module_holds() -> None:
     assert not [name for name in MODULES if VAGUE.search(name.rpartition(".")[2])]
+
+
+def test_a_class_name_means_one_thing() -> None:
+    defined: dict[str, list[str]] = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                defined[node.name].append(name)
+    assert not {name: places for name, places in defined.items() if len(places) > 1}

@@ -32,7 +32,8 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
         raise UserError("no --data-root; in a job of several processes the demo data must be asked for with --demo")
     if root is None:
         folder = registry.demo_folder(options.dataset, options.cache_root)
-        say(f"No --data-root: synthetic demo pictures in {info.title}'s layout. Numbers say nothing about {info.title}.")
+        title = info.title
+        say(f"No --data-root: synthetic demo pictures in {title}'s layout. Numbers say nothing about {title}.")
     else:
         folder = locate(registry, options.dataset, root)
     splits = (*further_splits, info.evaluation_split)

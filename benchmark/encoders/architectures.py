@@ -83,7 +83,7 @@ def openai_architecture(sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ClipSizes:
     """What tells architectures apart. ``layers``: blocks of each stage of a ResNet, or of a ViT."""
 
     width: int
@@ -97,13 +97,13 @@ class Sizes:
     text_layers: int
 
 
-def sizes_of(shapes: Shapes) -> Sizes:
+def sizes_of(shapes: Shapes) -> ClipSizes:
     """Sizes from the shapes of a state dict. Raises KeyError where a tensor that tells one is missing."""
     is_vit = "visual.proj" in shapes
     positions = shapes["visual.positional_embedding" if is_vit else "visual.attnpool.positional_embedding"][0]
     side = math.isqrt(positions - 1)
     first = shapes["visual.conv1.weight"]
-    return Sizes(
+    return ClipSizes(
         width=shapes["text_projection"][1],
         image_size=side * (first[-1] if is_vit else 32),
         layers=(
@@ -140,7 +140,7 @@ def _count(shapes: Shapes, prefix: str) -> int:
     return len({name.removeprefix(prefix).partition(".")[0] for name in shapes if name.startswith(prefix)})
 
 
-def _known() -> dict[str, Sizes]:
+def _known() -> dict[str, ClipSizes]:
     """Sizes of every plain CLIP by name, without what a name says of the activation."""
     known = {"tiny": _of_config(TINY)}
     for name in open_clip.list_models():
@@ -150,10 +150,10 @@ def _known() -> dict[str, Sizes]:
     return known
 
 
-def _of_config(config: Mapping[str, Any]) -> Sizes:
+def _of_config(config: Mapping[str, Any]) -> ClipSizes:
     vision, text = config["vision_cfg"], config["text_cfg"]
     layers = vision["layers"]
-    return Sizes(
+    return ClipSizes(
         width=config["embed_dim"],
         image_size=vision["image_size"] if isinstance(vision["image_size"], int) else 0,
         layers=layers if isinstance(layers, int) else tuple(layers),

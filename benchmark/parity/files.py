@@ -138,7 +138,7 @@ class StateDict(RootModel[dict[str, list[int]]]):
             raise ValueError("names with their shapes are expected") from None
 
 
-class Trained(Form):
+class ExpectedTraining(Form):
     """A loss and the norms of its gradients by released name; parameters that are named as such get none."""
 
     loss: float = Field(validation_alias=AliasChoices("loss", "loss_sum"))

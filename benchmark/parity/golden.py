@@ -21,7 +21,7 @@ from benchmark.parity.comparison import (
     compare_output,
     worst,
 )
-from benchmark.parity.files import Expected, GoldenFile, Trained
+from benchmark.parity.files import Expected, ExpectedTraining, GoldenFile
 from benchmark.parity.rules import Released, Shape, shapes_of
 
 
@@ -85,7 +85,7 @@ class Golden:
         return cache(partial(self._pass, loss))
 
     def check_training(
-        self, at: str, passes: Passes, expected: Trained, ignored: Callable[[str], bool] = lambda name: False
+        self, at: str, passes: Passes, expected: ExpectedTraining, ignored: Callable[[str], bool] = lambda name: False
     ) -> Iterator[Deviation]:
         """The loss, and the norms of gradients that are not ``ignored``."""
         yield from self.check_gradients(at, passes, expected.norms, ignored)

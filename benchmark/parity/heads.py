@@ -16,10 +16,10 @@ from torch import Tensor
 
 from benchmark.method import Method, Stage, Views
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_names
-from benchmark.parity.files import Form, GoldenFile, Listed, Matrix, StateDict, Trained
+from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, Matrix, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import draw_input, draw_weights, head_weight, renamed, shapes_of, without_dropout
-from benchmark.parity.training import Recipe, RecipeConfig, TrainingCase, recipe_settings
+from benchmark.parity.training import GoldenRecipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.training.batches import Batch
 
 TOLERANCE = 2e-5
@@ -38,7 +38,7 @@ class HeadSizes(Form):
     input_scale: PositiveFloat
 
 
-class _Training(Trained):
+class _Training(ExpectedTraining):
     logits: Matrix | None = None
 
 
@@ -76,7 +76,7 @@ class Head:
             yield from golden.compare("train", passes(torch.float32).outputs, {"logits": trained.logits})
         yield from golden.check_training("train", passes, trained)
 
-    def training_case(self, file: GoldenFile, name: str, recipe: Recipe, stage: Stage) -> TrainingCase:
+    def training_case(self, file: GoldenFile, name: str, recipe: GoldenRecipe, stage: Stage) -> TrainingCase:
         """A recipe of a training file that trains this head as ``stage`` does."""
         at = ("recipes", name, "config")
         sizes, config = file.parse(HeadSizes, *at), file.parse(RecipeConfig, *at)

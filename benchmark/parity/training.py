@@ -87,7 +87,7 @@ class _ZeroGradientUnderDecay(Form):
     first8_after: list[float]
 
 
-class Recipe(Form):
+class GoldenRecipe(Form):
     """One recipe of a training file; ``parameters``: norm and sum after the last step, norm of the change."""
 
     loss: list[float] = Field(min_length=1)
@@ -128,7 +128,7 @@ class TrainingCase:
     used_tokens: Tensor | None = None
 
 
-CaseReader = Callable[[GoldenFile, str, Recipe], TrainingCase]
+CaseReader = Callable[[GoldenFile, str, GoldenRecipe], TrainingCase]
 """(file, the recipe's name, the recipe) to what is trained."""
 
 T = TypeVar("T", bound=TrainingSettings)
@@ -151,10 +151,10 @@ def recipe_settings(config: RecipeConfig, model: type[T], **more: Any) -> T:
     )
 
 
-def read_recipes(file: GoldenFile) -> dict[str, Recipe]:
+def read_recipes(file: GoldenFile) -> dict[str, GoldenRecipe]:
     """All recipes of a training file; raises UserError where it is not of this form."""
     form = file.parse(_TrainingForm)
-    recipes = {name: file.parse(Recipe, "recipes", name) for name in form.recipes}
+    recipes = {name: file.parse(GoldenRecipe, "recipes", name) for name in form.recipes}
     for name, recipe in recipes.items():
         if not len(recipe.loss) == len(recipe.learning_rate) == form.steps:
             raise file.error(f"entry 'recipes.{name}': {form.steps} losses and learning rates are expected")
@@ -179,7 +179,7 @@ class _Course:
         return not torch.equal(self.before[name], self.after[name])
 
 
-def check_recipe(name: str, recipe: Recipe, case: TrainingCase) -> Iterator[Deviation]:
+def check_recipe(name: str, recipe: GoldenRecipe, case: TrainingCase) -> Iterator[Deviation]:
     """Take the steps and give a deviation for everything that the recipe lists."""
     course = _train(name, case, len(recipe.loss))
     checks = (_steps(recipe, course), _parameters(recipe, case, course), _still(recipe, course),
@@ -211,14 +211,14 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     return course
 
 
-def _steps(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
+def _steps(recipe: GoldenRecipe, course: _Course) -> Iterator[Deviation]:
     losses = zip(course.losses, recipe.loss, strict=True)
     rates = zip(course.rates, recipe.learning_rate, strict=True)
     yield worst("losses", [Difference(f"step {i}", f, e, *LOSSES) for i, (f, e) in enumerate(losses)])
     yield worst("learning rates", [Difference(f"step {i}", f, e, LEARNING_RATES) for i, (f, e) in enumerate(rates)])
 
 
-def _parameters(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
+def _parameters(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
     own = {name for name, _ in case.released.named_parameters()}
     differing = sorted(own ^ recipe.parameters.keys())
     yield Deviation("parameter names", len(differing), 0, differing[0] if differing else "")
@@ -235,7 +235,7 @@ def _parameters(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator
     yield worst("changes", changes).with_note(f"without {len(recipe.rounding_noise)} of rounding noise")
 
 
-def _still(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
+def _still(recipe: GoldenRecipe, course: _Course) -> Iterator[Deviation]:
     """Parameters without a gradient have no optimiser state either, and do not move."""
 
     def none_of(output: str, found: dict[str, float]) -> Iterator[Deviation]:
@@ -251,7 +251,7 @@ def _still(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
     yield from none_of("unchanged: moved", unchanged)
 
 
-def _decay(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
+def _decay(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
     for name, rows in recipe.decay_alone.items():
         if name not in course.after:
             continue
@@ -288,7 +288,7 @@ def _decay(recipe: Recipe, case: TrainingCase, course: _Course) -> Iterator[Devi
     )
 
 
-def _statistics(recipe: Recipe, course: _Course) -> Iterator[Deviation]:
+def _statistics(recipe: GoldenRecipe, course: _Course) -> Iterator[Deviation]:
     statistics = [n for n in course.after if n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
     if recipe.batch_norm_statistics_unchanged:
         yield worst("batch norms: moved", [Difference(n, float(course.has_moved(n)), 0.0, 0.0) for n in statistics])

@@ -27,7 +27,7 @@ _BLUE, _ORANGE, _SOFT = "#2462b2", "#cc6c1c", "#6c7480"
 
 
 @dataclass(frozen=True)
-class Part:
+class GrowingPart:
     """``smallest``: the size at factor 1; ``unit``: what is counted; ``work`` says what is done."""
 
     name: str
@@ -39,10 +39,10 @@ class Part:
 PARTS = {
     part.name: part
     for part in (
-        Part("store", 64, "pictures", "features of whole pictures and 13 patches"),
-        Part("training", 1024, "triplets", "an epoch on stored features"),
-        Part("evaluator", 125_000, "gallery pictures", "64 queries, width 64, from features to metrics"),
-        Part("leaderboard", 100, "records", "pages from records"),
+        GrowingPart("store", 64, "pictures", "features of whole pictures and 13 patches"),
+        GrowingPart("training", 1024, "triplets", "an epoch on stored features"),
+        GrowingPart("evaluator", 125_000, "gallery pictures", "64 queries, width 64, from features to metrics"),
+        GrowingPart("leaderboard", 100, "records", "pages from records"),
     )
 }
 
@@ -51,7 +51,7 @@ PARTS = {
 class Curve:
     """One part at growing ``sizes``: ``seconds``, and ``bytes`` beyond what the process began with."""
 
-    part: Part
+    part: GrowingPart
     sizes: tuple[int, ...]
     seconds: tuple[float, ...]
     bytes: tuple[int, ...]
@@ -94,7 +94,7 @@ def curves(record: Record) -> list[Curve]:
         sizes = tuple(int(work.split(" ")[0].replace(",", "")) for _, work in measured)
         unit, _, work = measured[0][1].split(" ", 1)[1].partition(": ")
         seconds, held = zip(*((point.value, point.peak_bytes or 0) for point, _ in measured), strict=True)
-        found.append(Curve(Part(name, sizes[0], unit, work), sizes, seconds, held))
+        found.append(Curve(GrowingPart(name, sizes[0], unit, work), sizes, seconds, held))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark.files import atomic_write_json
 
-from .groups import Pair, Sizes, Split, draw_splits
+from .groups import DemoSplit, Pair, Sizes, draw_splits
 from .studio import SEED, Layout
 from .subjects import GARMENTS, Garment
 from .texts import modification_text
@@ -42,11 +42,11 @@ def write_cirr_layout(root: Path, sizes: Sizes) -> Layout:
     return layout
 
 
-def cirr_splits(sizes: Sizes, rng: np.random.Generator) -> tuple[Split[Garment], ...]:
+def cirr_splits(sizes: Sizes, rng: np.random.Generator) -> tuple[DemoSplit[Garment], ...]:
     return draw_splits(("train", "val", "test1"), sizes, GARMENTS, rng)
 
 
-def _entry(split: Split[Garment], pair: Pair, names: list[str], order: list[int], first_set: int, pair_id: int,
+def _entry(split: DemoSplit[Garment], pair: Pair, names: list[str], order: list[int], first_set: int, pair_id: int,
            rng: np.random.Generator) -> dict[str, Any]:  # fmt: skip
     entry: dict[str, Any] = {"pairid": pair_id, "reference": names[pair.reference]}
     img_set: dict[str, Any] = {"id": first_set + pair.group, "members": [names[m] for m in order]}

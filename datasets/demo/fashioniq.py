@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmark.files import atomic_write_json
 
-from .groups import GROUP_SIZE, Sizes, Split, draw_splits
+from .groups import GROUP_SIZE, DemoSplit, Sizes, draw_splits
 from .studio import SEED, Layout
 from .subjects import Garment
 from .texts import relative_captions
@@ -41,7 +41,7 @@ def write_fashioniq_layout(root: Path, sizes: Sizes) -> Layout:
     return layout
 
 
-def fashioniq_splits(category: str, sizes: Sizes, rng: np.random.Generator) -> tuple[Split[Garment], ...]:
+def fashioniq_splits(category: str, sizes: Sizes, rng: np.random.Generator) -> tuple[DemoSplit[Garment], ...]:
     return draw_splits(("train", "val", "test"), sizes, (_KINDS[category],), rng)
 
 
@@ -51,7 +51,7 @@ def asin(seed: str) -> str:
     return "B00" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:7])
 
 
-def _counts(category: str, split: Split[Garment]) -> dict[str, int]:
+def _counts(category: str, split: DemoSplit[Garment]) -> dict[str, int]:
     pairs, pictures = len(split.pairs), len(split.flat)
     if split.name == "train":
         found = {"triplets": pairs, "pictures": pictures, "per-caption triplets": 2 * pairs}

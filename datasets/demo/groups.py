@@ -47,7 +47,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Split(Generic[S]):
+class DemoSplit(Generic[S]):
     """``subjects[g]`` are the GROUP_SIZE subjects of group g."""
 
     name: str
@@ -67,7 +67,7 @@ class Split(Generic[S]):
 
 def draw_splits(
     names: tuple[str, str, str], sizes: Sizes, kinds: tuple[str, ...], rng: np.random.Generator
-) -> tuple[Split[Any], ...]:
+) -> tuple[DemoSplit[Any], ...]:
     """The splits called ``names``: for training, validation and testing, as ``sizes`` has them.
 
     Training never shows a held-out subject, the others show nothing else; no subject occurs twice.
@@ -86,7 +86,7 @@ def draw_splits(
 def draw_split(
     name: str, groups: int, pairs_per_group: int, kinds: tuple[str, ...],
     allowed: Callable[[Any], bool], taken: set[Any], rng: np.random.Generator,
-) -> Split[Any]:  # fmt: skip
+) -> DemoSplit[Any]:  # fmt: skip
     """Groups of new subjects and their pairs; the kinds take turns. The subjects are added to ``taken``."""
     subjects, pairs = [], []
     for group in range(groups):
@@ -99,7 +99,7 @@ def draw_split(
         ]
         subjects.append(members)
         pairs += [close[i] for i in sorted(rng.permutation(len(close))[:pairs_per_group])]
-    return Split(name, tuple(subjects), tuple(pairs))
+    return DemoSplit(name, tuple(subjects), tuple(pairs))
 
 
 def _draw_group(

@@ -59,7 +59,7 @@ LAYOUTS = Layouts(
 
 
 @dataclass(frozen=True)
-class Files:
+class CirrFiles:
     """Where the annotation files lie: the first known place that has any captions file."""
 
     root: Path
@@ -67,7 +67,7 @@ class Files:
     lists: tuple[Path, ...]
 
     @classmethod
-    def find(cls, root: Path) -> Files:
+    def find(cls, root: Path) -> CirrFiles:
         for captions, lists in _PLACES:
             if any((root / captions / f"cap.rc2.{split}.json").is_file() for split in SPLITS):
                 return cls(root, root / captions, tuple(root / folder for folder in lists))
@@ -88,7 +88,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Split:
+class CirrSplit:
     """One split as columns; indices (N,) count in ``paths``, the split's image list in file order.
 
     ``target`` is -1 where hidden; ``members`` (N, 6) and ``sets`` (N,) are None for training.
@@ -166,7 +166,7 @@ def _faults(entry: dict[str, Any], split: str, known: Mapping[str, int]) -> Iter
             yield f"{key} '{entry[key]}' is not among img_set.members"
 
 
-def read_split(files: Files, split: str, problems: Problems) -> Split:
+def read_split(files: CirrFiles, split: str, problems: Problems) -> CirrSplit:
     captions, images = files.of(split)
     missing = [file.path for file in (captions, images) if not file.found]
     for path in missing:
@@ -187,9 +187,11 @@ def read_split(files: Files, split: str, problems: Problems) -> Split:
     return _columns(split, paths, known, entries)
 
 
-def _columns(split: str, paths: Mapping[str, str], known: Mapping[str, int], entries: list[dict[str, Any]]) -> Split:
+def _columns(
+    split: str, paths: Mapping[str, str], known: Mapping[str, int], entries: list[dict[str, Any]]
+) -> CirrSplit:
     ranked = split != "train"
-    return Split(
+    return CirrSplit(
         name=split,
         paths=paths,
         ids=tuple(str(e["pairid"]) for e in entries),
@@ -209,7 +211,7 @@ def integers(values: list[Any]) -> IntArray:
     return np.array(values, dtype=np.int64)
 
 
-def require_one_path(files: Files, splits: Mapping[str, Split], problems: Problems) -> None:
+def require_one_path(files: CirrFiles, splits: Mapping[str, CirrSplit], problems: Problems) -> None:
     """A name listed by two splits must mean the same picture."""
     table: dict[str, str] = {}
     for split in splits.values():

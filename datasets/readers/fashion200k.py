@@ -34,14 +34,14 @@ LAYOUTS = Layouts(
 
 
 @dataclass(frozen=True)
-class Files:
+class Fashion200kFiles:
     """Where the annotation files lie. Somebody's own data need not have all five categories."""
 
     root: Path
     is_own: bool
 
     @classmethod
-    def find(cls, root: Path) -> Files:
+    def find(cls, root: Path) -> Fashion200kFiles:
         return cls(root, (root / MANIFEST).is_file())
 
     def labels(self, split: str) -> list[Path]:
@@ -62,7 +62,7 @@ class Files:
 
 
 @dataclass(frozen=True)
-class Split:
+class Fashion200kSplit:
     """One split as columns: its label lines in order of the sorted files, and its queries.
 
     ``names`` (N,) are paths; ``caption`` (N,) indices into the different cleaned ``captions``
@@ -86,7 +86,7 @@ def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     return enumerate(lines, start=1)
 
 
-def _read_labels(paths: list[Path], split: str, problems: Problems) -> Split:
+def _read_labels(paths: list[Path], split: str, problems: Problems) -> Fashion200kSplit:
     """The label lines of a split; faulty ones are told and left out."""
     names: list[str] = []
     numbers: dict[str, int] = {}
@@ -103,10 +103,10 @@ def _read_labels(paths: list[Path], split: str, problems: Problems) -> Split:
                 problems.add(path, f"line {line}: {error}")
             else:
                 caption.append(numbers.setdefault(punctuation_words(description), len(numbers)))
-    return Split(split, tuple(names), tuple(numbers), np.asarray(caption, dtype=np.int64), _NONE, _NONE)
+    return Fashion200kSplit(split, tuple(names), tuple(numbers), np.asarray(caption, dtype=np.int64), _NONE, _NONE)
 
 
-def _read_queries(path: Path, labels: Split, problems: Problems) -> Split:
+def _read_queries(path: Path, labels: Fashion200kSplit, problems: Problems) -> Fashion200kSplit:
     """The queries of a split beside its labels; ``labels`` without lines are not compared with."""
     # Of a picture that is labelled twice the later line counts, as in TIRG's release.
     known = {name: line for line, name in enumerate(labels.names)}
@@ -122,7 +122,7 @@ def _read_queries(path: Path, labels: Split, problems: Problems) -> Split:
     return replace(labels, reference=columns[:, 0], target=columns[:, 1])
 
 
-def _query_faults(names: list[str], labels: Split, known: Mapping[str, int]) -> Iterator[str]:
+def _query_faults(names: list[str], labels: Fashion200kSplit, known: Mapping[str, int]) -> Iterator[str]:
     if len(names) != 2:
         yield f"has {len(names)} parts; the paths of a reference and of a target are expected, a blank between"
         return
@@ -145,7 +145,7 @@ def _plain(name: str, known: Mapping[str, int]) -> str:
     return name if name in known else safe_relative(name)
 
 
-def read_split(files: Files, split: str, problems: Problems) -> Split:
+def read_split(files: Fashion200kFiles, split: str, problems: Problems) -> Fashion200kSplit:
     before = len(problems)
     for file in files.of(split):
         if not file.found:
@@ -154,5 +154,5 @@ def read_split(files: Files, split: str, problems: Problems) -> Split:
     if split == "train" or not files.queries.is_file():
         return labels
     # With labels missing or left out, most queries would name unknown pictures.
-    whole = labels if len(problems) == before else Split(split, (), (), _NONE, _NONE, _NONE)
+    whole = labels if len(problems) == before else Fashion200kSplit(split, (), (), _NONE, _NONE, _NONE)
     return _read_queries(files.queries, whole, problems)

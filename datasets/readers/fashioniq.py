@@ -50,7 +50,7 @@ LAYOUTS = Layouts(
 
 
 @dataclass(frozen=True)
-class Files:
+class FashionIQFiles:
     """Where the annotation files lie: the first known place that has any captions file."""
 
     root: Path
@@ -58,7 +58,7 @@ class Files:
     lists: tuple[Path, ...]
 
     @classmethod
-    def find(cls, root: Path) -> Files:
+    def find(cls, root: Path) -> FashionIQFiles:
         for captions, lists in _PLACES:
             if any((root / captions / f"cap.{c}.{s}.json").is_file() for s in SPLITS for c in CATEGORIES):
                 return cls(root, root / captions, tuple(root / folder for folder in lists))
@@ -126,7 +126,7 @@ class Category:
         }
 
 
-Split = Mapping[str, Category]
+FashionIQSplit = Mapping[str, Category]
 
 
 def _read_names(path: Path, problems: Problems) -> list[str]:

@@ -1,6 +1,6 @@
 """Reading Shoes' annotation files: relative captions, image lists, and what can be ranked with them.
 
-The two evaluation lists in circulation are told apart by their length. Files that ARTEMIS' script derives
+The two evaluation lists in circulation are told apart by their length. ShoesFiles that ARTEMIS' script derives
 from the originals are read only where an original is missing.
 """
 
@@ -46,14 +46,14 @@ LAYOUTS = Layouts(
 
 
 @dataclass(frozen=True)
-class Files:
+class ShoesFiles:
     """Where the annotation files lie. A derived file stands in for an original only where that is missing."""
 
     root: Path
     base: Path
 
     @classmethod
-    def find(cls, root: Path) -> Files:
+    def find(cls, root: Path) -> ShoesFiles:
         marks = {Path(mark).name for mark in LAYOUTS.marks}
         bases = (root / place for place in _PLACES)
         return cls(root, next((base for base in bases if any((base / mark).is_file() for mark in marks)), root))
@@ -140,7 +140,7 @@ class Evaluation:
         return counts
 
 
-Split = Training | Evaluation
+ShoesSplit = Training | Evaluation
 
 
 def _read_list(path: Path, split: str, problems: Problems) -> ImageList:
@@ -222,14 +222,14 @@ def _within(entry: Entry, names: frozenset[str]) -> int:
 class Reader:
     """Reads the splits of a folder; problems of all files come together."""
 
-    def __init__(self, files: Files, manifest: Manifest | None, obtain: str) -> None:
+    def __init__(self, files: ShoesFiles, manifest: Manifest | None, obtain: str) -> None:
         self._files, self._manifest = files, manifest
         self._problems = Problems(obtain)
         self._entries: dict[Path, list[Entry]] = {}
         self._listed: set[str] = set()
 
-    def read(self, splits: Sequence[str]) -> dict[str, Split]:
-        read: dict[str, Split] = {}
+    def read(self, splits: Sequence[str]) -> dict[str, ShoesSplit]:
+        read: dict[str, ShoesSplit] = {}
         if "train" in splits:
             read["train"] = self._train()
         if "test" in splits:

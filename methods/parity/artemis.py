@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmark.method import Views
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_output
-from benchmark.parity.files import Expected, Form, GoldenFile, Listed, Matrix, StateDict, Trained
+from benchmark.parity.files import Expected, ExpectedTraining, Form, GoldenFile, Listed, Matrix, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import Array, draw_input, draw_weights, renamed, weight_rule, without_dropout
 
@@ -44,11 +44,11 @@ class _Difference(Form):
     absent: list[str] = []
 
 
-class _Training(Trained):
+class _Training(ExpectedTraining):
     temperature: float
     grad_temperature: float
     loss_without_temperature: float
-    other_losses: dict[Version, Trained] = {}
+    other_losses: dict[Version, ExpectedTraining] = {}
     scores: Matrix | None = None
     grad_a: list[float] | None = None
     running_after_one_step: dict[str, list[float]] = {}
@@ -124,7 +124,7 @@ def _check_training(golden: Golden, training: _Training) -> Iterator[Deviation]:
         yield compare_output(f"{at} gradient norm of a", norm, listed, SHARES_GRADIENT)
 
 
-def _check_other_loss(golden: Golden, at: str, expected: Trained) -> Iterator[Deviation]:
+def _check_other_loss(golden: Golden, at: str, expected: ExpectedTraining) -> Iterator[Deviation]:
     """Of the other versions only some gradients are listed."""
     yield from golden.check_training(
         at, golden.passes("loss"), expected, ignored=lambda name: name not in expected.grad_norms

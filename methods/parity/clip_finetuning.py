@@ -16,10 +16,10 @@ from torch.nn.functional import normalize
 from benchmark.encoders.backbones import ClipBackbone
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_names, compare_output
 from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels, golden_tokens
-from benchmark.parity.files import Form, GoldenFile, Listed, Matrix, Rows, StateDict, Trained
+from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, Matrix, Rows, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import names_sha256, renamed, shapes_of, without_dropout
-from benchmark.parity.training import BATCHES, Recipe, RecipeConfig, TrainingCase, recipe_settings
+from benchmark.parity.training import BATCHES, GoldenRecipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.progress import say
 from benchmark.training.batches import Batch
 
@@ -32,7 +32,7 @@ CHANGES = 1e-3
 """Relative tolerance of a parameter's change after ten steps."""
 
 
-class _Stage1(Trained):
+class _Stage1(ExpectedTraining):
     logits: Matrix
 
 
@@ -124,7 +124,7 @@ class _Config(RecipeConfig):
     coarse: PositiveInt
 
 
-def _training_case(file: GoldenFile, name: str, recipe: Recipe) -> TrainingCase:
+def _training_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> TrainingCase:
     config = file.parse(_Config, "recipes", name, "config")
     sizes = EncoderSizes.model_validate({**SMALL, "batch": config.batch, "coarse": config.coarse})
     if [len(rows) for rows in recipe.token_ids] != [config.batch] * BATCHES:

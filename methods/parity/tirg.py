@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmark.method import Views
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_tensor
-from benchmark.parity.files import Expected, Form, GoldenFile, Listed, Matrix, Rows, StateDict, Trained
+from benchmark.parity.files import Expected, ExpectedTraining, Form, GoldenFile, Listed, Matrix, Rows, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import (
     Array,
@@ -61,7 +61,7 @@ class _Vocabulary(Form):
     encoded: list[tuple[str, list[int]]]
 
 
-class _Loss(Trained):
+class _Loss(ExpectedTraining):
     grad_a: list[float] | None = None
     triplets: list[list[int]] = []
     distances: Matrix | None = None

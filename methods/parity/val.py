@@ -24,7 +24,7 @@ from benchmark.parity.comparison import (
     compare_output,
     worst,
 )
-from benchmark.parity.files import Form, GoldenFile, Listed, StateDict, Trained
+from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, shapes_of, weight_rule, without_dropout
 
@@ -62,7 +62,7 @@ class _Losses(Form):
     loss_sum: float
 
 
-class _Training(Trained):
+class _Training(ExpectedTraining):
     regularisation_terms: int
     regularisation_sum: float
     moving_after_one_update: dict[str, list[float]]

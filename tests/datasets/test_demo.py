@@ -19,7 +19,7 @@ import resvg_py
 from benchmark.datasets.demo import demo_data as demo
 from benchmark.datasets.demo.cirr import cirr_splits
 from benchmark.datasets.demo.drawing import draw, draw_nuisance
-from benchmark.datasets.demo.groups import Split, draw_split
+from benchmark.datasets.demo.groups import DemoSplit, draw_split
 from benchmark.datasets.demo.studio import SEED, Layout
 from benchmark.datasets.demo.subjects import GARMENTS, Garment, differing, is_held_out, random_subject, settle
 from benchmark.datasets.demo.texts import modification_text
@@ -56,7 +56,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def drawn_splits() -> dict[str, Split[Garment]]:
+def drawn_splits() -> dict[str, DemoSplit[Garment]]:
     return {s.name: s for s in cirr_splits(TINY, np.random.default_rng(SEED))}
 
 

@@ -17,7 +17,7 @@ from benchmark.datasets.demo import demo_data as demo
 from benchmark.datasets.demo.drawing import PICTURES, draw, draw_nuisance
 from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
 from benchmark.datasets.demo.fashioniq import fashioniq_splits
-from benchmark.datasets.demo.groups import Pair, Sizes, Split, draw_split
+from benchmark.datasets.demo.groups import DemoSplit, Pair, Sizes, draw_split
 from benchmark.datasets.demo.subjects import (
     COLOURS,
     GARMENTS,
@@ -158,11 +158,11 @@ def test_shoes_has_the_official_files_and_keys(folders: dict[str, Path]) -> None
         assert both <= set(lists["train"]) or both <= set(lists["eval"])
 
 
-def shoe_split(groups: int, kinds: tuple[str, ...] = (), seed: int = 0) -> Split[Shoe]:
+def shoe_split(groups: int, kinds: tuple[str, ...] = (), seed: int = 0) -> DemoSplit[Shoe]:
     return draw_split("t", groups, 12, kinds or SHOES, lambda _: True, set(), np.random.default_rng(seed))
 
 
-def both(split: Split[Shoe], pair: Pair) -> tuple[Shoe, Shoe]:
+def both(split: DemoSplit[Shoe], pair: Pair) -> tuple[Shoe, Shoe]:
     return split.of(pair)
 
 
