@@ -188,7 +188,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
         names = [dataset.pictures.names[i] for i in dataset.split_pictures("val")]
         assert names == list(annotations()["val"][1])
     one, other = (d.tasks("val", "official", "as-is")[0].queries for d in (alone, all_splits))
-    np.testing.assert_array_equal(one.reference_picture, other.reference_picture)
+    np.testing.assert_array_equal(one.reference_in_gallery, other.reference_in_gallery)
     np.testing.assert_array_equal(one.positives.values, other.positives.values)
 
 

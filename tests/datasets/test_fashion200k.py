@@ -228,7 +228,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
         names = [dataset.pictures.names[i] for i in dataset.split_pictures("test")]
         assert names == [name for name, _ in lines_of("test")]
     one, other = (only_task(dataset, "spirit").queries for dataset in (alone, both))
-    np.testing.assert_array_equal(one.reference_picture, other.reference_picture)
+    np.testing.assert_array_equal(one.reference_in_gallery, other.reference_in_gallery)
     np.testing.assert_array_equal(one.positives.values, other.positives.values)
     with pytest.raises(UserError, match="split train of fashion200k was not read; read: test"):
         alone.train_triplets(0, 0)
