@@ -217,7 +217,7 @@ def test_a_split_does_not_depend_on_which_others_were_read(tmp_path: Path) -> No
     for dataset in (one, other):
         assert [dataset.pictures.names[i] for i in dataset.split_pictures("test")] == OFFICIAL_LIST
     first, second = (d.tasks("test", "val", "as-is")[0].queries for d in (one, other))
-    assert first.reference_picture.tolist() == second.reference_picture.tolist()
+    assert first.reference_in_gallery.tolist() == second.reference_in_gallery.tolist()
     assert first.ids == second.ids
 
 
