@@ -111,7 +111,7 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
     for written, smaller in SMALLER.items():
         line = line.replace(written, smaller)
     line = line.replace("--data-root DATA", f"--data-root {data}").replace("WEIGHTS", str(data)).replace("RUN", str(run))
-    line = line.replace("my_method.py", str(TOY_PLUGIN)).replace("--method mine", "--method toy")
+    line = line.replace("my_method.py", str(TOY_PLUGIN)).replace("--method my_method", "--method toy")
     line = line.replace("tests/golden", str(GOLDEN)).replace(f"{GOLDEN}/spirit.json ", "")
     before, _, after = line.partition(" benchmark ")
     words = shlex.split(after)
