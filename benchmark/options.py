@@ -20,25 +20,33 @@ ASSETS_VARIABLE = "CIR_BENCHMARK_ASSETS"
 
 
 def _option(
-    default: Any, help: str, metavar: str = "", *, flags: Sequence[str] = (), several: bool = False, **bounds: Any
+    default: Any,
+    help: str,
+    metavar: str = "",
+    *,
+    flags: Sequence[str] = (),
+    repeated: bool = False,
+    several: Literal["", "+", "*"] = "",
+    **bounds: Any,
 ) -> Any:
     """A field that is an option of commands, too: `benchmark.cli.arguments` makes the parser of it.
 
-    ``flags``: its spellings where they are not the field's name. ``several``: `run` takes more than one
-    value, and makes a run of each.
+    ``flags``: its spellings where they are not the field's name. ``repeated``: given once for each value.
+    ``several``: `run` takes that many values ("*": none stands for all), and makes a run of each.
     """
-    told: dict[str, Any] = {"metavar": metavar, "flags": list(flags), "several": several}
+    told: dict[str, Any] = {"metavar": metavar, "flags": list(flags), "repeated": repeated, "several": several}
     return Field(default, description=help, json_schema_extra=told, **bounds)
 
 
 class RunOptions(Settings):
     """Options of one run of one method on one dataset; None or "" leaves the choice to the recipe."""
 
-    method: str = _option(..., "one or more methods, or all", "NAME", several=True)
-    dataset: str = _option(..., "one or more datasets, or all", "NAME", several=True)
-    seed: int = _option(0, "one or more seeds; 0 by default", "N", several=True, ge=0)
+    method: str = _option(..., "one or more methods, or all", "NAME", several="+")
+    dataset: str = _option(..., "one or more datasets, or all", "NAME", several="+")
+    seed: int = _option(0, "one or more seeds; 0 by default", "N", several="+", ge=0)
     data_root: dict[str, str] = _option(
-        {}, "folder that holds the dataset's folder, or is it; without it the demo data is used", "PATH|NAME=PATH"
+        {}, "folder that holds the dataset's folder, or is it; without it the demo data is used", "PATH|NAME=PATH",
+        repeated=True,
     )
     demo: bool = _option(False, "use the demo data, whatever the environment says")
     cache: str = _option("", "folder for features, encoders and demo data", "PATH")
@@ -46,13 +54,15 @@ class RunOptions(Settings):
     allow_missing: bool = _option(False, "score what is left where pictures are missing, as <protocol>-partial")
     limit: int | None = _option(None, "N triplets and N queries only, to try things", "N", ge=1)
     device: str = _option("", "cpu, cuda; by default a GPU where torch has one")
-    plugins: tuple[str, ...] = _option((), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"])
+    plugins: tuple[str, ...] = _option(
+        (), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"], repeated=True
+    )
     backbone: str = _option("", "RN50x4 by default, tiny on the demo data", "NAME")
     weights: str = _option("", "the backbone's weights", "TAG|FILE|random")
     protocol: tuple[str, ...] = _option((), "by default all that fit the text rule", "NAME")
     recipe: str = _option("", "a named recipe (see `list recipes`), or a file of your own", "NAME|FILE.toml")
     variant: str = _option(
-        "", "named configurations of the method, or all; see `list variants`", "NAME", several=True
+        "", "named configurations of the method, or all; see `list variants`", "NAME", several="+"
     )
     selection: Literal["paper", "last", "heldout"] = _option("paper", "which epoch is reported")
     lr_sweep: bool = _option(False, "try the learning rate × 1/3, 1 and 3, keep the best by held-out selection")
@@ -61,7 +71,7 @@ class RunOptions(Settings):
         "a controlled comparison on one common encoder or on either: same text rule, triplets seen, batch, "
         "negative group, schedule, held-out selection and --lr-sweep for all; prints its table",
         "untouched|finetuned",
-        several=True,
+        several="*",
     )
     text_mode: str = _option("", "how captions become strings", "MODE")
     epochs: int | None = _option(None, "of the method's own stage", "N", ge=0)
@@ -69,7 +79,8 @@ class RunOptions(Settings):
     negative_group: int | None = _option(None, "pairs that see each other in the loss", "N", ge=0)
     precision: Literal["", "fp32", "bf16", "fp16"] = _option("", "another precision than the recipe's")
     set: dict[str, Any] = _option(
-        {}, "any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated", "GROUP.KEY=VALUE"
+        {}, "any setting: method.…, backbone.…, trainer.… or a stage's name; may be repeated", "GROUP.KEY=VALUE",
+        repeated=True,
     )
     deepspeed_config: str = _option(
         "", "DeepSpeed's configuration (ZeRO, communication), or a ready one by name", "FILE.json"

@@ -20,13 +20,13 @@ ENCODER = ("backbone", "weights")
 def add_options(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
     """Give a command these options of a run, one value each; ``helps``: words of its own for some."""
     for name in (*names, *helps):
-        _add(parser, name, helps.get(name), several=False)
+        _add(parser, name, helps.get(name))
 
 
 def add_all_options(parser: argparse.ArgumentParser) -> None:
     """Give a command every option of a run, and several values of those that make a run each."""
     for name, field in _fields().items():
-        _add(parser, name, None, several=bool(_told(field)["several"]))
+        _add(parser, name, None, _told(field)["several"])
 
 
 def run_values(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _told(field: FieldInfo) -> dict[str, Any]:
     return told
 
 
-def _add(parser: argparse.ArgumentParser, name: str, help: str | None, several: bool) -> None:
+def _add(parser: argparse.ArgumentParser, name: str, help: str | None, several: str = "") -> None:
     field = _fields()[name]
     told = _told(field)
     flags = told["flags"] or [f"--{name.replace('_', '-')}"]
@@ -79,9 +79,8 @@ def _add(parser: argparse.ArgumentParser, name: str, help: str | None, several: 
         shown["metavar"] = told["metavar"]
     kind, choices = _one_value(field.annotation)
     if several:
-        # `--fair` alone asks for all of its encoders.
-        shown["nargs"] = "*" if name == "fair" else "+"
-    elif get_origin(field.annotation) is dict or name == "plugins":
+        shown["nargs"] = several
+    elif told["repeated"]:
         shown["action"] = "append"
     elif get_origin(field.annotation) is tuple:
         shown["nargs"] = "+"
