@@ -11,9 +11,9 @@ import pytest
 import torch
 from tabulate import tabulate
 
-sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("methods", "benchmark")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 
-from comparing import Compared, Line, Target  # noqa: E402
+from comparing import Compared, Line, Target
 
 LINES: pytest.StashKey[list[Line]] = pytest.StashKey()
 

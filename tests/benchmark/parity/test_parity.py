@@ -20,7 +20,7 @@ from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, gold
 from benchmark.parity.files import Rows
 from benchmark.registry import discover
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 Content = dict[str, Any]
 
 

@@ -15,7 +15,7 @@ from benchmark.leaderboards.published_rows import published_rows
 from benchmark.leaderboards.published_schema import PUBLISHED, UNCLEAR, components, metric_name
 from benchmark.registry import discover
 
-COMMITTED = Path(__file__).parents[2] / "results" / "published.csv"
+COMMITTED = Path(__file__).parents[3] / "results" / "published.csv"
 LINE = {
     **{"method": "M", "paper": "P", "venue": "CVPR", "year": "2020", "dataset": "FashionIQ", "split": "val"},
     **{"protocol": "original", "backbone": "CNN", "text_mode": "joined", "metric": "R@10", "category": "dress"},

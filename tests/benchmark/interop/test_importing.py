@@ -21,7 +21,7 @@ from benchmark.parity.rules import clip_images, draw_input
 from benchmark.records.record import read_record
 from benchmark.weights.checkpoints import read_header, read_weights
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from benchmark.throughput.growth import measure_growth
 from benchmark.throughput.growth_curves import FACTORS, PARTS, Curve, curves, draw_growth, exponent, growth_table
 from benchmark.throughput.timing import reset_peak_memory
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "record_version_1.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "record_version_1.json").read_text(encoding="utf-8"))
 SIZES = tuple(64 * factor for factor in FACTORS)
 LINEAR = Curve(PARTS["store"], SIZES, tuple(0.01 * n for n in SIZES), (10**6,) * 4)
 SQUARE = Curve(PARTS["evaluator"], SIZES, tuple(1e-4 * n * n for n in SIZES), (0, 5, 6, 7))

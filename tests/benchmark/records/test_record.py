@@ -22,7 +22,7 @@ from benchmark.records.record import (
     write_record,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "record_version_3.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "record_version_3.json"
 FIRST, SECOND = GOLDEN.with_name("record_version_1.json"), GOLDEN.with_name("record_version_2.json")
 FIRST_RUN_KEY = "59ec5e3d14ec7321fabb4e3272f20db390537141bad52af31856b754b646b596"
 

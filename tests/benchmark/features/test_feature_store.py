@@ -309,7 +309,7 @@ print(len(backbone.image_passes))
 
 
 def _environment() -> dict[str, str]:
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2])])
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 

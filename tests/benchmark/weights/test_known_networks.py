@@ -1,6 +1,6 @@
 """The table that says whose weights a misfit most likely is holds the networks as they are now.
 
-After a network has changed: ``python tests/benchmark/test_known_networks.py`` writes the table anew.
+After a network has changed: ``python tests/benchmark/weights/test_known_networks.py`` writes the table anew.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ DIED = "ended without a word: killed, perhaps by the system for lack of memory"
 
 def job(folder: Path, *ranks: str) -> tuple[list[int], list[str], float]:
     """Statuses of the ranks, the lines that the terminal shows, and the seconds until all had ended."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")])}
     started = [
         subprocess.Popen(
             [sys.executable, str(HERE / "watched_rank.py"), str(rank), str(len(ranks)), str(folder), *what.split("/")],

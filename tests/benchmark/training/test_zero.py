@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def job(processes: int, what: str, folder: Path, *further: str) -> dict[str, Any]:
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
          str(HERE / "zero_processes.py"), what, str(folder), *further],

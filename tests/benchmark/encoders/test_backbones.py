@@ -22,7 +22,7 @@ from benchmark.errors import UserError
 from benchmark.parity.rules import clip_images, clip_weight, names_sha256
 from benchmark.weights.fit import load_into
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "clip_encoder.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "clip_encoder.json").read_text())
 PREFIX = GOLDEN["seed_prefix"]
 ROUNDING_NOISE = "visual.attnpool.k_proj.bias"
 

@@ -12,7 +12,7 @@ from benchmark.records.layout import metric_order
 from benchmark.records.record import Record, read_record
 from benchmark.records.tables import run_table, tables
 
-GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
+GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_1.json").model_dump(mode="json")
 
 
 def made(seed: int = 0, recall: float = 20.0, *, demo: bool = False, **identity: Any) -> Record:

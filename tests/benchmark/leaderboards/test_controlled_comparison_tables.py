@@ -14,7 +14,7 @@ from benchmark.leaderboards.leaderboard import pages, render
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
 
-GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_2.json").model_dump(mode="json")
+GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_2.json").model_dump(mode="json")
 CIRR = discover().datasets()["cirr"]
 REASONS = {"TIRG": "brings a ResNet of its own"}
 

@@ -21,7 +21,7 @@ from benchmark.data.pictures import check_pictures, open_picture
 from benchmark.encoders.preprocessing import PADS, Preprocessing
 from benchmark.errors import UserError
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "preprocessing.json").read_text())
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "preprocessing.json").read_text())
 PICTURES: list[dict[str, Any]] = GOLDEN["pictures"]
 NAMES = [picture["name"] for picture in PICTURES]
 

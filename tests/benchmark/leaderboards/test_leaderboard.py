@@ -17,8 +17,8 @@ from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput.page import THROUGHPUT_PAGE
 
-GOLDEN = read_record(Path(__file__).parents[1] / "golden" / "record_version_1.json").model_dump(mode="json")
-RESULTS = Path(__file__).parents[2] / "results"
+GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_1.json").model_dump(mode="json")
+RESULTS = Path(__file__).parents[3] / "results"
 ALL = discover().datasets()
 DATASETS = {"cirr": ALL["cirr"]}
 CIRR = ALL["cirr"]

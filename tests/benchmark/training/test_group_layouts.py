@@ -1,6 +1,6 @@
 """Batch and negative group belong to the recipe: methods trained with the same groups on 1, 2 and 4 processes.
 
-`pytest -q -s tests/benchmark/test_group_layouts.py` prints the table: the largest difference of any
+`pytest -q -s tests/benchmark/training/test_group_layouts.py` prints the table: the largest difference of any
 parameter's entry from one process's, as a part of its tensor's largest entry, after five updates.
 With CIR_BENCHMARK_LAYOUTS=all four processes train all methods, and not SPIRIT alone (a minute of two cores).
 
@@ -109,7 +109,7 @@ CASES = [
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("layouts")
     (folder / "cases.json").write_text(json.dumps(CASES))
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "layout_processes.py"), str(folder / "cases.json"), str(folder), *map(str, WORLDS)],
         capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},

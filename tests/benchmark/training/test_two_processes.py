@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     from two_processes import LAYOUTS, trained
 
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          str(HERE / "two_processes.py"), str(tmp_path / "states.pt")],

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def test_layers_over_ranks_are_those_of_one_process(tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parents[2]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "group_layer_ranks.py"), str(tmp_path)],
         capture_output=True, text=True, timeout=200, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from benchmark.data.partial import PartialDataset, missing_pictures, remaining_task, without_missing
 from benchmark.dataset import Counts, Dataset, Queries, Ragged, Task, TaskKey
 
-CUT = Path(__file__).resolve().parents[1] / "data" / "cirr_cut"
+CUT = Path(__file__).resolve().parents[2] / "data" / "cirr_cut"
 PICTURES = 12
 
 
