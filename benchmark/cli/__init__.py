@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from benchmark import __version__
-from benchmark.distributed.launchers import adopt_launcher
+from benchmark.distributed.process import adopt_launcher
 from benchmark.errors import UserError, described
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from typing import Any
 
 from benchmark.distributed.barrier import Barrier
 from benchmark.distributed.failure_monitor import Failure, FailureMonitor, MonitoredRank, end_process
-from benchmark.distributed.launchers import adopt_launcher
-from benchmark.distributed.process import Process
+from benchmark.distributed.process import Process, adopt_launcher
 from benchmark.errors import UserError, described
 
 _MEETING_SECONDS = 300

@@ -20,7 +20,6 @@ from benchmark.errors import UserError, unknown_name
 from benchmark.files import read_json
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
-from benchmark.training.loss_scale import LossScaling
 
 PASSED = frozenset({
     "communication_data_type", "prescale_gradients", "gradient_predivide_factor", "sparse_gradients",
@@ -116,20 +115,6 @@ class DeepspeedFile:
     def monitors(self) -> dict[str, Any]:
         """The sections of DeepSpeed's monitors."""
         return {key: dict(value) for key, value in self.values.items() if key in MONITORS}
-
-    @property
-    def loss_scaling(self) -> LossScaling:
-        """What section fp16 says of the loss scale, in DeepSpeed's names and with torch's defaults."""
-        section = {key: value for key, value in self.values.get("fp16", {}).items() if value not in ("auto", None)}
-        # 0 is DeepSpeed's word for a scale that moves.
-        fixed = section.get("loss_scale", 0) or 0
-        return LossScaling(
-            initial=float(fixed or 2.0 ** section.get("initial_scale_power", 16)),
-            window=int(section.get("loss_scale_window", 2000)),
-            hysteresis=int(section.get("hysteresis", 1)),
-            smallest=float(section.get("min_loss_scale", 1)),
-            dynamic=not fixed,
-        )
 
     def contradictions(
         self, stage: str, settings: TrainingSettings, layout: GroupLayout, brings_optimiser: bool = False

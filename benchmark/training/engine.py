@@ -2,7 +2,7 @@
 
 DeepSpeed owns the optimiser's step, accumulation, clipping and the averaging of gradients over
 processes, at ZeRO stages 0 to 2. Half precision is autocast around the method, as the released methods
-train, so that weights and sums stay float32 at every stage; the loss is scaled here (`loss_scale`).
+train, so that weights and sums stay float32 at every stage; the loss is scaled here.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.distributed.process import Process
 from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
-from benchmark.encoding import Encoding, encode
 from benchmark.errors import UserError
-from benchmark.method import Method, Views
+from benchmark.method import Method
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
-from benchmark.training.execution import DEFAULT_EXECUTION, Execution, deepspeed_configuration
+from benchmark.training.execution import DEFAULT_EXECUTION, Execution, LossScale, deepspeed_configuration
 from benchmark.training.group_layers import GroupLayers, gather_rows
-from benchmark.training.loss_scale import LossScale
 from benchmark.training.memory import CheckpointedBlocks, encode_in_micro_batches, enough_memory
-from benchmark.training.optimiser_state import give_moments, is_split, moments_of
+from benchmark.training.optimisation import give_moments, is_split, moments_of
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,27 +38,21 @@ class _LossModule(nn.Module):
         super().__init__()
         self.method = method
         self._process_group = process_group
-        half = precision in _AUTOCAST
         self._autocast: AbstractContextManager[Any] = (
-            torch.autocast(device.type, dtype=_AUTOCAST[precision]) if half else nullcontext()
+            torch.autocast(device.type, dtype=_AUTOCAST[precision]) if precision in _AUTOCAST else nullcontext()
         )
         self._micro_batch, self._device = micro_batch, device
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
-            rows, device = self._micro_batch, self._device
-            asked = (batch.reference, batch.text)
-            queries = encode_in_micro_batches(self._query, asked, rows, device)
-            targets = encode_in_micro_batches(self._target, (batch.target,), rows, device)
+            method, rows, device = self.method, self._micro_batch, self._device
+            queries = encode_in_micro_batches(
+                method.encode_query, rows, device, reference=batch.reference, text=batch.text
+            )
+            targets = encode_in_micro_batches(method.encode_target, rows, device, target=batch.target)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
-            return self.method.loss(queries, targets)
-
-    def _query(self, reference: Views, text: Views) -> Encoding:
-        return encode(self.method.encode_query, reference=reference, text=text)
-
-    def _target(self, target: Views) -> Encoding:
-        return encode(self.method.encode_target, target=target)
+            return method.loss(queries, targets)
 
 
 class StageEngine:
@@ -86,7 +78,10 @@ class StageEngine:
         self.method = method
         self._norms = [m for m in method.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         self._process = process
-        group = _group_of_this_rank(layout, process)
+        group = None
+        if layout.ranks_per_group > 1:
+            # Ranks that share a negative group follow one another; every rank takes part in making all groups.
+            group, _ = torch.distributed.new_subgroups(layout.ranks_per_group)
         self._group_layers = None if group is None else GroupLayers(method, group)
         self._checkpointed = CheckpointedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
@@ -276,20 +271,12 @@ class StageEngine:
         if is_split(self.optimiser):
             # ZeRO steps on flat copies of the weights, which do not know that these were loaded.
             self.optimiser.refresh_fp32_params()
-        self.give_moments(state["moments"])
+        give_moments(self.optimiser, self.method, state["moments"])
         self._updates = int(state["updates"])
         self._set_rates()
         if self.loss_scale is not None and state["loss_scale"]:
             self.loss_scale.load_state(state["loss_scale"])
             self._tell_scale()
-
-    def moments(self) -> dict[str, dict[str, Any]]:
-        """The optimiser's moments by parameter name; every process must ask for them."""
-        return moments_of(self.optimiser, self.method)
-
-    def give_moments(self, moments: dict[str, dict[str, Any]]) -> None:
-        """Start from these moments; parameters that are not named start afresh."""
-        give_moments(self.optimiser, self.method, moments)
 
     def close(self) -> None:
         if self._group_layers is not None:
@@ -328,19 +315,3 @@ def _scalars_broadcast(method: Method, process: Process) -> Iterator[None]:
     finally:
         for scalar in scalars:
             del vars(scalar)["ds_status"]
-
-
-def _group_of_this_rank(layout: GroupLayout, process: Process) -> Any:
-    """The processes that share a negative group with this rank, None for this one alone.
-
-    Every rank takes part in making all of them, as torch demands.
-    """
-    if layout.ranks_per_group == 1:
-        return None
-    mine = None
-    # A rank must keep the one it is in, and no other; torch wants all ranks in the making of each, in one order.
-    for first in range(0, process.world_size, layout.ranks_per_group):
-        group = torch.distributed.new_group(list(range(first, first + layout.ranks_per_group)))
-        if first <= process.rank < first + layout.ranks_per_group:
-            mine = group
-    return mine

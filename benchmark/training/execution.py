@@ -13,11 +13,76 @@ from benchmark.errors import UserError
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.deepspeed_file import DeepspeedFile
-from benchmark.training.loss_scale import LossScaling
 
 _NEVER = 10**9
 _BUCKET = 50_000_000
 """Elements that ZeRO reduces or gathers at a time: 200 MB; DeepSpeed's default takes 2 GB of a card."""
+
+
+@dataclass(frozen=True)
+class LossScaling:
+    """Where the scale of a float16 loss starts and how it moves; ``dynamic`` False keeps it where it starts.
+
+    ``hysteresis`` is the number of overflows that are borne before the scale falls.
+    """
+
+    initial: float = 2.0**16
+    window: int = 2000
+    hysteresis: int = 1
+    smallest: float = 1.0
+    dynamic: bool = True
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> LossScaling:
+        """What section fp16 of a DeepSpeed file says, in DeepSpeed's names and with torch's defaults."""
+        given = {key: value for key, value in section.items() if value not in ("auto", None)}
+        # 0 is DeepSpeed's word for a scale that moves.
+        fixed = given.get("loss_scale", 0)
+        return cls(
+            initial=float(fixed or 2.0 ** given.get("initial_scale_power", 16)),
+            window=int(given.get("loss_scale_window", 2000)),
+            hysteresis=int(given.get("hysteresis", 1)),
+            smallest=float(given.get("min_loss_scale", 1)),
+            dynamic=not fixed,
+        )
+
+
+class LossScale:
+    """The current scale of one stage's loss: small gradients are kept, overflows skip an update.
+
+    The rule is that of torch's GradScaler: halve the scale after an overflow, double it after a number of
+    updates without one. GradScaler itself bears no overflow, knows no least scale (both of DeepSpeed's section
+    fp16) and does not reach ZeRO's optimiser. DeepSpeed's scaler doubles an update later, and DeepSpeed uses it
+    differently at each ZeRO stage: under autocast at 1 and 2 a process skips by its own share of the gradient.
+    """
+
+    def __init__(self, scaling: LossScaling) -> None:
+        self._scaling = scaling
+        self.value = scaling.initial
+        self._good = 0
+        # Overflows that are still borne; as in DeepSpeed, only a doubling refills them.
+        self._borne = scaling.hysteresis
+
+    def count(self, overflowed: bool) -> None:
+        """Tell whether the gradient of an update, and with it the update, was lost to an overflow."""
+        if not self._scaling.dynamic:
+            return
+        if not overflowed:
+            self._good += 1
+            if self._good % self._scaling.window == 0:
+                self.value *= 2
+                self._borne = self._scaling.hysteresis
+            return
+        self._good = 0
+        self._borne -= 1
+        if self._borne <= 0:
+            self.value = max(self.value / 2, self._scaling.smallest)
+
+    def state(self) -> dict[str, Any]:
+        return {"value": self.value, "good": self._good, "borne": self._borne}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.value, self._good, self._borne = float(state["value"]), int(state["good"]), int(state["borne"])
 
 
 @dataclass(frozen=True)
@@ -50,7 +115,7 @@ class Execution:
             zero=trainer.zero if trainer.zero is not None else stage or 0,
             micro_batch=trainer.micro_batch,
             gradient_checkpointing=trainer.gradient_checkpointing,
-            loss_scaling=file.loss_scaling if file is not None else LossScaling(),
+            loss_scaling=LossScaling.of(file.values.get("fp16", {})) if file is not None else LossScaling(),
             verbose=verbose,
             deepspeed=file.passed if file is not None else {},
         )

@@ -16,7 +16,7 @@ from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import TrainingSource
 from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections
-from benchmark.training.optimiser_state import Moments
+from benchmark.training.optimisation import Moments
 from benchmark.training.selection import Score
 
 State = dict[str, Tensor]

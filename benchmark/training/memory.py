@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from benchmark.distributed.process import Process
-from benchmark.encoding import Encoding, concatenate
+from benchmark.encoding import Encoding, concatenate, encode
 from benchmark.errors import UserError
 from benchmark.method import Views
 from benchmark.settings import TrainingSettings
@@ -32,21 +32,21 @@ from benchmark.training.batches import GroupLayout
 
 
 def encode_in_micro_batches(
-    encode: Callable[..., Encoding], views: tuple[Views, ...], rows: int, device: torch.device | None = None
+    how: Callable[..., Encoding], rows: int, device: torch.device | None = None, **views: Views
 ) -> Encoding:
-    """``encode(*views)``, computed ``rows`` rows at a time (0: all); every view has the batch's rows.
+    """``encode(how, **views)``, computed ``rows`` rows at a time (0: all); every view has the batch's rows.
 
     Micro-batches are of equal size, or differ by one row, and have two rows at least, as methods ask for.
     Views may lie on the host: each micro-batch is moved to ``device`` when it is needed.
     """
-    total = len(next(iter(views[0].values())))
+    total = len(next(iter(next(iter(views.values())).values())))
     count = min(-(-total // rows), total // 2) if rows else 1
 
-    def encode_there(*parts: Views) -> Encoding:
-        return encode(*({name: tensor.to(device) for name, tensor in view.items()} for view in parts))
+    def encode_there(**parts: Views) -> Encoding:
+        return encode(how, **{of: {name: t.to(device) for name, t in view.items()} for of, view in parts.items()})
 
     if count <= 1 or not torch.is_grad_enabled():
-        return encode_there(*views)
+        return encode_there(**views)
     encodings = []
     cached = torch.is_autocast_cache_enabled()
     # Autocast would cast a weight once for all micro-batches, and sum their gradients in half precision.
@@ -54,8 +54,8 @@ def encode_in_micro_batches(
     try:
         for index in torch.arange(total).tensor_split(count):
             own = slice(int(index[0]), int(index[-1]) + 1)
-            parts = [{name: tensor[own] for name, tensor in view.items()} for view in views]
-            encoding: Encoding = checkpoint(encode_there, *parts, use_reentrant=False)
+            parts = {of: {name: tensor[own] for name, tensor in view.items()} for of, view in views.items()}
+            encoding: Encoding = checkpoint(encode_there, **parts, use_reentrant=False)
             encodings.append(encoding)
     finally:
         torch.set_autocast_cache_enabled(cached)

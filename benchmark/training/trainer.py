@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Any
 
 import torch
@@ -19,18 +19,17 @@ from benchmark.method import Method
 from benchmark.progress import Progress
 from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan
 from benchmark.training.engine import StageEngine
-from benchmark.training.job import (
-    Diverged,
-    EpochLog,
-    Interrupted,
-    Trained,
-    TrainingJob,
-    clone_of,
-)
+from benchmark.training.job import Diverged, EpochLog, Interrupted, Trained, TrainingJob, clone_of
 from benchmark.training.monitoring import Measurements, Monitors
-from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
-from benchmark.training.optimiser_state import groups_by_count
-from benchmark.training.pauses import Pause, Pauses, StopRequest, stop_requests
+from benchmark.training.optimisation import (
+    MovingAverage,
+    give_moments,
+    groups_by_count,
+    moments_of,
+    standard_optimiser,
+    standard_schedule,
+)
+from benchmark.training.pauses import Pause, Pauses, stop_requests
 from benchmark.training.resumable_state import ResumableState
 from benchmark.training.selection import Score
 
@@ -43,11 +42,22 @@ def train(job: TrainingJob, resume: bool) -> Trained:
     Raises Interrupted after saving when SIGINT or SIGTERM arrives, Diverged on a loss that is not
     finite.
     """
-    training = _StageTraining(job)
-    try:
-        return training.run(resume)
-    finally:
-        training.engine.close()
+    stage, name, epochs = _StageTraining(job), job.stage.name, job.settings.epochs
+    with closing(stage.engine), closing(Monitors(job.monitors, job.monitor_folder, name)) as monitors:
+        stage.begin(monitors, resume)
+        with stop_requests() as stop, Progress(f"{name}: training", stage.total_updates, stage.update) as progress:
+            pauses = Pauses(job.process, job.trainer.checkpoint_seconds, stop)
+            while stage.epoch < epochs:
+                started = time.monotonic()
+                for _ in stage.updates_of_epoch():
+                    progress.advance(loss=stage.losses[-1] if stage.losses else math.nan)
+                    stage.pause(pauses.after_update())
+                log = stage.end_epoch(time.monotonic() - started)
+                progress.note(log.format(epochs, stage.result.criterion))
+                stage.pause(pauses.agree())
+            # What follows may be stopped as well: the stage is not trained again then.
+            stage.save()
+        return stage.finish()
 
 
 def endless_updates(job: TrainingJob) -> Generator[None]:
@@ -55,28 +65,26 @@ def endless_updates(job: TrainingJob) -> Generator[None]:
 
     It is there to be measured. Closing the generator closes the engine.
     """
-    training = _StageTraining(job)
-    monitors = Monitors({}, job.monitor_folder, job.stage.name)
-    training.measurements = Measurements(monitors, job.process, job.settings.batch_size, 0)
-    try:
+    stage = _StageTraining(job)
+    with closing(stage.engine):
+        stage.begin(Monitors({}, job.monitor_folder, job.stage.name), resume=False)
         while True:
-            yield from training._updates_of_epoch()
-            training._read_losses()
-            training.losses, training.position = [], 0
-            training.epoch += 1
-    finally:
-        training.engine.close()
+            yield from stage.updates_of_epoch()
+            stage.read_losses()
+            stage.losses, stage.position = [], 0
+            stage.epoch += 1
 
 
 class _StageTraining:
+    """One stage in training: what moves, and the steps that move it."""
+
     def __init__(self, job: TrainingJob) -> None:
         self.job = job
         self.settings = job.settings
         self.layout = GroupLayout.of(job.settings, job.process.world_size)
         # Before the optimiser is made, which keeps the parameters that it is given.
         job.method.to(job.process.device)
-        entries = job.source.start_epoch(0)
-        per_epoch = len(update_plan(entries, self.settings, job.seed, 0))
+        per_epoch = len(update_plan(job.source.start_epoch(0), self.settings, job.seed, 0))
         moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
         groups = job.stage.parameter_groups(job.method, self.settings)
         if moments and job.execution.zero:
@@ -87,7 +95,7 @@ class _StageTraining:
         self.engine = StageEngine(
             job.method, optimiser, schedule, self.settings, self.layout, job.process, job.execution
         )
-        self.engine.give_moments(moments)
+        give_moments(self.engine.optimiser, job.method, moments)
         self.result = Trained({}, {}, -1, "", None, 0, 0)
         if moments and job.earlier is not None and job.earlier.best is not None:
             self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
@@ -96,45 +104,26 @@ class _StageTraining:
         decay = self.settings.average_decay
         self.average = MovingAverage(job.method, decay) if decay else None
         self.states = ResumableState(job.folder, job.identity)
-        self.epoch = 0
-        self.position = 0
-        self.update = 0
+        self.epoch = self.position = self.update = 0
         self.losses: list[float] = []
         self.unread: list[Tensor] = []
         self.updates_per_epoch = per_epoch
         self.total_updates = per_epoch * self.settings.epochs
 
-    def run(self, resume: bool) -> Trained:
+    def begin(self, monitors: Monitors, resume: bool) -> None:
         state = self.states.load_for_all(self.job.process) if resume else None
         if state is not None:
             self._restore(state)
-        with closing(Monitors(self.job.monitors, self.job.monitor_folder, self.job.stage.name)) as monitors:
-            monitors.rewind(self.update)
-            self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
-            label = f"{self.job.stage.name}: training"
-            with stop_requests() as stop, Progress(label, self.total_updates, self.update) as progress:
-                self._epochs(stop, progress)
-                # What follows may be stopped as well: the stage is not trained again then.
-                self._save()
-        return self._finish()
+        monitors.rewind(self.update)
+        self.measurements = Measurements(monitors, self.job.process, self.settings.batch_size, self.update)
 
-    def _epochs(self, stop: StopRequest, progress: Progress) -> None:
-        pauses = Pauses(self.job.process, self.job.trainer.checkpoint_seconds, stop)
-        while self.epoch < self.settings.epochs:
-            started = time.monotonic()
-            for _ in self._updates_of_epoch():
-                progress.advance(loss=self.losses[-1] if self.losses else math.nan)
-                self._pause(pauses.after_update())
-            self._end_epoch(time.monotonic() - started, progress)
-            self._pause(pauses.agree())
-
-    def _pause(self, pause: Pause) -> None:
+    def pause(self, pause: Pause) -> None:
         if pause.save or pause.stop:
-            self._save()
+            self.save()
         if pause.stop:
             raise Interrupted(f"stopped in stage {self.job.stage.name}, epoch {self.epoch + 1}")
 
-    def _updates_of_epoch(self) -> Iterator[None]:
+    def updates_of_epoch(self) -> Iterator[None]:
         job, rank = self.job, self.job.process.rank
         entries = job.source.start_epoch(self.epoch)
         whole = update_plan(entries, self.settings, job.seed, self.epoch)
@@ -160,12 +149,12 @@ class _StageTraining:
             self.unread.append(torch.stack(losses).mean())
             # Reading a loss waits for the device; a CPU has nothing to run ahead of.
             if measured or len(self.unread) >= _LOSS_CHECK_INTERVAL or job.process.device.type == "cpu":
-                self._read_losses()
+                self.read_losses()
             if measured:
                 self.measurements.write(self.update, self.losses, self.engine)
             yield
 
-    def _read_losses(self) -> None:
+    def read_losses(self) -> None:
         """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one.
 
         A loss is the mean over all groups of its update, on whichever ranks; all ranks must call it.
@@ -184,12 +173,12 @@ class _StageTraining:
                 )
         self.losses.extend(values)
 
-    def _end_epoch(self, seconds: float, progress: Progress) -> None:
-        self._read_losses()
+    def end_epoch(self, seconds: float) -> EpochLog:
+        """Count the epoch and, where it is due, validate it."""
+        self.read_losses()
         mean = sum(self.losses) / max(len(self.losses), 1)
-        log = EpochLog(
-            self.epoch + 1, mean, self.engine.learning_rate(), self.engine.gradient_norm(), seconds
-        )
+        rate, norm = self.engine.learning_rate(), self.engine.gradient_norm()
+        log = EpochLog(self.epoch + 1, mean, rate, norm, seconds)
         self.result.triplets_seen += self.position * self.settings.batch_size
         self.losses, self.position = [], 0
         self.epoch += 1
@@ -198,7 +187,7 @@ class _StageTraining:
             log.score = self._validate(self.job.validate)
             self.measurements.write_score(self.update, self.result.criterion, log.score)
         self.result.log.append(log)
-        progress.note(log.format(self.settings.epochs, self.result.criterion))
+        return log
 
     def _validate(self, validate: Callable[[Method], Score]) -> float:
         # Only the ranks of an update's first group have moved the running statistics.
@@ -213,10 +202,10 @@ class _StageTraining:
         self.result.criterion = score.criterion
         return score.value
 
-    def _evaluated_weights(self) -> Any:
+    def _evaluated_weights(self) -> AbstractContextManager[None]:
         return self.average.in_place_of_weights(self.job.method) if self.average else nullcontext()
 
-    def _finish(self) -> Trained:
+    def finish(self) -> Trained:
         self.engine.share_buffers()
         with self._evaluated_weights():
             self.result.last = clone_of(self.job.method)
@@ -224,13 +213,13 @@ class _StageTraining:
             self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
         self.result.updates = self.update
         self.result.seconds += sum(entry.seconds for entry in self.result.log)
-        self.result.moments = self.engine.moments()
+        self.result.moments = moments_of(self.engine.optimiser, self.job.method)
         self.job.method.eval()
         return self.result
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Every process takes part, since each may keep a part of the optimiser's moments; rank 0 writes."""
-        self._read_losses()
+        self.read_losses()
         engine = self.engine.state(keep=self.job.process.is_main)
         if not self.job.process.is_main:
             return

@@ -51,8 +51,8 @@ def gradients(method: Method, batch: Toy, rows: int, seed: int = 7) -> tuple[Ten
     for parameter in method.parameters():
         parameter.grad = None
     torch.manual_seed(seed)
-    queries = encode_in_micro_batches(method.encode_query, (batch.reference, batch.text), rows)
-    targets = encode_in_micro_batches(method.encode_target, (batch.target,), rows)
+    queries = encode_in_micro_batches(method.encode_query, rows, reference=batch.reference, text=batch.text)
+    targets = encode_in_micro_batches(method.encode_target, rows, target=batch.target)
     loss = method.loss(queries, targets)
     torch.autograd.backward(loss)
     return loss.detach(), {n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}
@@ -95,7 +95,7 @@ def test_only_one_micro_batch_s_activations_are_kept() -> None:
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            encode_in_micro_batches(method.encode_target, (batch.target,), rows)
+            encode_in_micro_batches(method.encode_target, rows, target=batch.target)
         return sum(kept.values())
 
     assert held(5) < held(0) / 10

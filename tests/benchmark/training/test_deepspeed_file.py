@@ -12,8 +12,7 @@ from benchmark.errors import UserError
 from benchmark.settings import TrainerSettings, TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.deepspeed_file import _ZERO_REFUSED, REFUSED, ZERO_PASSED, DeepspeedFile, read_deepspeed_file
-from benchmark.training.execution import Execution, deepspeed_configuration
-from benchmark.training.loss_scale import LossScaling
+from benchmark.training.execution import Execution, LossScaling, deepspeed_configuration
 
 SETTINGS = TrainingSettings(
     batch_size=64, negative_group=16, optimiser="adamw", learning_rate=0.001, weight_decay=0.01, gradient_clip=0.5
@@ -122,8 +121,8 @@ def test_two_zero_stages_are_a_contradiction(tmp_path: Path) -> None:
 
 def test_loss_scaling_is_the_file_s(tmp_path: Path) -> None:
     file = file_of(tmp_path, {"fp16": {"enabled": True, "loss_scale": 128, "loss_scale_window": 5, "hysteresis": 2}})
-    assert file.loss_scaling == LossScaling(128, 5, 2, 1, False)
-    assert file_of(tmp_path, {}).loss_scaling == LossScaling()
+    assert Execution.of(TrainerSettings(), file).loss_scaling == LossScaling(128, 5, 2, 1, False)
+    assert Execution.of(TrainerSettings(), file_of(tmp_path, {})).loss_scaling == LossScaling()
 
 
 def test_the_keys_are_deepspeed_s_own() -> None:

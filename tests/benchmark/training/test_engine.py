@@ -17,8 +17,7 @@ from benchmark.method import Method
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
 from benchmark.training.engine import StageEngine
-from benchmark.training.execution import Execution, deepspeed_configuration
-from benchmark.training.loss_scale import LossScale, LossScaling
+from benchmark.training.execution import Execution, LossScale, LossScaling, deepspeed_configuration
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 SOURCE = Vectors(64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmark.distributed.launchers import adopt_launcher, first_of_nodes, slurm_variables
+from benchmark.distributed.process import adopt_launcher, first_of_nodes, slurm_variables
 from benchmark.errors import UserError
 
 STEP = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmark.training.optimiser_state import give_moments, groups_by_count, moments_of
+from benchmark.training.optimisation import give_moments, groups_by_count, moments_of
 
 
 def moments(network: nn.Module, **counts: float) -> dict[str, dict[str, torch.Tensor]]:
