@@ -87,24 +87,17 @@ def slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
     # Jobs and steps that share a first node meet at ports of their own.
     job = int(re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "")) or 0)
     port = _FIRST_PORT + (16 * job + (int(step) if is_step else 0)) % _PORTS
+    lists = ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
+    nodes = next((environment[name] for name in lists if environment.get(name)), "")
+    # SLURM_LAUNCH_NODE_IPADDR, where `srun` was typed, may be a login node and comes last.
+    launched_from = environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": tasks,
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": _first_node(environment),
+        "MASTER_ADDR": first_of_nodes(nodes) if nodes else launched_from,
         "MASTER_PORT": str(port),
     }
-
-
-def _first_node(environment: Mapping[str, str]) -> str:
-    """The node of rank 0: the first of the step's nodes.
-
-    SLURM_LAUNCH_NODE_IPADDR, where `srun` was typed, may be a login node and comes last.
-    """
-    for name in ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST"):
-        if environment.get(name):
-            return first_of_nodes(environment[name])
-    return environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
 
 
 def first_of_nodes(nodes: str) -> str:
