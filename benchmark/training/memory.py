@@ -42,11 +42,11 @@ def encode_in_micro_batches(
     total = len(next(iter(next(iter(views.values())).values())))
     count = min(-(-total // rows), total // 2) if rows else 1
 
-    def encode_there(**parts: Views) -> Encoding:
+    def encode_there(parts: dict[str, Views]) -> Encoding:
         return encode(how, **{of: {name: t.to(device) for name, t in view.items()} for of, view in parts.items()})
 
     if count <= 1 or not torch.is_grad_enabled():
-        return encode_there(**views)
+        return encode_there(views)
     encodings = []
     cached = torch.is_autocast_cache_enabled()
     # Autocast would cast a weight once for all micro-batches, and sum their gradients in half precision.
@@ -55,7 +55,7 @@ def encode_in_micro_batches(
         for index in torch.arange(total).tensor_split(count):
             own = slice(int(index[0]), int(index[-1]) + 1)
             parts = {of: {name: tensor[own] for name, tensor in view.items()} for of, view in views.items()}
-            encoding: Encoding = checkpoint(encode_there, **parts, use_reentrant=False)
+            encoding: Encoding = checkpoint(encode_there, parts, use_reentrant=False)
             encodings.append(encoding)
     finally:
         torch.set_autocast_cache_enabled(cached)
