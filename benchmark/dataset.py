@@ -8,7 +8,7 @@ Notation: P pictures, N triplets, Q queries, G gallery pictures, S members of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,6 +22,11 @@ IntArray = NDArray[np.int64]
 
 Captions = tuple[str, ...]
 """The raw modification texts of one triplet or query, in file order; one or more."""
+
+
+def integers(values: Iterable[int]) -> IntArray:
+    """A column (n,) of these numbers."""
+    return np.fromiter(values, dtype=np.int64)
 
 
 @dataclass(frozen=True)

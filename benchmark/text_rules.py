@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmark.dataset import Captions
 from benchmark.errors import unknown_name
 
-Captions = tuple[str, ...]
 _EDGES = ".?, "
 _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"), ("*", "starmark"))
 
@@ -71,22 +71,22 @@ def _both_orders(captions: Captions) -> tuple[Captions, ...]:
     return (captions, captions[::-1]) if len(captions) == 2 else (captions,)
 
 
-def _first(captions: Captions, _: np.random.Generator) -> str:
-    return captions[0]
+def _capitalised(caption: str) -> str:
+    return trim(caption).capitalize()
 
 
 def _draw_joined(captions: Captions, rng: np.random.Generator) -> str:
     """One of "A and b", "B and a", "A", "B" with equal chance."""
     if len(captions) == 1:
-        return trim(captions[0]).capitalize()
+        return _capitalised(captions[0])
     a, b = captions[:2]
-    forms = (joined(a, b), joined(b, a), trim(a).capitalize(), trim(b).capitalize())
+    forms = (joined(a, b), joined(b, a), _capitalised(a), _capitalised(b))
     return forms[int(rng.integers(4))]
 
 
 def _joined_queries(captions: Captions) -> tuple[str, ...]:
     if len(captions) == 1:
-        return (trim(captions[0]).capitalize(),)
+        return (_capitalised(captions[0]),)
     return (joined(captions[0], captions[1]),)
 
 
@@ -94,36 +94,30 @@ def _ordered_pair(captions: Captions) -> str:
     return " <and> ".join(captions)
 
 
+def _of_one_caption(name: str, mode: str, summary: str, cleaned: Callable[[str], str]) -> TextRule:
+    """Training and evaluation alike show the first caption, cleaned."""
+    return TextRule(
+        name, mode, summary,
+        _whole, lambda captions, _: cleaned(captions[0]), lambda captions: (cleaned(captions[0]),),
+    )  # fmt: skip
+
+
 TEXT_RULES: dict[str, TextRule] = {
     rule.name: rule
     for rule in (
-        TextRule(
-            "as-is", "single", "the caption as it stands",
-            _whole, _first, lambda captions: (captions[0],),
+        _of_one_caption("as-is", "single", "the caption as it stands", str),
+        _of_one_caption("capitalised", "single", "trimmed of `.?, ` and capitalised", _capitalised),
+        _of_one_caption(
+            "punctuation-words", "single", "the caption with `.?&*` spelt out as words", punctuation_words
         ),
-        TextRule(
-            "capitalised", "single", "trimmed of `.?, ` and capitalised",
-            _whole,
-            lambda captions, _: trim(captions[0]).capitalize(),
-            lambda captions: (trim(captions[0]).capitalize(),),
-        ),
-        TextRule(
-            "punctuation-words", "single", "the caption with `.?&*` spelt out as words",
-            _whole,
-            lambda captions, _: punctuation_words(captions[0]),
-            lambda captions: (punctuation_words(captions[0]),),
-        ),
-        TextRule(
-            "template", "template", "'replace a with b' as it stands",
-            _whole, _first, lambda captions: (captions[0],),
-        ),
+        _of_one_caption("template", "template", "'replace a with b' as it stands", str),
         TextRule(
             "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
             _whole, _draw_joined, _joined_queries,
         ),
         TextRule(
             "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
-            _each, _first, lambda captions: tuple(entry[0] for entry in _each(captions)),
+            _each, lambda captions, _: captions[0], lambda captions: tuple(entry[0] for entry in _each(captions)),
         ),
         TextRule(
             "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
-from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotations import Problems
 from benchmark.data.folders import PictureFolder
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -26,11 +26,12 @@ from benchmark.dataset import (
     Task,
     TaskKey,
     Triplets,
+    integers,
 )
 from benchmark.facts_file import dataset_info
 
 from .readers.cirr import LAYOUTS as LAYOUTS
-from .readers.cirr import PUBLISHED, SPLITS, CirrFiles, CirrSplit, integers, read_split, require_one_path
+from .readers.cirr import PUBLISHED, SPLITS, CirrFiles, CirrSplit, read_split, require_one_path
 
 INFO = dataset_info(__file__)
 
@@ -49,13 +50,12 @@ class CIRR(AnnotatedDataset[CirrSplit]):
     )
 
     def __init__(self, root: Path, files: CirrFiles, splits: dict[str, CirrSplit], manifest: Manifest | None) -> None:
-        self._files = files
-        super().__init__(root, splits, (file for split in splits for file in files.of(split)), manifest)
+        super().__init__(root, files, splits, manifest)
         table = {name: path for split in splits.values() for name, path in split.paths.items()}
         folder = PictureFolder(files.picture_roots())
         self.pictures = Pictures(tuple(table), tuple(folder.resolve(path) for path in table.values()))
         position = {name: i for i, name in enumerate(table)}
-        self._position = {split.name: integers([position[n] for n in split.paths]) for split in splits.values()}
+        self._position = {split.name: integers(position[n] for n in split.paths) for split in splits.values()}
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         """All training triplets; the same in every epoch, whatever the seed and pair sampling."""
@@ -111,16 +111,10 @@ class CIRR(AnnotatedDataset[CirrSplit]):
         (values,) = metrics.values()
         return "(R@5 + R_subset@1)/2", (values["R@5"] + values["R_subset@1"]) / 2
 
-    def annotation_files(self) -> tuple[AnnotationFile, ...]:
-        """The files of every split, read or not, there or not."""
-        return tuple(file for split in SPLITS for file in self._files.of(split))
-
-
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose captions and image list are both there."""
-    files = CirrFiles.find(root)
-    return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
+    return whole_splits(CirrFiles.find(root), SPLITS)
 
 
 def load(root: Path, *, splits: tuple[str, ...]) -> CIRR:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
-from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotations import Problems
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
@@ -32,6 +32,7 @@ from benchmark.dataset import (
     Task,
     TaskKey,
     Triplets,
+    integers,
 )
 from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
@@ -60,14 +61,12 @@ class Fashion200k(AnnotatedDataset[Fashion200kSplit]):
     def __init__(
         self, files: Fashion200kFiles, splits: Mapping[str, Fashion200kSplit], manifest: Manifest | None
     ) -> None:
-        self._files = files
-        super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
+        super().__init__(files.root, files, splits, manifest)
         names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
         self.pictures = Pictures(names, tuple(self.root / name for name in names))
         position = {name: i for i, name in enumerate(names)}
         self._position = {
-            split.name: np.fromiter((position[n] for n in split.names), np.int64, len(split.names))
-            for split in splits.values()
+            split.name: integers(position[n] for n in split.names) for split in splits.values()
         }
         self._sources: dict[int, PairSource] = {}
 
@@ -131,10 +130,6 @@ class Fashion200k(AnnotatedDataset[Fashion200kSplit]):
         (values,) = metrics.values()
         return "(R@10 + R@50)/2", (values["R@10"] + values["R@50"]) / 2
 
-    def annotation_files(self) -> tuple[AnnotationFile, ...]:
-        """The files of every split, read or not, there or not."""
-        return tuple(file for split in SPLITS for file in self._files.of(split))
-
     def _count(self, name: str, split: Fashion200kSplit) -> dict[str, int]:
         if name == "test":
             return {"queries": len(split.reference), "gallery": len(split.names)}
@@ -146,7 +141,6 @@ class Fashion200k(AnnotatedDataset[Fashion200kSplit]):
         if blanks not in self._sources:
             self._sources[blanks] = PairSource.of(train.captions, train.caption, blanks)
         return self._sources[blanks]
-
 
 
 def _queries(test: Fashion200kSplit, gallery: IntArray, rule: TextRule) -> Queries:
@@ -173,8 +167,7 @@ def _sets(sets: Ragged, index: IntArray) -> Ragged:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose files are all there."""
-    files = Fashion200kFiles.find(root)
-    return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
+    return whole_splits(Fashion200kFiles.find(root), SPLITS)
 
 
 def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:

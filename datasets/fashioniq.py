@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
-from benchmark.data.annotations import AnnotationFile, Problems
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotations import Problems
 from benchmark.data.folders import squashed_size
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -29,12 +29,13 @@ from benchmark.dataset import (
     Task,
     TaskKey,
     Triplets,
+    integers,
 )
 from benchmark.errors import unknown_name
 from benchmark.facts_file import dataset_info
 from benchmark.text_rules import TextRule
 
-from .readers.fashioniq import CATEGORIES, SPLITS, Category, FashionIQFiles, FashionIQSplit, integers, read_category
+from .readers.fashioniq import CATEGORIES, SPLITS, Category, FashionIQFiles, FashionIQSplit, read_category
 from .readers.fashioniq import LAYOUTS as LAYOUTS
 
 INFO = dataset_info(__file__)
@@ -73,9 +74,7 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
     )
 
     def __init__(self, files: FashionIQFiles, splits: Mapping[str, FashionIQSplit], manifest: Manifest | None) -> None:
-        self._files = files
-        read = (file for name, split in splits.items() for category in split for file in files.of(name, category))
-        super().__init__(files.root, splits, read, manifest)
+        super().__init__(files.root, files, splits, manifest)
         names = tuple(dict.fromkeys(n for split in splits.values() for part in split.values() for n in part.names))
         folder, index = files.picture_folder()
         self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
@@ -144,15 +143,6 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         values = [(recalls["R@10"] + recalls["R@50"]) / 2 for recalls in metrics.values()]
         return "(R@10 + R@50)/2, mean of the categories", sum(values) / len(values)
 
-    def annotation_files(self) -> tuple[AnnotationFile, ...]:
-        """The files of every split and category, read or not, there or not; of own data, those of its categories."""
-        return tuple(
-            file
-            for split in SPLITS
-            for category in self._files.there(split, self._manifest)
-            for file in self._files.of(split, category)
-        )
-
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What may change the numbers and is no error: copies of a picture, and squashed pictures."""
@@ -174,7 +164,6 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         return integers(self._number[name] for name in names)
 
 
-
 def _ids(name: str, count: int) -> list[str]:
     """The name itself for one query of an entry, numbered names for several."""
     return [name] if count == 1 else [f"{name}/{i}" for i in range(count)]
@@ -182,17 +171,7 @@ def _ids(name: str, count: int) -> list[str]:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits of which all files are there: of all categories, or of those that own data has."""
-    files = FashionIQFiles.find(root)
-    manifest = _manifest(files)
-    return tuple(
-        split
-        for split in SPLITS
-        if all(file.found for category in files.there(split, manifest) for file in files.of(split, category))
-    )
-
-
-def _manifest(files: FashionIQFiles) -> Manifest | None:
-    return read_manifest((files.base, files.root), INFO.name, PUBLISHED)
+    return whole_splits(FashionIQFiles.find(root), SPLITS)
 
 
 def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = ()) -> FashionIQ:
@@ -206,13 +185,13 @@ def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = (
     for category in categories:
         if category not in CATEGORIES:
             raise unknown_name(f"category of {INFO.name}", category, CATEGORIES)
-    files = FashionIQFiles.find(root)
-    manifest = _manifest(files)
+    files = FashionIQFiles.find(root, categories)
+    manifest = read_manifest((files.base, root), INFO.name, PUBLISHED)
     problems = Problems(INFO.obtain)
     read = {
         split: {
-            category: read_category(files.of(split, category), category, problems)
-            for category in categories or files.there(split, manifest)
+            category: read_category(files.of_category(split, category), category, problems)
+            for category in files.there(split)
         }
         for split in SPLITS
         if split in splits

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known
-from benchmark.data.annotations import AnnotationFile, Problems, read_records
+from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotations import Problems, read_records
 from benchmark.data.folders import StemIndex, index_by_stem
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -36,6 +36,7 @@ from benchmark.dataset import (
     Task,
     TaskKey,
     Triplets,
+    integers,
 )
 from benchmark.errors import UserError
 from benchmark.facts_file import dataset_info
@@ -69,11 +70,13 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
     info, published = INFO, PUBLISHED
 
     def __init__(self, files: ShoesFiles, splits: Mapping[str, ShoesSplit], manifest: Manifest | None) -> None:
-        super().__init__(files.root, splits, (file for split in splits for file in files.of(split)), manifest)
+        super().__init__(files.root, files, splits, manifest)
         self._files = files
         names = tuple(dict.fromkeys(name for split in splits.values() for name in split.names))
         index = _index(files.root)
-        self.pictures = Pictures(names, tuple(_path(index, files.root, name) for name in names))
+        # A missing picture is expected in the root itself.
+        paths = (index.paths.get(name.removesuffix(".jpg"), files.root / name) for name in names)
+        self.pictures = Pictures(names, tuple(paths))
         doubles = sorted({f"{stem}.jpg" for stem in index.doubles} & set(names))
         self.warnings: tuple[str, ...] = ()
         if doubles:
@@ -117,8 +120,8 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         rule = fitting_rule(INFO.name, self.protocols, SPLITS, split, protocol, text_rule)
         ranking = self._evaluation(split).rankings[base]
         position = {name: i for i, name in enumerate(ranking.gallery)}
-        reference = _integers(position[e.reference] for e in ranking.entries)
-        target = _integers(position[e.target] for e in ranking.entries)
+        reference = integers(position[e.reference] for e in ranking.entries)
+        target = integers(position[e.target] for e in ranking.entries)
         gallery = self._numbers(ranking.gallery)
         return (
             Task(
@@ -147,17 +150,13 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         (values,) = metrics.values()
         return "(R@10 + R@50)/2", (values["R@10"] + values["R@50"]) / 2
 
-    def annotation_files(self) -> tuple[AnnotationFile, ...]:
-        """The files of every split, read or not, there or not."""
-        return tuple(file for split in SPLITS for file in self._files.of(split))
-
     def _notes(self, own: int) -> tuple[str, ...]:
         derived = "query ids count in the derived triplet.val.json, not in the official file"
         asks = f"queries that ask for their own reference: {own:,}, a certain miss where the reference is left out"
         return (*((asks,) if own else ()), *((derived,) if self._files.derives_captions else ()))
 
     def _numbers(self, names: Iterable[str]) -> IntArray:
-        return _integers(self._number[name] for name in names)
+        return integers(self._number[name] for name in names)
 
     def _training(self) -> Training:
         train = self._split("train")
@@ -192,19 +191,9 @@ def _index(root: Path) -> StemIndex:
     return StemIndex(kept, index.doubles)
 
 
-def _path(index: StemIndex, root: Path, name: str) -> Path:
-    """Where a picture is, or for a missing one where it would be expected."""
-    return index.paths.get(name.removesuffix(".jpg"), root / name)
-
-
-def _integers(values: Iterable[int]) -> IntArray:
-    return np.fromiter(values, dtype=np.int64)
-
-
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose captions and image list are both there."""
-    files = ShoesFiles.find(root)
-    return tuple(split for split in SPLITS if all(file.found for file in files.of(split)))
+    return whole_splits(ShoesFiles.find(root), SPLITS)
 
 
 def load(root: Path, *, splits: tuple[str, ...]) -> Shoes:

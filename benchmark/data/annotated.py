@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from benchmark.data.annotations import AnnotationFile, Problems, record_faults, type_problem
 from benchmark.dataset import Counts, Dataset, DatasetInfo
@@ -34,25 +34,38 @@ class Manifest:
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
+class SplitFiles(Protocol):
+    """Where the annotation files of a dataset's folder lie."""
+
+    def of(self, split: str) -> tuple[AnnotationFile, ...]: ...
+
+
+def whole_splits(files: SplitFiles, splits: Iterable[str]) -> tuple[str, ...]:
+    """The splits whose files are all there."""
+    return tuple(split for split in splits if all(file.found for file in files.of(split)))
+
+
 class AnnotatedDataset(Generic[S]):
     """The common part of :class:`benchmark.dataset.Dataset`; ``S`` is what a dataset's reader makes of a split.
 
-    ``read``: the splits that were read, by name; ``files``: all that they were read from.
+    ``read``: the splits that were read from ``files``, by name.
     """
 
     info: ClassVar[DatasetInfo]
     published: ClassVar[Published]
 
-    def __init__(
-        self, root: Path, read: Mapping[str, S], files: Iterable[AnnotationFile], manifest: Manifest | None
-    ) -> None:
-        self.root = root
+    def __init__(self, root: Path, files: SplitFiles, read: Mapping[str, S], manifest: Manifest | None) -> None:
+        self.root, self._all_files = root, files
         self.label = self.info.name if manifest is None else manifest.name
         self.is_demo = manifest is not None and manifest.drawn
         self.is_official = manifest is None
         # By name, so that a copy of the files elsewhere is the same data.
-        self.fingerprint = digest_of({file.path.name: file_digest(file.path) for file in files})
+        self.fingerprint = digest_of({f.path.name: file_digest(f.path) for split in read for f in files.of(split)})
         self._splits, self._manifest = read, manifest
+
+    def annotation_files(self) -> tuple[AnnotationFile, ...]:
+        """The files of every split, read or not, there or not."""
+        return tuple(file for split in self.published for file in self._all_files.of(split))
 
     def side_texts(self) -> dict[str, tuple[str, ...]]:
         """Texts of single pictures, by picture name: none, where the dataset has none."""

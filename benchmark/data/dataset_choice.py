@@ -7,8 +7,7 @@ from pathlib import Path
 
 from benchmark.data.annotated import require_counts
 from benchmark.data.folders import locate_root
-from benchmark.data.limited import LimitedDataset
-from benchmark.data.partial import without_missing
+from benchmark.data.partial import LimitedDataset, without_missing
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError, unknown_name
 from benchmark.options import RunOptions

@@ -1,7 +1,8 @@
-"""`--allow-missing`: any dataset without the pictures that are not there, scored under names of its own.
+"""Any dataset in part: `--limit N` to try a run in seconds, `--allow-missing` without the pictures that are not there.
 
-A smaller gallery gives better numbers. So the tasks of a protocol that lost anything, or whose split
-has other counts than published, are called `<protocol>-partial` and never share a column with whole ones.
+Numbers of a limited run are named so in every output and are kept out of leaderboards. A gallery without its
+missing pictures gives better numbers: the tasks of a protocol that lost anything, or whose split has other
+counts than published, are called `<protocol>-partial` and never share a column with whole ones.
 """
 
 from __future__ import annotations
@@ -46,6 +47,79 @@ def missing_names(dataset: Dataset) -> tuple[str, ...]:
     return dataset.missing if isinstance(dataset, LeavesOut) else ()
 
 
+class _Part:
+    """What either way to cut a dataset leaves as it is. ``missing``: names of the pictures left out, for the record."""
+
+    def __init__(self, dataset: Dataset, ending: str, missing: tuple[str, ...]) -> None:
+        self._dataset, self.missing = dataset, missing
+        self.fingerprint = f"{dataset.fingerprint}-{ending}"
+        self.info: DatasetInfo = dataset.info
+        self.root: Path = dataset.root
+        self.label: str = dataset.label
+        self.is_demo: bool = dataset.is_demo
+        self.is_official: bool = dataset.is_official
+        self.pictures: Pictures = dataset.pictures
+        self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        """All captions of the training split: they are there, whatever pictures are not."""
+        return self._dataset.training_texts()
+
+    def side_texts(self) -> dict[str, tuple[str, ...]]:
+        return self._dataset.side_texts()
+
+    def counts(self) -> tuple[Counts, ...]:
+        return self._dataset.counts()
+
+    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
+        return self._dataset.criterion(metrics)
+
+
+class LimitedDataset(_Part):
+    """A dataset's first N triplets, and each task's first N queries against the pictures they name."""
+
+    def __init__(self, dataset: Dataset, limit: int, evaluated: tuple[Task, ...]) -> None:
+        super().__init__(dataset, f"limit-{limit}", missing_names(dataset))
+        self._limit = limit
+        self._evaluated = tuple(limited_task(task, limit) for task in evaluated)
+
+    def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
+        # One draw for all epochs and schemes: no epoch may show a picture that was not encoded before.
+        triplets = self._dataset.train_triplets(0, 0)
+        return triplets.take(np.arange(min(self._limit, len(triplets)), dtype=np.int64))
+
+    def split_pictures(self, split: str) -> IntArray:
+        named = [
+            pictures
+            for task in self._evaluated
+            if task.key.split == split
+            for pictures in (task.gallery, task.queries.reference_picture, task.queries.feature_picture)
+            if pictures is not None
+        ]
+        if split == "train":
+            triplets = self.train_triplets(0, 0)
+            named += [triplets.reference_picture, triplets.target_picture]
+        return np.unique(np.concatenate(named)) if named else self._dataset.split_pictures(split)
+
+    def training_texts(self) -> tuple[Captions, ...]:
+        return self._dataset.training_texts()[: self._limit]
+
+    def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
+        return tuple(limited_task(task, self._limit) for task in self._dataset.tasks(split, protocol, text_rule))
+
+
+def limited_task(task: Task, limit: int) -> Task:
+    """The first ``limit`` queries against those gallery pictures that they name, and ``limit`` more."""
+    queries = task.queries.take(np.arange(min(limit, len(task.queries)), dtype=np.int64))
+    references = queries.reference_in_gallery[queries.reference_in_gallery >= 0]
+    named = [queries.positives.values, references, np.arange(limit)]
+    if queries.subset is not None:
+        named.append(queries.subset[queries.subset >= 0])
+    kept = np.unique(np.concatenate(named))
+    kept = kept[kept < len(task.gallery)]
+    return replace(task, queries=_renumbered(queries, kept, len(task.gallery)), gallery=task.gallery[kept])
+
+
 def missing_pictures(dataset: Dataset, splits: Sequence[str]) -> IntArray:
     """Indices of the pictures that these splits may need and that are missing or empty, sorted."""
     needed = np.unique(np.concatenate([dataset.split_pictures(split) for split in splits]))
@@ -60,26 +134,17 @@ def without_missing(dataset: Dataset, splits: Sequence[str]) -> Dataset:
     return PartialDataset(dataset, missing) if len(missing) or wrong else dataset
 
 
-class PartialDataset:
-    """A dataset without the pictures of ``missing`` (indices), and without all that needs one of them.
+class PartialDataset(_Part):
+    """A dataset without the pictures ``missing`` (indices), and without all that needs one of them.
 
-    ``missing`` (names) is for the record. ``protocols`` are the names to ask for; what they give is
-    called ``-partial`` where it is.
+    ``protocols`` are the names to ask for; what they give is called ``-partial`` where it is.
     """
 
     def __init__(self, dataset: Dataset, missing: IntArray) -> None:
-        self._dataset = dataset
         self._gone = np.zeros(len(dataset.pictures), dtype=bool)
         self._gone[missing] = True
-        self.missing: tuple[str, ...] = tuple(dataset.pictures.names[i] for i in np.flatnonzero(self._gone))
-        self.info: DatasetInfo = dataset.info
-        self.root: Path = dataset.root
-        self.label: str = dataset.label
-        self.is_demo: bool = dataset.is_demo
-        self.is_official: bool = dataset.is_official
-        self.fingerprint = f"{dataset.fingerprint}{SUFFIX}-{digest_of(sorted(self.missing))[:16]}"
-        self.pictures: Pictures = dataset.pictures
-        self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
+        names = tuple(dataset.pictures.names[i] for i in np.flatnonzero(self._gone))
+        super().__init__(dataset, f"partial-{digest_of(sorted(names))[:16]}", names)
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         triplets = self._dataset.train_triplets(epoch, seed, pair_sampling)
@@ -90,37 +155,22 @@ class PartialDataset:
         pictures = self._dataset.split_pictures(split)
         return pictures[~self._gone[pictures]]
 
-    def training_texts(self) -> tuple[Captions, ...]:
-        """All captions of the training split: they are there, whatever pictures are not."""
-        return self._dataset.training_texts()
-
-    def side_texts(self) -> dict[str, tuple[str, ...]]:
-        return self._dataset.side_texts()
-
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """What is left of the tasks; one that lost anything renames all of its split and protocol."""
         whole = self._dataset.tasks(split, protocol, text_rule)
         left = tuple(remaining_task(task, self._gone) for task in whole)
-        notes = [*self._count_notes(split), *(_loss(a, b) for a, b in zip(whole, left, strict=True) if _lost(a, b))]
+        notes = [
+            f"{c.split} has {c.found:,} {c.what}, {c.expected:,} are expected"
+            for c in self._dataset.counts()
+            if c.split == split and c.expected is not None and c.found != c.expected
+        ]
+        notes += [_loss(a, b) for a, b in zip(whole, left, strict=True) if _sizes(a) != _sizes(b)]
         if not notes:
             return whole
         return tuple(
             replace(task, key=replace(task.key, protocol=task.key.protocol + SUFFIX), notes=(*task.notes, *notes))
             for task in left
         )
-
-    def counts(self) -> tuple[Counts, ...]:
-        return self._dataset.counts()
-
-    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
-        return self._dataset.criterion(metrics)
-
-    def _count_notes(self, split: str) -> list[str]:
-        return [
-            f"{c.split} has {c.found:,} {c.what}, {c.expected:,} are expected"
-            for c in self._dataset.counts()
-            if c.split == split and c.expected is not None and c.found != c.expected
-        ]
 
 
 def remaining_task(task: Task, gone: NDArray[np.bool_]) -> Task:
@@ -130,37 +180,32 @@ def remaining_task(task: Task, gone: NDArray[np.bool_]) -> Task:
     positives. Members of a subset that are gone become -1: no candidates.
     """
     kept = np.flatnonzero(~gone[task.gallery])
-    position = np.full(len(task.gallery) + 1, -1, dtype=np.int64)
-    position[kept] = np.arange(len(kept))
-    queries = task.queries
+    queries = _renumbered(task.queries, kept, len(task.gallery))
     usable = ~gone[queries.reference_picture]
     if queries.feature_picture is not None:
         usable &= ~gone[queries.feature_picture]
-    positives = _remaining(queries.positives, position)
-    usable &= (positives.sizes() > 0) | (queries.positives.sizes() == 0)
-    renumbered = replace(
+    usable &= (queries.positives.sizes() > 0) | (task.queries.positives.sizes() == 0)
+    left = queries if usable.all() else queries.take(np.flatnonzero(usable))
+    return replace(task, queries=left, gallery=task.gallery[kept])
+
+
+def _renumbered(queries: Queries, kept: IntArray, gallery_size: int) -> Queries:
+    """The queries against the gallery entries ``kept``; positives that are not among them go, others become -1."""
+    # One entry more than the gallery has, so that -1, "not in the gallery", stays -1.
+    position = np.full(gallery_size + 1, -1, dtype=np.int64)
+    position[kept] = np.arange(len(kept))
+    values = position[queries.positives.values]
+    before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values >= 0)])
+    return replace(
         queries,
         reference_in_gallery=position[queries.reference_in_gallery],
-        positives=positives,
+        positives=Ragged(before[queries.positives.offsets], values[values >= 0]),
         subset=None if queries.subset is None else position[queries.subset],
     )
-    return replace(task, queries=_taken(renumbered, usable), gallery=task.gallery[kept])
 
 
-def _taken(queries: Queries, usable: NDArray[np.bool_]) -> Queries:
-    return queries if usable.all() else queries.take(np.flatnonzero(usable))
-
-
-def _remaining(sets: Ragged, position: IntArray) -> Ragged:
-    """The sets renumbered by ``position``, without the values that it maps to -1."""
-    values = position[sets.values]
-    before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values >= 0)])
-    return Ragged(before[sets.offsets], values[values >= 0])
-
-
-def _lost(whole: Task, left: Task) -> bool:
-    same_positives = len(whole.queries.positives.values) == len(left.queries.positives.values)
-    return len(whole.gallery) != len(left.gallery) or len(whole.queries) != len(left.queries) or not same_positives
+def _sizes(task: Task) -> tuple[int, int, int]:
+    return len(task.gallery), len(task.queries), len(task.queries.positives.values)
 
 
 def _loss(whole: Task, left: Task) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from benchmark.dataset import Pictures
 from benchmark.errors import UserError
+
+Seen = TypeVar("Seen")
 
 
 def open_picture(path: Path) -> Image.Image:
@@ -43,24 +48,44 @@ def _problem(path: Path, error: Exception) -> str:
     return f"the picture is truncated or damaged ({error}); get it again"
 
 
-def check_pictures(
-    paths: Sequence[Path], workers: int, progress: Callable[[int, int], None] | None = None
-) -> list[str]:
-    """Decode every picture on ``workers`` threads; the problems found, in the order of ``paths``.
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    ``progress(done, total)`` is called on the caller's thread after each picture.
+
+def each_picture(
+    look: Callable[[Path], Seen],
+    paths: Sequence[Path],
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Seen]:
+    """What ``look`` gives of every file, in the order of ``paths``, from ``workers`` threads; 0: one per core.
+
+    ``progress(done, total)`` is called on the caller's thread after each.
     """
-    problems = []
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
-        for done, problem in enumerate(pool.map(_check, paths), start=1):
-            if problem is not None:
-                problems.append(problem)
+    seen = []
+    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="check") as pool:
+        for done, found in enumerate(pool.map(look, paths), start=1):
+            seen.append(found)
             if progress is not None:
                 progress(done, len(paths))
-    return problems
+    return seen
 
 
-def _check(path: Path) -> str | None:
+def bad_pictures(
+    pictures: Pictures,
+    indices: Iterable[int],
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[int, str]:
+    """Decode each of the pictures; what is wrong with those that cannot be read, by picture index."""
+    asked = [int(index) for index in indices]
+    problems = each_picture(picture_fault, [pictures.paths[index] for index in asked], workers, progress)
+    return {index: problem for index, problem in zip(asked, problems, strict=True) if problem is not None}
+
+
+def picture_fault(path: Path) -> str | None:
+    """Why a picture cannot be decoded; None where it can."""
     try:
         open_picture(path)
     except UserError as error:

@@ -5,8 +5,7 @@ Notation: B pictures of a batch, S side of a picture after the transform.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from types import TracebackType
@@ -16,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.data.pictures import open_picture
+from benchmark.data.pictures import cores, open_picture
 from benchmark.dataset import IntArray, Pictures
-from benchmark.errors import UserError
 from benchmark.method import Transform
 from benchmark.prefetching import made_ahead
 
@@ -111,11 +109,6 @@ class PixelSource:
         return self._transform.picture(image, np.random.default_rng(key))
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _results(pending: Sequence[Future[NDArray[np.uint8]]]) -> list[NDArray[np.uint8]]:
     """All results; after a failure nothing that has not begun is begun."""
     try:
@@ -123,29 +116,3 @@ def _results(pending: Sequence[Future[NDArray[np.uint8]]]) -> list[NDArray[np.ui
     finally:
         for future in pending:
             future.cancel()
-
-
-def bad_pictures(
-    pictures: Pictures,
-    indices: IntArray,
-    workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict[int, str]:
-    """Decode each of the pictures; what is wrong with those that cannot be read, by picture index."""
-    problems: dict[int, str] = {}
-    with ThreadPoolExecutor(workers or cores(), thread_name_prefix="check") as pool:
-        checks = pool.map(lambda index: _problem(pictures, index), map(int, indices))
-        for done, (index, problem) in enumerate(zip(indices, checks, strict=True), start=1):
-            if problem is not None:
-                problems[int(index)] = problem
-            if progress is not None:
-                progress(done, len(indices))
-    return problems
-
-
-def _problem(pictures: Pictures, index: int) -> str | None:
-    try:
-        open_picture(pictures.paths[index])
-    except UserError as error:
-        return str(error)
-    return None

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from benchmark.backbone import GLOBAL, Backbone, Output
-from benchmark.data.pixels import cores
+from benchmark.data.pictures import cores
 from benchmark.dataset import Dataset, IntArray, Pictures
 from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.backbone import Backbone
 from benchmark.data.folders import require_pictures
-from benchmark.data.pixels import bad_pictures
+from benchmark.data.pictures import bad_pictures
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.distributed.shards import own_span

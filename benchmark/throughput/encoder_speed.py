@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.backbone import Backbone
-from benchmark.data.pictures import open_picture
-from benchmark.data.pixels import PixelSource, cores
+from benchmark.data.pictures import cores, open_picture
+from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Dataset, Pictures, Task
 from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS, FrozenEncoder
 from benchmark.encoders.preprocessing import GRIDS, Preprocessing

@@ -20,8 +20,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from benchmark.data.pictures import open_picture
-from benchmark.data.pixels import PixelSource, cores
+from benchmark.data.pictures import cores, open_picture
+from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process

@@ -17,12 +17,13 @@ from typing import Any, Generic, TypeVar
 import PIL
 import resvg_py
 
+from benchmark.data.pictures import cores
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import atomic_write_json, digest_of, file_digest, flush_to_disk
 
-from . import cirr, fashion200k, fashioniq, shoes
+from . import fashion200k, twin_layouts
 from .groups import Sizes as Sizes
-from .studio import Layout, Progress, shoot, usable_cores
+from .studio import Layout, Progress, shoot
 
 S = TypeVar("S")
 
@@ -82,7 +83,7 @@ def write_demo(
     partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
     try:
         layout = chosen.write(partial, sizes or chosen.sizes)
-        shoot(layout.shots, partial, workers or usable_cores(), progress)
+        shoot(layout.shots, partial, workers or cores(), progress)
         manifest = {"name": f"demo-{dataset}", "drawn": True, "counts": layout.counts}
         atomic_write_json(partial / "dataset.json", manifest)
         os.replace(partial, folder)
@@ -97,10 +98,10 @@ def write_demo(
 
 
 _LAYOUTS: dict[str, Demo[Any]] = {
-    "cirr": Demo(cirr.write_cirr_layout, cirr.SIZES),
+    "cirr": Demo(twin_layouts.write_cirr_layout, twin_layouts.CIRR_SIZES),
     "fashion200k": Demo(fashion200k.write_fashion200k_layout, fashion200k.SIZES),
-    "fashioniq": Demo(fashioniq.write_fashioniq_layout, fashioniq.SIZES),
-    "shoes": Demo(shoes.write_shoes_layout, shoes.SIZES),
+    "fashioniq": Demo(twin_layouts.write_fashioniq_layout, twin_layouts.FASHIONIQ_SIZES),
+    "shoes": Demo(twin_layouts.write_shoes_layout, twin_layouts.SHOES_SIZES),
 }
 
 

@@ -69,11 +69,6 @@ class Layout:
         self.counts[split] = dict(zip(words, (entries, pictures), strict=True))
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def shoot(shots: Sequence[Shot], root: Path, workers: int, progress: Progress) -> None:
     """Draw every shot below ``root``; the files do not depend on the number of workers.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmark.data.annotations import AnnotationFile, Problems, read_records, safe_relative, type_problem
 from benchmark.data.folders import Layouts
-from benchmark.dataset import Captions, IntArray
+from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
 from benchmark.files import read_json
 
@@ -68,10 +68,10 @@ class CirrFiles:
 
     @classmethod
     def find(cls, root: Path) -> CirrFiles:
-        for captions, lists in _PLACES:
-            if any((root / captions / f"cap.rc2.{split}.json").is_file() for split in SPLITS):
-                return cls(root, root / captions, tuple(root / folder for folder in lists))
-        return cls(root, root / "captions", (root / "image_splits",))
+        names = [f"cap.rc2.{split}.json" for split in SPLITS]
+        there = (place for place in _PLACES if any((root / place[0] / name).is_file() for name in names))
+        captions, lists = next(there, _PLACES[0])
+        return cls(root, root / captions, tuple(root / folder for folder in lists))
 
     @property
     def base(self) -> Path:
@@ -191,24 +191,17 @@ def _columns(
     split: str, paths: Mapping[str, str], known: Mapping[str, int], entries: list[dict[str, Any]]
 ) -> CirrSplit:
     ranked = split != "train"
+    members = (known[name] for e in entries for name in e["img_set"]["members"])
     return CirrSplit(
         name=split,
         paths=paths,
         ids=tuple(str(e["pairid"]) for e in entries),
-        reference=integers([known[e["reference"]] for e in entries]),
-        target=integers([-1 if split == "test1" else known[e["target_hard"]] for e in entries]),
+        reference=integers(known[e["reference"]] for e in entries),
+        target=integers(-1 if split == "test1" else known[e["target_hard"]] for e in entries),
         captions=tuple((e["caption"],) for e in entries),
-        members=_members(entries, known) if ranked else None,
-        sets=integers([e["img_set"]["id"] for e in entries]) if ranked else None,
+        members=integers(members).reshape(-1, _MEMBERS) if ranked else None,
+        sets=integers(e["img_set"]["id"] for e in entries) if ranked else None,
     )
-
-
-def _members(entries: list[dict[str, Any]], known: Mapping[str, int]) -> IntArray:
-    return integers([[known[m] for m in e["img_set"]["members"]] for e in entries]).reshape(-1, _MEMBERS)
-
-
-def integers(values: list[Any]) -> IntArray:
-    return np.array(values, dtype=np.int64)
 
 
 def require_one_path(files: CirrFiles, splits: Mapping[str, CirrSplit], problems: Problems) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotated import Manifest
+from benchmark.data.annotated import MANIFEST
 from benchmark.data.annotations import AnnotationFile, Problems, list_faults, read_records, type_problem
 from benchmark.data.folders import Layouts, StemIndex, index_by_stem
-from benchmark.dataset import Captions, IntArray
+from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
 from benchmark.files import read_json
 from benchmark.text_rules import text_rule
@@ -51,35 +51,44 @@ LAYOUTS = Layouts(
 
 @dataclass(frozen=True)
 class FashionIQFiles:
-    """Where the annotation files lie: the first known place that has any captions file."""
+    """Where the annotation files lie: the first known place that has any captions file.
+
+    ``categories``: those that are read; () for all three, or in own data (``is_own``) those with a file.
+    """
 
     root: Path
     captions: Path
     lists: tuple[Path, ...]
+    categories: tuple[str, ...] = ()
+    is_own: bool = False
 
     @classmethod
-    def find(cls, root: Path) -> FashionIQFiles:
-        for captions, lists in _PLACES:
-            if any((root / captions / f"cap.{c}.{s}.json").is_file() for s in SPLITS for c in CATEGORIES):
-                return cls(root, root / captions, tuple(root / folder for folder in lists))
-        return cls(root, root / "captions", (root / "image_splits",))
+    def find(cls, root: Path, categories: tuple[str, ...] = ()) -> FashionIQFiles:
+        names = [f"cap.{category}.{split}.json" for split in SPLITS for category in CATEGORIES]
+        there = (place for place in _PLACES if any((root / place[0] / name).is_file() for name in names))
+        captions, lists = next(there, ("captions", ("image_splits",)))
+        found = cls(root, root / captions, tuple(root / folder for folder in lists), categories)
+        return replace(found, is_own=any((folder / MANIFEST).is_file() for folder in (found.base, root)))
 
     @property
     def base(self) -> Path:
         return self.captions.parent if self.captions.name in ("captions", "json") else self.captions
 
-    def of(self, split: str, category: str) -> tuple[AnnotationFile, AnnotationFile]:
+    def of(self, split: str) -> tuple[AnnotationFile, ...]:
+        return tuple(file for category in self.there(split) for file in self.of_category(split, category))
+
+    def of_category(self, split: str, category: str) -> tuple[AnnotationFile, AnnotationFile]:
         """The captions file and the image list of a category in a split."""
         candidates = [folder / f"split.{category}.{split}.json" for folder in self.lists]
         found = next((path for path in candidates if path.is_file()), candidates[0])
         captions = self.captions / f"cap.{category}.{split}.json"
         return AnnotationFile(split, captions), AnnotationFile(split, found)
 
-    def there(self, split: str, manifest: Manifest | None) -> tuple[str, ...]:
-        """The categories that a split is to have: all three, or in own data those with a file."""
-        if manifest is None:
-            return CATEGORIES
-        return tuple(c for c in CATEGORIES if any(file.found for file in self.of(split, c))) or CATEGORIES
+    def there(self, split: str) -> tuple[str, ...]:
+        """The categories that a split is to have."""
+        if self.categories or not self.is_own:
+            return self.categories or CATEGORIES
+        return tuple(c for c in CATEGORIES if any(file.found for file in self.of_category(split, c))) or CATEGORIES
 
     def picture_folder(self) -> tuple[Path, StemIndex]:
         """The first usual folder that holds pictures, else the annotations' own folder, by stem.
@@ -193,7 +202,3 @@ def read_category(files: tuple[AnnotationFile, AnnotationFile], category: str, p
         target=integers(-1 if split == "test" else known[e["target"]] for e in entries),
         captions=tuple(tuple(e["captions"]) for e in entries),
     )
-
-
-def integers(values: Iterable[int]) -> IntArray:
-    return np.fromiter(values, dtype=np.int64)

@@ -16,7 +16,8 @@ import torch
 from comparing import Compared, at_least, compared, played_back
 from PIL import Image
 
-from benchmark.data.pixels import PixelSource, cores
+from benchmark.data.pictures import cores
+from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Pictures
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS

@@ -17,12 +17,12 @@ import PIL
 import pytest
 import resvg_py
 from benchmark.datasets.demo import demo_data as demo
-from benchmark.datasets.demo.cirr import cirr_splits
 from benchmark.datasets.demo.drawing import draw, draw_nuisance
 from benchmark.datasets.demo.groups import DemoSplit, draw_split
 from benchmark.datasets.demo.studio import SEED, Layout
 from benchmark.datasets.demo.subjects import GARMENTS, Garment, differing, is_held_out, random_subject, settle
 from benchmark.datasets.demo.texts import modification_text
+from benchmark.datasets.demo.twin_layouts import cirr_splits
 from PIL import Image
 
 from benchmark.errors import UserError

@@ -16,7 +16,6 @@ from benchmark.datasets import fashion200k, fashioniq, shoes
 from benchmark.datasets.demo import demo_data as demo
 from benchmark.datasets.demo.drawing import PICTURES, draw, draw_nuisance
 from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
-from benchmark.datasets.demo.fashioniq import fashioniq_splits
 from benchmark.datasets.demo.groups import DemoSplit, Pair, Sizes, draw_split
 from benchmark.datasets.demo.subjects import (
     COLOURS,
@@ -33,6 +32,7 @@ from benchmark.datasets.demo.subjects import (
     values,
 )
 from benchmark.datasets.demo.texts import relative_caption, relative_captions
+from benchmark.datasets.demo.twin_layouts import fashioniq_splits
 from PIL import Image
 
 from benchmark.data.annotated import require_counts

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmark.data.limited import limited_task
+from benchmark.data.partial import limited_task
 from benchmark.dataset import Task
 from benchmark.options import make_options
 from benchmark.pipeline.planning import make_plan

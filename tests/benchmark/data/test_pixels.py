@@ -15,7 +15,8 @@ from store_backbone import draw_pictures
 from torch import Tensor
 
 import benchmark.data.pixels
-from benchmark.data.pixels import PixelSource, bad_pictures
+from benchmark.data.pictures import bad_pictures
+from benchmark.data.pixels import PixelSource
 from benchmark.dataset import IntArray, Pictures
 from benchmark.errors import UserError
 

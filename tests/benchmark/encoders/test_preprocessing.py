@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from benchmark.data.pictures import check_pictures, open_picture
+from benchmark.data.pictures import each_picture, open_picture, picture_fault
 from benchmark.encoders.preprocessing import PADS, Preprocessing
 from benchmark.errors import UserError
 
@@ -222,6 +222,7 @@ def test_a_large_picture_is_a_warning_only(folder: Path, monkeypatch: pytest.Mon
 def test_all_problems_come_in_order(folder: Path) -> None:
     names = ["text.jpg", "good.png", "missing.jpg", "good.jpg", "empty.jpg"]
     seen: list[tuple[int, int]] = []
-    problems = check_pictures([folder / n for n in names], 3, lambda done, total: seen.append((done, total)))
+    faults = each_picture(picture_fault, [folder / n for n in names], 3, lambda done, total: seen.append((done, total)))
+    problems = [fault for fault in faults if fault is not None]
     assert [Path(p.split(": ")[0]).name for p in problems] == ["text.jpg", "missing.jpg", "empty.jpg"]
     assert seen == [(n, 5) for n in range(1, 6)]
