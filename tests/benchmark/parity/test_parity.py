@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark.methods.parity.clip_finetuning import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from made_golden import combiner_file, combiner_training_file, g, preprocessing_file
 
 from benchmark.cli import main
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.parity.comparison import Difference, GradientTolerance, compare_gradients, compare_output, worst
-from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from benchmark.parity.files import Rows
 from benchmark.registry import discover
 
