@@ -311,9 +311,9 @@ STEPS = combiner_training_file("z", 2, 1.0)
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda folder: folder / "missing.json", "cannot be read"),
-        (lambda folder: folder, "cannot be read"),
-        (truncated, "truncated or no JSON"),
+        (lambda folder: folder / "missing.json", "no such file"),
+        (lambda folder: folder, "a folder, not a file"),
+        (truncated, "not valid JSON at line"),
         (written([1, 2]), "no golden numbers"),
         (written({"method": "spirt", "seed_prefix": ""}), "did you mean spirit?"),
         (written(without(COMBINER, "seed_prefix")), "seed_prefix"),
