@@ -17,7 +17,6 @@ get the data. They are read without importing the `.py`, so that `list` and `--h
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -35,6 +34,7 @@ from benchmark.facts import (
     Recipe,
     Variant,
 )
+from benchmark.structured_files import read_toml
 
 
 def facts_beside(module_file: str) -> Facts:
@@ -52,7 +52,7 @@ def dataset_info(module_file: str) -> DatasetInfo:
 
 def read_facts(path: Path) -> Facts:
     """Read and check a file; raises UserError with a line for each problem, which names table and key."""
-    return _checked(path, _content(path))
+    return _checked(path, read_toml(path))
 
 
 def read_own_recipes(path: Path) -> tuple[Recipe, ...]:
@@ -60,7 +60,7 @@ def read_own_recipes(path: Path) -> tuple[Recipe, ...]:
 
     Each bears the file's name, so that no row of a table reads as if it were the paper's.
     """
-    content = _content(path)
+    content = read_toml(path)
     for key in content.keys() - {"settings", "recipe"}:
         raise UserError(f"{path}: {unknown_name('table of a recipe file', key, ('settings', 'recipe'))}")
     recipes = content.get("recipe", [])
@@ -72,13 +72,6 @@ def read_own_recipes(path: Path) -> tuple[Recipe, ...]:
     if not found:
         raise UserError(f"{path}: holds no [[recipe]]; `list recipes --json` shows what one may say")
     return found
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as TOML ({error})") from None
 
 
 def _checked(path: Path, content: Mapping[str, Any]) -> Facts:

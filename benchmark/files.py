@@ -69,21 +69,6 @@ def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; raises UserError with the line where it is missing, truncated or not UTF-8."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); get the file again") from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "the file may be truncated, get it again"
-        ) from None
-
-
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as stream:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from benchmark.configurations import ready_configuration
 from benchmark.errors import UserError, unknown_name
 from benchmark.settings import Settings
+from benchmark.structured_files import NotWellFormed, OutOfBounds, parse_toml, read_toml
 
 DATA_ROOT_VARIABLE = "CIR_BENCHMARK_DATA"
 CACHE_VARIABLE = "CIR_BENCHMARK_CACHE"
@@ -170,8 +170,10 @@ def parse_assignments(values: list[str]) -> dict[str, Any]:
         if not separator or "." not in key:
             raise UserError(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
         try:
-            assignments[key.strip()] = tomllib.loads(f"x = {text.strip()}")["x"]
-        except tomllib.TOMLDecodeError:
+            assignments[key.strip()] = parse_toml(f"x = {text.strip()}")["x"]
+        except OutOfBounds as error:
+            raise UserError(f"--set {value[:80]}: {error}; give another value") from None
+        except NotWellFormed:
             assignments[key.strip()] = text.strip()
     return assignments
 
@@ -179,10 +181,7 @@ def parse_assignments(values: list[str]) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """A TOML file with the same names as the options, or a ready one by name; `[set]` holds the settings."""
     path = ready_configuration(str(path), ".toml", "--config")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not valid TOML ({error})") from None
+    values = read_toml(path)
     known = {name.replace("_", "-") for name in RunOptions.model_fields}
     for key in values:
         if key.replace("_", "-") not in known:

@@ -21,14 +21,8 @@ from pydantic import Field
 from benchmark.method import BuildContext, Method, Specification, Stage
 
 from .networks.artemis import VERSION_HELP, Version, artemis_of_version
-from .networks.artemis_encoders import (
-    CnnSettings,
-    cnn_encoders,
-    cnn_start,
-    encoder_files,
-    encoder_remarks,
-    pixel_inputs,
-)
+from .networks.artemis_encoders import CnnSettings, cnn_encoders, encoder_files, own_networks, pixel_inputs
+from .networks.vocabulary import word_vector_remarks
 
 
 class ArtemisSettings(CnnSettings):
@@ -54,8 +48,8 @@ WHOLE = Stage(
 METHOD = Specification(
     stages=lambda settings, initialisation: (FROZEN, WHOLE) if initialisation == "pretrained" else (WHOLE,),
     settings=ArtemisSettings,
-    own_networks=lambda settings: cnn_start(ArtemisSettings.of(settings)),
-    required_files=lambda settings: encoder_files(ArtemisSettings.of(settings)),
-    remarks=lambda settings: encoder_remarks(ArtemisSettings.of(settings)),
+    own_networks=own_networks,
+    required_files=encoder_files,
+    remarks=lambda settings: word_vector_remarks(ArtemisSettings.of(settings).word_vectors),
     demo_settings={"cnn": "tiny", "width": 128, "word_width": 64, "lstm_width": 128},
 )

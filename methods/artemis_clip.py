@@ -11,9 +11,9 @@ from pydantic import Field
 from benchmark.method import Method
 from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import on_clip_features
 from .networks.artemis import VERSION_HELP, Version, artemis_of_version
 from .networks.artemis_encoders import feature_encoders
+from .networks.clip_finetuning import on_clip_features
 
 
 class ArtemisClipSettings(EncoderChoice):

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmark.method import Method, Views
 from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import on_clip_features
+from .networks.clip_finetuning import on_clip_features
 from .networks.layers import normalise
 
 

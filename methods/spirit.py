@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmark.method import FeatureInputs, Method, Views
 from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import on_clip_features
+from .networks.clip_finetuning import on_clip_features
 from .networks.layers import contrastive_loss
 from .networks.spirit import SpiritDesign, SpiritNetwork
 

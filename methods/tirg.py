@@ -32,10 +32,11 @@ from benchmark.method import (
 )
 from benchmark.settings import MethodSettings, TrainingSettings
 
-from .networks.artemis_encoders import cnn_encoders, cnn_start, encoder_files, encoder_remarks, pixel_inputs
+from .networks.artemis_encoders import cnn_encoders, encoder_files, own_networks, pixel_inputs
 from .networks.cnn import build_trunk, trunk_named
 from .networks.cnn_pictures import ShortSide
 from .networks.tirg_implementations import Kind, OriginalTirg, TirgSettings, artemis_tirg, original_tirg
+from .networks.vocabulary import word_vector_remarks
 
 
 class TirgTrainingSettings(TrainingSettings):
@@ -47,7 +48,7 @@ class TirgTrainingSettings(TrainingSettings):
 
 def _build_original(context: BuildContext, kind: Kind) -> Method:
     settings = TirgSettings.of(context.method_settings)
-    cnn = build_trunk(settings.cnn, context.start(cnn_start(settings)), context.assets_root)
+    cnn = build_trunk(settings.cnn, context.start(own_networks(settings)), context.assets_root)
     return original_tirg(kind, settings, cnn, trunk_named(settings.cnn).channels)
 
 
@@ -93,7 +94,7 @@ def _remarks(given: MethodSettings) -> tuple[str, ...]:
     settings = TirgSettings.of(given)
     if settings.implementation == "original":
         return ("words start at random, as released",)
-    return encoder_remarks(settings)
+    return word_vector_remarks(settings.word_vectors)
 
 
 def _specification(kind: Kind) -> Specification:
@@ -123,7 +124,7 @@ def _specification(kind: Kind) -> Specification:
     return Specification(
         stages=stages,
         settings=TirgSettings,
-        own_networks=lambda settings: cnn_start(TirgSettings.of(settings)),
+        own_networks=own_networks,
         required_files=_required_files,
         remarks=_remarks,
         demo_settings={"cnn": "tiny", "width": 128},

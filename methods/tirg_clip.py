@@ -15,8 +15,8 @@ from pydantic import Field
 from benchmark.method import Method
 from benchmark.settings import EncoderChoice
 
-from .clip_finetuning import on_clip_features
 from .networks.artemis_encoders import feature_encoders
+from .networks.clip_finetuning import on_clip_features
 from .networks.tirg_implementations import VARIANT_SHARES, ArtemisTirg, Kind, composition
 
 

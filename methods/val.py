@@ -3,8 +3,8 @@
 Chen, Gong, Bazzani, "Image Search with Text Feedback by Visiolinguistic Attention Learning", CVPR
 2020. Query = the composed maps' averages, target = the CNN's own maps' averages (no layer at all),
 each level of unit norm; distance = squared Euclidean over all levels, which ranks as the dot product
-does. Loss = a semi-hard triplet loss at each level. The network is `networks/val.py`, the loss
-`networks/val_loss.py`, the CNNs `networks/val_cnns.py`, the released optimiser `networks/val_optimisation.py`.
+does. Loss = a semi-hard triplet loss at each level. The network is `networks/val.py`, the CNNs
+`networks/val_cnns.py`, the loss and the released optimiser `networks/val_training.py`.
 
 Deviations from the release: the CNNs are timm's, which differ from TF-slim's a little; training is
 whole epochs, the nearest number to the release's updates; moving averages start at the loaded
@@ -37,17 +37,16 @@ from benchmark.text_rules import punctuation_words
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 
 from .networks.cnn import require_rows, trunk_files
+from .networks.cnn_pictures import Squeezed
 from .networks.val import Level, ValNetwork, ValSizes, level_vectors
 from .networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
-from .networks.val_loss import hierarchical_loss
-from .networks.val_optimisation import ReleasedAdam, dropping_schedule, penalty_groups
-from .networks.val_pictures import Squeezed
-from .networks.vocabulary import TOKENISERS, Vocabulary
-from .networks.word_vectors import (
+from .networks.val_training import ReleasedAdam, dropping_schedule, hierarchical_loss, penalty_groups
+from .networks.vocabulary import (
+    TOKENISERS,
+    Vocabulary,
     find_word_vectors,
     read_word_vectors,
     start_from_vectors,
-    word_vector_files,
     word_vector_remarks,
 )
 
@@ -221,7 +220,7 @@ def _own_networks(given: MethodSettings) -> Initialisation:
 def _required_files(given: MethodSettings) -> tuple[RequiredFile, ...]:
     settings = ValSettings.of(given)
     trunk = VAL_TRUNKS[settings.cnn].trunk
-    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
+    return (*trunk_files(trunk, settings.start), RequiredFile(_VECTORS, settings.word_vectors))
 
 
 METHOD = Specification(

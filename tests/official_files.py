@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmark.encoders.backbones import build_clip
-from benchmark.parity.rules import clip_weight, head_weight, shapes_of
+from benchmark.parity.rules import clip_weight, head_weight
+from benchmark.weights.fit import shapes_of
 
 SIZES = {"input_resolution": 64, "context_length": 32, "vocab_size": 4096}
 

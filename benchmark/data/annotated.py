@@ -13,7 +13,8 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from benchmark.data.annotations import AnnotationFile, Problems, record_faults, type_problem
 from benchmark.dataset import Counts, Dataset, DatasetInfo
 from benchmark.errors import UserError, unknown_name
-from benchmark.files import digest_of, file_digest, read_json
+from benchmark.files import digest_of, file_digest
+from benchmark.structured_files import read_json
 
 MANIFEST = "dataset.json"
 Published = Mapping[str, Mapping[str, int]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.structured_files import read_json
 
 _SHOWN = 10
 _TYPE_WORDS: dict[type, str] = {

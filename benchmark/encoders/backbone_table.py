@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.facts import Asset
+from benchmark.structured_files import read_json, read_toml
 
 CLIP_VOCABULARY = 49408
 
@@ -43,7 +42,7 @@ class BackboneInfo:
         return cls(**{**facts, "sources": tuple(WeightsSource(**source) for source in facts.get("sources", ()))})
 
 
-_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 
 BACKBONES: dict[str, BackboneInfo] = {facts["name"]: BackboneInfo.of(facts) for facts in _TABLE["backbone"]}
 
@@ -53,7 +52,7 @@ def plain_architectures() -> tuple[str, ...]:
     package = find_spec("open_clip")
     folders = (package.submodule_search_locations if package is not None else None) or ()
     files = sorted(file for folder in folders for file in Path(folder, "model_configs").glob("*.json"))
-    plain = [file for file in files if is_plain(json.loads(file.read_text(encoding="utf-8")))]
+    plain = [file for file in files if is_plain(read_json(file))]
     return tuple(dict.fromkeys(file.stem.removesuffix("-quickgelu") for file in plain))
 
 

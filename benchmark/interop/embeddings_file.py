@@ -9,7 +9,6 @@ file's metadata, or in a JSON object in the file ``<name>.ids.json`` beside it.
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections import Counter
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from benchmark.data.annotations import Problems
 from benchmark.errors import UserError, first_of, unknown_name
-from benchmark.files import file_digest, read_json
+from benchmark.files import file_digest
+from benchmark.structured_files import NotWellFormed, parse_json, read_json
 
 QUERIES, GALLERY = "queries", "gallery"
 _IDS_OF = {QUERIES: "query_ids", GALLERY: "gallery_ids"}
@@ -175,8 +175,8 @@ def _metadata_ids(path: Path, metadata: Mapping[str, str], problems: Problems) -
         if _base(key) not in _IDS_OF.values():
             continue
         try:
-            values = json.loads(text)
-        except json.JSONDecodeError:
+            values = parse_json(text)
+        except NotWellFormed:
             values = None
         yield key, _texts(path, key, values, problems)
 

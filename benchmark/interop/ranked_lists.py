@@ -12,7 +12,6 @@ A list is checked alike for scoring and for submission.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from benchmark.data.annotations import Problems
 from benchmark.dataset import IntArray, Task
 from benchmark.errors import UserError, first_of
 from benchmark.files import file_digest
+from benchmark.structured_files import DoubledKey, NotWellFormed, parse_json
 
 Metric = Literal["recall", "recall_subset", ""]
 
@@ -72,8 +72,8 @@ def _text(path: Path) -> str:
 def _begins_with_a_line_of_json(text: str) -> bool:
     """Whether the first line is a whole JSON object of a query; a server file is one object of many."""
     try:
-        first = json.loads(text.lstrip().split("\n", 1)[0])
-    except json.JSONDecodeError:
+        first = parse_json(text.lstrip().split("\n", 1)[0])
+    except NotWellFormed:
         return False
     return isinstance(first, dict) and not {"query", "ranking"}.isdisjoint(first)
 
@@ -84,9 +84,9 @@ def _json_lines(path: Path, text: str, problems: Problems) -> dict[str, tuple[st
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            problems.add(path, f"line {number}: not valid JSON ({error.msg})")
+            entry = parse_json(line)
+        except NotWellFormed as error:
+            problems.add(path, f"line {number}: {error}")
             continue
         query, ranking = (entry.get(key) if isinstance(entry, dict) else None for key in ("query", "ranking"))
         if type(query) not in (str, int) or not _are_names(ranking):
@@ -103,32 +103,23 @@ def _are_names(value: Any) -> TypeGuard[list[str]]:
 
 
 def _server_lists(path: Path, text: str, problems: Problems) -> tuple[Metric, dict[str, tuple[str, ...]]]:
-    pairs: list[tuple[str, Any]] = []
-
-    def keep_pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        pairs[:] = found
-        return dict(found)
-
     try:
-        content = json.loads(text, object_pairs_hook=keep_pairs)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "the file may be truncated, write it again"
-        ) from None
+        content = parse_json(text)
+    except DoubledKey as error:
+        raise UserError(f"{path}: pair {error.key}: a second list; keep one of them") from None
+    except NotWellFormed as error:
+        raise UserError(f"{path}: {error}; the file may be truncated, write it again") from None
     if not isinstance(content, dict) or content.get("metric") not in METRICS or content.get("version") != VERSION:
         raise UserError(
             f'{path}: neither JSON lines nor CIRR server JSON, which begins {{"version": "{VERSION}", '
             f'"metric": "recall"}} or "recall_subset"'
         )
     lists: dict[str, tuple[str, ...]] = {}
-    for key, value in pairs:
+    for key, value in content.items():
         if key in ("version", "metric"):
             continue
         if not _are_names(value):
             problems.add(path, f"pair {key}: not a list of names")
-        elif key in lists:
-            problems.add(path, f"pair {key}: a second list")
         else:
             lists[key] = tuple(value)
     return content["metric"], lists

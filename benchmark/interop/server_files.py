@@ -17,7 +17,7 @@ from typing import Any
 from benchmark.data.annotations import Problems, type_problem
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError, unknown_name
-from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
+from benchmark.files import atomic_write_json, atomic_write_text, folder_lock
 from benchmark.interop.ranked_lists import (
     VERSION,
     ListFaults,
@@ -30,6 +30,7 @@ from benchmark.interop.ranked_lists import (
 from benchmark.pipeline.reporting import TABLE
 from benchmark.records.record import Record, Result, read_record, replace_record
 from benchmark.records.tables import run_table
+from benchmark.structured_files import SMALL, read_json, typed
 
 DATASET, SPLIT, PROTOCOL = "cirr", "test1", "official"
 FOLDER, MANIFEST = "submission", "submission.json"
@@ -149,10 +150,7 @@ def read_submission(folder: Path) -> Submission:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{folder}: no submission was written here; write one with `submit`, or name its --output")
-    try:
-        return Submission(**read_json(path))
-    except TypeError:
-        raise UserError(f"{path}: not written by `submit`; write the submission again") from None
+    return typed(Submission, read_json(path, SMALL), str(path), "not written by `submit`; write the submission again")
 
 
 def read_server_numbers(path: Path) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from benchmark.errors import UserError
+from benchmark.structured_files import read_json
 
 
 class Form(BaseModel):
@@ -44,12 +44,7 @@ class GoldenFile:
     @classmethod
     def read(cls, path: Path) -> GoldenFile:
         """Raises UserError where the file is missing, truncated or no golden file at all."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); name a file of golden numbers") from None
-        except ValueError as error:
-            raise UserError(f"{path}: truncated or no JSON ({error}); get the golden file again") from None
+        content = read_json(path, remedy="it may be truncated, get the golden file again")
         if not isinstance(content, dict) or not isinstance(content.get("method"), str):
             raise UserError(f"{path}: no golden numbers: a JSON object with an entry 'method' is expected")
         prefix = content.get("seed_prefix")

@@ -140,10 +140,6 @@ def clip_images(name: str, batch: int, side: int, coarse: int, prefix: str = "")
     return np.asarray(2 * level + enlarged + 0.5 * fine, dtype=np.float32)
 
 
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
-
-
 def names_sha256(shapes: Mapping[str, Shape]) -> str:
     """sha256 of the sorted lines ``name 1x2x3``, joined by newlines; a scalar's line ends with the blank."""
     lines = sorted(f"{name} {'x'.join(str(size) for size in shape)}" for name, shape in shapes.items())

@@ -13,11 +13,12 @@ from typing import Any
 
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import broadcast_state
-from benchmark.files import atomic_write_json, digest_of, file_digest, read_json, remove_partial
+from benchmark.files import atomic_write_json, digest_of, file_digest, remove_partial
 from benchmark.method import Method
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.reporting import WeightsFrom
 from benchmark.progress import say
+from benchmark.structured_files import read_json
 from benchmark.training.job import State, Trained, clone_of
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into

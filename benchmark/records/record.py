@@ -21,10 +21,11 @@ from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
-from benchmark.files import atomic_write_json, digest_of, read_json
+from benchmark.files import atomic_write_json, digest_of
 from benchmark.records.measurement import Cost, Count, Precision, RecordPart, Trial, Tuning
 from benchmark.records.measurement import Measurement as Measurement
 from benchmark.records.upgrades import UPGRADES
+from benchmark.structured_files import read_json
 
 SCHEMA_VERSION: Final = 3
 RECORD_NAME = "record.json"

@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmark.configurations import ready_configuration
 from benchmark.errors import UserError, unknown_name
-from benchmark.files import read_json
 from benchmark.settings import TrainingSettings
+from benchmark.structured_files import read_json
 from benchmark.training.batches import GroupLayout
 
 PASSED = frozenset({

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmark.distributed.process import Process
 from benchmark.errors import UserError
-from benchmark.files import atomic_path, atomic_write_json, file_digest, read_json
+from benchmark.files import atomic_path, atomic_write_json, file_digest
+from benchmark.structured_files import read_json
 
 _POINTER_KEYS = {"file", "bytes", "sha256", "identity"}
 _SHOWN = 3

@@ -8,7 +8,6 @@ against a table of every network on the shelf.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
@@ -18,6 +17,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
+from benchmark.structured_files import read_toml
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -143,7 +143,7 @@ def _known_networks() -> list[tuple[str, frozenset[str]]]:
     Official files hold a part, under its own names.
     """
     known: list[tuple[str, frozenset[str]]] = []
-    for network in tomllib.loads(KNOWN_NETWORKS.read_text(encoding="utf-8"))["network"]:
+    for network in read_toml(KNOWN_NETWORKS)["network"]:
         title, patterns = network["title"], network["names"]
         known.append((title, frozenset(patterns)))
         for part in sorted({name.partition(".")[0] for name in patterns if "." in name}):

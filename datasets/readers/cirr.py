@@ -13,7 +13,7 @@ from benchmark.data.annotations import AnnotationFile, Problems, read_records, s
 from benchmark.data.folders import Layouts
 from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.structured_files import read_json
 
 SPLITS = ("train", "val", "test1")
 PUBLISHED: Mapping[str, Mapping[str, int]] = {

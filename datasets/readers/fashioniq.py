@@ -15,7 +15,7 @@ from benchmark.data.annotations import AnnotationFile, Problems, list_faults, re
 from benchmark.data.folders import Layouts, StemIndex, index_by_stem
 from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.structured_files import read_json
 from benchmark.text_rules import text_rule
 
 SPLITS = ("train", "val", "test")

@@ -24,7 +24,7 @@ from benchmark.data.annotations import (
 )
 from benchmark.data.folders import Layouts
 from benchmark.errors import UserError
-from benchmark.files import read_json
+from benchmark.structured_files import read_json
 
 SPLITS = ("train", "test")
 OFFICIAL_NAMES, VAL_NAMES = 4_658, 4_621

@@ -44,8 +44,7 @@ from .recurrent_texts import (
     artemis_vocabulary,
     text_views,
 )
-from .vocabulary import Vocabulary
-from .word_vectors import find_word_vectors, read_word_vectors, word_vector_files, word_vector_remarks
+from .vocabulary import Vocabulary, find_word_vectors, read_word_vectors
 
 TEMPERATURE = 2.65926
 """τ at the start, a factor of 14.29."""
@@ -212,21 +211,24 @@ def cnn_encoders(settings: CnnSettings, assets_root: Path | None, weights_follow
     ``weights_follow``: all weights are loaded next, so that neither is looked for.
     """
     vectors = "" if weights_follow else find_word_vectors(_VECTORS, settings.word_vectors, assets_root)
-    start: Initialisation = "random" if weights_follow else cnn_start(settings)
+    start: Initialisation = "random" if weights_follow else trunk_start(settings.cnn, settings.start)
     cnn = build_trunk(settings.cnn, start, assets_root)
     channels = trunk_named(settings.cnn).channels
     image = ImageEncoder(cnn, nn.Linear(channels, settings.width), "gem")
     return Encoders(image, text_maker(settings), vectors)
 
 
-def encoder_files(settings: CnnSettings) -> tuple[RequiredFile, ...]:
+def own_networks(given: MethodSettings) -> Initialisation:
+    """Where the CNN starts, of which alone there are pretrained weights."""
+    settings = CnnSettings.of(given)
+    return trunk_start(settings.cnn, settings.start)
+
+
+def encoder_files(given: MethodSettings) -> tuple[RequiredFile, ...]:
     """ImageNet weights where the CNN starts from them, and word vectors, which a run may do without."""
+    settings = CnnSettings.of(given)
     trunk = trunk_named(settings.cnn)
-    return (*trunk_files(trunk, settings.start), *word_vector_files(_VECTORS, settings.word_vectors))
-
-
-def encoder_remarks(settings: CnnSettings) -> tuple[str, ...]:
-    return word_vector_remarks(settings.word_vectors)
+    return (*trunk_files(trunk, settings.start), RequiredFile(_VECTORS, settings.word_vectors))
 
 
 def text_maker(settings: CnnSettings) -> Callable[[int], nn.Module]:
@@ -240,10 +242,6 @@ def text_maker(settings: CnnSettings) -> Callable[[int], nn.Module]:
         )
 
     return make
-
-
-def cnn_start(settings: CnnSettings) -> Initialisation:
-    return trunk_start(settings.cnn, settings.start)
 
 
 def feature_encoders(width: int) -> Encoders:

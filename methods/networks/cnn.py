@@ -30,6 +30,7 @@ GEM_FLOOR = 1e-6
 
 Pooling = Literal["average", "gem"]
 
+_CLASSIFIERS = ("fc.", "head.fc.", "classifier.")
 _ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 
 
@@ -78,35 +79,36 @@ def build_trunk(name: str, start: Initialisation, assets_root: Path | None = Non
     is the framework's draw, "pretrained" reads ImageNet weights. Raises UserError where these are not
     on this machine, or are no weights of this network.
     """
-    import timm
     from timm.models.resnet import BasicBlock, ResNet
 
     trunk = trunk_named(name)
-    if trunk.asset is None:
-        tiny: nn.Module = ResNet(
-            BasicBlock,  # type: ignore[arg-type]
-            (1, 1, 1, 1), num_classes=0, global_pool="",
-            channels=(24, 48, 96, trunk.channels), stem_type="deep", stem_width=12,
-        )  # fmt: skip
-        return tiny
+    if trunk.asset is not None:
+        return timm_network(trunk, start, assets_root)
+    tiny: nn.Module = ResNet(
+        BasicBlock,  # type: ignore[arg-type]
+        (1, 1, 1, 1), num_classes=0, global_pool="",
+        channels=(24, 48, 96, trunk.channels), stem_type="deep", stem_width=12,
+    )  # fmt: skip
+    return tiny
+
+
+def timm_network(trunk: Trunk, start: Initialisation, assets_root: Path | None) -> nn.Module:
+    """timm's network of that name without pooling and classifier, drawn or with its ImageNet weights.
+
+    These are looked for under ``assets_root`` and in Hugging Face's cache. Raises UserError that names the file,
+    its size, where to get it and its licence, or that it holds no weights of this network.
+    """
+    import timm
+
     network: nn.Module = timm.create_model(trunk.name, pretrained=False, num_classes=0, global_pool="")
     if start == "pretrained":
-        path = find_trunk_weights(trunk, assets_root)
-        state = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("fc.")}
+        assert trunk.asset is not None, f"{trunk.name} has no weights from outside"
+        path = find_asset(trunk.asset, assets_root)
+        if path is None:
+            raise UserError(f"{missing(trunk.asset, assets_root)}, or start at random with --set method.start=random")
+        state = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith(_CLASSIFIERS)}
         load_into(network, state, str(path))
     return network
-
-
-def find_trunk_weights(trunk: Trunk, assets_root: Path | None) -> Path:
-    """The file of a trunk's ImageNet weights under ``assets_root``, or in Hugging Face's cache.
-
-    Raises UserError that names the file, its size, where to get it and its licence.
-    """
-    assert trunk.asset is not None, f"{trunk.name} has no weights from outside"
-    found = find_asset(trunk.asset, assets_root)
-    if found is None:
-        raise UserError(f"{missing(trunk.asset, assets_root)}, or start at random with --set method.start=random")
-    return found
 
 
 def trunk_files(trunk: Trunk, start: Initialisation) -> tuple[RequiredFile, ...]:

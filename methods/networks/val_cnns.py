@@ -25,10 +25,8 @@ from torch import Tensor, nn
 
 from benchmark.facts import Initialisation
 from benchmark.facts_file import facts_beside
-from benchmark.weights.checkpoints import read_weights
-from benchmark.weights.fit import load_into
 
-from .cnn import TRUNKS, Trunk, build_trunk, find_trunk_weights
+from .cnn import TRUNKS, Trunk, build_trunk, timm_network
 from .val import LayerStyle, Level
 
 CnnName = Literal["resnetv2_50", "mobilenetv1_100", "tiny"]
@@ -37,7 +35,6 @@ Maps = tuple[Tensor, Tensor, Tensor]
 LEVELS = ("low", "mid", "high")
 
 _ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
-_CLASSIFIERS = ("head.fc.", "classifier.")
 
 
 @dataclass(frozen=True)
@@ -127,13 +124,7 @@ def build_taps(name: CnnName, start: Initialisation, assets_root: Path | None) -
     chosen = VAL_TRUNKS[name]
     if name == "tiny":
         return TinyTaps(build_trunk("tiny", "random"))
-    import timm
-
-    trunk: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
-    if start == "pretrained":
-        path = find_trunk_weights(chosen.trunk, assets_root)
-        state = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith(_CLASSIFIERS)}
-        load_into(trunk, state, str(path))
+    trunk = timm_network(chosen.trunk, start, assets_root)
     for layer in trunk.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = chosen.style.momentum

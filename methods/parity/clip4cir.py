@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmark.interop.importing import Release
 from benchmark.method import Method
-from benchmark.parity.heads import Head, HeadSizes
+from benchmark.parity.golden import Head, HeadSizes
 
 from ..clip4cir import METHOD, Clip4Cir, CombinerSettings
 

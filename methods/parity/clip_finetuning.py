@@ -5,31 +5,97 @@ Its official file is a CLIP alone, which `import` reads as such: there is no rel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmark.encoders.backbones import ClipBackbone
+from benchmark.encoders.architectures import Activation, openai_architecture
+from benchmark.encoders.backbones import ClipBackbone, build_clip
+from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_names, compare_output
-from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels, golden_tokens
 from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, Matrix, Rows, StateDict
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import names_sha256, renamed, shapes_of, without_dropout
+from benchmark.parity.rules import (
+    clip_images,
+    clip_weight,
+    draw_weights,
+    names_sha256,
+    padded_tokens,
+    renamed,
+    without_dropout,
+)
 from benchmark.parity.training import BATCHES, GoldenRecipe, RecipeConfig, TrainingCase, recipe_settings
 from benchmark.progress import say
 from benchmark.training.batches import Batch
+from benchmark.weights.fit import shapes_of
 
-from ..clip_finetuning import FINETUNING, ClipSum, FinetuningSettings
+from ..networks.clip_finetuning import FINETUNING, ClipSum, FinetuningSettings
 
 TOLERANCE = 1e-5
 GRADIENTS = GradientTolerance(2e-5, is_noise=lambda name: name.endswith("k_proj.bias"), noise_share=1e-6)
 """A key's bias shifts a softmax's row: its gradient is rounding noise."""
 CHANGES = 1e-3
 """Relative tolerance of a parameter's change after ten steps."""
+
+
+class EncoderSizes(Form):
+    """OpenAI's sizes of a model, and of the images that are drawn for it."""
+
+    embed_dim: PositiveInt
+    image_resolution: PositiveInt
+    vision_layers: PositiveInt | list[PositiveInt]
+    vision_width: PositiveInt
+    vision_patch_size: PositiveInt | None
+    vision_heads: PositiveInt
+    context_length: PositiveInt
+    vocab_size: PositiveInt
+    transformer_width: PositiveInt
+    transformer_heads: PositiveInt
+    transformer_layers: PositiveInt
+    batch: PositiveInt
+    coarse: PositiveInt
+
+    @model_validator(mode="after")
+    def _blotches_fit(self) -> EncoderSizes:
+        if self.image_resolution % self.coarse:
+            raise ValueError(f"coarse {self.coarse} must divide the side {self.image_resolution}")
+        return self
+
+
+SMALL: Mapping[str, Any] = {
+    "embed_dim": 64, "image_resolution": 64, "vision_layers": [1, 1, 1, 1], "vision_width": 16,
+    "vision_patch_size": None, "vision_heads": 8, "context_length": 77, "vocab_size": 49408,
+    "transformer_width": 128, "transformer_heads": 2, "transformer_layers": 2,
+}  # fmt: skip
+"""The model "small", which training files name without its sizes."""
+
+
+def golden_backbone(name: str, sizes: EncoderSizes, prefix: str, activation: Activation) -> ClipBackbone:
+    """A backbone in evaluation mode with weights by CLIP's rule."""
+    clip = build_clip(openai_architecture(sizes.model_dump()), activation)
+    draw_weights(clip, clip_weight, prefix)
+    preprocessing = Preprocessing("targetpad", sizes.image_resolution)
+    return ClipBackbone(clip, preprocessing, name, "golden", activation).eval()
+
+
+def golden_tokens(file: GoldenFile, rows: list[list[int]], sizes: EncoderSizes) -> Tensor:
+    """(B, L) token numbers as listed, padded. Raises UserError for what does not fit the model."""
+    try:
+        tokens = padded_tokens(rows, sizes.context_length)
+    except ValueError as error:
+        raise file.error(f"entry 'token_ids': {error}") from None
+    if int(tokens.max()) >= sizes.vocab_size or int(tokens.min()) < 0:
+        raise file.error(f"entry 'token_ids': a token is not below {sizes.vocab_size}")
+    return tokens
+
+
+def golden_pixels(prefix: str, name: str, sizes: EncoderSizes) -> Tensor:
+    """(B, 3, S, S) of that name."""
+    return torch.from_numpy(clip_images(name, sizes.batch, sizes.image_resolution, sizes.coarse, prefix))
 
 
 class _Stage1(ExpectedTraining):
@@ -60,7 +126,7 @@ def _check_model(file: GoldenFile, name: str, model: _Model) -> Iterator[Deviati
     inputs = {side: golden_pixels(file.prefix, f"{name}.input.{side}", sizes) for side in ("reference", "target")}
     inputs["tokens"] = golden_tokens(file, model.token_ids, sizes)
 
-    def golden(activation: Literal["quickgelu", "gelu"]) -> Golden:
+    def golden(activation: Activation) -> Golden:
         method = ClipSum(golden_backbone(name, sizes, file.prefix, activation), FinetuningSettings())
         return Golden(
             file, f"{name} ", method.eval(), inputs, _outputs, TOLERANCE, GRADIENTS,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmark.interop.importing import Release
 from benchmark.method import Method
-from benchmark.parity.heads import Head, HeadSizes
+from benchmark.parity.golden import Head, HeadSizes
 from benchmark.training.batches import Batch
 
 from ..spirit import METHOD, Spirit, SpiritSettings

@@ -26,12 +26,19 @@ from benchmark.parity.comparison import (
 )
 from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, StateDict
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, shapes_of, weight_rule, without_dropout
+from benchmark.parity.rules import Array, Released, draw_input, draw_rearranged, weight_rule, without_dropout
+from benchmark.weights.fit import shapes_of
 
 from ..networks.val import Level, ValNetwork, ValSizes, level_vectors, unit_norm
 from ..networks.val_cnns import VAL_TRUNKS
-from ..networks.val_loss import Mining, hardest_allowed, matching_loss, squared_distances
-from ..networks.val_optimisation import l2_penalty, penalised
+from ..networks.val_training import (
+    Mining,
+    hardest_allowed,
+    l2_penalty,
+    matching_loss,
+    penalised,
+    squared_distances,
+)
 
 VALUES = 1e-4
 GRADIENTS = GradientTolerance(1e-3, is_noise=lambda name: name == "projection/text/BatchNorm/beta")

@@ -127,7 +127,7 @@ def test_recipes_share_settings(tmp_path: Path) -> None:
         ),
         ("[settings]\nepochs = 1\n", r"\[settings\]: epochs must be a table"),
         ("dataset = 3\n", r"facts.toml, \[dataset\]: must be a table"),
-        ("[[method]\n", "facts.toml: cannot be read as TOML"),
+        ("[[method]\n", "facts.toml: not valid TOML .*at line 1"),
     ],
 )
 def test_what_is_wrong_with_a_toml_is_told_in_one_line(text: str, problem: str, tmp_path: Path) -> None:

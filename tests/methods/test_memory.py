@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark.methods.clip_finetuning import ClipSum, FinetuningSettings
+from benchmark.methods.networks.clip_finetuning import ClipSum, FinetuningSettings
 from test_artemis import artemis
 from test_tirg import in_artemis, original
 from test_val import build as val

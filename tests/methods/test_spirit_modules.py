@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.parity.comparison import compare_output
 from benchmark.parity.files import Rows
-from benchmark.parity.heads import HeadSizes, head_batch
+from benchmark.parity.golden import HeadSizes, head_batch
 from benchmark.parity.rules import draw_weights, head_weight
 
 Batch = dict[str, Tensor]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from benchmark.methods.networks.artemis_encoders import cnn_encoders
-from benchmark.methods.networks.cnn import TRUNKS, build_trunk, find_trunk_weights, generalised_mean, trunk_start
+from benchmark.methods.networks.cnn import TRUNKS, build_trunk, generalised_mean, trunk_start
 from benchmark.methods.networks.cnn_pictures import ShortSide
 from benchmark.methods.networks.recurrent_texts import LastStateText, text_views, tirg_vocabulary
 from benchmark.methods.networks.tirg import classification_loss, draw_triplets, soft_triplet_loss
@@ -197,7 +197,7 @@ def test_fashion200k_has_the_authors_implementation_and_the_others_the_variant(s
 
 def test_missing_weights_are_named_with_size_source_and_licence(tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
-        find_trunk_weights(TRUNKS["resnet18"], tmp_path)
+        build_trunk("resnet18", "pretrained", tmp_path)
     told = str(raised.value)
     for part in ("resnet18.tv_in1k.safetensors", "47 MB", "BSD-3", "huggingface.co/timm/resnet18.tv_in1k", "\n"):
         assert (part in told) == (part != "\n")

@@ -11,11 +11,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from benchmark.methods.networks.cnn_pictures import Squeezed, resize_bilinear
 from benchmark.methods.networks.val import ValNetwork, ValSizes
 from benchmark.methods.networks.val_cnns import VAL_TRUNKS, CnnName, build_taps, levels_of
-from benchmark.methods.networks.val_loss import Mining, hierarchical_loss, matching_loss
-from benchmark.methods.networks.val_optimisation import ReleasedAdam, penalised, penalty_groups
-from benchmark.methods.networks.val_pictures import Squeezed, resize_bilinear
+from benchmark.methods.networks.val_training import (
+    Mining,
+    ReleasedAdam,
+    hierarchical_loss,
+    matching_loss,
+    penalised,
+    penalty_groups,
+)
 from benchmark.methods.val import METHOD, STAGE, Val, ValSettings, ValTraining
 from PIL import Image
 from safetensors.torch import save_file

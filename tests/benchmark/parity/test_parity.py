@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark.methods.parity.clip_finetuning import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from made_golden import combiner_file, combiner_training_file, g, preprocessing_file
 
 from benchmark.cli import main
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.parity.comparison import Difference, GradientTolerance, compare_gradients, compare_output, worst
-from benchmark.parity.encoders import SMALL, EncoderSizes, golden_backbone, golden_pixels
 from benchmark.parity.files import Rows
 from benchmark.registry import discover
 
@@ -311,9 +311,9 @@ STEPS = combiner_training_file("z", 2, 1.0)
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda folder: folder / "missing.json", "cannot be read"),
-        (lambda folder: folder, "cannot be read"),
-        (truncated, "truncated or no JSON"),
+        (lambda folder: folder / "missing.json", "no such file"),
+        (lambda folder: folder, "a folder, not a file"),
+        (truncated, "not valid JSON at line"),
         (written([1, 2]), "no golden numbers"),
         (written({"method": "spirt", "seed_prefix": ""}), "did you mean spirit?"),
         (written(without(COMBINER, "seed_prefix")), "seed_prefix"),

@@ -114,5 +114,5 @@ def test_one_that_fits_no_stage_or_has_a_wrong_setting_is_told(own: Path, small_
     own.write_text(OWN.replace("epochs = 1,", "epoch = 1,"))
     with pytest.raises(UserError, match="recipe mine.toml: unknown setting 'combiner.epoch': did you mean combiner.epochs"):
         plan_of(own, small_cirr)
-    with pytest.raises(UserError, match="missing.toml: cannot be read as TOML"):
+    with pytest.raises(UserError, match="missing.toml: no such file"):
         plan_of(own.with_name("missing.toml"), small_cirr)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmark.errors import UserError, is_disk_full
-from benchmark.files import atomic_write_json, atomic_write_text, folder_lock, read_json
+from benchmark.files import atomic_write_json, atomic_write_text, folder_lock
 from benchmark.training.resumable_state import ResumableState
 from benchmark.weights.checkpoints import (
     EarlierStage,
@@ -166,16 +166,6 @@ def test_a_full_disk_at_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError, match="the disk is full"):
         atomic_write_text(tmp_path / "a.txt", "x")
     assert not list(tmp_path.iterdir())
-
-
-def test_wrong_json_is_told_with_its_place(tmp_path: Path) -> None:
-    file = tmp_path / "a.json"
-    file.write_text('{"a": [1,\n 2')
-    with pytest.raises(UserError, match="not valid JSON at line 2, column 3"):
-        read_json(file)
-    file.write_bytes(b'"\xff"')
-    with pytest.raises(UserError, match="not UTF-8 text"):
-        read_json(file)
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:

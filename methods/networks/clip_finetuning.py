@@ -1,0 +1,173 @@
+"""CLIP4Cir's stage 1, the first stage of every method on a fine-tuned CLIP, and what puts a method on CLIP's features.
+
+Both encoders are trained so that the plain sum of a reference's and a text's feature retrieves the
+target (Baldrati et al., TOMM 2023, "task-oriented fine-tuning")::
+
+    query = normalise(I + T),  target = normalise(I_target),
+    loss  = cross_entropy(100 · Q · Kᵀ, diagonal)
+
+What it leaves, the fine-tuned encoders, is an artefact that is trained once per configuration and
+seed and reused by all methods (:func:`on_clip_features`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from benchmark.backbone import Backbone
+from benchmark.errors import UserError
+from benchmark.facts import Initialisation
+from benchmark.method import (
+    BuildContext,
+    FeatureInputs,
+    Method,
+    ParameterGroups,
+    PixelInputs,
+    Specification,
+    Stage,
+    Views,
+)
+from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
+
+from .layers import contrastive_loss, normalise
+
+_TEXT_SIDE = [
+    "clip.positional_embedding", "clip.text_projection", "clip.token_embedding.", "clip.transformer.", "clip.ln_final.",
+]  # fmt: skip
+
+
+class FinetuningSettings(TrainingSettings):
+    """Settings of stage 1."""
+
+    trained: Literal["both", "text", "image"] = Field("both", description="which encoders are trained")
+    scale: float = Field(100.0, gt=0, description="factor of the cosine in the loss")
+    learn_scale: bool = Field(False, description="start the factor at `scale` and train it")
+    decay_matrices_only: bool = Field(False, description="no weight decay on vectors (norms, biases, scale)")
+
+
+class ClipSum(Method):
+    """CLIP's two encoders and the plain sum of their features. Takes pixels or stored features."""
+
+    def __init__(self, backbone: Backbone, settings: FinetuningSettings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self._scale, self._trained = settings.scale, settings.trained
+        self.log_scale: nn.Parameter | None = None
+        if settings.learn_scale:
+            self.log_scale = nn.Parameter(torch.tensor([math.log(settings.scale)]))
+        _freeze_untrained(backbone, settings.trained)
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        """(B, d), unit norm."""
+        return normalise(self._image(reference) + self._text(text))
+
+    def encode_target(self, target: Views) -> Tensor:
+        """(B, d), unit norm."""
+        return normalise(self._image(target))
+
+    def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        """Query to target only; the factor is a constant 100 unless it is learnt."""
+        if self.log_scale is None:
+            return contrastive_loss(queries, targets, self._scale)
+        return contrastive_loss(self.log_scale.exp().clamp(max=100.0) * queries, targets, 1.0)
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """The encoder that is not trained; CLIP's own scale; a shift that the attention pool's softmax removes."""
+        still = ["clip.logit_scale"]
+        still += ["clip.visual."] if self._trained == "text" else ["clip.visual.attnpool.k_proj.bias"]
+        still += _TEXT_SIDE if self._trained == "image" else []
+        names = [name for name, _ in self.backbone.named_parameters()]
+        return tuple(f"backbone.{begin}" for begin in still if any(name.startswith(begin) for name in names))
+
+    def tokenize(self, texts: Sequence[str]) -> Views:
+        """Tokens up to the batch's longest text, (B, L)."""
+        tokens = self.backbone.tokenize(texts)
+        return {"tokens": tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]}
+
+    def _image(self, views: Views) -> Tensor:
+        return views["global"] if "global" in views else self.backbone.encode_image(views["pixels"])
+
+    def _text(self, views: Views) -> Tensor:
+        return views["global"] if "global" in views else self.backbone.encode_text(views["tokens"])
+
+
+def _freeze_untrained(backbone: Backbone, trained: str) -> None:
+    """CLIP's own logit scale takes no part; DeepSpeed would decay it if it asked for a gradient."""
+    for name, parameter in backbone.named_parameters():
+        side = "image" if ".visual." in f".{name}" else "text"
+        parameter.requires_grad_(trained in ("both", side) and not name.endswith("logit_scale"))
+
+
+def _build(context: BuildContext) -> Method:
+    assert context.backbone is not None
+    return ClipSum(context.backbone, FinetuningSettings.of(context.training_settings))
+
+
+def _inputs(context: BuildContext) -> PixelInputs:
+    assert context.backbone is not None
+    preprocessing = context.backbone.preprocessing
+    return PixelInputs(train=preprocessing, evaluate=preprocessing)
+
+
+def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    trained = [p for p in method.parameters() if p.requires_grad]
+    if not FinetuningSettings.of(settings).decay_matrices_only:
+        return [{"params": trained}]
+    return [
+        {"params": [p for p in trained if p.ndim > 1]},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+FINETUNING = Stage(
+    name="encoders",
+    build=_build,
+    inputs=_inputs,
+    settings=FinetuningSettings,
+    parameter_groups=_parameter_groups,
+    output="encoder",
+)
+
+S = TypeVar("S", bound=EncoderChoice)
+
+
+def on_clip_features(
+    build: Callable[[int, S], Method],
+    settings: type[S],
+    *,
+    encoder: Literal["untouched", "finetuned"] = "untouched",
+    inputs: Callable[[S], FeatureInputs] = lambda settings: FeatureInputs(),
+    stage: str = "",
+    trains: bool = True,
+) -> Specification:
+    """A method on the stored features of one CLIP: all that the last line of its file has to say.
+
+    ``build``, the class itself in general, makes it from the features' width d and its settings.
+    ``encoder``: whose features where the user does not say: those of a CLIP as it is, or of one that stage 1
+    tuned first. ``inputs``: the views that it reads, by default "global" of all. ``stage``: the name of its
+    own stage in recipes and `--set`, by default the class's in lower case. ``trains``: False for a method
+    with nothing to train. Raises UserError where the settings do not derive from `EncoderChoice`.
+    """
+    if not issubclass(settings, EncoderChoice):
+        raise UserError(f"{settings.__name__}: settings of a method on CLIP features derive from EncoderChoice")
+    own = Stage(
+        name=stage or getattr(build, "__name__", "head").lower(),
+        build=lambda context: build(context.width, settings.of(context.method_settings)),
+        inputs=lambda context: inputs(settings.of(context.method_settings)),
+        trains=trains,
+    )
+
+    def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
+        # Features of a random backbone that nobody trained say nothing.
+        default = "finetuned" if initialisation == "random" else encoder
+        tuned = (settings.of(chosen).encoder or default) == "finetuned"
+        return (FINETUNING, own) if tuned else (own,)
+
+    return Specification(stages=stages, settings=settings)
