@@ -52,6 +52,11 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def named_ones(given: list[str], known: list[str]) -> list[str]:
+    """The names given, which `all` stands for all of."""
+    return known if given == ["all"] else given
+
+
 def _fields() -> dict[str, FieldInfo]:
     # Here, since the model brings pydantic, which would double the time of `--help`.
     from benchmark.options import RunOptions

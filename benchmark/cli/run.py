@@ -23,7 +23,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli.arguments import add_all_options, run_values
+from benchmark.cli.arguments import add_all_options, named_ones, run_values
 from benchmark.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from benchmark.distributed.job import join_job
+    from benchmark.progress import say
     from benchmark.registry import discover
 
     values = run_values(options)
@@ -58,12 +60,12 @@ def run(options: argparse.Namespace) -> int:
     studies: dict[tuple[str, str], AblationStudy] = {}
     if options.dry_run and os.environ.get("RANK", "0") != "0":
         return 0
-    job = None if options.dry_run else _joined(runs[0])
+    job = None if options.dry_run else join_job(runs[0].device, runs[0].cache_root)
     failures = []
     made: list[Record] = []
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
-            _announce(number, len(runs), chosen)
+            say(f"[{number}/{len(runs)}] {_named(chosen)} on {chosen.dataset}, seed {chosen.seed}")
         study = _study(studies, chosen, registry) if options.ablations else None
         try:
             made += _one(chosen, registry, job, study)
@@ -76,7 +78,8 @@ def run(options: argparse.Namespace) -> int:
             if study is not None:
                 study.left_out[chosen.variant] = f"it failed: {error!s}"
     if os.environ.get("RANK", "0") == "0":
-        _write_tables(studies)
+        for file in filter(None, (study.write() for study in studies.values())):
+            print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
         if any(chosen.fair for chosen in runs) and job is not None:
             _print_controlled_comparisons(made, registry)
     if failures:
@@ -84,16 +87,11 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _joined(chosen: RunOptions) -> Job:
-    from benchmark.distributed.job import join_job
-
-    return join_job(chosen.device, chosen.cache_root)
-
-
 def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
     from benchmark.options import make_options
+    from benchmark.pipeline.controlled_comparison import refusal
 
-    known = _partakers(registry) if values.get("fair") else list(registry.methods())
+    known = [n for n, info in registry.methods().items() if not (values.get("fair") and refusal(info, registry))]
     methods = _names("method", options.method or values.pop("method", None), known)
     datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
     seeds = options.seed if options.seed is not None else values.pop("seed", 0)
@@ -125,7 +123,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
             raise UserError(f"--ablations: {method} declares none; `list variants` shows those that there are")
         return ["", *names]
     names = [given] if isinstance(given, str) else given or [""]
-    return [variant.name for variant in declared] if names == ["all"] else names
+    return named_ones(names, [variant.name for variant in declared])
 
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,13 +136,6 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
     if len(encoders) == 1 or not output:
         return [{"fair": encoder} for encoder in encoders]
     return [{"fair": encoder, "output": str(Path(output) / f"fair-{encoder}")} for encoder in encoders]
-
-
-def _partakers(registry: Registry) -> list[str]:
-    """The methods of a controlled comparison."""
-    from benchmark.pipeline.controlled_comparison import refusal
-
-    return [name for name, info in registry.methods().items() if not refusal(info, registry)]
 
 
 def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
@@ -162,18 +153,11 @@ def _print_controlled_comparisons(made: list[Record], registry: Registry) -> Non
 def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
     if not given:
         raise UserError(f"--{kind} is missing; known: {', '.join(sorted(known))}, or all")
-    names = [given] if isinstance(given, str) else given
-    return known if names == ["all"] else names
+    return named_ones([given] if isinstance(given, str) else given, known)
 
 
 def _named(chosen: RunOptions) -> str:
     return f"{chosen.method} ({chosen.variant})" if chosen.variant else chosen.method
-
-
-def _announce(number: int, total: int, chosen: RunOptions) -> None:
-    from benchmark.progress import say
-
-    say(f"[{number}/{total}] {_named(chosen)} on {chosen.dataset}, seed {chosen.seed}")
 
 
 def _study(
@@ -188,13 +172,6 @@ def _study(
         protocol = registry.datasets()[chosen.dataset].default_protocol
         studies[key] = AblationStudy(registry.methods()[chosen.method], ablations, protocol)
     return studies[key]
-
-
-def _write_tables(studies: dict[tuple[str, str], AblationStudy]) -> None:
-    for study in studies.values():
-        file = study.write()
-        if file is not None:
-            print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
 
 
 def _one(

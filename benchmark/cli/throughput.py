@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmark.cli.arguments import DATA, add_options, run_values
+from benchmark.cli.arguments import DATA, add_options, named_ones, run_values
 from benchmark.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -115,12 +115,11 @@ def _chosen(
 
 
 def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
-    if given == ["all"]:
-        return known
-    for name in given:
+    names = named_ones(given, known)
+    for name in names:
         if name not in known:
             raise unknown_name(kind, name, known)
-    return given
+    return names
 
 
 def _size(given: str | None) -> tuple[int, int] | None:

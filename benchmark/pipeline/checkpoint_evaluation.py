@@ -23,7 +23,7 @@ from benchmark.files import file_digest, folder_lock
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline.cost import count_cost
-from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of, draw_demo_data, rebuild_planned
 from benchmark.pipeline.reporting import (
@@ -121,10 +121,16 @@ def load_checkpoint(
     stages: list[StageOutcome] = []
     before: dict[str, Method] = {}
     if backbone is not None and header.encoder and not plan.has_encoder_stage:
-        _load_untouched(backbone, header, file, encoder)
+        # Imported weights that no stage trained further.
+        path = encoder_file(header, file, encoder)
+        load_into(backbone, read_weights(path), str(path))
+        backbone.relabel(str(header.start["weights"]))
     for planned, told in zip(plan.stages[:-1], header.earlier, strict=True):
         if planned.stage.output == "encoder" and backbone is not None:
-            stages.append(_load_encoder(plan, planned, backbone, header, file, encoder))
+            path = encoder_file(header, file, encoder)
+            load_into(rebuild_planned(plan, planned, backbone).method, read_weights(path), str(path))
+            backbone.relabel(f"{plan.weights}+{planned.stage.name}")
+            stages.append(StageOutcome.of_header(planned, read_header(path), file_digest(path)))
             continue
         before[told.name] = rebuild_planned(plan, planned, backbone, told.prepared, before).method
         stages.append(StageOutcome(planned, told.updates, told.triplets_seen, header.seed, None))
@@ -161,23 +167,6 @@ def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | N
         return rebuilt, str(header.start["digest"])
     backbone = backbone_of(plan)
     return backbone, backbone.description.digest if backbone else ""
-
-
-def _load_untouched(backbone: Backbone, header: WeightsHeader, file: Path, named: str) -> None:
-    """Put imported weights that no stage trained further into the backbone."""
-    path = encoder_file(header, file, named)
-    load_into(backbone, read_weights(path), str(path))
-    backbone.relabel(str(header.start["weights"]))
-
-
-def _load_encoder(
-    plan: Plan, planned: PlannedStage, backbone: Backbone, header: WeightsHeader, file: Path, named: str
-) -> StageOutcome:
-    """Put the encoder that a checkpoint was trained on into the backbone."""
-    path = encoder_file(header, file, named)
-    load_into(rebuild_planned(plan, planned, backbone).method, read_weights(path), str(path))
-    backbone.relabel(f"{plan.weights}+{planned.stage.name}")
-    return StageOutcome.of_header(planned, read_header(path), file_digest(path))
 
 
 def weights_file(checkpoint: Path) -> Path:

@@ -33,7 +33,8 @@ def sweep(planned: PlannedStage, train: Callable[[PlannedStage, str], Trained]) 
     """
     found: list[tuple[PlannedStage, Trained | None]] = []
     for number, factor in enumerate(RATE_FACTORS, 1):
-        candidate = _at_rate(planned, factor * planned.settings.learning_rate)
+        settings = planned.settings.model_copy(update={"learning_rate": factor * planned.settings.learning_rate})
+        candidate = replace(planned, settings=settings)
         rate = f"{candidate.settings.learning_rate:.3g}"
         say(f"{planned.stage.name}: learning rate {rate}, {number} of {len(RATE_FACTORS)}")
         try:
@@ -55,10 +56,6 @@ def sweep(planned: PlannedStage, train: Callable[[PlannedStage, str], Trained]) 
         criterion=trained.criterion,
     )
     return Sweep(chosen, trained, tuning, trials)
-
-
-def _at_rate(planned: PlannedStage, rate: float) -> PlannedStage:
-    return replace(planned, settings=planned.settings.model_copy(update={"learning_rate": rate}))
 
 
 def _score(trained: Trained | None) -> float:

@@ -15,7 +15,7 @@ from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of
 from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
-from benchmark.method import Specification, Stage
+from benchmark.method import Stage
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import (
     FAIR,
@@ -29,7 +29,6 @@ from benchmark.pipeline.variants import chosen_variant, contradictions
 from benchmark.registry import Registry, discover
 from benchmark.settings import (
     BackboneSettings,
-    MethodSettings,
     Settings,
     TrainerSettings,
     TrainingSettings,
@@ -81,10 +80,15 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
-        weights = options.weights or _default_weights(backbone)
+        known_weights = BACKBONES[backbone].default_weights if backbone in BACKBONES else "openai"
+        weights = options.weights or known_weights
         initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
-        problems += _refused_backbone(options)
+        problems += [
+            f"--{name} {value}: {options.method} brings its own networks; leave it out"
+            for name, value in (("backbone", options.backbone), ("weights", options.weights))
+            if value
+        ]
         backbone, weights, initialisation = "", "", specification.own_networks(method_settings)
     planned = filler.stages(specification.stages(method_settings, initialisation), initialisation)
     own = next((stage.recipe for stage in reversed(planned) if stage.recipe is not None), None)
@@ -113,6 +117,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     problems += contradictions(variant, groups, options.limit is not None)
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
+    assets = registry.assets()
     return Plan(
         options=options,
         method=methods[options.method],
@@ -131,15 +136,10 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
         deepspeed=deepspeed,
         execution=execution,
         monitors=monitors,
-        required_files=_required_files(registry, specification, method_settings),
+        required_files=tuple(
+            RequiredAsset(assets[file.asset], file.given) for file in specification.required_files(method_settings)
+        ),
     )
-
-
-def _required_files(
-    registry: Registry, specification: Specification, settings: MethodSettings
-) -> tuple[RequiredAsset, ...]:
-    assets = registry.assets()
-    return tuple(RequiredAsset(assets[file.asset], file.given) for file in specification.required_files(settings))
 
 
 def _execution(
@@ -189,19 +189,6 @@ def _require_weights(plan: Plan) -> None:
     backbone_configuration(plan.backbone)
     if plan.weights != "random":
         weights_path(plan.backbone, plan.weights, plan.options.assets)
-
-
-def _refused_backbone(options: RunOptions) -> list[str]:
-    return [
-        f"--{name} {value}: {options.method} brings its own networks; leave it out"
-        for name, value in (("backbone", options.backbone), ("weights", options.weights))
-        if value
-    ]
-
-
-def _default_weights(backbone: str) -> str:
-    info = BACKBONES.get(backbone)
-    return info.default_weights if info is not None else "openai"
 
 
 def _by_namespace(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -244,15 +244,12 @@ def _draw_first_task(path: Path, first: TaskResult, dataset: Dataset, title: str
     """The example picture; none where labels are hidden, or where files from outside are scored
     beside annotations alone."""
     rows = _example_rows(first, dataset) if first.task.labelled else []
-    if not rows or not all(picture.is_file() for row in rows for picture in _pictures_shown(row)):
+    shown = [picture for row in rows for picture in (row.reference, row.target, *(p for p, _ in row.ranked))]
+    if not rows or not all(picture.is_file() for picture in shown):
         path.unlink(missing_ok=True)
         return
     demo = f" - {DEMO}" if dataset.is_demo else ""
     draw_examples(path, rows, f"{title} on {dataset.label}, {first.task.key.split}{demo}")
-
-
-def _pictures_shown(row: ExampleRow) -> list[Path]:
-    return [row.reference, row.target, *(picture for picture, _ in row.ranked)]
 
 
 def _example_rows(tested: TaskResult, dataset: Dataset) -> list[ExampleRow]:

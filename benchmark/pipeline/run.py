@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,16 +22,14 @@ from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_fu
 from benchmark.files import atomic_write_json, folder_lock, remove_partial
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
-from benchmark.pipeline.agreement import facts_of
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan, require_trainable
-from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data
+from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data, facts_of
 from benchmark.pipeline.reporting import (
     StageOutcome,
-    Tested,
     WeightsFrom,
     build_record,
     write_by_main,
@@ -85,7 +83,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
             _refuse_unfinished(plan)
 
         job.barrier.from_main("taking the run's folder", hold_folder)
-        return _Run(plan, job, resources).run()
+        return _Run(plan, job, resources).carry_out()
 
 
 def _refuse_unfinished(plan: Plan) -> None:
@@ -116,7 +114,7 @@ class _Run:
         self._encoder_digest = ""
         self._sweep: Sweep | None = None
 
-    def run(self) -> Record:
+    def carry_out(self) -> Record:
         for remark in self._plan.remarks:
             say(f"{self._plan.method.title}: {remark}")
         with self._timed("data"):
@@ -130,12 +128,10 @@ class _Run:
                 self._encoder_stage(planned)
             else:
                 self._earlier_stage(planned)
-        built, states = self._last_stage()
-        return self._report(built, states)
+        return self._report(*self._last_stage())
 
     def _open_sources(self, backbone: Backbone | None) -> StageSources:
-        sources = StageSources(self._plan, self._job, backbone, self._unreadable)
-        return self._resources.enter_context(sources)
+        return self._resources.enter_context(StageSources(self._plan, self._job, backbone, self._unreadable))
 
     def _build(self, planned: PlannedStage) -> BuiltStage:
         """A stage with its method on this process's device, in evaluation mode."""
@@ -155,22 +151,17 @@ class _Run:
         encoder = copy.deepcopy(self._sources.backbone)
         self._sources = self._open_sources(encoder)
         built = self._build(planned)
-        method = built.method
         with self._artefact.held():
-            if not self._artefact.take_into(method):
+            if not self._artefact.take_into(built.method):
                 trained = self._train(planned, built, self._artefact.work)
-                load_into(method, trained.selected, str(self._artefact.file))
-                self._artefact.write(trained, self._header(planned, trained, method))
+                load_into(built.method, trained.selected, str(self._artefact.file))
+                self._artefact.write(trained, self._header(planned, trained, built.method))
             header, self._encoder_digest, seconds = self._artefact.finish()
         self._encoder_file = self._artefact.file
         self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, seconds))
         encoder.relabel(f"{self._plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
         return built
-
-    def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
-        """Rank 0 writes or reads, the others wait; gives the JSON-like result to all."""
-        return self._job.barrier.from_main(what, work)
 
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
@@ -193,7 +184,9 @@ class _Run:
         self._cost = self._counted(built)
         if not planned.stage.trains:
             file, header = self._plan.folder / UNTRAINED, self._header(planned, None, method)
-            self._on_main("writing what is evaluated", lambda: save_weights(file, method.state_dict(), header))
+            self._job.barrier.from_main(
+                "writing what is evaluated", lambda: save_weights(file, method.state_dict(), header)
+            )
             return built, {}
         if self._plan.sweeps:
             self._sweep = sweep(planned, self._train_at)
@@ -209,7 +202,7 @@ class _Run:
                 save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
             atomic_write_json(self._plan.folder / LOG, [vars(entry) for entry in trained.log])
 
-        self._on_main("writing the weights", write)
+        self._job.barrier.from_main("writing the weights", write)
         return built, weights
 
     def _counted(self, built: BuiltStage) -> Cost:
@@ -279,14 +272,9 @@ class _Run:
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:
-        name = outcome.planned.stage.name
-        return EarlierStage(
-            name=name,
-            settings=outcome.planned.settings.model_dump(mode="json"),
-            updates=outcome.updates,
-            triplets_seen=outcome.triplets_seen,
-            prepared=dict(self._earlier[name].extra_state()) if name in self._earlier else {},
-        )
+        name, settings = outcome.planned.stage.name, outcome.planned.settings.model_dump(mode="json")
+        prepared = dict(self._earlier[name].extra_state()) if name in self._earlier else {}
+        return EarlierStage(name, settings, outcome.updates, outcome.triplets_seen, prepared)
 
     def _report(self, built: BuiltStage, states: dict[WeightsFrom, State]) -> Record:
         plan, method = self._plan, built.method
@@ -308,16 +296,15 @@ class _Run:
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
             self._cost, self._sweep,
         )  # fmt: skip
-        return write_by_main(self._job, lambda: self._finish(record, tested))
 
-    def _finish(self, record: Record, tested: Tested) -> Record:
-        """Write the run's folder; what only a resumed run needs is removed once the record stands."""
-        plan = self._plan
-        written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
-        for folder in plan.folder.glob(f"{WORK}*"):
-            if folder.is_dir():
+        def write() -> Record:
+            written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
+            # Only now: what a resumed run needs is kept until the record stands.
+            for folder in filter(Path.is_dir, plan.folder.glob(f"{WORK}*")):
                 remove_work(folder)
-        return written
+            return written
+
+        return write_by_main(self._job, write)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

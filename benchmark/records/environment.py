@@ -33,12 +33,12 @@ def environment(device: str, world_size: int) -> Environment:
     """The record's environment; ``device`` is torch's name of it ("cpu", "cuda:0")."""
     return Environment(
         python=platform.python_version(),
-        torch=_installed("torch"),
-        deepspeed=_installed("deepspeed"),
-        open_clip=_installed("open_clip_torch"),
-        timm=_installed("timm"),
-        numpy=_installed("numpy"),
-        pillow=_installed("pillow"),
+        torch=installed_version("torch"),
+        deepspeed=installed_version("deepspeed"),
+        open_clip=installed_version("open_clip_torch"),
+        timm=installed_version("timm"),
+        numpy=installed_version("numpy"),
+        pillow=installed_version("pillow"),
         platform=platform.platform(),
         device=_device_name(device),
         world_size=world_size,
@@ -127,7 +127,8 @@ def _driver_version() -> str:
     return found.splitlines()[0] if found else "of unknown version"
 
 
-def _installed(distribution: str) -> str | None:
+def installed_version(distribution: str) -> str | None:
+    """Version of a distribution; None where it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmark.errors import UserError, described
-from benchmark.pipeline.agreement import program_digest
+from benchmark.pipeline.preparation import program_digest
 
 
 def test_the_program_s_digest_is_one_value() -> None:
