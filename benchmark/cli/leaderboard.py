@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.leaderboards import leaderboard
-    from benchmark.leaderboards.controlled_comparison_tables import reasons_outside
+    from benchmark.leaderboards.controlled_comparison import reasons_outside
     from benchmark.registry import discover
     from benchmark.throughput.page import THROUGHPUT_PAGE
 
@@ -28,11 +28,12 @@ def run(options: argparse.Namespace) -> int:
     runs, further = [Path(name) for name in options.runs], [THROUGHPUT_PAGE]
     if options.add:
         print(f"added {leaderboard.add(Path(options.add), results, further)}")
+    pages = leaderboard.pages(results, datasets, runs, outside, further)
     if options.check:
-        stale = leaderboard.stale(results, datasets, runs, outside, further)
+        stale = leaderboard.stale(pages)
         for path in stale:
             print(f"stale: {path}; write it again with `python -m benchmark leaderboard`")
         return 1 if stale else 0
-    for path in leaderboard.write_all(results, datasets, runs, outside, further):
+    for path in leaderboard.write_stale(pages):
         print(f"wrote {path}")
     return 0

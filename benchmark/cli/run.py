@@ -139,7 +139,7 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
 
 
 def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
-    from benchmark.leaderboards.controlled_comparison_tables import controlled_section, reasons_outside
+    from benchmark.leaderboards.controlled_comparison import controlled_section, reasons_outside
     from benchmark.records.tables import format_demo_end
 
     infos, outside = registry.datasets(), reasons_outside(registry)

@@ -24,8 +24,7 @@ from benchmark.distributed.job import ALONE, Job
 from benchmark.distributed.shards import gather_array, gather_encoding, own_span, shard_spans
 from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError
-from benchmark.evaluation.intervals import task_intervals
-from benchmark.evaluation.metrics import task_metrics
+from benchmark.evaluation.metrics import task_intervals, task_metrics
 from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.evaluation.ranking import Ranks, rank_queries
 from benchmark.evaluation.scoring import ScoreFunction, dot_product
@@ -138,13 +137,12 @@ def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: J
 def _encode_shards(encode_block: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
     """Encodings of all rows, from this rank's blocks and those of the others."""
     first, end = own_span(count, job, _BLOCK)
-    blocks = [_kept(encode_block(slice(start, min(start + _BLOCK, end)))) for start in range(first, end, _BLOCK)]
+    blocks = [
+        map_tensors(lambda tensor: tensor.detach().float().cpu(), encode_block(slice(start, min(start + _BLOCK, end))))
+        for start in range(first, end, _BLOCK)
+    ]
     spans = shard_spans(count, job.process.world_size, _BLOCK)
     return gather_encoding(concatenate(blocks) if blocks else None, spans, job, phase)
-
-
-def _kept(encoding: Encoding) -> Encoding:
-    return map_tensors(lambda tensor: tensor.detach().float().cpu(), encoding)
 
 
 def score_function(method: Method | None) -> ScoreFunction:

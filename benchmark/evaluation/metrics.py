@@ -1,17 +1,23 @@
-"""What papers report, from ranks: recalls, mean average precision, and their averages. All in percent.
+"""What papers report, from ranks: recalls, mean average precision, their averages, and 95 % intervals, in percent.
 
-A query without positives (rank 0: hidden labels) takes no part. Notation: Q queries, of which N
-have positives.
+A query without positives (rank 0: hidden labels) takes no part.
+
+Intervals are by bootstrap over groups of queries. Queries that share a picture set, a reference or a product
+fail and succeed together; resampling them one by one gives intervals that are too narrow. So whole groups are
+drawn with replacement, as many as there are, and the mean over all drawn queries is one replicate (Davison and
+Hinkley 1997, section 3.8: the cluster bootstrap).
+
+Notation: Q queries, of which N have positives.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from benchmark.dataset import IntArray, Ragged, Task
 
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 
+LEVEL = 0.95
+REPLICATES = 2000
+_CELLS = 2**22
 _AVERAGE = re.compile(r"mean\((.+)\)|\((.+)\)/2")
 
 
@@ -33,18 +42,8 @@ def components(metric: str) -> tuple[str, ...]:
     return tuple(re.split(r"[,+]", match[1] or match[2])) if match else ()
 
 
-def recall_at(rank: IntArray, k: int) -> float:
-    """Share of the ranked queries, in percent, with a rank of at most k; ``rank`` is (Q,)."""
-    return _percent(rank[rank > 0] <= k)
-
-
-def mean_average_precision_at(positive_ranks: Ragged, k: int) -> float:
-    """mAP@k in percent: the mean over queries of :func:`average_precision_at`."""
-    return _percent(average_precision_at(positive_ranks, k)[positive_ranks.sizes() > 0])
-
-
 def average_precision_at(positive_ranks: Ragged, k: int) -> FloatArray:
-    """AP@k of every query (Q,), between 0 and 1.
+    """AP@k of every query (Q,), between 0 and 1; mAP@k is its mean over the queries with positives.
 
     The sum, over the positives with a rank r of at most k, of the precision at r (the share of
     positives among the first r), divided by min(k, number of positives). Without positives: 0.
@@ -82,21 +81,62 @@ def query_values(ranks: Ranks, task: Task) -> dict[str, FloatArray]:
 
 def task_metrics(ranks: Ranks, task: Task) -> dict[str, float]:
     """The metrics of a task in percent, by the names of :func:`query_values`."""
-    return {name: _percent(values) for name, values in query_values(ranks, task).items()}
+    return {name: 100.0 * float(values.mean()) for name, values in query_values(ranks, task).items()}
+
+
+def task_intervals(ranks: Ranks, task: Task) -> dict[str, tuple[float, float]]:
+    """The interval of every metric of a task, by the names of :func:`query_values`."""
+    group = task.queries.group[ranks.rank > 0]
+    return {name: interval(values, group) for name, values in query_values(ranks, task).items()}
 
 
 def mean_over_categories(by_category: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Every metric that all categories have, averaged with equal weight (FashionIQ's mean of three)."""
     tables = list(by_category.values())
     shared = [name for name in tables[0] if all(name in table for table in tables)] if tables else []
-    return {name: _mean(table[name] for table in tables) for name in shared}
+    return {name: float(np.mean([table[name] for table in tables])) for name in shared}
 
 
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
+def interval(hits: ArrayLike, group: IntArray, seed: int = 0, replicates: int = REPLICATES) -> tuple[float, float]:
+    """Low and high end, in percent, of the 95 % interval of the mean of ``hits``.
+
+    ``hits`` (Q,): hit or miss, or any value of a query between 0 and 1. ``group`` (Q,): queries of
+    equal number are drawn together. Where resampling says nothing, the ends are still defined:
+
+    - all hits, or all misses: the exact binomial interval of Clopper and Pearson with one trial a
+      group, so that 10 groups of hits give 69.2 to 100 and not 100 to 100;
+    - one group only, neither: 0 to 100.
+
+    Raises ValueError without queries, or for values outside of 0 to 1.
+    """
+    values = np.asarray(hits, dtype=np.float64)
+    if not len(values) or values.shape != np.shape(group) or not ((values >= 0) & (values <= 1)).all():
+        raise ValueError("an interval needs one value between 0 and 1 and one group per query")
+    _, member = np.unique(group, return_inverse=True)
+    sizes = np.bincount(member)
+    if values.min() == values.max() and values.min() in (0.0, 1.0):
+        certain = 100.0 * ((1 - LEVEL) / 2) ** (1 / len(sizes))
+        return (certain, 100.0) if values.min() == 1.0 else (0.0, 100.0 - certain)
+    if len(sizes) == 1:
+        return 0.0, 100.0
+    means = _replicates(np.bincount(member, values).astype(np.float64), sizes, seed, replicates)
+    low, high = 100.0 * np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
-def _percent(values: NDArray[np.bool_] | FloatArray) -> float:
-    if not len(values):
-        raise ValueError("no query has positives, so that nothing can be scored")
-    return 100.0 * float(values.mean())
+def _replicates(sums: NDArray[np.float64], sizes: IntArray, seed: int, replicates: int) -> NDArray[np.float64]:
+    """Means of resampled groups, (replicates,).
+
+    Groups of equal sum and size are exchangeable, so that only how often each kind is drawn
+    matters: a multinomial draw over the kinds.
+    """
+    kinds, count = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
+    generator = np.random.default_rng(seed)
+    step = max(1, _CELLS // len(count))
+    means = np.empty(replicates)
+    for start in range(0, replicates, step):
+        stop = min(start + step, replicates)
+        drawn = generator.multinomial(len(sums), count / len(sums), size=stop - start)
+        total, weight = (drawn @ kinds.T).T
+        means[start:stop] = total / weight
+    return means

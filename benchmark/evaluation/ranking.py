@@ -20,14 +20,12 @@ from torch import Tensor
 from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.encoding import Encoding
-from benchmark.evaluation.counting import Sieve, Sifted, tiles
+from benchmark.evaluation.cells import Cells, Sieve, Sifted, check_task, flat_positives, removed, tiles
 from benchmark.evaluation.scoring import GALLERY_CHUNK as GALLERY_CHUNK
 from benchmark.evaluation.scoring import QUERY_CHUNK as QUERY_CHUNK
 from benchmark.evaluation.scoring import ScoreFunction as ScoreFunction
 from benchmark.evaluation.scoring import Scorer, make_scorer
 from benchmark.evaluation.scoring import dot_product as dot_product
-from benchmark.evaluation.task_cells import Cells, check_task, flat_positives, removed
-from benchmark.evaluation.top_lists import top_ranked as top_ranked
 
 _SETTLED_AT_ONCE = 2**18
 

@@ -36,7 +36,7 @@ from benchmark.arithmetic import (
 from benchmark.dataset import IntArray, Task
 from benchmark.encoding import Encoding, map_tensors, take
 from benchmark.errors import UserError
-from benchmark.evaluation.task_cells import flat_positives
+from benchmark.evaluation.cells import flat_positives
 
 ScoreFunction = Callable[[Encoding, Encoding], Tensor]
 """Scores of a block: b queries and n targets to ``(b, n)``, larger is better, row by row alone."""

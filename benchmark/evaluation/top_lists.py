@@ -12,8 +12,8 @@ from torch import Tensor
 from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
 from benchmark.dataset import IntArray, Task
 from benchmark.encoding import Encoding
+from benchmark.evaluation.cells import Cells, cells_where, check_task, flat_positives, removed
 from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK, ScoreFunction, Scorer, dot_product, make_scorer
-from benchmark.evaluation.task_cells import Cells, cells_where, check_task, flat_positives, removed
 
 
 def top_pictures(
@@ -35,38 +35,10 @@ def top_pictures(
     with full_precision(), torch.no_grad():
         scorer = make_scorer(queries, gallery, task, score, device)
         with torch_threads(1):
-            return _best(scorer, task, k, query_chunk, gallery_chunk)[0]
+            return _best(scorer, task, k, query_chunk, gallery_chunk)
 
 
-def top_ranked(
-    queries: Encoding,
-    gallery: Encoding,
-    task: Task,
-    k: int,
-    score: ScoreFunction = dot_product,
-    query_chunk: int = QUERY_CHUNK,
-    gallery_chunk: int = GALLERY_CHUNK,
-    device: torch.device | None = None,
-) -> tuple[IntArray, NDArray[np.float32]]:
-    """:func:`top_pictures` and their exact scores ``(Q, k)``, -inf where there is no picture.
-
-    To score all of the Q x k exactly takes longer than to find them.
-    """
-    check_task(queries, gallery, task)
-    with full_precision(), torch.no_grad():
-        scorer = make_scorer(queries, gallery, task, score, device)
-        with torch_threads(1):
-            names, values = _best(scorer, task, k, query_chunk, gallery_chunk)
-            row, place = np.nonzero(names >= 0)
-            values[row, place] = scorer.settle(values[row, place], row, names[row, place])
-    with np.errstate(over="ignore"):
-        return names, values.astype(np.float32)
-
-
-def _best(
-    scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: int
-) -> tuple[IntArray, Scores]:
-    """The k best pictures ``(Q, k)`` and their scores as the blocks gave them."""
+def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: int) -> IntArray:
     names = np.full((len(task.queries), k), -1, dtype=np.int64)
     values = np.full((len(task.queries), k), -np.inf)
     hidden, positive = Cells.of(*removed(task)), Cells.of(*flat_positives(task))
@@ -81,7 +53,7 @@ def _best(
             new = _candidates(block, start, k, values[first:last].min(axis=1), doubt)
             best = kept.joined(new).best(k, query, doubt, scorer, positive)
             best.write(names[first:last], values[first:last])
-    return names, values
+    return names
 
 
 def _doubt(scorer: Scorer, query: IntArray) -> Scores:

@@ -16,7 +16,8 @@ from benchmark.files import digest_of, file_digest, folder_lock
 from benchmark.options import RunOptions
 from benchmark.pipeline.reporting import Tested, command_line, data_identity, results_of, write_run
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
-from benchmark.records.record import Identity, Record
+from benchmark.records.identity import Identity
+from benchmark.records.record import Record
 from benchmark.registry import discover
 from benchmark.text_rules import TextRule, rule_of
 

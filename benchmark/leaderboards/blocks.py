@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from benchmark.dataset import DatasetInfo, TaskKey
-from benchmark.leaderboards.published_schema import UNCLEAR, schema_of
+from benchmark.leaderboards.published import UNCLEAR, schema_of
 from benchmark.records.tables import Printed, Table
 from benchmark.text_rules import text_rule
 

@@ -19,16 +19,13 @@ from benchmark.errors import UserError, gathered
 from benchmark.evaluation.metrics import components
 from benchmark.files import atomic_write_text
 from benchmark.leaderboards.blocks import page_blocks
-from benchmark.leaderboards.controlled_comparison import is_controlled
-from benchmark.leaderboards.controlled_comparison_tables import controlled_section
+from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references
-from benchmark.leaderboards.published_schema import averages
 from benchmark.records.layout import paragraph
 from benchmark.records.record import (
     RECORD_NAME,
     Record,
-    Result,
     read_record,
     repeatable_command,
     run_key,
@@ -91,10 +88,8 @@ def collect(paths: Iterable[Path]) -> list[Record]:
         files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
     records: list[Record] = []
     for file in sorted(files):
-        try:
+        with gathered(problems):
             records.append(read_record(file))
-        except UserError as error:
-            problems.append(str(error))
     if problems:
         raise UserError.collect(problems)
     return sorted(records, key=_record_order)
@@ -158,22 +153,16 @@ def _joined(parts: Iterable[str]) -> str:
 
 def _with_averages(record: Record, published: Mapping[TaskKey, Printed]) -> Record:
     """The record with the averages that papers print for the same category, where it lacks them."""
-    wanted: dict[str, dict[str, None]] = {}
-    for rows, _ in published.values():
-        for category, metric in (place for row in rows for place in row.cells):
-            wanted.setdefault(category, {}).update(dict.fromkeys(averages([metric])))
-    results = tuple(_result_with(result, wanted.get(result.category, ())) for result in record.results)
-    return record.model_copy(update={"results": results})
-
-
-def _result_with(result: Result, names: Iterable[str]) -> Result:
-    made = {}
-    for name in names:
-        parts = [result.metrics.get(part) for part in components(name)]
-        present = [value for value in parts if value is not None]
-        if name not in result.metrics and len(present) == len(parts):
-            made[name] = sum(present) / len(present)
-    return result.model_copy(update={"metrics": {**result.metrics, **made}})
+    printed = dict.fromkeys(place for rows, _ in published.values() for row in rows for place in row.cells)
+    results = []
+    for result in record.results:
+        metrics = dict(result.metrics)
+        for category, name in printed:
+            parts = components(name)
+            if category == result.category and parts and name not in metrics and metrics.keys() >= set(parts):
+                metrics[name] = sum(metrics[part] for part in parts) / len(parts)
+        results.append(result.model_copy(update={"metrics": metrics}))
+    return record.model_copy(update={"results": tuple(results)})
 
 
 def pages(
@@ -188,7 +177,7 @@ def pages(
     ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page, and each of
     ``further`` that has records, or stands there already. ``runs``: folders of demo runs; datasets that have some
     get a demo page. ``outside``: why methods are in no controlled comparison
-    (`controlled_comparison_tables.reasons_outside`). Raises UserError where
+    (`controlled_comparison.reasons_outside`). Raises UserError where
     a record or the published numbers cannot be read, all problems at once.
     """
     kept = results / RECORDS_FOLDER
@@ -222,37 +211,17 @@ def pages(
     return found
 
 
-def write_all(
-    results: Path,
-    datasets: Mapping[str, DatasetInfo],
-    runs: Sequence[Path] = (),
-    outside: Reasons = _NO_REASONS,
-    further: Sequence[FurtherPage] = (),
-) -> list[Path]:
-    """Write every page (see `pages`) that is stale; gives those."""
-    changed = _differing(pages(results, datasets, runs, outside, further))
-    for path, text in changed.items():
-        atomic_write_text(path, text)
-    return list(changed)
+def stale(wanted: Mapping[Path, str]) -> list[Path]:
+    """Those of the `pages` that are missing or hold another text."""
+    return [p for p, text in wanted.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]
 
 
-def stale(
-    results: Path,
-    datasets: Mapping[str, DatasetInfo],
-    runs: Sequence[Path] = (),
-    outside: Reasons = _NO_REASONS,
-    further: Sequence[FurtherPage] = (),
-) -> list[Path]:
-    """Pages that are missing or differ from what the records and published numbers give."""
-    return list(_differing(pages(results, datasets, runs, outside, further)))
-
-
-def _differing(wanted: Mapping[Path, str]) -> dict[Path, str]:
-    return {
-        path: text
-        for path, text in wanted.items()
-        if not path.is_file() or path.read_text(encoding="utf-8") != text
-    }
+def write_stale(wanted: Mapping[Path, str]) -> list[Path]:
+    """Write those of the `pages` that are stale; gives them."""
+    written = stale(wanted)
+    for path in written:
+        atomic_write_text(path, wanted[path])
+    return written
 
 
 def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) -> Path:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
 from benchmark.dataset import TaskKey
-from benchmark.leaderboards.published import PublishedNumber, Recomputed, recomputed
-from benchmark.leaderboards.published_schema import SOURCE_KINDS
+from benchmark.leaderboards.published import SOURCE_KINDS, PublishedNumber, Recomputed, recomputed
 from benchmark.records.layout import short_name
 from benchmark.records.rows import AVERAGE, Cell, Place, Row
 from benchmark.records.tables import Printed

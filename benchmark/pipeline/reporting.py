@@ -22,17 +22,10 @@ from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
+from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, StageIdentity
 from benchmark.records.layout import WIDTH
 from benchmark.records.measurement import Cost
-from benchmark.records.record import (
-    DataIdentity,
-    EncoderIdentity,
-    Identity,
-    Record,
-    Result,
-    StageIdentity,
-    write_record,
-)
+from benchmark.records.record import Record, Result, write_record
 from benchmark.records.rows import AVERAGE
 from benchmark.records.tables import DEMO, format_demo_end, run_table
 from benchmark.training.job import Trained

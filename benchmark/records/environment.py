@@ -19,7 +19,7 @@ import psutil
 
 import benchmark
 from benchmark.errors import UserError
-from benchmark.records.record import Code, Environment
+from benchmark.records.identity import Code, Environment
 
 _CODE_FOLDERS = ("benchmark", "methods", "datasets")
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 from benchmark.dataset import TaskKey
 from benchmark.evaluation.metrics import components
+from benchmark.records.identity import DataIdentity
 from benchmark.records.layout import WIDTH, listed, paragraph, places_of, short_name, table_of_rows
 from benchmark.records.measurement import format_cost
-from benchmark.records.record import DataIdentity, Record, Result
+from benchmark.records.record import Record, Result
 from benchmark.records.rows import AVERAGE, Row, format_facts, rows_of
 
 SYNTHETIC = "synthetic pictures"

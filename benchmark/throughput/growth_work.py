@@ -34,7 +34,8 @@ from benchmark.options import RunOptions
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of, build_planned
 from benchmark.records.environment import code_version, environment, utc_now
-from benchmark.records.record import DataIdentity, Identity, Record, Result, write_record
+from benchmark.records.identity import DataIdentity, Identity
+from benchmark.records.record import Record, Result, write_record
 from benchmark.registry import discover
 from benchmark.throughput.made_up import made_up_task
 from benchmark.throughput.timing import peak_resident_bytes, reset_peak_memory, resident_bytes

@@ -36,8 +36,9 @@ from benchmark.records.environment import (
     peak_memory_bytes,
     utc_now,
 )
+from benchmark.records.identity import EncoderIdentity, Identity
 from benchmark.records.measurement import Measurement, Precision
-from benchmark.records.record import EncoderIdentity, Identity, Record, run_key, write_record
+from benchmark.records.record import Record, run_key, write_record
 from benchmark.registry import Registry
 from benchmark.throughput.encoder_speed import Sample, decoding_speeds, encoding_speeds, machine_speeds
 from benchmark.throughput.query_speed import query_speeds

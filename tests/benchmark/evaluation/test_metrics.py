@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
-from benchmark.evaluation.metrics import (
-    average_precision_at,
-    mean_average_precision_at,
-    mean_over_categories,
-    recall_at,
-    task_metrics,
-)
+from benchmark.evaluation.metrics import average_precision_at, mean_over_categories, task_metrics
 from benchmark.evaluation.ranking import Ranks
 
 
@@ -27,17 +21,15 @@ def make_task(positives, subset=None, cutoffs=(1, 5), subset_cutoffs=(1, 2, 3)):
 
 def test_recall_leaves_unranked_queries_out():
     rank = np.array([1, 0, 5, 6, 0, 2])
-    assert recall_at(rank, 1) == 25.0
-    assert recall_at(rank, 5) == 75.0
-    with pytest.raises(ValueError, match="no query has positives"):
-        recall_at(np.zeros(3, dtype=np.int64), 1)
+    positives = [[r] if r else [] for r in rank.tolist()]
+    ranks = Ranks(rank, np.zeros(6, dtype=np.int64), None, Ragged.of(positives))
+    assert task_metrics(ranks, make_task(positives)) == {"R@1": 25.0, "R@5": 75.0}
 
 
 def test_average_precision_by_hand():
     ranks = Ragged.of([[3, 1], [2], [7, 2, 4], []])
     # (1/1 + 2/3) / 2; (1/2) / 1; (1/2 + 2/4) / 3; nothing
     assert average_precision_at(ranks, 5) == pytest.approx([5 / 6, 1 / 2, 1 / 3, 0.0])
-    assert mean_average_precision_at(ranks, 5) == pytest.approx(100 * (5 / 6 + 1 / 2 + 1 / 3) / 3)
     # Three positives cannot all be among the first two: divided by min(k, 3) = 2.
     assert average_precision_at(ranks, 2) == pytest.approx([1 / 2, 1 / 2, 1 / 4, 0.0])
 

@@ -17,7 +17,8 @@ from benchmark.cli import main
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import task_metrics
-from benchmark.evaluation.ranking import rank_queries, top_ranked
+from benchmark.evaluation.ranking import rank_queries
+from benchmark.evaluation.top_lists import top_pictures
 from benchmark.interop.embeddings import evaluate_embeddings
 from benchmark.interop.ranked_lists import read_ranked_lists
 from benchmark.interop.rankings import evaluate_rankings, list_ranks
@@ -321,7 +322,7 @@ def random_task(seed: int, exclude: bool) -> tuple[Task, torch.Tensor, torch.Ten
 def test_ranks_of_lists_are_the_evaluator_s_with_any_number_of_positives(seed: int) -> None:
     task, queries, gallery = random_task(seed, exclude=seed % 2 == 1)
     wanted = rank_queries(queries, gallery, task)
-    top, _ = top_ranked(queries, gallery, task, 64)
+    top = top_pictures(queries, gallery, task, 64)
     whole: list[IntArray] = [row[row >= 0] for row in top]
     found = list_ranks(task, whole, None)
     np.testing.assert_array_equal(found.rank, wanted.rank)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_all
+from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_stale
 from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
@@ -41,7 +41,7 @@ def real(seed: int = 0, method: str = "spirit", **identity: Any) -> Record:
 
 
 def test_without_records_the_page_says_so_and_how_to_add_one(tmp_path: Path) -> None:
-    assert write_all(tmp_path, DATASETS) == [tmp_path / "leaderboard" / "cirr.md"]
+    assert write_stale(pages(tmp_path, DATASETS)) == [tmp_path / "leaderboard" / "cirr.md"]
     page = (tmp_path / "leaderboard" / "cirr.md").read_text(encoding="utf-8")
     assert "no measured rows yet" in page and "leaderboard --add RUN" in page
     assert "--dataset cirr --data-root" in page
@@ -49,26 +49,26 @@ def test_without_records_the_page_says_so_and_how_to_add_one(tmp_path: Path) -> 
 
 
 def test_the_committed_pages_are_the_generated_ones() -> None:
-    assert stale(RESULTS, ALL, further=[THROUGHPUT_PAGE]) == []
+    assert stale(pages(RESULTS, ALL, further=[THROUGHPUT_PAGE])) == []
 
 
 def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Path) -> None:
     run, results = tmp_path / "run", tmp_path / "results"
     write_record(run, real())
     (run / "examples.png").write_bytes(b"picture")
-    write_all(results, DATASETS)
+    write_stale(pages(results, DATASETS))
     folder = add(run, results)
     assert [p.name for p in folder.iterdir()] == ["record.json"]
     assert read_record(folder).files == {}
     page = results / "leaderboard" / "cirr.md"
-    assert stale(results, DATASETS) == [page]
-    assert write_all(results, DATASETS) == [page]
-    assert stale(results, DATASETS) == [] and write_all(results, DATASETS) == []
+    assert stale(pages(results, DATASETS)) == [page]
+    assert write_stale(pages(results, DATASETS)) == [page]
+    assert stale(pages(results, DATASETS)) == [] and write_stale(pages(results, DATASETS)) == []
     text = page.read_text(encoding="utf-8")
     assert "| SPIRIT" in text and "`python -m benchmark run --method spirit`" in text
     assert "synthetic" not in text
     page.write_text(text + "x", encoding="utf-8")
-    assert stale(results, DATASETS) == [page]
+    assert stale(pages(results, DATASETS)) == [page]
 
 
 def test_adding_twice_is_the_same_and_another_record_never_replaces_one(tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_demo_pages_have_no_published_rows(tmp_path: Path) -> None:
 
 def test_a_changed_published_number_makes_its_page_stale(tmp_path: Path) -> None:
     published(tmp_path, {})
-    write_all(tmp_path, ALL)
+    write_stale(pages(tmp_path, ALL))
     published(tmp_path, {"value": "40.20"})
-    assert stale(tmp_path, ALL) == [tmp_path / "leaderboard" / "cirr.md"]
+    assert stale(pages(tmp_path, ALL)) == [tmp_path / "leaderboard" / "cirr.md"]
 
 
 def test_bad_records_and_bad_published_numbers_are_told_together(tmp_path: Path) -> None:

@@ -10,9 +10,17 @@ import pytest
 
 from benchmark.dataset import ProtocolInfo, TaskKey
 from benchmark.errors import UserError
-from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published, recomputed
+from benchmark.leaderboards.published import (
+    COLUMNS,
+    PUBLISHED,
+    UNCLEAR,
+    PublishedNumber,
+    components,
+    metric_name,
+    read_published,
+    recomputed,
+)
 from benchmark.leaderboards.published_rows import published_rows
-from benchmark.leaderboards.published_schema import PUBLISHED, UNCLEAR, components, metric_name
 from benchmark.registry import discover
 
 COMMITTED = Path(__file__).parents[3] / "results" / "published.csv"

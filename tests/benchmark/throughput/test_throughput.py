@@ -11,7 +11,7 @@ import torch
 from command_line import Command
 from pydantic import ValidationError
 
-from benchmark.leaderboards.leaderboard import add, stale, write_all
+from benchmark.leaderboards.leaderboard import add, pages, stale, write_stale
 from benchmark.records.record import Measurement, Record, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput import limits
@@ -135,20 +135,21 @@ def whole(record: Record, **changed: Any) -> Record:
 
 def test_the_leaderboard_takes_speeds_to_a_page_of_their_own(measured: dict[str, Record], tmp_path: Path):
     results = tmp_path / "results"
-    write_all(results, DATASETS, further=FURTHER)
+    write_stale(pages(results, DATASETS, further=FURTHER))
     for name, record in measured.items():
         write_record(tmp_path / name, whole(record))
     folders = {add(tmp_path / name, results, FURTHER) for name in measured}
     assert len(folders) == 4 and all("throughput" in folder.parts for folder in folders)
     page = results / "leaderboard" / "throughput.md"
-    assert stale(results, DATASETS, further=FURTHER) == [page]
-    assert write_all(results, DATASETS, further=FURTHER) == [page] and stale(results, DATASETS, further=FURTHER) == []
+    assert stale(pages(results, DATASETS, further=FURTHER)) == [page]
+    assert write_stale(pages(results, DATASETS, further=FURTHER)) == [page]
+    assert stale(pages(results, DATASETS, further=FURTHER)) == []
     text = page.read_text(encoding="utf-8")
     assert "## CPU" in text and "| SPIRIT" in text and "tiny, random weights" in text and "synthetic pictures" in text
     assert text.count("### Training") == 1
     for folder in folders:
         (folder / "record.json").unlink()
-    assert stale(results, DATASETS, further=FURTHER) == [page], "a page whose records are gone is stale"
+    assert stale(pages(results, DATASETS, further=FURTHER)) == [page], "a page whose records are gone is stale"
 
 
 def test_machines_stand_apart_and_the_order_of_records_does_not_matter(measured: dict[str, Record]):

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmark.leaderboards.controlled_comparison import comparisons
-from benchmark.leaderboards.controlled_comparison_tables import controlled_section
+from benchmark.leaderboards.controlled_comparison import comparisons, controlled_section
 from benchmark.leaderboards.leaderboard import pages, render
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover

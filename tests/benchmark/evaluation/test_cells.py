@@ -7,13 +7,13 @@ import pytest
 import torch
 from test_ranking import check_everywhere, random_task, unit
 
-from benchmark.evaluation import counting
-from benchmark.evaluation.counting import Sieve, tiles
+from benchmark.evaluation import cells
+from benchmark.evaluation.cells import Sieve, tiles
 
 
 @pytest.fixture(params=[1, 200, 2**18])
 def cells_of_a_tile(request, monkeypatch):
-    monkeypatch.setitem(counting._TILE, "cpu", request.param)
+    monkeypatch.setitem(cells._TILE, "cpu", request.param)
     return request.param
 
 
@@ -62,7 +62,7 @@ def test_other_devices_count_the_same(monkeypatch, cells_of_a_tile):
     low = torch.from_numpy(generator.integers(-3, 4, 12).astype(np.float32))
     given = block, np.array([0, 6, 9, 11]), np.array([6, 3, 2, 1]), low, low + 1
     here = sifted(*given)
-    monkeypatch.setattr(Sieve, "_on_cpu", lambda self, *given: counting._anywhere(*given))
+    monkeypatch.setattr(Sieve, "_on_cpu", lambda self, *given: cells._anywhere(*given))
     assert sifted(*given) == here
 
 

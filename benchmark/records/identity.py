@@ -1,0 +1,115 @@
+"""What a run was made with, and where it ran: everything that makes two numbers comparable or not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from benchmark.records.measurement import Count, Precision, RecordPart, Tuning
+
+
+class DataIdentity(RecordPart):
+    """``name`` is the dataset's name on the shelf, ``label`` what outputs call this folder;
+    ``fingerprint`` is the digest of all annotations read."""
+
+    name: str
+    label: str
+    fingerprint: str
+    is_demo: bool
+    is_official: bool
+
+    @model_validator(mode="after")
+    def _demo_is_not_official(self) -> Self:
+        if self.is_demo and self.is_official:
+            raise ValueError("data cannot be demo data and official at once")
+        return self
+
+
+class EncoderIdentity(RecordPart):
+    """The encoder whose features were used.
+
+    ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
+    any training here; what training made of them is the artefact of a stage. ``state`` tells
+    whether the features come from the encoder as it started or as an earlier stage left it;
+    ``precision`` is that of the pass that made them.
+    """
+
+    name: str
+    weights: str
+    digest: str
+    start: Literal["pretrained", "random"]
+    state: Literal["untouched", "finetuned"]
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+
+
+class StageIdentity(RecordPart):
+    """A training stage: all its settings, and what it did. ``artefact``: digest of its product."""
+
+    name: str
+    recipe: str = ""
+    recipe_source: str = ""
+    settings: dict[str, JsonValue]
+    updates: Count
+    triplets_seen: Count
+    seed: int
+    artefact: str | None = None
+
+
+class Identity(RecordPart):
+    """Everything that makes two numbers comparable or not.
+
+    ``variant``: the name of the method's configuration where it has one (an ablation, a published
+    version); ``recipe``, ``batch_size`` and ``negative_group`` are those of the stage that is evaluated
+    (empty where nothing is trained). ``tuning``: how that stage's learning rate was searched for, where
+    it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
+    ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
+    ``data`` is None only where no dataset takes part (throughput).
+    """
+
+    data: DataIdentity | None
+    encoder: EncoderIdentity | None = None
+    recipe: str = ""
+    recipe_source: str = ""
+    variant: str = ""
+    method_settings: dict[str, JsonValue] = {}
+    stages: tuple[StageIdentity, ...] = ()
+    tuning: Tuning | None = None
+    batch_size: Count | None = None
+    negative_group: Count | None = None
+    selection: Literal["paper", "last", "heldout", "none"] = "none"
+    selection_note: str = ""
+    precision: Precision = "fp32"
+    text_rule: str = ""
+    seed: int | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    plugins: dict[str, str] = {}
+    inputs: dict[str, str] = {}
+    missing_pictures: tuple[str, ...] = ()
+    skipped_pictures: tuple[str, ...] = ()
+    skipped_triplets: Count = 0
+
+
+class Code(RecordPart):
+    """``commit`` is None where the package does not lie in its own git checkout; ``dirty`` tells
+    whether the checkout's code then differed from that commit."""
+
+    version: str
+    commit: str | None = None
+    dirty: bool = False
+
+
+class Environment(RecordPart):
+    """Where it ran; a library that is not installed is None."""
+
+    python: str
+    torch: str | None
+    deepspeed: str | None
+    open_clip: str | None
+    timm: str | None
+    numpy: str | None
+    pillow: str | None
+    platform: str
+    device: str
+    world_size: Annotated[int, Field(ge=1)]
+    threads: Annotated[int, Field(ge=1)]
