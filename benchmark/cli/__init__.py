@@ -98,6 +98,7 @@ def _fail(message: str, status: int = 2) -> int:
 
 def _commands() -> dict[str, ModuleType]:
     from benchmark.cli import (
+        compare,
         data,
         evaluate,
         export,
@@ -122,6 +123,7 @@ def _commands() -> dict[str, ModuleType]:
         "parity": parity,
         "submit": submit,
         "leaderboard": leaderboard,
+        "compare": compare,
         "throughput": throughput,
     }
 

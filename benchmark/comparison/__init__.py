@@ -1,0 +1,1 @@
+"""Paired comparison of finished runs: what differs, by how much, and whether the queries say so."""

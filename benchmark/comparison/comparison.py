@@ -1,0 +1,152 @@
+"""What two or more sides differ by, task by task and metric by metric, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.comparison.sides import Comparable, Side, comparables, read_sides
+from benchmark.comparison.statistics import (
+    REPLICATES,
+    FloatArray,
+    Stratum,
+    bootstrap,
+    difference_interval,
+    group_differences,
+    holm,
+    means,
+    sign_flip_test,
+)
+from benchmark.dataset import TaskKey
+from benchmark.errors import unknown_name
+from benchmark.records.layout import metric_order
+
+MOST_DIFFERENT = 10
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``first`` minus ``second`` in one metric of one task, in points (percent of the queries).
+
+    ``low, high``: 95 % interval by bootstrap over groups of queries and over seeds. ``p``: of a sign-flip
+    test over groups, seeds averaged; ``p_holm``: corrected for all differences of the comparison.
+    ``wins, ties, losses``: queries on which the first side is better, equal, worse (seeds averaged); what
+    is no tie decides.
+    """
+
+    key: TaskKey
+    metric: str
+    first: str
+    second: str
+    first_value: float
+    second_value: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    wins: int
+    ties: int
+    losses: int
+    queries: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class QueryDifference:
+    """A query on which two sides differ much: the rank of its best positive, the geometric mean over seeds."""
+
+    key: TaskKey
+    query: str
+    first: str
+    second: str
+    first_rank: float
+    second_rank: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``seeds``: per side its label and how many runs it has. ``left_out``: tasks that only some sides have."""
+
+    seeds: tuple[tuple[str, int], ...]
+    differences: tuple[Difference, ...]
+    queries: tuple[QueryDifference, ...]
+    left_out: tuple[TaskKey, ...] = ()
+
+
+def compare(
+    *runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, replicates: int = REPLICATES
+) -> Comparison:
+    """Compare runs (folders or records) on the same queries; seeds of one configuration are one side.
+
+    ``metrics`` restricts what is compared, and with it what Holm's correction counts; ``seed`` is of the
+    random draws. Raises UserError where the runs cannot be compared: other data, protocol, text mode or
+    split, or no results per query.
+    """
+    sides = read_sides(map(Path, runs))
+    found = comparables(sides)
+    known = metric_order({metric for comparable in found for metric in comparable.metrics})
+    for metric in metrics:
+        if metric not in known:
+            raise unknown_name("metric", metric, known)
+    differences = [
+        difference
+        for comparable in found
+        for metric in metric_order(comparable.metrics)
+        if metric in (metrics or known)
+        for difference in _differences(comparable, metric, sides, seed, replicates)
+    ]
+    corrected = holm([difference.p for difference in differences])
+    every = {key for side in sides for key in side.keys()}
+    return Comparison(
+        seeds=tuple((side.label, len(side.records)) for side in sides),
+        differences=tuple(replace(d, p_holm=p) for d, p in zip(differences, corrected, strict=True)),
+        queries=tuple(query for comparable in found for query in _most_different(comparable, sides)),
+        left_out=tuple(sorted(every - set.intersection(*(side.keys() for side in sides)), key=str)),
+    )
+
+
+def _differences(
+    comparable: Comparable, metric: str, sides: Sequence[Side], seed: int, replicates: int
+) -> Iterator[Difference]:
+    strata = comparable.strata(metric)
+    values = 100 * means(strata)
+    drawn = 100 * bootstrap(strata, seed, replicates)
+    for first, second in combinations(range(len(sides)), 2):
+        gains = _gains(strata, first, second)
+        low, high = difference_interval(drawn, first, second)
+        by_group = group_differences(strata, first, second)
+        p = sign_flip_test(by_group, seed)
+        yield Difference(
+            comparable.key, metric, sides[first].label, sides[second].label,
+            float(values[first]), float(values[second]), float(values[first] - values[second]), low, high, p, p,
+            wins=int((gains > 0).sum()), ties=int((gains == 0).sum()), losses=int((gains < 0).sum()),
+            queries=len(gains), groups=len(by_group),
+        )  # fmt: skip
+
+
+def _gains(strata: Sequence[Stratum], first: int, second: int) -> FloatArray:
+    """By how much the first side is better on each query, seeds averaged, (Q,) of all strata."""
+    parts = [stratum.values[first].mean(axis=0) - stratum.values[second].mean(axis=0) for stratum in strata]
+    # Means of different numbers of seeds are equal up to a rounding.
+    return np.concatenate(parts).round(9)
+
+
+def _most_different(comparable: Comparable, sides: Sequence[Side]) -> Iterator[QueryDifference]:
+    """Of each pair of sides, the queries with the largest ratio of ranks; an average repeats its categories'."""
+    if len(comparable.ids) > 1:
+        return
+    (ids,), (ranks,) = comparable.ids, comparable.ranks
+    logs = [np.log(side["R"]).mean(axis=0) for side in ranks]
+    for first, second in combinations(range(len(sides)), 2):
+        ratio = np.abs(logs[first] - logs[second])
+        for i in np.argsort(-ratio, kind="stable")[:MOST_DIFFERENT]:
+            if ratio[i] > 0:
+                yield QueryDifference(
+                    comparable.key, ids[i], sides[first].label, sides[second].label,
+                    float(np.exp(logs[first][i])), float(np.exp(logs[second][i])),
+                )  # fmt: skip

@@ -1,0 +1,215 @@
+"""The sides of a comparison: the runs of each, and their queries brought into one order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.comparison.statistics import FloatArray, Stratum
+from benchmark.dataset import IntArray, TaskKey
+from benchmark.errors import UserError
+from benchmark.evaluation.metrics import components
+from benchmark.evaluation.per_query import PerQuery
+from benchmark.records.record import RECORD_NAME, Record, read_per_query, read_record, run_key
+
+_WEIGHTS = ("selected", "last", "none trained", "imported", "external")
+"""Of a run's results for one task, the first of these is compared."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One method's configuration with all its seeds. ``queries``: per seed, what it says of each task."""
+
+    label: str
+    records: tuple[Record, ...]
+    queries: tuple[Mapping[TaskKey, PerQuery], ...]
+
+    def keys(self) -> set[TaskKey]:
+        """Tasks, categories among them, that every seed has."""
+        return set.intersection(*(set(found) for found in self.queries))
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """What the sides can be compared on: a task (its category left out) with all or one of its categories.
+
+    ``ranks``: per category the queries' ids, their groups (Q,), and per side the ranks by kind, ``(S, Q)``.
+    """
+
+    key: TaskKey
+    metrics: tuple[str, ...]
+    ids: tuple[tuple[str, ...], ...]
+    groups: tuple[IntArray, ...]
+    ranks: tuple[tuple[Mapping[str, IntArray], ...], ...]
+
+    def strata(self, metric: str) -> list[Stratum]:
+        return [
+            Stratum(group, tuple(metric_values(metric, side) for side in sides))
+            for group, sides in zip(self.groups, self.ranks, strict=True)
+        ]
+
+
+def metric_values(metric: str, ranks: Mapping[str, IntArray]) -> FloatArray:
+    """What every query adds to a metric, between 0 and 1, of ``ranks`` by kind ("R", "R_subset"), ``(S, Q)``."""
+    if parts := components(metric):
+        found: FloatArray = np.mean([metric_values(part, ranks) for part in parts], axis=0)
+        return found
+    kind, _, cutoff = metric.partition("@")
+    return (ranks[kind] <= int(cutoff)).astype(np.float64)
+
+
+def read_sides(paths: Iterable[Path]) -> list[Side]:
+    """The records at or below the paths; seeds of one configuration are one side, in the order first named.
+
+    Raises UserError where a path holds no record, a record has no results per query, or fewer than two
+    sides are found.
+    """
+    found: dict[str, list[tuple[Path, Record]]] = {}
+    seen: set[Path] = set()
+    for path in paths:
+        for file in _record_files(path):
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
+            record = read_record(file)
+            found.setdefault(run_key(record), []).append((file, record))
+    if len(found) < 2:
+        raise UserError(
+            "compare needs runs of at least two configurations; all that were named are seeds of one"
+            if found else "compare needs the folders or records of at least two runs"
+        )  # fmt: skip
+    return _with_distinct_labels([_side(members) for members in found.values()])
+
+
+def _record_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(path.rglob(RECORD_NAME))
+    if not files:
+        raise UserError(f"{path}: no {RECORD_NAME} at or below it; name a run's folder, or one that holds runs")
+    return files
+
+
+def _side(members: Sequence[tuple[Path, Record]]) -> Side:
+    by_seed: dict[int | None, Path] = {}
+    for file, record in members:
+        if (first := by_seed.setdefault(record.identity.seed, file)) != file:
+            raise UserError(f"{file}: the same configuration and seed as {first}; name one of them")
+    return Side(
+        label=members[0][1].title,
+        records=tuple(record for _, record in members),
+        queries=tuple(_queries(file, record) for file, record in members),
+    )
+
+
+def _queries(file: Path, record: Record) -> dict[TaskKey, PerQuery]:
+    stored = read_per_query(file.parent, record)
+    if not stored:
+        raise UserError(f"{file}: has no results per query, which a paired comparison needs; run it again")
+    found: dict[TaskKey, PerQuery] = {}
+    for weights in reversed(_WEIGHTS):
+        for index, result in enumerate(record.results):
+            if index in stored and result.weights_from == weights and result.metrics:
+                found[result.key] = stored[index]
+    return found
+
+
+def _with_distinct_labels(sides: list[Side]) -> list[Side]:
+    labels = [side.label for side in sides]
+    if len(set(labels)) < len(labels):
+        variants = [side.records[0].identity.variant or side.records[0].method for side in sides]
+        encoders = [getattr(side.records[0].identity.encoder, "name", "") for side in sides]
+        labels = [", ".join(filter(None, part)) for part in zip(labels, variants, encoders, strict=True)]
+    return [
+        replace(side, label=label if labels.count(label) == 1 else f"{label} ({number})")
+        for number, (side, label) in enumerate(zip(sides, labels, strict=True), 1)
+    ]
+
+
+def comparables(sides: Sequence[Side]) -> list[Comparable]:
+    """Every task that all sides have, each category alone and then their average.
+
+    Raises UserError, in one line, where the sides are of other data, or share no task.
+    """
+    _check_data(sides)
+    shared = set.intersection(*(side.keys() for side in sides))
+    if not shared:
+        raise UserError(_nothing_shared(sides))
+    tasks: dict[TaskKey, list[TaskKey]] = {}
+    for key in sorted(shared, key=str):
+        tasks.setdefault(replace(key, category=""), []).append(key)
+    found = []
+    for task, keys in tasks.items():
+        found += [_comparable(key, [key], sides) for key in keys]
+        if len(keys) > 1:
+            found.append(_comparable(replace(task, category="average"), keys, sides))
+    return found
+
+
+def _check_data(sides: Sequence[Side]) -> None:
+    first = sides[0].records[0].identity
+    for side in sides:
+        for record in side.records:
+            identity = record.identity
+            if identity.data is None or first.data is None or identity.data.fingerprint != first.data.fingerprint:
+                other = "no data" if identity.data is None else f"{identity.data.label} with other annotations"
+                raise UserError(f"{side.label}: was run on {other}; only runs on the same data can be compared")
+            if identity.limit != first.limit:
+                raise UserError(f"{side.label}: was run with --limit {identity.limit}, {sides[0].label} was not")
+
+
+def _nothing_shared(sides: Sequence[Side]) -> str:
+    one, other = sides[0], next(side for side in sides[1:] if not side.keys() & sides[0].keys())
+    mine, theirs = (sorted({replace(key, category="") for key in side.keys()}, key=str) for side in (one, other))
+    names = {"split": "split", "protocol": "protocol", "text_mode": "text mode"}
+    differing = [
+        words for field, words in names.items()
+        if not {getattr(key, field) for key in mine} & {getattr(key, field) for key in theirs}
+    ]  # fmt: skip
+    what = " and ".join(differing) or "task"
+    return (
+        f"{one.label} and {other.label} have no {what} in common ({', '.join(map(str, mine))}; "
+        f"{', '.join(map(str, theirs))}): numbers of two protocols cannot be compared; run both on one"
+    )
+
+
+def _comparable(key: TaskKey, keys: Sequence[TaskKey], sides: Sequence[Side]) -> Comparable:
+    ids, groups, ranks = [], [], []
+    for part in keys:
+        first = sides[0].queries[0][part]
+        # Hidden labels have rank 0.
+        scored = np.flatnonzero(first.rank > 0)
+        names = [first.ids[i] for i in scored]
+        ids.append(tuple(names))
+        groups.append(first.group[scored])
+        ranks.append(tuple(_ranks_of(side, part, names) for side in sides))
+    kinds = set.intersection(*(set(side) for category in ranks for side in category))
+    named = [
+        {metric for result in record.results if result.key in keys for metric in result.metrics}
+        for side in sides for record in side.records
+    ]  # fmt: skip
+    every = set.intersection(*named)
+    derivable = {m for m in every if {part.partition("@")[0] for part in components(m) or (m,)} <= kinds}
+    return Comparable(key, tuple(derivable), tuple(ids), tuple(groups), tuple(ranks))
+
+
+def _ranks_of(side: Side, key: TaskKey, names: Sequence[str]) -> dict[str, IntArray]:
+    ranks, subset = [], []
+    for found in side.queries:
+        place = {name: i for i, name in enumerate(found[key].ids)}
+        missing = [name for name in names if name not in place]
+        if missing or int((found[key].rank > 0).sum()) != len(names):
+            what = f"query {missing[0]} is missing" if missing else "it has other queries"
+            raise UserError(f"{side.label}: {what} in {key}; only runs on the same queries can be compared")
+        order = np.array([place[name] for name in names])
+        ranks.append(found[key].rank[order])
+        other = found[key].subset_rank
+        if other is not None:
+            subset.append(other[order])
+    kinds = {"R": np.stack(ranks)}
+    if len(subset) == len(ranks):
+        kinds["R_subset"] = np.stack(subset)
+    return kinds
