@@ -44,9 +44,13 @@ if not any((_PACKAGE / shelf).is_dir() for shelf in _SHELVES):
 
 
 def __getattr__(name: str) -> Any:
-    """``benchmark.run`` is imported when first asked for, since it brings torch."""
+    """``benchmark.run`` and ``benchmark.compare`` are imported when first asked for: a run brings torch."""
     if name == "run":
         from benchmark.pipeline.run import run
 
         return run
+    if name == "compare":
+        from benchmark.comparison.comparison import compare
+
+        return compare
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -29,7 +29,7 @@ MOST_DIFFERENT = 10
 
 
 @dataclass(frozen=True)
-class Difference:
+class MetricDifference:
     """``first`` minus ``second`` in one metric of one task, in points (percent of the queries).
 
     ``low, high``: 95 % interval by bootstrap over groups of queries and over seeds. ``p``: of a sign-flip
@@ -73,14 +73,12 @@ class Comparison:
     """``seeds``: per side its label and how many runs it has. ``left_out``: tasks that only some sides have."""
 
     seeds: tuple[tuple[str, int], ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[MetricDifference, ...]
     queries: tuple[QueryDifference, ...]
     left_out: tuple[TaskKey, ...] = ()
 
 
-def compare(
-    *runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, replicates: int = REPLICATES
-) -> Comparison:
+def compare(*runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, replicates: int = REPLICATES) -> Comparison:
     """Compare runs (folders or records) on the same queries; seeds of one configuration are one side.
 
     ``metrics`` restricts what is compared, and with it what Holm's correction counts; ``seed`` is of the
@@ -96,9 +94,7 @@ def compare(
     differences = [
         difference
         for comparable in found
-        for metric in metric_order(comparable.metrics)
-        if metric in (metrics or known)
-        for difference in _differences(comparable, metric, sides, seed, replicates)
+        for difference in _differences(comparable, metrics or known, sides, seed, replicates)
     ]
     corrected = holm([difference.p for difference in differences])
     every = {key for side in sides for key in side.keys()}
@@ -111,22 +107,23 @@ def compare(
 
 
 def _differences(
-    comparable: Comparable, metric: str, sides: Sequence[Side], seed: int, replicates: int
-) -> Iterator[Difference]:
-    strata = comparable.strata(metric)
-    values = 100 * means(strata)
-    drawn = 100 * bootstrap(strata, seed, replicates)
+    comparable: Comparable, metrics: Sequence[str], sides: Sequence[Side], seed: int, replicates: int
+) -> Iterator[MetricDifference]:
+    strata = {metric: comparable.strata(metric) for metric in metric_order(comparable.metrics) if metric in metrics}
+    values = {metric: 100 * means(found) for metric, found in strata.items()}
+    drawn = {metric: 100 * bootstrap(found, seed, replicates) for metric, found in strata.items()}
     for first, second in combinations(range(len(sides)), 2):
-        gains = _gains(strata, first, second)
-        low, high = difference_interval(drawn, first, second)
-        by_group = group_differences(strata, first, second)
-        p = sign_flip_test(by_group, seed)
-        yield Difference(
-            comparable.key, metric, sides[first].label, sides[second].label,
-            float(values[first]), float(values[second]), float(values[first] - values[second]), low, high, p, p,
-            wins=int((gains > 0).sum()), ties=int((gains == 0).sum()), losses=int((gains < 0).sum()),
-            queries=len(gains), groups=len(by_group),
-        )  # fmt: skip
+        for metric, found in strata.items():
+            gains = _gains(found, first, second)
+            by_group = group_differences(found, first, second)
+            low, high = difference_interval(drawn[metric], first, second)
+            one, other = float(values[metric][first]), float(values[metric][second])
+            p = sign_flip_test(by_group, seed)
+            yield MetricDifference(
+                comparable.key, metric, sides[first].label, sides[second].label, one, other, one - other, low, high,
+                p, p_holm=p, wins=int((gains > 0).sum()), ties=int((gains == 0).sum()),
+                losses=int((gains < 0).sum()), queries=len(gains), groups=len(by_group),
+            )  # fmt: skip
 
 
 def _gains(strata: Sequence[Stratum], first: int, second: int) -> FloatArray:

@@ -11,9 +11,9 @@ from itertools import groupby
 
 from tabulate import tabulate
 
-from benchmark.comparison.comparison import Comparison, Difference, QueryDifference
-from benchmark.dataset import TaskKey
-from benchmark.records.layout import listed, paragraph
+from benchmark.comparison.comparison import Comparison, MetricDifference, QueryDifference
+from benchmark.evaluation.metrics import components
+from benchmark.records.layout import listed, paragraph, pipe_table, short_name
 
 _CAPTION = (
     "Difference: first minus second, in points; [95 % interval by bootstrap over groups of queries and over seeds]",
@@ -30,10 +30,14 @@ def format_comparison(comparison: Comparison, form: str) -> str:
 def _markdown(comparison: Comparison) -> str:
     count = len(comparison.differences)
     seeds = [f"{label}: {number} {'seed' if number == 1 else 'seeds'}" for label, number in comparison.seeds]
-    parts = [paragraph(["; ".join(seeds), *(sentence.format(count=count) for sentence in _CAPTION)])]
+    means = {d.metric for d in comparison.differences if components(d.metric)}
+    names = ["Rs: R_subset"] * any("R_subset" in d.metric for d in comparison.differences)
+    names += [f"mean: {metric}" for metric in sorted(means)]
+    captions = [sentence.format(count=count) for sentence in _CAPTION]
+    parts = [paragraph(["; ".join(seeds), *captions, *(["; ".join(names)] if names else [])])]
     for (key, first, second), members in groupby(comparison.differences, key=lambda d: (d.key, d.first, d.second)):
         rows = list(members)
-        parts.append(f"## {first} against {second}: {key}\n\n{_table(rows, 'pipe')}\n")
+        parts.append(f"## {first} against {second}: {key}\n\n{pipe_table([_HEADS], _cells(rows), _ALIGN)}")
         parts.append(f"{rows[0].queries:,} queries in {rows[0].groups:,} groups.\n")
         if queries := [q for q in comparison.queries if (q.key, q.first, q.second) == (key, first, second)]:
             parts.append(_query_table(queries))
@@ -42,32 +46,33 @@ def _markdown(comparison: Comparison) -> str:
     return "\n".join(parts)
 
 
-def _table(rows: Sequence[Difference], form: str) -> str:
-    heads = ["metric", "first", "second", "difference", "95 % interval", "p", "Holm", "wins/ties/losses"]
-    cells = [
-        [d.metric, f"{d.first_value:.2f}", f"{d.second_value:.2f}", f"{d.difference:+.2f}",
+_HEADS = ["metric", "first", "second", "difference", "95 % interval", "p", "Holm", "wins/ties/losses"]
+_ALIGN = ["left", *["right"] * (len(_HEADS) - 1)]
+
+
+def _cells(rows: Sequence[MetricDifference]) -> list[list[str]]:
+    return [
+        [short_name(d.metric), f"{d.first_value:.2f}", f"{d.second_value:.2f}", f"{d.difference:+.2f}",
          f"[{d.low:+.2f}, {d.high:+.2f}]", _p(d.p), _p(d.p_holm), f"{d.wins}/{d.ties}/{d.losses}"]
         for d in rows
     ]  # fmt: skip
-    align = ("left", *["right"] * (len(heads) - 1))
-    return tabulate(cells, heads, tablefmt=form, colalign=align, disable_numparse=True)
 
 
 def _p(value: float) -> str:
-    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 
 def _query_table(queries: Sequence[QueryDifference]) -> str:
     cells = [[q.query, f"{q.first_rank:,.0f}", f"{q.second_rank:,.0f}"] for q in queries]
-    heads = ["query", "rank by the first", "by the second"]
-    table = tabulate(cells, heads, tablefmt="pipe", colalign=("left", "right", "right"), disable_numparse=True)
-    return f"\nThe {len(queries)} queries on which they differ most:\n\n{table}\n"
+    table = pipe_table([["query", "rank by the first", "by the second"]], cells, ["left", "right", "right"])
+    return f"The {len(queries)} queries on which they differ most:\n\n{table}"
 
 
 def _latex(comparison: Comparison) -> str:
     parts = []
     for (key, first, second), members in groupby(comparison.differences, key=lambda d: (d.key, d.first, d.second)):
-        parts.append(f"% {first} against {second}: {key}\n{_table(list(members), 'latex_booktabs')}\n")
+        table = tabulate(_cells(list(members)), _HEADS, "latex_booktabs", colalign=_ALIGN, disable_numparse=True)
+        parts.append(f"% {first} against {second}: {key}\n{table}\n")
     return "\n".join(parts)
 
 
@@ -80,21 +85,18 @@ def _csv(comparison: Comparison) -> str:
     return stream.getvalue()
 
 
-def _flat(part: Difference | QueryDifference) -> dict[str, object]:
+def _flat(part: MetricDifference | QueryDifference) -> dict[str, object]:
     values = asdict(part)
     key: Mapping[str, object] = values.pop("key")
     return {**key, **values}
 
 
 def _json(comparison: Comparison) -> str:
-    def key_of(key: TaskKey) -> dict[str, str]:
-        return asdict(key)
-
     whole = {
         "sides": [{"label": label, "seeds": seeds} for label, seeds in comparison.seeds],
         "differences": [_flat(difference) for difference in comparison.differences],
         "queries": [_flat(query) for query in comparison.queries],
-        "left_out": [key_of(key) for key in comparison.left_out],
+        "left_out": [asdict(key) for key in comparison.left_out],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
