@@ -60,7 +60,11 @@ def match(file: EmbeddingsFile, tasks: Sequence[Task], dataset: Dataset) -> list
     split = [names[i] for i in dataset.split_pictures(tasks[0].key.split)]
     _check_ids(file, QUERIES, [(task, task.queries.ids) for task in tasks], (), problems)
     _check_ids(file, GALLERY, [(task, _gallery_names(task, names)) for task in tasks], split, problems)
-    _check_widths(file, categories, problems)
+    matched = {(file.serving(QUERIES, name), file.serving(GALLERY, name)): None for name in sorted(categories)}
+    for queries, gallery in matched:
+        if queries is not None and gallery is not None and queries.values.shape[1] != gallery.values.shape[1]:
+            widths = f"'{queries.key}' {queries.values.shape[1]}, '{gallery.key}' {gallery.values.shape[1]}"
+            problems.add(file.path, f"widths differ: {widths}")
     problems.raise_all()
     return [_encoded(file, task, names) for task in tasks]
 
@@ -99,18 +103,6 @@ def _check_ids(
             )
         if unknown:
             problems.add(file.path, f"'{key}' has {len(unknown):,} unknown ids: {first_of(unknown)}")
-
-
-def _check_widths(file: EmbeddingsFile, categories: Collection[str], problems: Problems) -> None:
-    told = set()
-    for category in sorted(categories):
-        queries, gallery = file.serving(QUERIES, category), file.serving(GALLERY, category)
-        if queries is None or gallery is None or (queries.key, gallery.key) in told:
-            continue
-        told.add((queries.key, gallery.key))
-        if queries.values.shape[1] != gallery.values.shape[1]:
-            widths = f"'{queries.key}' {queries.values.shape[1]}, '{gallery.key}' {gallery.values.shape[1]}"
-            problems.add(file.path, f"widths differ: {widths}")
 
 
 def _encoded(file: EmbeddingsFile, task: Task, names: Sequence[str]) -> EncodedTask:

@@ -83,13 +83,8 @@ def write_outside(
         timings={"evaluation": round(time.monotonic() - run.started, 2)},
         peak_memory_bytes=peak_memory_bytes(),
     )
-    folder = _folder(run, record)
+    identity = [dict(inputs), record.title, [str(result.key) for result in record.results]]
+    named = Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]
+    folder = Path(run.options.output) if run.options.output else named
     with folder_lock(folder, "evaluation"):
         return write_run(folder, record, weights, run.dataset, record.title), folder
-
-
-def _folder(run: OutsideRun, record: Record) -> Path:
-    if run.options.output:
-        return Path(run.options.output)
-    identity = [dict(record.identity.inputs), record.title, [str(result.key) for result in record.results]]
-    return Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]

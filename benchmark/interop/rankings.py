@@ -115,7 +115,10 @@ def _advice(tasks: Sequence[Task]) -> str:
 def _score(task: Task, lists: list[IntArray], subsets: list[IntArray] | None) -> TaskResult:
     subset_rank = None if task.queries.subset is None else _subset_ranks(task, lists, subsets)
     noted = with_note(task, _NO_SUBSET if subset_rank is None and task.queries.subset is not None else "")
-    return TaskResult(noted, list_ranks(task, lists, subset_rank), _top(lists, min(TOP, len(task.gallery))))
+    top = np.full((len(lists), min(TOP, len(task.gallery))), -1, dtype=np.int64)
+    for row, ranked in zip(top, lists, strict=True):
+        row[: len(ranked)] = ranked[: len(row)]
+    return TaskResult(noted, list_ranks(task, lists, subset_rank), top)
 
 
 def list_ranks(task: Task, lists: Sequence[IntArray], subset_rank: IntArray | None) -> Ranks:
@@ -147,11 +150,3 @@ def _subset_ranks(task: Task, lists: list[IntArray], subsets: list[IntArray] | N
         last = 1 + len(candidates - positives)
         rank[i] = next((place for place, m in enumerate(order, 1) if m in positives), last) if positives else 0
     return rank
-
-
-def _top(lists: Sequence[IntArray], k: int) -> IntArray:
-    """The first k of every list, (Q, k), filled with -1."""
-    top = np.full((len(lists), k), -1, dtype=np.int64)
-    for row, ranked in zip(top, lists, strict=True):
-        row[: min(k, len(ranked))] = ranked[:k]
-    return top

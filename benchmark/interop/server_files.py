@@ -87,7 +87,10 @@ def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
         check_queries(found, [task], faults)
         (gallery_lists if file == RECALL_FILE else subset_lists)(found, task, names, faults)
         for number, query in enumerate(task.queries.ids):
-            longest = _gallery_length(task, number) if file == RECALL_FILE else _subset_length(task, number)
+            if file == RECALL_FILE:
+                longest = min(max(task.cutoffs), len(task.gallery) - (removed_reference(task, number) >= 0))
+            else:
+                longest = min(max(task.subset_cutoffs), len(subset_candidates(task, number)))
             if len(found.get(query, ())) > longest:
                 faults.add(f"lists longer than {longest} names", query)
         try:
@@ -96,14 +99,6 @@ def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
             problems.append(str(error))
     if problems:
         raise UserError.collect(problems)
-
-
-def _gallery_length(task: Task, query: int) -> int:
-    return min(max(task.cutoffs), len(task.gallery) - (removed_reference(task, query) >= 0))
-
-
-def _subset_length(task: Task, query: int) -> int:
-    return min(max(task.subset_cutoffs), len(subset_candidates(task, query)))
 
 
 def write_submission(
