@@ -254,13 +254,17 @@ def _lstm_layer_flops(inputs: Shape, weights: Shape, recurrent: Shape, *_: Any, 
     return 2 * prod(inputs[:-1]) * (prod(weights) + prod(recurrent))
 
 
+def _attention_flops(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_flops(gradient: Shape, query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))  # type: ignore[no-untyped-call]
+
+
 _LEFT_OUT: dict[Any, Callable[..., int]] = {
-    _ATEN._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
-        query, key, value
-    ),
-    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(gradient, query, key, value)
-    ),
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     _ATEN.mkldnn_rnn_layer: _lstm_layer_flops,
     _ATEN.mkldnn_rnn_layer_backward: lambda *shapes, **named: 2 * _lstm_layer_flops(*shapes, **named),
 }

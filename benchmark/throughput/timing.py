@@ -105,15 +105,19 @@ def in_turn(
             peaks[name] = peak
         loops[name] = max(1, int(np.ceil(sample_seconds / max(took, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    started, done, elapsed = time.perf_counter(), 0, 0.0
-    while done < min(least, LEAST_ROUNDS) or (
-        done < MOST_ROUNDS and elapsed < (_PATIENCE * seconds if done < least else seconds)
-    ):
+    started, done = time.perf_counter(), 0
+    while _goes_on(done, time.perf_counter() - started, seconds, least):
         # Every other round goes backwards, so that no call always comes behind the same one.
         for name in list(calls)[:: -1 if done % 2 else 1]:
             samples[name].append(seconds_of(repeated(calls[name], loops[name]), device) / loops[name])
-        done, elapsed = done + 1, time.perf_counter() - started
+        done += 1
     return Rounds({name: np.asarray(found) for name, found in samples.items()}, peaks)
+
+
+def _goes_on(rounds: int, elapsed: float, seconds: float, least: int) -> bool:
+    if rounds < min(least, LEAST_ROUNDS):
+        return True
+    return rounds < MOST_ROUNDS and elapsed < (_PATIENCE * seconds if rounds < least else seconds)
 
 
 def seconds_of(call: Call, device: torch.device) -> float:
