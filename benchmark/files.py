@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,19 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 def atomic_write_json(path: Path, value: Any) -> None:
     atomic_write_text(path, json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n")
+
+
+def require_regular_file(path: Path) -> None:
+    """Raise UserError where a path is no file that can be read to its end: missing, a folder, a pipe, a device."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # a name too long, a loop of links; a zero byte
+        raise UserError(f"{str(path)!r}: cannot be read ({error}); name another file") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise UserError(f"{path}: {kind}, not a file; name a regular file")
 
 
 def file_digest(path: Path) -> str:

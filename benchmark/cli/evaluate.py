@@ -29,8 +29,12 @@ _OF_METHODS = ("limit", "device", "assets_root")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--checkpoint", metavar="PATH", help="a run's folder or a weights file")
-    source.add_argument("--embeddings", metavar="FILE", help="query and gallery embeddings with ids")
-    source.add_argument("--rankings", metavar="FILE", help="a ranked list of names for every query")
+    source.add_argument("--embeddings", metavar="FILE",
+                        help="query and gallery embeddings with ids: .npz or .safetensors that holds queries, "
+                        "query_ids, gallery, gallery_ids (of a category, dress/queries, …)")  # fmt: skip
+    source.add_argument("--rankings", metavar="FILE",
+                        help="a ranked list of names for every query: JSON lines "
+                        '{"query": "id", "ranking": ["name", …]}, a TREC run, or CIRR\'s server JSON')  # fmt: skip
     parser.add_argument("--subset-rankings", metavar="FILE", help="with --rankings: ranked lists of the subsets")
     parser.add_argument("--encoder", metavar="FILE", help="the encoder that the checkpoint was trained on, if moved")
     parser.add_argument("--name", metavar="LABEL", help="title of a file's row; by default the file's name")

@@ -33,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from benchmark.interop.import_folder import told, write_import
-    from benchmark.interop.import_request import ImportRequest
-    from benchmark.interop.importing import check_import
+    from benchmark.interop.importing import ImportRequest, check_import
     from benchmark.options import parse_assignments
 
     request = ImportRequest(

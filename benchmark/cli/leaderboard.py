@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.leaderboards import leaderboard
     from benchmark.leaderboards.controlled_comparison import reasons_outside
     from benchmark.registry import discover
-    from benchmark.throughput.page import THROUGHPUT_PAGE
+    from benchmark.throughput.tables import THROUGHPUT_PAGE
 
     results = Path(options.results)
     registry = discover()

@@ -99,19 +99,22 @@ def _chosen(
     options: argparse.Namespace, values: dict[str, Any], how: HowToMeasure, registry: Registry
 ) -> Iterator[RunOptions]:
     """Every method with every backbone on every dataset; methods with networks of their own once."""
-    from benchmark.throughput.measure import options_for
+    from benchmark.options import make_options
 
     methods = _names("method", options.method or [_METHOD], list(registry.methods()))
     datasets = _names("dataset", options.dataset or [_DATASET], list(registry.datasets()))
-    others = {name: value for name, value in values.items() if name not in ("backbone", "weights")}
+    given = {name: value for name, value in values.items() if name not in ("backbone", "weights")}
+    # TF32 is a kind of fp32 in a run's options.
+    given["precision"] = "fp32" if how.precision == "tf32" else how.precision or ""
     weights = {"weights": values["weights"]} if "weights" in values else {}
     for dataset, method in product(datasets, methods):
+        of_one = {**given, "method": method, "dataset": dataset}
         if registry.specification(method).own_networks is not None:
-            yield options_for(others, method, dataset, how)
+            yield make_options(**of_one)
             continue
         for backbone in options.backbone or [None]:
             named = {"backbone": backbone} if backbone else {}
-            yield options_for({**others, **weights, **named}, method, dataset, how)
+            yield make_options(**of_one, **weights, **named)
 
 
 def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
@@ -134,9 +137,9 @@ def _size(given: str | None) -> tuple[int, int] | None:
 def _growth(options: argparse.Namespace, chosen: RunOptions, registry: Registry, output: Path) -> int:
     from benchmark.pipeline.planning import make_plan
     from benchmark.throughput.growth import growth_record
-    from benchmark.throughput.growth_curves import PARTS, draw_growth, growth_table
+    from benchmark.throughput.growth_curves import PARTS, draw_growth
     from benchmark.throughput.measure import write_throughput
-    from benchmark.throughput.tables import heading, machine, notes
+    from benchmark.throughput.tables import growth_table, heading, machine, notes
 
     record = growth_record(options.growth or list(PARTS), options.size, make_plan(chosen, registry))
     folder = write_throughput(record, output)

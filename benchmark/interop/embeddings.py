@@ -7,6 +7,7 @@ whoever scores by the cosine normalises the rows first.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,28 +18,99 @@ from torch import Tensor
 from benchmark.data.annotations import Problems
 from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Dataset, Task
-from benchmark.errors import first_of, unknown_name
+from benchmark.errors import UserError, first_of, unknown_name
 from benchmark.evaluation.evaluator import EncodedTask, score_in_full
-from benchmark.interop.embeddings_file import GALLERY, QUERIES, Embeddings, EmbeddingsFile, read_embeddings
-from benchmark.interop.outside import METHOD, open_outside, with_note, write_outside
+from benchmark.interop.embeddings_file import (
+    DIGEST,
+    GALLERY,
+    QUERIES,
+    Embeddings,
+    EmbeddingsFile,
+    announce,
+    read_embeddings,
+)
+from benchmark.interop.outside import METHOD, OutsideRun, open_outside, queries_digest, with_note, write_outside
 from benchmark.options import make_options
+from benchmark.progress import say
 from benchmark.records.record import Record
+
+_UNIT = 2e-3
+"""How far from one a norm may be: float16 rounds by half of that."""
 
 
 def evaluate_embeddings(file: Path, dataset: str, name: str = "", **values: Any) -> tuple[Record, Path]:
     """Score a file of embeddings; gives the record and its folder.
 
     ``name`` is the row's title, by default the file's name; ``values`` are `RunOptions` fields.
-    Without a protocol, all are scored that fit the text mode and show each query its reference as
-    it is. Raises UserError with everything that is wrong with the file.
+    Without a protocol, all are scored that fit the text mode and ask the queries that were embedded.
+    Raises UserError with everything that is wrong with the file.
     """
     run = open_outside(make_options(method=METHOD, dataset=dataset, **values))
     tasks = chosen_tasks(run.dataset, run.dataset.info.evaluation_split, run.options.protocol, run.rule)
-    if not run.options.protocol:
-        tasks = tuple(task for task in tasks if task.queries.feature_picture is None)
     found = read_embeddings(file)
-    tested = [score_in_full(None, encoded) for encoded in match(found, tasks, run.dataset)]
+    encoded = match(found, embedded_tasks(found, tasks, run), run.dataset)
+    say(format_stored(found))
+    tested = []
+    for one in encoded:
+        announce(file, f"ranking {one.task.key}, {len(one.task.queries):,} queries in a gallery of "
+                       f"{len(one.task.gallery):,}, from")  # fmt: skip
+        tested.append(score_in_full(None, one))
     return write_outside(run, "embeddings", name or file.stem, tested, found.digests)
+
+
+def embedded_tasks(file: EmbeddingsFile, tasks: Sequence[Task], run: OutsideRun) -> tuple[Task, ...]:
+    """The tasks whose queries the file holds, as far as it says.
+
+    Raises UserError where a protocol that was asked for has other queries, or where nothing says that a
+    protocol's stand-in references were embedded: the ids are the same, and the numbers would be of no protocol.
+    """
+    names, kept, digests = run.dataset.pictures.names, [], {}
+    for protocol in dict.fromkeys(task.key.protocol for task in tasks):
+        own = [task for task in tasks if task.key.protocol == protocol]
+        digests[protocol] = queries_digest(own, names)
+        stands_in = any(task.queries.feature_picture is not None for task in own)
+        if digests[protocol] == file.queries_digest or not (file.queries_digest or stands_in):
+            kept += own
+        elif protocol in run.options.protocol:
+            export = f"`data export-queries {run.dataset.info.name} --protocol {protocol}`"
+            reason = (
+                f"its {DIGEST} {file.queries_digest} is of other queries than those of protocol {protocol}, "
+                f"{digests[protocol]}; embed those of {export}"
+                if file.queries_digest
+                else f"nothing in it says that its queries were embedded with the stand-in references of protocol "
+                f"{protocol}; add the {DIGEST} that stands in the lines of {export}, from which they must be made"
+            )
+            raise UserError(f"{file.path}: {reason}")
+    if not kept:
+        known = ", ".join(f"{protocol} {digest}" for protocol, digest in digests.items())
+        raise UserError(
+            f"{file.path}: its {DIGEST} {file.queries_digest or '(none)'} is of no protocol that fits the split and "
+            f"text mode ({known}); embed the queries of `data export-queries {run.dataset.info.name}`"
+        )
+    return tuple(kept)
+
+
+def format_stored(file: EmbeddingsFile) -> str:
+    """What is scored, and how, in one line: widths, types, norms."""
+    matrices = file.matrices.values()
+    widths = sorted({matrix.values.shape[1] for matrix in matrices})
+    types = sorted({matrix.dtype for matrix in matrices})
+    rounded = " rounded to float32" if any("float64" in name or "float128" in name for name in types) else ""
+    norms = [norm for matrix in matrices for norm in norm_range(matrix)]
+    if all(abs(norm - 1) < _UNIT for norm in norms):
+        score = "of unit norm, so that it is the cosine"
+    else:
+        score = f"of norms {min(norms):.4g} to {max(norms):.4g}, so that it is not the cosine"
+    return (
+        f"embeddings of width {', '.join(map(str, widths))}, {', '.join(types)}{rounded}, "
+        f"scored by the dot product; rows are {score}"
+    )
+
+
+def norm_range(matrix: Embeddings) -> tuple[float, float]:
+    """The least and the largest Euclidean norm of the rows."""
+    norms = torch.linalg.vector_norm(matrix.values, dim=1)
+    return float(norms.min()), float(norms.max())
 
 
 def match(file: EmbeddingsFile, tasks: Sequence[Task], dataset: Dataset) -> list[EncodedTask]:
@@ -60,7 +132,14 @@ def match(file: EmbeddingsFile, tasks: Sequence[Task], dataset: Dataset) -> list
     split = [names[i] for i in dataset.split_pictures(tasks[0].key.split)]
     _check_ids(file, QUERIES, [(task, task.queries.ids) for task in tasks], (), problems)
     _check_ids(file, GALLERY, [(task, _gallery_names(task, names)) for task in tasks], split, problems)
-    _check_widths(file, categories, problems)
+    different: dict[str, None] = {}
+    for name in sorted(categories):
+        queries, gallery = file.serving(QUERIES, name), file.serving(GALLERY, name)
+        if queries is not None and gallery is not None and queries.values.shape[1] != gallery.values.shape[1]:
+            both = f"'{queries.key}' {queries.values.shape[1]}, '{gallery.key}' {gallery.values.shape[1]}"
+            different[f"widths differ: {both}"] = None
+    for text in different:
+        problems.add(file.path, text)
     problems.raise_all()
     return [_encoded(file, task, names) for task in tasks]
 
@@ -101,25 +180,16 @@ def _check_ids(
             problems.add(file.path, f"'{key}' has {len(unknown):,} unknown ids: {first_of(unknown)}")
 
 
-def _check_widths(file: EmbeddingsFile, categories: Collection[str], problems: Problems) -> None:
-    told = set()
-    for category in sorted(categories):
-        queries, gallery = file.serving(QUERIES, category), file.serving(GALLERY, category)
-        if queries is None or gallery is None or (queries.key, gallery.key) in told:
-            continue
-        told.add((queries.key, gallery.key))
-        if queries.values.shape[1] != gallery.values.shape[1]:
-            widths = f"'{queries.key}' {queries.values.shape[1]}, '{gallery.key}' {gallery.values.shape[1]}"
-            problems.add(file.path, f"widths differ: {widths}")
-
-
 def _encoded(file: EmbeddingsFile, task: Task, names: Sequence[str]) -> EncodedTask:
     queries, gallery = (file.serving(entry, task.key.category) for entry in (QUERIES, GALLERY))
     assert queries is not None and gallery is not None
-    pictures = _rows(gallery, _gallery_names(task, names))
-    different = len({hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in pictures.numpy()})
-    equal = len(pictures) - different
-    note = f"{equal:,} of {len(pictures):,} gallery embeddings equal another picture's" if equal else ""
+    shown = _gallery_names(task, names)
+    pictures = _rows(gallery, shown)
+    # A picture that the labels name twice is two entries of a gallery, and equals no other picture.
+    rows = {name: hashlib.blake2b(pictures[i].numpy(), digest_size=16).digest() for i, name in enumerate(shown)}
+    found = Counter(rows.values())
+    equal = sum(count for count in found.values() if count > 1)
+    note = f"{equal:,} of {len(rows):,} gallery embeddings equal another picture's" if equal else ""
     return EncodedTask(with_note(task, note), _rows(queries, task.queries.ids), pictures)
 
 

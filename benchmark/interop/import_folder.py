@@ -15,8 +15,7 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of
-from benchmark.interop.import_request import file_label
-from benchmark.interop.importing import Checked
+from benchmark.interop.importing import Checked, file_label
 from benchmark.weights.checkpoints import WeightsHeader, save_weights
 from benchmark.weights.reading import WeightsFile
 
@@ -32,7 +31,9 @@ def write_import(checked: Checked, output: Path | None) -> Path:
     The same files and settings give the same name; what stands under it is then left as it is. Raises
     UserError where ``output`` is taken.
     """
-    folder = output or _default_folder(checked.header)
+    header = checked.header
+    chosen = [header.method_settings, header.training_settings, header.backbone, header.variant]
+    folder = output or Path("imported", header.dataset, header.method, digest_of([header.imported, *chosen])[:12])
     if output is None and (folder / WEIGHTS).is_file():
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -40,26 +41,15 @@ def write_import(checked: Checked, output: Path | None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{os.getpid()}.partial.{folder.name}")
     try:
-        _write_files(partial, checked)
+        if checked.artefact:
+            digest = save_weights(partial / ENCODER, checked.artefact, checked.artefact_header)
+            header = replace(header, encoder=digest, encoder_file=ENCODER)
+        save_weights(partial / WEIGHTS, checked.state, header)
+        atomic_write_json(partial / ACCOUNT, account(checked))
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def _default_folder(header: WeightsHeader) -> Path:
-    chosen = [header.method_settings, header.training_settings, header.backbone, header.variant]
-    identity = digest_of([header.imported, *chosen])
-    return Path("imported") / header.dataset / header.method / identity[:12]
-
-
-def _write_files(folder: Path, checked: Checked) -> None:
-    header = checked.header
-    if checked.artefact:
-        digest = save_weights(folder / ENCODER, checked.artefact, checked.artefact_header)
-        header = replace(header, encoder=digest, encoder_file=ENCODER)
-    save_weights(folder / WEIGHTS, checked.state, header)
-    atomic_write_json(folder / ACCOUNT, account(checked))
 
 
 def account(checked: Checked) -> list[dict[str, Any]]:
@@ -105,15 +95,12 @@ def _file_account(label: str, file: WeightsFile, uses: Mapping[str, str], header
 def told(checked: Checked, folder: Path) -> str:
     """What was read, used and dropped, where it lies, and how to score it."""
     lines = [line for entry in account(checked) for line in _file_lines(entry)]
-    sizes = ", ".join(f"{name} ({(folder / name).stat().st_size / 1e6:,.0f} MB)" for name in _written(folder))
+    written = [name for name in (WEIGHTS, ENCODER) if (folder / name).is_file()]
+    sizes = ", ".join(f"{name} ({(folder / name).stat().st_size / 1e6:,.0f} MB)" for name in written)
     command = f"python -m benchmark evaluate --method {checked.header.method} --checkpoint {folder}"
     return "\n".join(
         [*lines, *_encoder_lines(checked), f"written   {folder}: {sizes}, {ACCOUNT}", f"score it  {command}"]
     )
-
-
-def _written(folder: Path) -> Iterator[str]:
-    yield from (name for name in (WEIGHTS, ENCODER) if (folder / name).is_file())
 
 
 def _file_lines(entry: dict[str, Any]) -> Iterator[str]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from benchmark.errors import UserError, unknown_name
 from benchmark.facts import DatasetInfo, Recipe
 from benchmark.files import file_digest
-from benchmark.interop.import_request import ImportRequest, dataset_of, file_label
 from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
 from benchmark.method import Method, Specification, Stage
 from benchmark.pipeline.variants import variant_named
@@ -31,6 +30,25 @@ from benchmark.weights.fit import require_fit, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
 
 S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import. ``file`` is None for methods that have no weights of their own.
+
+    ``dataset``: the one that the weights were trained on, "" to take it from the files' names.
+    ``backbone``: CLIP's architecture, "" to tell it from the shapes. ``variant``: the method's named
+    configuration that the weights are of. ``settings``: as of `--set`.
+    """
+
+    method: str
+    file: Path | None
+    clip: Path | None
+    dataset: str = ""
+    backbone: str = ""
+    variant: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,17 +119,24 @@ class _Import:
     specification: Specification
 
     def checked(self) -> Checked:
-        dataset = dataset_of(self.request, self.registry)
+        dataset = self._dataset()
         if self._is_encoder_alone:
             if self.request.clip and self.request.file:
                 raise UserError(f"--clip {self.request.clip}: {self._title}'s own file is a CLIP; leave one out")
             head, encoder = None, self._read_encoder(self.request.clip or self.request.file)
         else:
             head, encoder = self._read_head(), self._read_encoder(self.request.clip)
-        _require_one_width(head, encoder)
+        if head is not None and encoder is not None and head.width not in (0, encoder.backbone.width):
+            raise UserError(
+                f"{head.path}: made for features of width {head.width}, but {encoder.path} "
+                f"({encoder.start()['name']}) gives {encoder.backbone.width}; give the CLIP that it was trained on "
+                "with --clip"
+            )
         settings = self._method_settings(head, encoder)
         stages = self.specification.stages(settings, "pretrained")
-        self._require_known_groups(stages)
+        groups = {"method", "backbone", *(stage.name for stage in stages)}
+        for group in {name.partition(".")[0] for name in self.request.settings} - groups:
+            raise unknown_name("--set group", group, groups)
         last, training = stages[-1], {stage.name: self._training(stage, dataset) for stage in stages}
         if last.trains and head is None and last.output != "encoder":
             raise UserError(f"FILE is missing: {self._title} has weights of its own; name their file")
@@ -148,6 +173,22 @@ class _Import:
         if self.specification.own_networks is not None:
             return False
         return self.specification.stages(self.specification.settings(), "pretrained")[-1].output == "encoder"
+
+    def _dataset(self) -> DatasetInfo:
+        """The dataset that is named, or the only one whose name stands in a file's name."""
+        known, request = self.registry.datasets(), self.request
+        if request.dataset and request.dataset not in known:
+            raise unknown_name("dataset", request.dataset, known)
+        if request.dataset:
+            return known[request.dataset]
+        names = " ".join(path.name.lower() for path in (request.file, request.clip) if path is not None)
+        found = [info for name, info in known.items() if name in names]
+        if len(found) != 1:
+            raise UserError(
+                "--dataset is missing: the files' names do not tell which dataset the weights were trained on; "
+                f"known: {', '.join(sorted(known))}"
+            )
+        return found[0]
 
     def _read_head(self) -> OwnWeights | None:
         path, release = self.request.file, self._release
@@ -187,11 +228,6 @@ class _Import:
             asked = str(self.request.settings.get("method.encoder", ""))
             layers.append((str(encoder.path), {"encoder": require_state(encoder, asked)}))
         return self._filled(model, layers, "method")
-
-    def _require_known_groups(self, stages: Sequence[Stage]) -> None:
-        known = {"method", "backbone", *(stage.name for stage in stages)}
-        for group in {name.partition(".")[0] for name in self.request.settings} - known:
-            raise unknown_name("--set group", group, known)
 
     def _training(self, stage: Stage, dataset: DatasetInfo) -> tuple[Recipe | None, TrainingSettings]:
         """The published recipe's settings: what the weights were trained with by all that is known."""
@@ -282,10 +318,7 @@ def _artefact_header(header: WeightsHeader, stage: Stage | None) -> WeightsHeade
     )
 
 
-def _require_one_width(head: OwnWeights | None, encoder: ImportedEncoder | None) -> None:
-    if head is None or encoder is None or head.width in (0, encoder.backbone.width):
-        return
-    raise UserError(
-        f"{head.path}: made for features of width {head.width}, but {encoder.path} "
-        f"({encoder.start()['name']}) gives {encoder.backbone.width}; give the CLIP that it was trained on with --clip"
-    )
+def file_label(path: Path, sources: Sequence[Path]) -> str:
+    """What records call a file: its name, with its folder where another one has the same name."""
+    alike = [other for other in sources if other.name == path.name]
+    return path.name if len(alike) == 1 else f"{path.parent.name}/{path.name}"

@@ -52,6 +52,21 @@ def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
     return OutsideRun(options, dataset, rule, {path.name: file_digest(path) for path in added}, started)
 
 
+def queries_digest(tasks: Sequence[Task], names: Sequence[str]) -> str:
+    """Of all that a model is given for the queries of one protocol: ids, references, stand-ins, texts.
+
+    Protocols that ask the same queries of other galleries have the same. ``names``: the pictures'.
+    """
+    asked: list[list[str]] = []
+    for task in tasks:
+        queries = task.queries
+        stand_ins = queries.reference_picture if queries.feature_picture is None else queries.feature_picture
+        pictures = zip(queries.reference_picture, stand_ins, strict=True)
+        for query, text, (reference, stand_in) in zip(queries.ids, queries.texts, pictures, strict=True):
+            asked.append([query, names[reference], names[stand_in], text])
+    return digest_of(asked)[:16]
+
+
 def with_note(task: Task, note: str) -> Task:
     """A task whose results carry one more note; an empty one adds nothing."""
     return replace(task, notes=(*task.notes, note)) if note else task
@@ -83,13 +98,8 @@ def write_outside(
         timings={"evaluation": round(time.monotonic() - run.started, 2)},
         peak_memory_bytes=peak_memory_bytes(),
     )
-    folder = _folder(run, record)
+    identity = [dict(inputs), record.title, [str(result.key) for result in record.results]]
+    named = Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]
+    folder = Path(run.options.output) if run.options.output else named
     with folder_lock(folder, "evaluation"):
         return write_run(folder, record, weights, run.dataset, record.title), folder
-
-
-def _folder(run: OutsideRun, record: Record) -> Path:
-    if run.options.output:
-        return Path(run.options.output)
-    identity = [dict(record.identity.inputs), record.title, [str(result.key) for result in record.results]]
-    return Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]

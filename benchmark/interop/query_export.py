@@ -14,7 +14,9 @@ Keys of a query line:
 - ``reference_ranked``: whether the reference is among the pictures ranked for this query;
 - ``subset``: names of its subset without the removed reference, where the dataset has subsets;
 - ``stand_in``, ``stand_in_path``: another picture whose global feature stands in for the
-  reference's, under protocols that say so (Fashion200k's `spirit`).
+  reference's, under protocols that say so (Fashion200k's `spirit`);
+- ``queries_digest``: of all queries of the file. Embeddings and rankings that repeat it prove which
+  queries they were made for.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Pictures, Task
 from benchmark.errors import UserError
 from benchmark.files import atomic_path
-from benchmark.interop.outside import METHOD, open_outside
-from benchmark.interop.ranked_lists import subset_candidates
+from benchmark.interop.list_checks import subset_candidates
+from benchmark.interop.outside import METHOD, open_outside, queries_digest
 from benchmark.options import make_options
 from benchmark.progress import say
 
@@ -69,10 +71,11 @@ def gallery_lines(tasks: Sequence[Task], pictures: Pictures) -> Iterator[dict[st
 
 
 def query_lines(tasks: Sequence[Task], pictures: Pictures) -> Iterator[dict[str, Any]]:
-    """One line for each query of all tasks."""
+    """One line for each query of all tasks of one protocol."""
+    digest = queries_digest(tasks, pictures.names)
     for task in tasks:
         for i in range(len(task.queries)):
-            yield _query_line(task, i, pictures)
+            yield {**_query_line(task, i, pictures), "queries_digest": digest}
 
 
 def _query_line(task: Task, i: int, pictures: Pictures) -> dict[str, Any]:

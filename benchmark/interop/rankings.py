@@ -18,24 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.per_query import TOP
 from benchmark.evaluation.ranking import Ranks
+from benchmark.interop.list_checks import ListFaults, check_queries, subset_candidates, subset_lists
+from benchmark.interop.list_protocol import advice, checked_gallery_lists, choose_protocol
 from benchmark.interop.outside import METHOD, open_outside, with_note, write_outside
-from benchmark.interop.ranked_lists import (
-    ListFaults,
-    Metric,
-    RankedLists,
-    check_queries,
-    gallery_lists,
-    read_ranked_lists,
-    subset_candidates,
-    subset_lists,
-)
+from benchmark.interop.ranked_lists import Metric, RankedLists, read_ranked_lists
 from benchmark.options import make_options
+from benchmark.progress import say
 from benchmark.records.record import Record
 
 _NO_SUBSET = "no subset recall: not every list holds all members of its subset; give them with --subset-rankings"
@@ -46,16 +39,17 @@ def evaluate_rankings(
 ) -> tuple[Record, Path]:
     """Score a file of ranked lists; gives the record and its folder.
 
-    A list is made under one protocol (whether the reference is ranked, which gallery): by default
-    the dataset's default one. ``name`` is the row's title, by default the file's name; ``values``
+    A list is made under one protocol (whether the reference is ranked, which gallery): the one that is
+    named, or the only one that fits. ``name`` is the row's title, by default the file's name; ``values``
     are `RunOptions` fields. Raises UserError with everything that is wrong with a file.
     """
     run = open_outside(make_options(method=METHOD, dataset=dataset, **values))
-    protocols = run.options.protocol or (run.dataset.info.default_protocol,)
-    if len(protocols) > 1:
-        raise UserError("--protocol: ranked lists belong to one protocol; score them under one at a time")
-    tasks = chosen_tasks(run.dataset, run.dataset.info.evaluation_split, protocols, run.rule)
     lists, subsets, digests = read_both(file, subset_file)
+    choice = choose_protocol(lists, run)
+    say("; ".join(choice.evidence))
+    for doubt in choice.doubts:
+        say(f"doubtful: {doubt}")
+    tasks = [with_note(task, f"doubtful: {'; '.join(choice.doubts)}" if choice.doubts else "") for task in choice.tasks]
     tested = score_lists(tasks, run.dataset.pictures.names, lists, subsets)
     return write_outside(run, "rankings", name or file.stem, tested, digests)
 
@@ -89,33 +83,25 @@ def checked_lists(
     tasks: Sequence[Task], names: Sequence[str], lists: RankedLists, subsets: RankedLists | None
 ) -> tuple[list[list[IntArray]], list[list[IntArray] | None]]:
     """Gallery indices of every task's lists, and of its subsets' lists; raises UserError with all faults."""
-    faults = ListFaults(lists.path, _advice(tasks))
-    check_queries(lists.lists, tasks, faults)
-    main = [gallery_lists(lists.lists, task, names, faults) for task in tasks]
-    faults.raise_all()
+    main = checked_gallery_lists(tasks, names, lists)
     if subsets is None:
         return main, [None] * len(tasks)
     if any(task.queries.subset is None for task in tasks):
         raise UserError(f"{subsets.path}: {tasks[0].key} ranks no subsets; leave --subset-rankings out")
-    faults = ListFaults(subsets.path, _advice(tasks))
+    faults = ListFaults(subsets.path, advice(tasks))
     check_queries(subsets.lists, tasks, faults)
     of_subsets: list[list[IntArray] | None] = [subset_lists(subsets.lists, task, names, faults) for task in tasks]
     faults.raise_all()
     return main, of_subsets
 
 
-def _advice(tasks: Sequence[Task]) -> str:
-    key = tasks[0].key
-    return (
-        f"queries and names are those of `data export-queries`: split {key.split}, protocol {key.protocol}, "
-        f"text mode {key.text_mode}"
-    )
-
-
 def _score(task: Task, lists: list[IntArray], subsets: list[IntArray] | None) -> TaskResult:
     subset_rank = None if task.queries.subset is None else _subset_ranks(task, lists, subsets)
     noted = with_note(task, _NO_SUBSET if subset_rank is None and task.queries.subset is not None else "")
-    return TaskResult(noted, list_ranks(task, lists, subset_rank), _top(lists, min(TOP, len(task.gallery))))
+    top = np.full((len(lists), min(TOP, len(task.gallery))), -1, dtype=np.int64)
+    for row, ranked in zip(top, lists, strict=True):
+        row[: len(ranked)] = ranked[: len(row)]
+    return TaskResult(noted, list_ranks(task, lists, subset_rank), top)
 
 
 def list_ranks(task: Task, lists: Sequence[IntArray], subset_rank: IntArray | None) -> Ranks:
@@ -147,11 +133,3 @@ def _subset_ranks(task: Task, lists: list[IntArray], subsets: list[IntArray] | N
         last = 1 + len(candidates - positives)
         rank[i] = next((place for place, m in enumerate(order, 1) if m in positives), last) if positives else 0
     return rank
-
-
-def _top(lists: Sequence[IntArray], k: int) -> IntArray:
-    """The first k of every list, (Q, k), filled with -1."""
-    top = np.full((len(lists), k), -1, dtype=np.int64)
-    for row, ranked in zip(top, lists, strict=True):
-        row[: min(k, len(ranked))] = ranked[:k]
-    return top

@@ -17,9 +17,9 @@ from typing import Any
 from benchmark.data.annotations import Problems, type_problem
 from benchmark.dataset import Dataset, Task
 from benchmark.errors import UserError, unknown_name
+from benchmark.evaluation.metrics import components
 from benchmark.files import atomic_write_json, atomic_write_text, folder_lock
-from benchmark.interop.ranked_lists import (
-    VERSION,
+from benchmark.interop.list_checks import (
     ListFaults,
     check_queries,
     gallery_lists,
@@ -27,6 +27,7 @@ from benchmark.interop.ranked_lists import (
     subset_candidates,
     subset_lists,
 )
+from benchmark.interop.ranked_lists import VERSION
 from benchmark.pipeline.reporting import TABLE
 from benchmark.records.record import Record, Result, read_record, replace_record
 from benchmark.records.tables import run_table
@@ -39,7 +40,9 @@ RECALL_FILE, SUBSET_FILE = "cirr-test1-recall.json", "cirr-test1-recall_subset.j
 LARGEST_FILE = 5_000_000
 
 Lists = Mapping[str, Sequence[str]]
-_FAMILIES = (("R@1", "R@5", "R@10", "R@50"), ("R_subset@1", "R_subset@2", "R_subset@3"))
+_FAMILIES = (("R@1", "R@2", "R@5", "R@10", "R@50"), ("R_subset@1", "R_subset@2", "R_subset@3"))
+"""What the server returns; R@2 stands in no paper, and is kept as it comes."""
+_AVERAGE = "(R@5+R_subset@1)/2"
 _KNOWN = tuple(name for family in _FAMILIES for name in family)
 
 
@@ -87,7 +90,10 @@ def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
         check_queries(found, [task], faults)
         (gallery_lists if file == RECALL_FILE else subset_lists)(found, task, names, faults)
         for number, query in enumerate(task.queries.ids):
-            longest = _gallery_length(task, number) if file == RECALL_FILE else _subset_length(task, number)
+            if file == RECALL_FILE:
+                longest = min(max(task.cutoffs), len(task.gallery) - (removed_reference(task, number) >= 0))
+            else:
+                longest = min(max(task.subset_cutoffs), len(subset_candidates(task, number)))
             if len(found.get(query, ())) > longest:
                 faults.add(f"lists longer than {longest} names", query)
         try:
@@ -96,14 +102,6 @@ def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
             problems.append(str(error))
     if problems:
         raise UserError.collect(problems)
-
-
-def _gallery_length(task: Task, query: int) -> int:
-    return min(max(task.cutoffs), len(task.gallery) - (removed_reference(task, query) >= 0))
-
-
-def _subset_length(task: Task, query: int) -> int:
-    return min(max(task.subset_cutoffs), len(subset_candidates(task, query)))
 
 
 def write_submission(
@@ -154,7 +152,7 @@ def read_submission(folder: Path) -> Submission:
 
 
 def read_server_numbers(path: Path) -> dict[str, float]:
-    """Metrics in percent, some or all of R@1/5/10/50 and R_subset@1/2/3.
+    """Metrics in percent, some or all of R@1/2/5/10/50 and R_subset@1/2/3.
 
     Raises UserError where a name or number is wrong, where a recall falls as its cut-off grows, or
     where all look like shares instead of percentages.
@@ -166,7 +164,7 @@ def read_server_numbers(path: Path) -> dict[str, float]:
     for name, value in content.items():
         if name not in _KNOWN:
             problems.add(path, str(unknown_name("metric", name, _KNOWN)))
-        elif (fault := type_problem(value, float) and type_problem(value, int)) is not None:
+        elif (fault := type_problem(value, float)) is not None and type_problem(value, int) is not None:
             problems.add(path, f"{name} {fault}")
         elif not 0 <= value <= 100:
             problems.add(path, f"{name} is {value}, not between 0 and 100")
@@ -211,7 +209,7 @@ def _with_numbers(record: Record, submitted: Submission, found: dict[str, float]
             "text_mode": submitted.text_mode,
             "weights_from": submitted.weights_from,
             "measured_by": "server",
-            "metrics": found,
+            "metrics": _ordered(found),
             "queries": submitted.queries,
             "gallery": submitted.gallery,
         }
@@ -226,6 +224,12 @@ def _with_numbers(record: Record, submitted: Submission, found: dict[str, float]
                 f"{run}: has {name} {old.metrics[name]} from the server already, not {found[name]}; "
                 "remove that result from its record to replace it"
             )
-    both = {**old.metrics, **found}
-    merged = old.model_copy(update={"metrics": {name: both[name] for name in _KNOWN if name in both}})
+    merged = old.model_copy(update={"metrics": _ordered({**old.metrics, **found})})
     return tuple(merged if result is old else result for result in record.results)
+
+
+def _ordered(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The server's metrics in its order, and the mean that papers report, which it does not return."""
+    ordered = {name: metrics[name] for name in _KNOWN if name in metrics}
+    parts = [ordered[name] for name in components(_AVERAGE) if name in ordered]
+    return ordered | ({_AVERAGE: sum(parts) / 2} if len(parts) == 2 else {})

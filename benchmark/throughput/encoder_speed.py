@@ -28,9 +28,8 @@ from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS,
 from benchmark.encoders.preprocessing import GRIDS, Preprocessing
 from benchmark.records.measurement import Measurement
 from benchmark.records.tables import SYNTHETIC
-from benchmark.throughput.limits import bare_patches, bare_picture, computing_in, large_product, memory_copy
-from benchmark.throughput.product_shapes import Products
-from benchmark.throughput.rates import Setting
+from benchmark.throughput.limits import Products, bare_patches, bare_picture, computing_in, large_product, memory_copy
+from benchmark.throughput.timing import Setting
 
 _PICTURES, _TEXTS = 64, 256
 _QUALITY = 90

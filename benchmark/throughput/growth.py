@@ -1,7 +1,11 @@
 """How time and memory grow: store, training epoch, evaluator, leaderboard at 1, 2, 4 and 8 times a size.
 
-Every part and size runs in a process of its own, so that its peak memory is its own; what such a
-process does stands in :mod:`benchmark.throughput.growth_work`.
+Every part and size runs in a process of its own (`python -m benchmark.throughput.growth PART SIZE OPTIONS`),
+so that its peak memory is its own. Such a process does the work once at a small size, so that what is
+loaded and allocated once is there; then at the size asked for, a few times, and prints the fewest seconds
+and the most bytes held beyond what it began with.
+
+Notation: n the size.
 """
 
 from __future__ import annotations
@@ -11,18 +15,49 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, redirect_stderr
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.dataset import IntArray, Pictures, Ragged, Task
 from benchmark.distributed.process import this_process
 from benchmark.errors import UserError, unknown_name
+from benchmark.evaluation.evaluator import evaluate
+from benchmark.features.store import VIEWS, FeatureStore
+from benchmark.leaderboards.leaderboard import RECORDS_FOLDER, pages
+from benchmark.method import FeatureInputs, Method, Views
 from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.preparation import backbone_of, build_planned
 from benchmark.progress import Progress
-from benchmark.records.environment import load_note
+from benchmark.records.environment import code_version, environment, load_note, utc_now
+from benchmark.records.identity import DataIdentity, Identity
 from benchmark.records.measurement import Measurement
-from benchmark.records.record import Record
+from benchmark.records.record import Record, Result, write_record
+from benchmark.registry import discover
 from benchmark.throughput.growth_curves import FACTORS, METHOD, PARTS, Curve
+from benchmark.throughput.made_up import made_up_task
 from benchmark.throughput.measure import speed_identity, speed_record
+from benchmark.throughput.timing import peak_resident_bytes, reset_peak_memory, resident_bytes
+from benchmark.throughput.training_speed import StageToMeasure, cut_to_machine, training_job, training_source
+from benchmark.training.trainer import endless_updates
+
+Work = Callable[[int, RunOptions, Path], Callable[[], object]]
+"""(n, options, an empty folder) to the work, prepared."""
+
+QUERIES, WIDTH = 64, 64
+"""Of the evaluator's work: queries, and width of the encodings."""
+
+_LEAST_ROUNDS, _MOST_ROUNDS, _ROUND_SECONDS = 2, 6, 3.0
+_SMALL = 8
 
 
 def growth_record(names: Sequence[str], smallest: int | None, plan: Plan) -> Record:
@@ -60,7 +95,7 @@ def measure_growth(names: Sequence[str], smallest: int | None, chosen: RunOption
 
 def _cost_in_own_process(part: str, size: int, chosen: RunOptions) -> tuple[float, int]:
     """Seconds, and bytes held beyond what the process began with."""
-    command = [sys.executable, "-m", "benchmark.throughput.growth_work", part, str(size), chosen.model_dump_json()]
+    command = [sys.executable, "-m", "benchmark.throughput.growth", part, str(size), chosen.model_dump_json()]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, capture_output=True, text=True, env=surroundings)
     if done.returncode:
@@ -68,3 +103,147 @@ def _cost_in_own_process(part: str, size: int, chosen: RunOptions) -> tuple[floa
         raise UserError(f"--growth: {part} at {size:,} failed ({reason}); choose a smaller --size")
     seconds, held = json.loads(done.stdout.splitlines()[-1])
     return float(seconds), int(held)
+
+
+def cost_of(work: Work, size: int, chosen: RunOptions) -> tuple[float, int]:
+    """The fewest seconds, and the most bytes held beyond what the process held before."""
+
+    def once(size: int) -> tuple[float, int]:
+        with TemporaryDirectory(prefix="growth-") as folder:
+            call = work(size, chosen, Path(folder))
+            reset_peak_memory()
+            before, started = resident_bytes(), time.perf_counter()
+            call()
+            return time.perf_counter() - started, max(peak_resident_bytes() - before, 0)
+
+    once(max(size // _SMALL, 1))
+    seconds: list[float] = []
+    held: list[int] = []
+    while len(seconds) < _LEAST_ROUNDS or (len(seconds) < _MOST_ROUNDS and sum(seconds) < _ROUND_SECONDS):
+        took, most = once(size)
+        seconds.append(took)
+        held.append(most)
+    return min(seconds), max(held)
+
+
+def fill_store(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """The store of n pictures, whole and patches; the dataset's pictures under as many names."""
+    plan = make_plan(chosen, discover())
+    backbone, process = backbone_of(plan), this_process(chosen.device)
+    assert backbone is not None
+    shown = plan.dataset.split_pictures(plan.dataset.info.evaluation_split)
+    paths = tuple(plan.dataset.pictures.paths[shown[i % len(shown)]] for i in range(size))
+    pictures = Pictures(tuple(map(str, range(size))), paths)
+    store = FeatureStore(folder, backbone, encoder_digest="growth", device=process.device)
+    return lambda: store.pictures("growth", "all", pictures, np.arange(size), VIEWS)
+
+
+def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """An epoch of n triplets of the method's own stage, on made-up features."""
+    plan, process = make_plan(chosen, discover()), this_process(chosen.device)
+    planned, backbone = plan.last, backbone_of(plan)
+    built = build_planned(plan, planned, backbone)
+    inputs = built.inputs
+    assert isinstance(inputs, FeatureInputs) and backbone is not None
+    planned = cut_to_machine(planned, None, process.device.type == "cpu")
+    stage = StageToMeasure(plan, planned, built.method, inputs, backbone.width)
+    updates = max(size // planned.settings.batch_size, 1)
+    entries = updates * planned.settings.batch_size
+
+    def epoch() -> None:
+        with ExitStack() as stack:
+            source = training_source(stage, entries, folder, process, stack)
+            with closing(endless_updates(training_job(stage, source, folder, process))) as steps:
+                for _ in islice(steps, updates):
+                    pass
+
+    return epoch
+
+
+class _Sum(Method):
+    """Query I + T, target I, neither normalised: the evaluator's own work is what counts."""
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        return reference["global"] + text["global"]
+
+    def encode_target(self, target: Views) -> Tensor:
+        return target["global"]
+
+
+class _Features:
+    """Whole-picture features as a memory-mapped file would give them, computed from the picture's number."""
+
+    def prepare(self, tasks: Sequence[Task]) -> None:
+        """Nothing is computed ahead."""
+
+    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
+        return self.target(split, pictures)
+
+    def target(self, split: str, pictures: IntArray) -> Views:
+        numbers = torch.from_numpy(pictures).double()[:, None]
+        return {"global": torch.sin(numbers * torch.arange(1, WIDTH + 1) * 0.37).float()}
+
+    def texts(self, strings: Sequence[str]) -> Views:
+        return {"global": torch.full((len(strings), WIDTH), 0.1)}
+
+
+def evaluate_gallery(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """64 queries against n gallery pictures, of width 64, from features to metrics."""
+    task: Task = made_up_task(QUERIES, size)
+    positives = Ragged.single(task.queries.subset[:, 1] if task.queries.subset is not None else task.gallery)
+    task = replace(task, queries=replace(task.queries, positives=positives))
+    return lambda: evaluate(_Sum().eval(), (task,), _Features())
+
+
+def make_leaderboard(size: int, chosen: RunOptions, folder: Path) -> Callable[[], object]:
+    """The pages of n made-up records of one dataset."""
+    name, datasets = chosen.dataset, discover().datasets()
+    metrics = {f"R@{k}": float(k) for k in (1, 5, 10, 50)}
+    result = Result(
+        dataset=name,
+        split="val",
+        protocol="official",
+        text_mode="single",
+        weights_from="selected",
+        metrics=metrics,
+        intervals={metric: (value, value + 1) for metric, value in metrics.items()},
+        queries=4181,
+        gallery=2297,
+    )
+    data = DataIdentity(name=name, label=name, fingerprint="", is_demo=False, is_official=True)
+    code, place, created = code_version(), environment("cpu", 1), utc_now()
+    for number in range(size):
+        method, seed = f"method-{number // 3}", number % 3
+        record = Record(
+            kind="run",
+            method=method,
+            title=method,
+            command="",
+            created=created,
+            results=(result,),
+            identity=Identity(data=data, seed=seed),
+            code=code,
+            environment=place,
+        )
+        write_record(folder / RECORDS_FOLDER / name / method / f"seed-{seed}", record)
+    return lambda: pages(folder, {name: datasets[name]})
+
+
+WORKS: dict[str, Work] = {
+    "store": fill_store,
+    "training": train_an_epoch,
+    "evaluator": evaluate_gallery,
+    "leaderboard": make_leaderboard,
+}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Part, size and a run's options as JSON; prints the cost as JSON."""
+    part, size, options = arguments
+    with Path(os.devnull).open("w") as silence, redirect_stderr(silence):
+        cost = cost_of(WORKS[part], int(size), RunOptions.model_validate_json(options))
+    print(json.dumps(cost))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

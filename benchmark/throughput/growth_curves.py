@@ -1,4 +1,4 @@
-"""Curves of growth: time and memory of a part over its size, read from records, as a table and as a picture.
+"""Curves of growth: time and memory of a part over its size, read from records and drawn.
 
 Exponents are the slope of a least-squares line through the logarithms: 1 is linear, 0 is constant.
 """
@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tabulate import tabulate
 
 from benchmark.files import atomic_path
 from benchmark.records.measurement import Measurement
 from benchmark.records.record import Record
-from benchmark.throughput.tables import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,27 +94,6 @@ def curves(record: Record) -> list[Curve]:
         seconds, held = zip(*((point.value, point.peak_bytes or 0) for point, _ in measured), strict=True)
         found.append(Curve(GrowingPart(name, sizes[0], unit, work), sizes, seconds, held))
     return found
-
-
-def growth_table(record: Record) -> str:
-    """Times and memory by size with the exponents, markdown."""
-    lines = []
-    for curve in curves(record):
-        part, sizes, (of_time, of_memory) = curve.part, curve.sizes, curve.exponents
-        megabytes = [held / 1e6 for held in curve.bytes]
-        # What one more costs, between the smallest and the largest.
-        milliseconds, kilobytes = (
-            1e3 * (values[-1] - values[0]) / max(sizes[-1] - sizes[0], 1) for values in (curve.seconds, megabytes)
-        )
-        lines.append([f"{part.name}: {part.work}", "time, s", *map(number, curve.seconds),
-                      "" if of_time is None else f"{of_time:.2f}", f"{number(milliseconds)} ms"])  # fmt: skip
-        lines.append([f"{sizes[0]:,} to {sizes[-1]:,} {part.unit}", "memory, MB", *map(number, megabytes),
-                      "" if of_memory is None else f"{of_memory:.2f}", f"{kilobytes:,.2f} kB"])  # fmt: skip
-    headers = ["part", "", *(f"x {factor}" for factor in FACTORS), "exponent", "each one more"]
-    return tabulate(
-        lines, headers=headers, tablefmt="pipe", colalign=["left"] * 2 + ["right"] * (len(headers) - 2),
-        disable_numparse=True,
-    )  # fmt: skip
 
 
 def draw_growth(path: Path, record: Record, title: str) -> None:

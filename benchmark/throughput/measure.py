@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from benchmark.distributed.process import Process, this_process
 from benchmark.errors import UserError
 from benchmark.files import digest_of
 from benchmark.method import Inputs, Method, PixelInputs
-from benchmark.options import RunOptions, make_options
+from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import backbone_of, build_planned
@@ -42,7 +42,7 @@ from benchmark.records.record import Record, run_key, write_record
 from benchmark.registry import Registry
 from benchmark.throughput.encoder_speed import Sample, decoding_speeds, encoding_speeds, machine_speeds
 from benchmark.throughput.query_speed import query_speeds
-from benchmark.throughput.rates import Setting
+from benchmark.throughput.timing import Setting
 from benchmark.throughput.training_speed import StageToMeasure, cut_to_machine, stage_speeds
 
 FEATURES = "features"
@@ -57,12 +57,6 @@ class HowToMeasure:
     seconds: float = 2.0
     precision: Precision | None = None
     picture_size: tuple[int, int] | None = None
-
-
-def options_for(values: Mapping[str, Any], method: str, dataset: str, how: HowToMeasure) -> RunOptions:
-    """A run's options; `tf32` is a kind of fp32 there."""
-    precision = "fp32" if how.precision == "tf32" else how.precision or ""
-    return make_options(**{**values, "method": method, "dataset": dataset, "precision": precision})
 
 
 def measure(
@@ -98,7 +92,7 @@ class _Measuring:
         if backbone is not None and self._is_new(self._how.picture_size):
             say(f"throughput: {FEATURES} of {plan.backbone}")
             started = time.monotonic()
-            speeds = {
+            speeds: dict[str, Measurement] = {
                 **decoding_speeds(backbone, self._sample, self._encoders),
                 **encoding_speeds(backbone, self._sample, self._encoders, plan.backbone_settings.compile),
                 **machine_speeds(self._encoders),
@@ -112,7 +106,11 @@ class _Measuring:
                 continue
             say(f"throughput: {plan.method.name if is_last else f'stage {planned.stage.name}'}")
             started = time.monotonic()
-            speeds = self._trained(planned, method, inputs) if planned.stage.trains else {}
+            speeds = {}
+            if planned.stage.trains:
+                stage = StageToMeasure(plan, planned, method, inputs, backbone.width if backbone else 0)
+                setting = replace(self._encoders, precision=self._precision(planned))
+                speeds = stage_speeds(stage, self._process, setting)
             if is_last:
                 limit = plan.options.limit
                 speeds |= query_speeds(method, inputs, backbone, self._sample, self._encoders, limit)
@@ -143,12 +141,6 @@ class _Measuring:
                 side = int(inputs.train.picture(image, np.random.default_rng(0)).shape[0])
             planned = cut_to_machine(planned, side, self._process.device.type == "cpu")
         return planned, built.method.to(self._process.device).eval(), inputs
-
-    def _trained(self, planned: PlannedStage, method: Method, inputs: Inputs) -> dict[str, Measurement]:
-        width = self._backbone.width if self._backbone else 0
-        stage = StageToMeasure(self._plan, planned, method, inputs, width)
-        setting = Setting(self._process.device, self._precision(planned), self._how.seconds)
-        return stage_speeds(stage, self._process, setting)
 
     def _precision(self, trained: PlannedStage | None) -> Precision:
         """What a stage, or the frozen encoder, computes in; TF32 is float32 in a stage's settings."""

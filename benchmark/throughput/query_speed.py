@@ -28,7 +28,7 @@ from benchmark.text_rules import text_rule
 from benchmark.throughput.encoder_speed import Sample, short_tokens
 from benchmark.throughput.limits import computing_in
 from benchmark.throughput.made_up import CIRR_VALIDATION, made_up_task, many_rows
-from benchmark.throughput.rates import Setting, latencies
+from benchmark.throughput.timing import Setting, latencies
 from benchmark.weights.checkpoints import WeightsHeader
 
 _ENCODED = 16

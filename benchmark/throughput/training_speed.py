@@ -32,11 +32,9 @@ from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.records.measurement import Measurement
 from benchmark.settings import TrainerSettings
 from benchmark.text_rules import text_rule
-from benchmark.throughput.limits import bare_step, computing_in, memory_copy
+from benchmark.throughput.limits import Products, bare_step, computing_in, memory_copy
 from benchmark.throughput.made_up import MadeUpBackbone, made_up_features
-from benchmark.throughput.product_shapes import Products
-from benchmark.throughput.rates import Setting
-from benchmark.throughput.timing import repeated
+from benchmark.throughput.timing import Setting, repeated
 from benchmark.training.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
 from benchmark.training.job import TrainingJob
 from benchmark.training.sources import FeatureTraining, PixelTraining

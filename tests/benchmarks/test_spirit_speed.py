@@ -18,7 +18,7 @@ from comparing import Compared, at_least, at_most, compared, played_back
 from plain_spirit import PlainSpirit
 from torch import Tensor
 
-from benchmark.throughput.product_shapes import Products
+from benchmark.throughput.limits import Products
 
 WIDTH, ROWS, ROUNDS = 640, 128, 3
 RELEASED_GROUP = 1024

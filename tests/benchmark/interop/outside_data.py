@@ -45,19 +45,19 @@ def _cirr_entry(members: list[str], group: int, pair: int, split: str) -> dict[s
     return entry if split == "test1" else entry | {"target_hard": members[pair + 2]}
 
 
-def write_fashioniq(root: Path) -> Path:
+def write_fashioniq(root: Path, size: int = 60, count: int = 12) -> Path:
     """FashionIQ's layout: three categories of 60 names, one name in two of them, 12 entries each."""
     for number, category in enumerate(CATEGORIES):
-        names = [f"B{number}{i:04}" for i in range(60)]
+        names = [f"B{number}{i:04}" for i in range(size)]
         if category == "toptee":
             names[7] = "B10003"
         entries = [
             {
                 "candidate": names[i],
-                "target": names[20 + (5 * i) % 30],
+                "target": names[size // 3 + (5 * i) % (size // 2)],
                 "captions": [f"is {category} {i}", f"has {i} buttons."],
             }
-            for i in range(12)
+            for i in range(count)
         ]
         _write(root / f"captions/cap.{category}.val.json", entries)
         _write(root / f"image_splits/split.{category}.val.json", names)

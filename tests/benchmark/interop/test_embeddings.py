@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from benchmark.datasets.demo.demo_data import write_demo
+from benchmark.datasets.demo.fashion200k import LabelSizes
 from outside_data import arrays, load, plain_metrics, vectors, write_cirr, write_fashioniq
 from safetensors.torch import save_file
 
@@ -17,6 +23,7 @@ from benchmark.cli import main
 from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.interop.embeddings import evaluate_embeddings
+from benchmark.interop.query_export import export_queries
 from benchmark.records.record import Record, read_per_query, read_record
 
 Arrays = dict[str, Any]
@@ -205,6 +212,26 @@ def fractions(content: Arrays) -> None:
     content["query_ids"] = content["query_ids"].astype(np.float64)
 
 
+def byte_numbers(content: Arrays) -> None:
+    content["gallery"] = content["gallery"].astype(np.int8)
+
+
+def tokens(content: Arrays) -> None:
+    content["gallery"] = np.stack([content["gallery"]] * 3, axis=1)
+
+
+def many_more(content: Arrays) -> None:
+    content |= {f"layer{number}": content["gallery"] for number in range(20)}
+
+
+def no_digest(content: Arrays) -> None:
+    content["queries_digest"] = np.array(3.5)
+
+
+def other_digest(content: Arrays) -> None:
+    content["queries_digest"] = np.array("0123456789abcdef")
+
+
 def category(content: Arrays) -> None:
     content["dress/gallery"], content["dress/gallery_ids"] = content["gallery"], content["gallery_ids"]
 
@@ -222,11 +249,16 @@ FAULTS: dict[Callable[[Arrays], None], tuple[str, ...]] = {
     one_dimension: ("'queries' has shape (8,), not (rows, width)",),
     no_width: ("'queries' has shape (36, 0)",),
     integers: ("'queries' has type int32, not a floating one",),
-    complex_numbers: ("'queries' has type complex64",),
+    complex_numbers: ("'queries' has type complex64", "store real and imaginary parts side by side"),
     brain_floats: ("'queries' has type",),
     misspelt: ("unknown array 'galery': did you mean gallery",),
-    objects: ("'query_ids' is no list of texts or whole numbers",),
-    fractions: ("'query_ids' is no list of texts or whole numbers",),
+    objects: ("'query_ids' is no list of texts or whole numbers but of type object", ".astype(str)"),
+    fractions: ("'query_ids' is no list of texts or whole numbers but of type float64", ".astype(int).astype(str)"),
+    byte_numbers: ("'gallery' has type int8, not a floating one", "scale quantised ones back first"),
+    tokens: ("'gallery' has shape (72, 3, 8): several vectors a row", "--rankings"),
+    many_more: ("20 unknown arrays: layer0, layer1, ", "known: queries, gallery, query_ids, gallery_ids"),
+    no_digest: ("'queries_digest' is no text",),
+    other_digest: ("its queries_digest 0123456789abcdef is of no protocol that fits",),
     category: ("'dress/gallery': unknown category 'dress'",),
 }
 
@@ -237,6 +269,8 @@ def test_a_wrong_file_is_refused(cirr: Path, tmp_path: Path, spoil: Callable[[Ar
     spoil(content)
     told = refusal(cirr, tmp_path, content)
     assert "mine.npz: " in told
+    if spoil is not infinite and spoil is not unknown:
+        assert len(told.splitlines()) == 1
     for words in FAULTS[spoil]:
         assert words in told
     assert not (tmp_path / "run").exists()
@@ -273,11 +307,98 @@ def test_a_truncated_archive_is_refused(cirr: Path, tmp_path: Path) -> None:
         evaluate_embeddings(tmp_path / "mine.npz", "cirr", data_root={"*": str(cirr)})
 
 
+def write_header(file: Path, key: str, shape: tuple[int, ...], dtype: str) -> None:
+    """An npz whose array declares more than the few bytes that follow its header."""
+    with zipfile.ZipFile(file, "w") as archive:
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, {"descr": dtype, "fortran_order": False, "shape": shape})
+        archive.writestr(f"{key}.npy", head.getvalue() + b"\0" * 64)
+
+
+@pytest.mark.parametrize("shape", [(2_000_000, 2000), (10**9, 10**9), (36, 8)])
+def test_an_array_that_declares_more_than_is_there_is_refused_before_it_is_allocated(
+    cirr: Path, tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    write_header(tmp_path / "mine.npz", "queries", shape, "<f4")
+    with pytest.raises(UserError, match=r"'queries' declares .*, [\d,]+ bytes, and 64 are there") as caught:
+        evaluate_embeddings(tmp_path / "mine.npz", "cirr", data_root={"*": str(cirr)})
+    assert "\n" not in str(caught.value)
+
+
+def test_more_than_the_memory_is_refused(cirr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "mine.npz", queries=np.zeros((5000, 1000), np.float32))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10_000_000))
+    with pytest.raises(UserError, match="declares 0.0 GB, and 0.0 GB of memory are free"):
+        evaluate_embeddings(tmp_path / "mine.npz", "cirr", data_root={"*": str(cirr)})
+
+
+def test_other_kinds_of_files_are_named(cirr: Path, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("a.pt", "old.pt", "a.npy", "pipe")}
+    torch.save({"queries": torch.zeros(3, 2)}, files["a.pt"])
+    torch.save({"queries": torch.zeros(3, 2)}, files["old.pt"], _use_new_zipfile_serialization=False)
+    np.save(files["a.npy"], np.zeros((3, 2)))
+    os.mkfifo(files["pipe"])
+    for name, words in (
+        ("a.pt", "a file of torch.save"), ("old.pt", "a pickle"), ("a.npy", "one array alone"), ("pipe", "a pipe"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words) as caught:
+            evaluate_embeddings(files[name], "cirr", data_root={"*": str(cirr)})
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_what_is_scored_is_told(cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = cirr_arrays(cirr)
+    content |= {name: content[name].astype(np.float64) for name in ("queries", "gallery")}
+    score(cirr, tmp_path, content)
+    told = capsys.readouterr().err
+    assert "of width 8, float64 rounded to float32, scored by the dot product; rows are of norms" in told
+    for name in ("queries", "gallery"):
+        content[name] = content[name] / np.linalg.norm(content[name], axis=1, keepdims=True)
+    score(cirr, tmp_path, content)
+    assert "rows are of unit norm, so that it is the cosine" in capsys.readouterr().err
+
+
+def test_a_digest_proves_which_queries_were_embedded(fashioniq: Path, tmp_path: Path) -> None:
+    """Protocols that differ in the gallery alone ask the same; another text rule asks otherwise."""
+    export_queries("fashioniq", tmp_path / "lines", data_root={"*": str(fashioniq)})
+    (digest,) = {
+        line["queries_digest"] for line in map(json.loads, (tmp_path / "lines").open()) if "query" in line
+    }  # fmt: skip
+    content = fashioniq_arrays(fashioniq) | {"queries_digest": np.array(digest)}
+    proved = score(fashioniq, tmp_path / "a", content, dataset="fashioniq")
+    assert {result.protocol for result in proved.results} == {"original", "original-noref", "val", "val-noref"}
+    told = refusal(fashioniq, tmp_path / "b", content, dataset="fashioniq", text_mode="per-caption")
+    assert f"its queries_digest {digest} is of no protocol" in told
+    options: dict[str, Any] = {"dataset": "fashioniq", "text_mode": "per-caption", "protocol": ("val",)}
+    assert "is of other queries than those of protocol val" in refusal(fashioniq, tmp_path / "c", content, **options)
+
+
+def test_a_stand_in_for_the_reference_has_to_be_proved(tmp_path: Path) -> None:
+    """Fashion200k's two protocols ask by the same ids; what was made for one is not taken for the other."""
+    root = tmp_path / "data"
+    write_demo("fashion200k", root, LabelSizes(train_looks=6, test_looks=6, queries=25), workers=1)
+    dataset = load("fashion200k", root, ("test",))
+    content = arrays(dataset.tasks("test", "tirg", "template"), dataset)
+    assert [r.protocol for r in score(root, tmp_path / "a", content, dataset="fashion200k").results] == ["tirg"]
+    options: dict[str, Any] = {"dataset": "fashion200k", "protocol": ("spirit",)}
+    told = refusal(root, tmp_path / "b", content, **options)
+    assert "nothing in it says that its queries were embedded with the stand-in references" in told
+    digests = {}
+    for protocol in ("tirg", "spirit"):
+        export_queries("fashion200k", tmp_path / protocol, data_root={"*": str(root)}, protocol=(protocol,))
+        line = (tmp_path / protocol).read_text(encoding="utf-8").splitlines()[-1]
+        digests[protocol] = json.loads(line)["queries_digest"]
+    told = refusal(root, tmp_path / "c", content | {"queries_digest": np.array(digests["tirg"])}, **options)
+    assert "is of other queries than those of protocol spirit" in told and "--protocol spirit" in told
+    proved = score(root, tmp_path / "d", content | {"queries_digest": np.array(digests["spirit"])}, **options)
+    assert [result.protocol for result in proved.results] == ["spirit"]
+
+
 def test_equal_embeddings_are_told_and_ties_count_against(cirr: Path, tmp_path: Path) -> None:
     content = cirr_arrays(cirr)
     content["gallery"][:] = content["gallery"][0]
     (result,) = score(cirr, tmp_path, content).results
-    assert result.notes == ("71 of 72 gallery embeddings equal another picture's",)
+    assert result.notes == ("72 of 72 gallery embeddings equal another picture's",)
     assert result.ties == 36
     assert result.metrics["R@50"] == 0 and result.metrics["R_subset@3"] == 0
 

@@ -66,7 +66,10 @@ def test_cirr_s_lines_hold_everything_but_the_answer(tmp_path: Path) -> None:
         "category": "",
         "reference_ranked": False,
         "subset": ["dev-0-2-img1", "dev-0-2-img0", "dev-0-1-img1", "dev-0-1-img0", "dev-0-0-img0"],
+        "queries_digest": lines[72]["queries_digest"],
     }
+    assert len(lines[72]["queries_digest"]) == 16
+    assert len({line["queries_digest"] for line in lines[72:]}) == 1
 
 
 def test_the_same_folder_gives_the_same_bytes_from_anywhere(

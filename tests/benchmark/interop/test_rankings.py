@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from benchmark.evaluation.metrics import task_metrics
 from benchmark.evaluation.ranking import rank_queries
 from benchmark.evaluation.top_lists import top_pictures
 from benchmark.interop.embeddings import evaluate_embeddings
+from benchmark.interop.query_export import export_queries
 from benchmark.interop.ranked_lists import read_ranked_lists
 from benchmark.interop.rankings import evaluate_rankings, list_ranks
 from benchmark.records.record import Record, read_per_query
@@ -376,3 +378,96 @@ def test_a_task_without_subsets_takes_no_lists_of_them(cirr: Path, tmp_path: Pat
     assert set(tested.metrics) == {"R@1", "R@5", "R@10", "R@50"} and tested.task.notes == ()
     with pytest.raises(UserError, match="ranks no subsets; leave --subset-rankings out"):
         score_lists([plain], dataset.pictures.names, lists, lists)
+
+
+def fashioniq_lists(root: Path, protocol: str) -> Lists:
+    """The best 50 of every query, made under one protocol."""
+    dataset = load("fashioniq", root)
+    tasks = dataset.tasks("val", protocol, "joined")
+    return {q: r[:50] for task in tasks for q, r in zip(task.queries.ids, order(task, dataset), strict=True)}
+
+
+@pytest.mark.parametrize("made_for", ["original", "original-noref", "val", "val-noref"])
+def test_where_several_protocols_fit_the_protocol_is_asked_for(tmp_path: Path, made_for: str) -> None:
+    """What is scored under the protocol that it was made for is right; without a word it is scored under none."""
+    root = write_fashioniq(tmp_path / "data", size=200, count=60)
+    dataset = load("fashioniq", root)
+    lists = fashioniq_lists(root, made_for)
+    options: dict[str, Any] = {"dataset": "fashioniq"}
+    record = score(root, tmp_path / "a", as_lines(lists), protocol=(made_for,), **options)
+    for task, result in zip(dataset.tasks("val", made_for, "joined"), record.results, strict=False):
+        assert result.metrics == pytest.approx(plain_metrics(task, dataset)) and result.notes == ()
+    fitting = [
+        name
+        for name in ("original", "original-noref", "val", "val-noref")
+        if fits(root, tmp_path / "b", lists, name)
+    ]
+    assert made_for in fitting
+    if fitting == [made_for]:
+        assert score(root, tmp_path / "c", as_lines(lists), **options).results == record.results
+    else:
+        told = refusal(root, tmp_path / "d", as_lines(lists), **options)
+        assert f"--protocol is missing: the lists pass for {', '.join(fitting)}" in told and "\n" not in told
+        assert f"their own evidence speaks for {made_for}: none of " in told
+
+
+def fits(root: Path, folder: Path, lists: Lists, protocol: str) -> bool:
+    try:
+        score(root, folder, as_lines(lists), dataset="fashioniq", protocol=(protocol,))
+    except UserError:
+        return False
+    return True
+
+
+def test_evidence_against_the_protocol_that_was_asked_for_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_fashioniq(tmp_path / "data", size=200, count=60)
+    lists = fashioniq_lists(root, "val-noref")
+    record = score(root, tmp_path / "a", as_lines(lists), dataset="fashioniq", protocol=("original",))
+    printed = capsys.readouterr().err
+    for text in (*(note for result in record.results[:3] for note in result.notes), printed):
+        assert "doubtful: none of 180 lists ranks its reference, which original keeps in the gallery" in text
+        assert "listed names is outside of the" in text
+    assert "none of 180 lists" in (tmp_path / "a/run/table.md").read_text(encoding="utf-8").replace("\n  ", " ")
+
+
+def test_a_file_that_names_its_protocol_is_taken_at_its_word(tmp_path: Path) -> None:
+    root = write_fashioniq(tmp_path / "data", size=200, count=60)
+    lists = fashioniq_lists(root, "val-noref")
+    export_queries("fashioniq", tmp_path / "lines", data_root={"*": str(root)}, protocol=("val-noref",))
+    exported = [json.loads(line) for line in (tmp_path / "lines").read_text(encoding="utf-8").splitlines()]
+    claims = {line["query"]: line for line in exported if "query" in line}
+    kept = ("protocol", "queries_digest")
+    lines = [{"query": q, "ranking": r, **{key: claims[q][key] for key in kept}} for q, r in lists.items()]
+    text = "\n".join(map(json.dumps, lines))
+    options: dict[str, Any] = {"dataset": "fashioniq"}
+    record = score(root, tmp_path / "a", text, **options)
+    assert {result.protocol for result in record.results} == {"val-noref"}
+    told = refusal(root, tmp_path / "b", text, protocol=("original",), **options)
+    assert "says that it was made for protocol val-noref, not for original" in told
+    lines[5]["protocol"] = "val"
+    told = refusal(root, tmp_path / "c", "\n".join(map(json.dumps, lines)), **options)
+    assert "line 6: another protocol than the lines before" in told
+    wrong = text.replace(claims["dress/0"]["queries_digest"], "0" * 16)
+    assert "its queries_digest 0000000000000000 is of other queries" in refusal(root, tmp_path / "d", wrong, **options)
+
+
+def test_a_file_with_other_keys_is_told_in_one_line(tmp_path: Path) -> None:
+    text = "\n".join(json.dumps({"qid": str(number), "candidates": ["a"]}) for number in range(4000))
+    (tmp_path / "lists").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_ranked_lists(tmp_path / "lists")
+    told = str(caught.value)
+    assert 'line 1: not of the form {"query": "id", "ranking": ["name", …]}; its keys are \'qid\', \'candidates\'' in told
+    assert "the first of 4,000 such faults" in told and "truncated" not in told and "\n" not in told
+
+
+def test_names_without_end_and_pipes_are_told_briefly(tmp_path: Path) -> None:
+    (tmp_path / "lists").write_text(f"1 Q0 a {'9' * 10**6} x me", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_ranked_lists(tmp_path / "lists")
+    assert len(str(caught.value)) < 400
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="a pipe, not a file"):
+        read_ranked_lists(tmp_path / "pipe")

@@ -37,7 +37,7 @@ from benchmark.interop.submission import lists_of, submit_embeddings, submit_ran
 from benchmark.records.record import read_per_query, read_record
 
 Values = dict[str, Any]
-NUMBERS = {"R@1": 20.5, "R@5": 50, "R@10": 61.25, "R@50": 90.0}
+NUMBERS = {"R@1": 20.5, "R@2": 31.75, "R@5": 50, "R@10": 61.25, "R@50": 90.0}
 SUBSET_NUMBERS = {"R_subset@1": 60.5, "R_subset@2": 80.0, "R_subset@3": 90.25}
 
 
@@ -273,7 +273,7 @@ def test_the_server_s_numbers_become_a_result_of_their_own(cirr: Path, tmp_path:
     assert "61.25" in table and "numbers returned by the official test server" in table
     both = add_server_numbers(run, numbers(tmp_path, SUBSET_NUMBERS))
     assert len(both.results) == len(record.results)
-    assert both.results[-1].metrics == NUMBERS | SUBSET_NUMBERS
+    assert both.results[-1].metrics == NUMBERS | SUBSET_NUMBERS | {"(R@5+R_subset@1)/2": 55.25}
     assert add_server_numbers(run, numbers(tmp_path, NUMBERS)) == both
     with pytest.raises(UserError, match=r"has R@1 20.5 from the server already, not 21"):
         add_server_numbers(run, numbers(tmp_path, {"R@1": 21}))
@@ -305,9 +305,10 @@ def test_numbers_need_a_submission_to_the_server(cirr: Path, tmp_path: Path) -> 
     [
         ([1], "must be a JSON object"),
         ({}, "must be a JSON object"),
-        ({"R@2": 4}, "unknown metric 'R@2': did you mean"),
-        ({"R@1": "40"}, "R@1 is '40', not"),
-        ({"R@1": True}, "R@1 is True, not"),
+        ({"R@3": 4}, "unknown metric 'R@3': did you mean"),
+        ({"R@1": "40"}, "R@1 is '40', not a number"),
+        ({"R@1": True}, "R@1 is True, not a number"),
+        ({"R@2": 60, "R@5": 50}, "R@2 is 60, more than R@5, 50"),
         ({"R@1": 140}, "R@1 is 140, not between 0 and 100"),
         ({"R@1": 50, "R@10": 40}, "R@1 is 50, more than R@10, 40"),
         ({"R@1": 0.4, "R@5": 0.7}, "these look like shares"),
@@ -339,7 +340,10 @@ def test_the_command(
         assert words in capsys.readouterr().err
     run = official_run(cirr, tmp_path / "official")
     assert main(["submit", str(run), "--server-numbers", str(numbers(tmp_path, NUMBERS))]) == 0
-    assert "measured by the server" in capsys.readouterr().out
+    assert "measured by the server" in (printed := capsys.readouterr().out)
+    assert "31.75" in printed and "95 %" not in printed.partition("measured by the server")[2]
+    assert main(["submit", str(run), "--server-numbers", str(numbers(tmp_path, SUBSET_NUMBERS))]) == 0
+    assert "55.25" in (printed := capsys.readouterr().out) and "mean: (R@5+Rs@1)/2" in printed
 
 
 def test_what_is_evaluated_is_not_what_is_submitted(cirr: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, re
 from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published
 from benchmark.records.record import Record, read_record, write_record
 from benchmark.registry import discover
-from benchmark.throughput.page import THROUGHPUT_PAGE
+from benchmark.throughput.tables import THROUGHPUT_PAGE
 
 GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_1.json").model_dump(mode="json")
 RESULTS = Path(__file__).parents[3] / "results"

@@ -14,9 +14,10 @@ from benchmark.errors import UserError
 from benchmark.features.store import PictureFeatures
 from benchmark.options import make_options
 from benchmark.records.record import Record
-from benchmark.throughput import growth_work
+from benchmark.throughput import growth
 from benchmark.throughput.growth import measure_growth
-from benchmark.throughput.growth_curves import FACTORS, PARTS, Curve, curves, draw_growth, exponent, growth_table
+from benchmark.throughput.growth_curves import FACTORS, PARTS, Curve, curves, draw_growth, exponent
+from benchmark.throughput.tables import growth_table
 from benchmark.throughput.timing import reset_peak_memory
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "record_version_1.json").read_text(encoding="utf-8"))
@@ -77,15 +78,15 @@ def test_a_failing_process_is_one_line(monkeypatch: pytest.MonkeyPatch):
 def test_the_evaluator_s_memory_is_bounded_whatever_the_gallery(monkeypatch: pytest.MonkeyPatch):
     """Far below a matrix of all scores: encodings, a few numbers a picture, some blocks."""
     queries, width, gallery = 1024, 16, 60_000
-    monkeypatch.setattr(growth_work, "QUERIES", queries)
-    monkeypatch.setattr(growth_work, "WIDTH", width)
+    monkeypatch.setattr(growth, "QUERIES", queries)
+    monkeypatch.setattr(growth, "WIDTH", width)
     options = make_options(method="sum", dataset="cirr")
-    _, held = growth_work.cost_of(growth_work.evaluate_gallery, gallery, options)
+    _, held = growth.cost_of(growth.evaluate_gallery, gallery, options)
     assert held < gallery * 700 + 32 * 2**20 < queries * gallery * 4 / 3
 
 
 def test_made_up_records_fill_a_leaderboard(tmp_path: Path):
-    call = growth_work.make_leaderboard(7, make_options(method="sum", dataset="cirr"), tmp_path)
+    call = growth.make_leaderboard(7, make_options(method="sum", dataset="cirr"), tmp_path)
     (page,) = call().values()
     assert page.count("| method-") == 3 and "0, 1, 2" in page
 
@@ -93,9 +94,9 @@ def test_made_up_records_fill_a_leaderboard(tmp_path: Path):
 def test_store_and_training_do_the_work_that_they_count(small_cirr: Path, tmp_path: Path):
     options = make_options(method="spirit", dataset="cirr", data_root=str(small_cirr), backbone="tiny", limit=24)
     (tmp_path / "store").mkdir()
-    features = growth_work.fill_store(5, options, tmp_path / "store")()
+    features = growth.fill_store(5, options, tmp_path / "store")()
     assert isinstance(features, PictureFeatures)
     assert features.views["global"].shape == (5, 64) and features.views["patches"].shape == (5, 13, 64)
     (tmp_path / "training").mkdir()
-    growth_work.train_an_epoch(24, options, tmp_path / "training")()
+    growth.train_an_epoch(24, options, tmp_path / "training")()
     assert (tmp_path / "training" / "patches.f32").stat().st_size == 24 * 13 * 64 * 4

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmark.throughput.product_shapes import Products
+from benchmark.throughput.limits import Products
 
 BATCH, SIDE, CHANNELS, OUT = 4, 10, 8, 5
 

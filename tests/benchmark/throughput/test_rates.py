@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.throughput.rates import Setting, latencies, promised_flops, quartiles
-from benchmark.throughput.timing import Rounds
+from benchmark.throughput.timing import Rounds, Setting, latencies, promised_flops, quartiles
 
 ROUNDS = Rounds(
     {"ours": np.array([0.2, 0.4, 0.2, 0.8]), "bare loop": np.array([0.1, 0.3, 0.1, 0.2])}, {"ours": 70, "bare loop": 50}

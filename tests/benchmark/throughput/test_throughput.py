@@ -15,8 +15,7 @@ from benchmark.leaderboards.leaderboard import add, pages, stale, write_stale
 from benchmark.records.record import Measurement, Record, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput import limits
-from benchmark.throughput.page import THROUGHPUT_PAGE, render_throughput
-from benchmark.throughput.tables import throughput_table
+from benchmark.throughput.tables import THROUGHPUT_PAGE, render_throughput, throughput_table
 
 FEATURES = {
     "decoding, 1 core",
