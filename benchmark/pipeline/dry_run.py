@@ -79,10 +79,9 @@ def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
     name = f"stage      {planned.stage.name}"
     if not planned.stage.trains:
         return [f"{name}: trains nothing"]
-    table = epoch_table(
-        plan.triplets(planned, frozenset())(0), text_rule(settings.text_rule), plan.options.seed, 0
-    )
-    updates = len(update_plan(len(table), settings, plan.options.seed, 0))
+    seed = plan.seed_of(planned)
+    table = epoch_table(plan.triplets(planned, frozenset())(0), text_rule(settings.text_rule), seed, 0)
+    updates = len(update_plan(len(table), settings, seed, 0))
     recipe = planned.recipe
     return [
         f"{name}: recipe {recipe.name if recipe else 'none'} ({recipe.source if recipe else ''})",

@@ -24,6 +24,7 @@ from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
 from benchmark.text_rules import TextRule, text_rule
+from benchmark.training.batches import SEED_SCHEME, stage_seed
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections
@@ -126,8 +127,14 @@ class Plan:
             "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
             "plugin": self.plugins.get(planned.file_name, ""),
             "seed": self.options.seed,
+            "stage seed": self.seed_of(planned),
+            "stage seeds": SEED_SCHEME,
             "skip": self.options.skip_bad_images,
         }
+
+    def seed_of(self, planned: PlannedStage) -> int:
+        """The seed of everything that a stage draws."""
+        return stage_seed(self.options.seed, [stage.stage.name for stage in self._before(planned)])
 
     @cached_property
     def _training_pictures(self) -> str:
@@ -218,16 +225,17 @@ class Plan:
         return tuple(chosen or [task for task in own if task.key.protocol == own[0].key.protocol])
 
     def _heldout(self, planned: PlannedStage) -> Heldout:
+        # By the run's seed: what is held out is held out of all stages.
         first = self.dataset.train_triplets(0, self.options.seed, planned.settings.pair_sampling)
         return Heldout.of(first, self.dataset.pictures.names)
 
     def triplets(self, planned: PlannedStage, unreadable: frozenset[int]) -> Callable[[int], Triplets]:
         """The training triplets of each epoch, without held-out ones and unreadable pictures."""
         heldout = self._heldout(planned) if self.options.selection == "heldout" else None
+        seed = self.seed_of(planned)
 
         def of_epoch(epoch: int) -> Triplets:
-            seed, sampling = self.options.seed, planned.settings.pair_sampling
-            triplets = self.dataset.train_triplets(epoch, seed, sampling)
+            triplets = self.dataset.train_triplets(epoch, seed, planned.settings.pair_sampling)
             if heldout is not None:
                 triplets = triplets.take(heldout.trained(triplets))
             return triplets.take(readable(triplets, unreadable)) if unreadable else triplets

@@ -69,7 +69,7 @@ def build_planned(
         planned.settings,
         assets_root=plan.options.assets,
         texts=lambda: all_training_strings(plan.dataset.training_texts(), rule),
-        seed=plan.options.seed,
+        seed=plan.seed_of(planned),
         earlier=earlier,
     )
 

@@ -141,7 +141,7 @@ def build_record(
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
-    triplets = plan.dataset.train_triplets(0, plan.options.seed, plan.last.settings.pair_sampling)
+    triplets = plan.dataset.train_triplets(0, plan.seed_of(plan.last), plan.last.settings.pair_sampling)
     identity = Identity(
         data=data_identity(plan.dataset),
         encoder=EncoderIdentity(

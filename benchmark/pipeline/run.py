@@ -229,7 +229,7 @@ class _Run:
             settings=planned.settings,
             source=source,
             process=self._process,
-            seed=plan.options.seed,
+            seed=plan.seed_of(planned),
             folder=folder,
             identity=plan.training_identity(planned),
             validate=self._sources.validation(planned, method, inputs),

@@ -60,7 +60,8 @@ class StageSources:
     def training(self, planned: PlannedStage, method: Method, inputs: Inputs) -> TrainingSource:
         """The batches that a stage trains on."""
         triplets = self._plan.triplets(planned, self._unreadable)
-        rule, seed, device = text_rule(planned.settings.text_rule), self._plan.options.seed, self._job.process.device
+        rule, seed = text_rule(planned.settings.text_rule), self._plan.seed_of(planned)
+        device = self._job.process.device
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)

@@ -1,12 +1,13 @@
 """What a training step is fed: the order of triplets, their strings, and tensors of a batch.
 
-An epoch's order, its drawn strings and every random number are functions of (seed, epoch,
+An epoch's order, its drawn strings and every random number are functions of (seed of the stage, epoch,
 update), never of what was drawn before: a resumed run needs no generator's state, and the result
 does not depend on which process computes a group.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,8 +20,24 @@ from benchmark.method import Views
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import TextRule
 
+SEED_SCHEME = "handed on from stage to stage"
+"""How stages come by their seeds: encoders and states made by another scheme are other ones."""
+
 # Streams of one seed: equal numbers for order and texts of an epoch would tie one to the other.
 _ORDER, _TEXTS, _STEPS = 1, 2, 3
+
+
+def stage_seed(seed: int, earlier: Iterable[str]) -> int:
+    """The seed of all that a stage draws: where it starts, order, strings, pairs, pictures, dropout.
+
+    It is the run's, handed on by the name of each ``earlier`` stage: no stage repeats the batches of
+    another, and one that is first draws as it does alone.
+    """
+    for name in earlier:
+        digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        # As wide as torch and NumPy both take a seed.
+        seed = int.from_bytes(digest[:8], "big") >> 1
+    return seed
 
 
 @dataclass(frozen=True)
