@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmark.errors import UserError, is_disk_full
+from benchmark.errors import UserError, full_disk_advice
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @contextmanager
@@ -32,10 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         flush_to_disk(path.parent)
     except Exception as error:
-        if is_disk_full(error):
-            raise UserError(
-                f"{path}: the disk is full; free some space or choose another folder, then run again"
-            ) from error
+        advice = full_disk_advice(error)
+        if advice:
+            raise UserError(f"{path}: the disk is full or a limit is reached; {advice}, then run again") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -56,9 +59,22 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def _as_it_came(error: UnicodeError) -> tuple[bytes, int]:
+    """Of a name that is no UTF-8 its own bytes, of other characters that cannot be written a question mark."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = map(ord, error.object[error.start : error.end])
+    return b"".join(bytes([c - 0xDC00]) if 0xDC80 <= c <= 0xDCFF else b"?" for c in characters), error.end
+
+
+SHOWN = "cir-benchmark"
+"""How text is encoded for people, as `errors=` of a stream: it never fails."""
+codecs.register_error(SHOWN, _as_it_came)
+
+
 def atomic_write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=SHOWN)
 
 
 def atomic_write_bytes(path: Path, content: bytes) -> None:
@@ -67,7 +83,9 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    atomic_write_text(path, json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n")
+    """Write a JSON file that reads back to the same value, lone surrogates (names that are no UTF-8) included."""
+    text = json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n"
+    atomic_write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def require_regular_file(path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmark.configurations import ready_configuration
-from benchmark.errors import UserError, unknown_name
-from benchmark.settings import Settings
+from benchmark.errors import UserError, first_of, gathered, unknown_name
+from benchmark.settings import Settings, format_problem
 from benchmark.structured_files import NotWellFormed, OutOfBounds, parse_toml, read_toml
 
 DATA_ROOT_VARIABLE = "CIR_BENCHMARK_DATA"
@@ -43,7 +45,7 @@ class RunOptions(Settings):
 
     method: str = _option(..., "one or more methods, or all", "NAME", several="+")
     dataset: str = _option(..., "one or more datasets, or all", "NAME", several="+")
-    seed: int = _option(0, "one or more seeds; 0 by default", "N", several="+", ge=0)
+    seed: int = _option(0, "one or more seeds; 0 by default", "N", several="+", ge=0, le=2**32 - 1)
     data_root: dict[str, str] = _option(
         {}, "folder that holds the dataset's folder, or is it; without it the demo data is used", "PATH|NAME=PATH",
         repeated=True,
@@ -53,7 +55,7 @@ class RunOptions(Settings):
     assets_root: str = _option("", "folder that holds weights files", "PATH")
     allow_missing: bool = _option(False, "score what is left where pictures are missing, as <protocol>-partial")
     limit: int | None = _option(None, "N triplets and N queries only, to try things", "N", ge=1)
-    device: str = _option("", "cpu, cuda; by default a GPU where torch has one")
+    device: str = _option("", "cpu, cuda, cuda:N; by default a GPU where torch has one")
     plugins: tuple[str, ...] = _option(
         (), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"], repeated=True
     )
@@ -90,7 +92,8 @@ class RunOptions(Settings):
     )
     verbose: bool = _option(False, "show DeepSpeed's own lines, too", flags=["-v", "--verbose"])
     output: str = _option("", "the run's folder, or the one above several runs'; by default under ./runs", "PATH")
-    resume: bool = _option(False, "go on where an interrupted run stopped")
+    resume: bool = _option(False, "go on where an interrupted run stopped, or start where none was begun")
+    overwrite: bool = _option(False, "replace the whole run that the output folder holds")
     skip_bad_images: bool = _option(False, "leave triplets with unreadable pictures out of training")
 
     @model_validator(mode="before")
@@ -98,15 +101,41 @@ class RunOptions(Settings):
     def _fair_selects_and_tunes(cls, values: Any) -> Any:
         return {"selection": "heldout", "lr_sweep": True, **values} if values.get("fair") else values
 
+    @model_validator(mode="after")
+    def _continues_or_replaces(self) -> Self:
+        if self.resume and self.overwrite:
+            raise ValueError("--resume continues what --overwrite would replace; leave one of them out")
+        return self
+
     @field_validator("data_root", mode="before")
     @classmethod
     def _one_root_for_all(cls, value: Any) -> Any:
         return {"*": str(value)} if isinstance(value, str | Path) else value
 
-    @field_validator("protocol", "monitors", mode="before")
+    @field_validator("data_root")
+    @classmethod
+    def _names_a_folder(cls, value: dict[str, str]) -> dict[str, str]:
+        if not all(name and path for name, path in value.items()):
+            raise ValueError("names no folder; give PATH or NAME=PATH, or --demo for the demo data")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: str) -> str:
+        if value and not re.fullmatch(r"cpu|cuda(:\d{1,4})?", value):
+            raise ValueError("known: cpu, cuda, cuda:N (Apple's and other GPUs are not supported)")
+        return value
+
+    @field_validator("protocol", "monitors", "plugins", mode="before")
     @classmethod
     def _one_name(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("protocol", "monitors", "plugins")
+    @classmethod
+    def _named_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        require_different(value)
+        return value
 
     @field_validator("set", mode="before")
     @classmethod
@@ -134,6 +163,13 @@ class RunOptions(Settings):
         return assets_root(self.assets_root)
 
 
+def require_different(values: Sequence[Any]) -> None:
+    """Raises ValueError where a value is given twice."""
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{first_of([str(value) for value in twice])} is given twice; name each once")
+
+
 def assets_root(named: str = "") -> Path | None:
     """The folder of weights files: named, or by environment; None where neither is."""
     chosen = named or os.environ.get(ASSETS_VARIABLE, "")
@@ -155,10 +191,10 @@ def parse_data_roots(values: list[str]) -> dict[str, str]:
     roots: dict[str, str] = {}
     for value in values:
         name, separator, path = value.partition("=")
-        if separator and "/" not in name:
-            roots[name] = path
-        else:
-            roots["*"] = value
+        key, root = (name, path) if separator and "/" not in name else ("*", value)
+        if key in roots:
+            raise UserError(f"--data-root: {f'{key}=' if key != '*' else ''}{root}: a second folder for the same data")
+        roots[key] = root
     return roots
 
 
@@ -183,13 +219,25 @@ def read_config(path: Path) -> dict[str, Any]:
     path = ready_configuration(str(path), ".toml", "--config")
     values = read_toml(path)
     known = {name.replace("_", "-") for name in RunOptions.model_fields}
-    for key in values:
-        if key.replace("_", "-") not in known:
-            raise UserError(f"--config {path}: {unknown_name('option', key, known)}")
+    problems = []
+    for key, value in values.items():
+        with gathered(problems):
+            if key.replace("_", "-") not in known:
+                raise unknown_name("option", key, known)
+            _require_valid(key.replace("-", "_"), value)
+    if problems:
+        raise UserError.collect(f"--config {path}: {line}" for problem in problems for line in problem.splitlines())
     values = {key.replace("-", "_"): value for key, value in values.items()}
     if "set" in values:
         values["set"] = _flattened(values["set"])
     return values
+
+
+def _require_valid(name: str, value: Any) -> None:
+    """Raises UserError where an option alone cannot have a value; one that makes several runs may have a list."""
+    several = RunOptions.model_fields[name].json_schema_extra["several"]  # type: ignore[index,call-overload]
+    for one in value if several and isinstance(value, list) else [value]:
+        make_options(**{"method": "", "dataset": "", name: one})
 
 
 def _flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -207,9 +255,12 @@ def make_options(**values: Any) -> RunOptions:
     except ValidationError as error:
         lines = []
         for problem in error.errors():
-            name = str(problem["loc"][0]) if problem["loc"] else "options"
+            if not problem["loc"]:
+                lines.append(format_problem(problem))
+                continue
+            name = str(problem["loc"][0])
             if problem["type"] == "extra_forbidden":
                 lines.append(str(unknown_name("option", name, RunOptions.model_fields)))
             else:
-                lines.append(f"{name} = {problem['input']!r}: {problem['msg'][:1].lower()}{problem['msg'][1:]}")
+                lines.append(f"{name} = {problem['input']!r}: {format_problem(problem)}")
         raise UserError.collect(lines) from None

@@ -6,12 +6,13 @@ this order. An unknown key is an error that names the nearest known key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.progress import say
@@ -28,10 +29,31 @@ class Renamed:
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     formerly: ClassVar[Mapping[str, Renamed]] = {}
     """Former names, which `--set`, files and checkpoints of one version before may still use."""
+
+    counts_only_with: ClassVar[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {}
+    """Settings that are read only where another one has one of these values: name to (other name to values)."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Nothing is turned into another kind of value: `true` is no number, and "no" no switch."""
+        kinds = _plain_kinds(cls.model_fields[info.field_name or ""].annotation)
+        # Between whole numbers and others the model itself decides: 2.0 is a whole number.
+        accepted = {int: {int, float}, float: {int, float}}.get(type(value), {type(value)})
+        if kinds and type(value) in _KINDS and not kinds & accepted:
+            raise ValueError(f"should be {' or '.join(sorted(_KINDS[kind] for kind in kinds))}")
+        return value
+
+    def without_effect(self, given: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Those of the names that nothing reads with these settings, and what would have to be otherwise."""
+        for name in given:
+            for other, values in self.counts_only_with.get(name, {}).items():
+                if getattr(self, other) not in values:
+                    yield name, f"{other}={' or '.join(map(str, values))}"
 
     @classmethod
     def of(cls, given: Settings) -> Self:
@@ -68,9 +90,9 @@ class TrainingSettings(Settings):
     negative_group: int = Field(0, ge=0, description="pairs that see each other in the loss; 0: the batch")
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.0, ge=0, description="of SGD")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, description="coupled for adam and sgd, decoupled for adamw")
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: none")
     schedule: Literal["constant", "cosine", "cosine-rising", "step"] = Field(
@@ -139,6 +161,27 @@ class TrainerSettings(Settings):
 
 S = TypeVar("S", bound=Settings)
 
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+def _plain_kinds(annotation: Any) -> frozenset[type]:
+    """The kinds of a field that holds one plain value; none for tuples, tables and what may be anything."""
+    if annotation in _KINDS:
+        return frozenset({annotation})
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return frozenset(map(type, inner))
+    if origin in (Union, UnionType):
+        parts = [_plain_kinds(part) for part in inner if part is not NoneType]
+        return frozenset().union(*parts) if all(parts) else frozenset()
+    return frozenset()
+
+
+def format_problem(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's complaints in words: what is wrong with the value."""
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
+
 
 def with_present_names(model: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
     """Values by the names of this version, whichever they were written with."""
@@ -174,13 +217,14 @@ def fill(
                 problems.append(f"{source}: {unknown_name('setting', f'{namespace}.{key}', known)}")
                 continue
             values[key], origin[key] = value, source
+    try:
+        filled = model.model_validate(values)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(map(str, (namespace, *problem["loc"])))
+            told = f"{name} = {problem['input']!r}" if problem["loc"] else f"settings of {namespace}"
+            source = origin.get(str(problem["loc"][0]), "settings") if problem["loc"] else "--set"
+            problems.append(f"{source}: {told}: {format_problem(problem)}")
     if problems:
         raise UserError.collect(problems)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise UserError.collect(
-            f"{origin.get(str(e['loc'][0]), 'settings')}: {namespace}.{'.'.join(map(str, e['loc']))}"
-            f" = {e['input']!r}: {e['msg'][:1].lower()}{e['msg'][1:]}"
-            for e in error.errors()
-        ) from None
+    return filled

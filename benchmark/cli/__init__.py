@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from benchmark import __version__
+from benchmark.cli.streams import lasting_streams
 from benchmark.distributed.process import adopt_launcher
-from benchmark.errors import UserError, described
+from benchmark.errors import UserError, described, format_exit, format_unexpected
+from benchmark.signals import handled_by
 
 if TYPE_CHECKING:
     from benchmark.distributed.process_group import ProcessGroup
@@ -24,35 +27,40 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives the exit status. In a job of several processes one line tells any rank's error."""
-    # Waiting threads that spin take the cores from the thread that works; it must be set before torch.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        adopt_launcher()
-        if os.environ.get("WORLD_SIZE", "1") == "1":
-            return _alone(arguments)
-        from benchmark.distributed.process_group import join_process_group
+    with lasting_streams() as streams, handled_by(_interrupt):
+        try:
+            # Waiting threads that spin take the cores from the thread that works; it must be set before torch.
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            status = _command(arguments)
+            problem = streams.problem()
+            return _fail(problem) if problem and not status else status
+        except (UserError, KeyboardInterrupt) as error:
+            return _fail(*(described(error) or ("", 1)))
 
-        group = join_process_group()
-    except UserError as error:
-        return _fail(str(error))
+
+def _interrupt(number: int) -> None:
+    raise KeyboardInterrupt
+
+
+def _command(arguments: Sequence[str] | None) -> int:
+    adopt_launcher()
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return _alone(_options(arguments))
+    from benchmark.distributed.process_group import join_process_group
+
+    group = join_process_group()
     assert group is not None
     return _among_others(group, arguments)
 
 
-def _alone(arguments: Sequence[str] | None) -> int:
-    options = _options(arguments)
+def _alone(options: argparse.Namespace) -> int:
     try:
-        status: int = options.command.run(options)
-        return status
-    except BrokenPipeError:
-        # The reader of our output left (`| head`): that is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _work(options)
     except (Exception, KeyboardInterrupt) as error:
         told = described(error)
-        if told is None or (options.traceback and not isinstance(error, KeyboardInterrupt)):
-            raise
-        return _fail(*told)
+        if options.traceback and not isinstance(error, KeyboardInterrupt):
+            traceback.print_exception(error)
+        return _fail(*(told or (format_unexpected(error), 1)))
 
 
 def _among_others(group: ProcessGroup, arguments: Sequence[str] | None) -> int:
@@ -63,13 +71,22 @@ def _among_others(group: ProcessGroup, arguments: Sequence[str] | None) -> int:
             options = _options(arguments)
             with_traceback = options.traceback
             shared = getattr(options.command, "EVERY_RANK", False)
-            status: int = options.command.run(options) if shared or group.rank == 0 else 0
+            status = _work(options) if shared or group.rank == 0 else 0
         return group.leave() or status
     except SystemExit as error:
         # argparse has told what is wrong, or shown its help.
         return group.fail(error) if error.code else group.leave()
     except (Exception, KeyboardInterrupt) as error:
-        return group.fail(error, with_traceback or described(error) is None)
+        return group.fail(error, with_traceback)
+
+
+def _work(options: argparse.Namespace) -> int:
+    """Carry out the command. Code from outside that calls exit() has not done its work."""
+    try:
+        status: int = options.command.run(options)
+        return status
+    except SystemExit as stop:
+        raise UserError(format_exit(stop)) from stop
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -137,6 +154,8 @@ class _CommandParser(argparse.ArgumentParser):
         command, self.command = self.command, None
         if command is not None:
             command.add_arguments(self)
+            # Before the command or behind it.
+            self.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
             self.set_defaults(command=command)
         return super().parse_known_args(args, namespace)
 

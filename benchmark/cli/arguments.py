@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from benchmark.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -37,6 +40,11 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     from benchmark.options import parse_assignments, parse_data_roots, read_config
 
     values: dict[str, Any] = {}
+    empty = [name for name in _fields() if getattr(options, name, None) == ""]
+    if empty:
+        # Not as if it had not been given: `--data-root "$DATA"` must not become a run on demo data.
+        flags = [f"--{name.replace('_', '-')}" for name in empty]
+        raise UserError.collect(f"{flag}: is empty; give a value, or leave it out" for flag in flags)
     if getattr(options, "config", None):
         values.update(read_config(Path(options.config)))
     for name, field in _fields().items():
@@ -52,9 +60,15 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def named_ones(given: list[str], known: list[str]) -> list[str]:
-    """The names given, which `all` stands for all of."""
-    return known if given == ["all"] else given
+def named_ones(option: str, given: list[Any], known: Iterable[Any] = ()) -> list[Any]:
+    """The names given, which `all` stands for all of; raises UserError where one is given twice."""
+    from benchmark.options import require_different
+
+    try:
+        require_different(given)
+    except ValueError as error:
+        raise UserError(f"--{option}: {error}") from None
+    return list(known) if given == ["all"] else given
 
 
 def _fields() -> dict[str, FieldInfo]:

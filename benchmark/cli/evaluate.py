@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         *DATA,
         "protocol",
+        "overwrite",
         method="the checkpoint's method",
         dataset="by default the one that the checkpoint was trained on",
         text_mode="how captions became the queries of a file",

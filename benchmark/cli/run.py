@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli.arguments import add_all_options, named_ones, run_values
-from benchmark.errors import UserError
+from benchmark.errors import UserError, format_failure, gathered
 
 if TYPE_CHECKING:
     from benchmark.distributed.job import Job
@@ -47,16 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        going_on = "" if options.dry_run else "; the same command with --resume goes on from the last saved state"
+        raise KeyboardInterrupt(f"interrupted{going_on}") from None
+
+
+def _run(options: argparse.Namespace) -> int:
     from benchmark.distributed.job import join_job
+    from benchmark.pipeline.reporting import extra
     from benchmark.progress import say
     from benchmark.registry import discover
 
-    values = run_values(options)
     registry = discover()
-    for plugin in values.get("plugins", ()):
-        registry.add_plugin(Path(plugin))
-    encoders = _encoders(options, values)
-    runs = [chosen for encoder in encoders for chosen in _product(options, {**values, **encoder}, registry)]
+    runs = _runs(options, registry)
     studies: dict[tuple[str, str], AblationStudy] = {}
     if options.dry_run and os.environ.get("RANK", "0") != "0":
         return 0
@@ -69,22 +74,47 @@ def run(options: argparse.Namespace) -> int:
         study = _study(studies, chosen, registry) if options.ablations else None
         try:
             made += _one(chosen, registry, job, study)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
-            if not isinstance(error, UserError):
+            if options.traceback:
                 traceback.print_exc()
-            failures.append(f"{_named(chosen)} on {chosen.dataset}, seed {chosen.seed}: {error!s}")
+            message = format_failure(error)
+            failures.append(f"{_named(chosen)} on {chosen.dataset}, seed {chosen.seed}: {message}")
             if study is not None:
-                study.left_out[chosen.variant] = f"it failed: {error!s}"
+                study.left_out[chosen.variant] = f"it failed: {message}"
     if os.environ.get("RANK", "0") == "0":
-        for file in filter(None, (study.write() for study in studies.values())):
-            print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
+        for study in studies.values():
+            with extra("the table of ablations"):
+                file = study.write()
+                if file is not None:
+                    print(f"\nablations: {file}\n\n{file.read_text(encoding='utf-8')}", end="")
         if any(chosen.fair for chosen in runs) and job is not None:
-            _print_controlled_comparisons(made, registry)
+            with extra("the controlled comparison"):
+                _print_controlled_comparisons(made, registry)
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0
+
+
+def _runs(options: argparse.Namespace, registry: Registry) -> list[RunOptions]:
+    """The options of every run that is asked for; raises UserError with all that is wrong with them."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    with gathered(problems):
+        values = run_values(options)
+        for plugin in values.get("plugins", ()):
+            registry.add_plugin(Path(plugin))
+    encoders = [{"fair": ""}]
+    with gathered(problems):
+        encoders = _encoders(options, values)
+    runs: list[RunOptions] = []
+    for encoder in encoders:
+        with gathered(problems):
+            runs += _product(options, {**values, **encoder}, registry)
+    if problems:
+        raise UserError.collect(dict.fromkeys(line for problem in problems for line in problem.splitlines()))
+    return runs
 
 
 def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
@@ -92,19 +122,27 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
     from benchmark.pipeline.controlled_comparison import refusal
 
     known = [n for n, info in registry.methods().items() if not (values.get("fair") and refusal(info, registry))]
-    methods = _names("method", options.method or values.pop("method", None), known)
-    datasets = _names("dataset", options.dataset or values.pop("dataset", None), list(registry.datasets()))
-    seeds = options.seed if options.seed is not None else values.pop("seed", 0)
-    variants = options.variant or values.pop("variant", None)
-    if options.ablations and variants:
-        raise UserError("--ablations runs the method and all of its ablations; leave --variant out")
-    values = {name: value for name, value in values.items() if name not in ("method", "dataset", "seed", "variant")}
+    chosen: dict[str, list[Any]] = {}
+    problems: list[str] = []
+    for kind, all_names in (("method", known), ("dataset", list(registry.datasets())), ("seed", []), ("variant", [])):
+        given = getattr(options, kind) or values.pop(kind, None)
+        values.pop(kind, None)
+        with gathered(problems):
+            chosen[kind] = _names(kind, given, all_names)
+    if options.ablations and chosen.get("variant"):
+        problems.append("--ablations runs the method and all of its ablations; leave --variant out")
+    for seed in chosen.get("seed") or [0]:
+        with gathered(problems):
+            # What is wrong with the other options is wrong with them in every run.
+            make_options(method="", dataset="", seed=seed, **values)
+    if problems:
+        raise UserError.collect(problems)
     output = values.pop("output", "")
     runs = [
         (dataset, method, variant, seed)
-        for dataset, method in product(datasets, methods)
-        for variant in _variants(method, variants, options.ablations, registry)
-        for seed in (seeds if isinstance(seeds, list) else [seeds])
+        for dataset, method in product(chosen["dataset"], chosen["method"])
+        for variant in _variants(method, chosen["variant"], options.ablations, registry)
+        for seed in chosen["seed"] or [0]
     ]
     several = len({variant for _, _, variant, _ in runs}) > 1
     for dataset, method, variant, seed in runs:
@@ -114,7 +152,7 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
         yield make_options(method=method, dataset=dataset, variant=variant, seed=seed, output=folder, **values)
 
 
-def _variants(method: str, given: str | list[str] | None, ablations: bool, registry: Registry) -> list[str]:
+def _variants(method: str, given: list[str], ablations: bool, registry: Registry) -> list[str]:
     """Names of the configurations to run, "" for the method as it is."""
     declared = registry.variants(method)
     if ablations:
@@ -122,8 +160,7 @@ def _variants(method: str, given: str | list[str] | None, ablations: bool, regis
         if not names:
             raise UserError(f"--ablations: {method} declares none; `list variants` shows those that there are")
         return ["", *names]
-    names = [given] if isinstance(given, str) else given or [""]
-    return named_ones(names, [variant.name for variant in declared])
+    return named_ones("variant", given or [""], [variant.name for variant in declared])
 
 
 def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[str, Any]]:
@@ -131,7 +168,7 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
     from benchmark.pipeline.controlled_comparison import ENCODERS
 
     given = values.pop("fair", "") if options.fair is None else options.fair or ENCODERS
-    encoders = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    encoders = named_ones("fair", [given] if isinstance(given, str) else list(given))
     output = values.get("output", "")
     if len(encoders) == 1 or not output:
         return [{"fair": encoder} for encoder in encoders]
@@ -150,10 +187,12 @@ def _print_controlled_comparisons(made: list[Record], registry: Registry) -> Non
             print(format_demo_end(name))
 
 
-def _names(kind: str, given: str | list[str] | None, known: list[str]) -> list[str]:
-    if not given:
+def _names(kind: str, given: Any, known: list[str]) -> list[Any]:
+    """What a run is made for each of; a config file may hold one value, or a list."""
+    if not given and known:
         raise UserError(f"--{kind} is missing; known: {', '.join(sorted(known))}, or all")
-    return named_ones([given] if isinstance(given, str) else given, known)
+    names = [] if given is None else given if isinstance(given, list) else [given]
+    return named_ones(kind, names, known or names)
 
 
 def _named(chosen: RunOptions) -> str:
@@ -194,8 +233,9 @@ def _one(
 
         print(describe(plan))
         return []
-    from benchmark.pipeline.reporting import format_summary, format_timings
+    from benchmark.pipeline.reporting import extra, format_summary, format_timings
     from benchmark.pipeline.run import execute
+    from benchmark.records.record import RECORD_NAME
     from benchmark.training.job import Interrupted
 
     try:
@@ -203,8 +243,11 @@ def _one(
     except Interrupted as stop:
         say(f"{stop}; its state is saved: the same command with --resume goes on from there")
         raise KeyboardInterrupt from None
+    if job.process.is_main and not (plan.folder / RECORD_NAME).is_file():
+        raise UserError(f"{plan.folder}: the run came to its end, and its record is not there; run it again")
     if study is not None:
         study.add(record, plan.folder)
     say(f"time: {format_timings(record.timings)}")
-    print(format_summary(record, plan.folder))
+    with extra("the table"):
+        print(format_summary(record, plan.folder))
     return [record]

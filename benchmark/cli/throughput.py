@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli.arguments import DATA, add_options, named_ones, run_values
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import UserError, format_failure, unknown_name
 
 if TYPE_CHECKING:
     from benchmark.options import RunOptions
@@ -85,9 +85,9 @@ def run(options: argparse.Namespace) -> int:
         except Exception as error:
             if len(every) == 1:
                 raise
-            if not isinstance(error, UserError):
+            if options.traceback:
                 traceback.print_exc()
-            failures.append(f"{one.method} on {one.dataset}: {error!s}")
+            failures.append(f"{one.method} on {one.dataset}: {format_failure(error)}")
     if options.json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1, ensure_ascii=False))
     if failures:
@@ -112,13 +112,13 @@ def _chosen(
         if registry.specification(method).own_networks is not None:
             yield make_options(**of_one)
             continue
-        for backbone in options.backbone or [None]:
+        for backbone in named_ones("backbone", options.backbone or [None]):
             named = {"backbone": backbone} if backbone else {}
             yield make_options(**of_one, **weights, **named)
 
 
 def _names(kind: str, given: list[str], known: list[str]) -> list[str]:
-    names = named_ones(given, known)
+    names = named_ones(kind, given, known)
     for name in names:
         if name not in known:
             raise unknown_name(kind, name, known)

@@ -24,7 +24,18 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
     info = registry.datasets().get(options.dataset)
     if info is None:
         raise unknown_name("dataset", options.dataset, registry.datasets())
+    unknown = options.data_root.keys() - registry.datasets().keys() - {"*"}
+    if unknown:
+        # Else the folder would be passed over, and the demo data taken in its place.
+        name = min(unknown)
+        raise UserError(
+            f"--data-root {name}=…: {unknown_name('dataset', name, registry.datasets())} (a folder whose name holds "
+            f"'=' is written ./{name}=…)"
+        )
     root = options.data_root_of(options.dataset)
+    if root is None and options.data_root and not options.demo:
+        named = ", ".join(options.data_root)
+        raise UserError(f"--data-root names a folder for {named} alone; add {options.dataset}=PATH, or ask for --demo")
     if root is not None and options.demo:
         raise UserError(f"--demo asks for the demo data and --data-root for {root}; leave one of them out")
     if root is None and not options.demo and int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -21,7 +21,7 @@ from typing import Any
 from benchmark.distributed.barrier import Barrier
 from benchmark.distributed.failure_monitor import Failure, FailureMonitor, MonitoredRank, end_process
 from benchmark.distributed.process import Process, adopt_launcher
-from benchmark.errors import UserError, described
+from benchmark.errors import UserError, described, format_unexpected
 
 _MEETING_SECONDS = 300
 _WAKE_SECONDS = 1.5
@@ -67,7 +67,7 @@ class ProcessGroup:
             time.sleep(_WAKE_SECONDS)
         if with_traceback:
             traceback.print_exception(error)
-        message, status = told or (f"{type(error).__name__}: {error}", 1)
+        message, status = told or (format_unexpected(error), 1)
         if not self.monitored.fail(Failure(message, status)):
             print(f"error (rank {self.rank}): {message}", file=sys.stderr, flush=True)
         if self.monitor is not None:

@@ -13,7 +13,8 @@ from benchmark.encoders.backbones import load_backbone, rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
 from benchmark.method import FeatureInputs
-from benchmark.pipeline.checkpoint_evaluation import encoder_file, weights_file
+from benchmark.pipeline.checkpoint_evaluation import encoder_file
+from benchmark.pipeline.run_folder import checked_weights
 from benchmark.registry import Registry, discover
 from benchmark.settings import fill
 from benchmark.stage_building import rebuild_stage
@@ -38,7 +39,7 @@ def export(
     registry = discover()
     for plugin in plugins:
         registry.add_plugin(Path(plugin))
-    file = weights_file(run)
+    file = checked_weights(run)
     header = read_header(file)
     if header.exported:
         raise UserError(f"{file}: an export already; give a run's folder or a weights file")

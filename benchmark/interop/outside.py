@@ -12,9 +12,10 @@ from typing import Literal
 from benchmark.data.dataset_choice import open_dataset
 from benchmark.dataset import Dataset, Task
 from benchmark.evaluation.evaluator import TaskResult
-from benchmark.files import digest_of, file_digest, folder_lock
+from benchmark.files import digest_of, file_digest
 from benchmark.options import RunOptions
 from benchmark.pipeline.reporting import Tested, command_line, data_identity, results_of, write_run
+from benchmark.pipeline.run_folder import Owner, held_folder
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.identity import Identity
 from benchmark.records.record import Record
@@ -99,7 +100,9 @@ def write_outside(
         peak_memory_bytes=peak_memory_bytes(),
     )
     identity = [dict(inputs), record.title, [str(result.key) for result in record.results]]
-    named = Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]
-    folder = Path(run.options.output) if run.options.output else named
-    with folder_lock(folder, "evaluation"):
+    default = Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]
+    folder = Path(run.options.output) if run.options.output else default
+    names = dict(zip(("inputs", "title", "results"), identity, strict=True))
+    owner = Owner(kind, {**names, "data": run.dataset.fingerprint, "plugins": dict(run.plugins)})
+    with held_folder(folder, owner, overwrite=run.options.overwrite):
         return write_run(folder, record, weights, run.dataset, record.title), folder

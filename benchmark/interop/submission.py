@@ -38,7 +38,8 @@ from benchmark.interop.server_files import (
 )
 from benchmark.method import Method
 from benchmark.options import make_options
-from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
+from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of
+from benchmark.pipeline.run_folder import checked_weights
 from benchmark.records.record import RECORD_NAME, read_record
 from benchmark.weights.checkpoints import read_header
 
@@ -71,7 +72,7 @@ def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) 
     was moved, or "". Raises UserError where the run was made on another dataset, or on data called
     otherwise than the data at hand.
     """
-    file = weights_file(run)
+    file = checked_weights(run)
     header = read_header(file)
     if header.dataset != DATASET:
         raise UserError(f"{run}: a run on {header.dataset}; only {DATASET} has a test server")

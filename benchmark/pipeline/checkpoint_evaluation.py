@@ -19,7 +19,7 @@ from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.backbones import rebuild_backbone
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_full
-from benchmark.files import file_digest, folder_lock
+from benchmark.files import file_digest
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
 from benchmark.pipeline.cost import count_cost
@@ -34,7 +34,7 @@ from benchmark.pipeline.reporting import (
     write_by_main,
     write_run,
 )
-from benchmark.pipeline.run import UNTRAINED
+from benchmark.pipeline.run_folder import Owner, checked_weights, held_folder
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.pipeline.variants import UNNAMED
 from benchmark.records.record import Record
@@ -79,7 +79,7 @@ def evaluate_checkpoint(
     UserError where the file is of another method, width or format, or its encoder is gone.
     """
     started = time.monotonic()
-    file = weights_file(checkpoint)
+    file = checked_weights(checkpoint)
     header = read_header(file)
     if header.exported:
         raise UserError(f"{file}: an export, for use outside; evaluate the run that it was made from")
@@ -91,8 +91,10 @@ def evaluate_checkpoint(
     plan = _named(make_plan(chosen), header)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
+    weights = {file.name: file_digest(file)}
+    owner = Owner("evaluation", {"weights": weights, "seed": header.seed, **plan.identity})
     with ExitStack() as held:
-        hold = folder_lock(folder, "evaluation")
+        hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         encoded = loaded.encode(plan.tasks)
         tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
@@ -100,7 +102,7 @@ def evaluate_checkpoint(
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
         record = build_record(
-            plan, tested, stages, start, timings, job.process, frozenset(), cost, imported=loaded.imported
+            plan, tested, stages, start, timings, job.process, frozenset(), cost, weights, imported=loaded.imported
         )
         written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
     return written, folder
@@ -167,17 +169,6 @@ def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | N
         return rebuilt, str(header.start["digest"])
     backbone = backbone_of(plan)
     return backbone, backbone.description.digest if backbone else ""
-
-
-def weights_file(checkpoint: Path) -> Path:
-    """The file itself, or the selected weights of a run's folder."""
-    if not checkpoint.is_dir():
-        return checkpoint
-    for name in ("weights/selected.safetensors", "selected.safetensors", UNTRAINED):
-        candidate = checkpoint / name
-        if candidate.is_file():
-            return candidate
-    raise UserError(f"{checkpoint}: holds no weights/selected.safetensors; give a run's folder or a weights file")
 
 
 def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:

@@ -5,7 +5,7 @@ Rank 0 alone reads and writes it; other ranks, whose nodes may not see the folde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -87,13 +87,13 @@ class EncoderArtefact:
         header, digest, seconds = self._on_main("reading the encoder", told)
         return WeightsHeader.of_json(header), digest, seconds
 
-    def copy_to_run(self, method: Method) -> dict[WeightsFrom, State]:
-        """The weights, copied into the run's folder, for a method that is its encoder alone."""
+    def copy_to_run(self, method: Method) -> tuple[dict[WeightsFrom, State], dict[str, str]]:
+        """The weights, copied into the run's folder, for a method that is its encoder alone; and their digests."""
         plan = self._plan
         files: dict[WeightsFrom, Path] = {"selected": self.file, "last": self._folder / _LAST_WEIGHTS}
         weights = {name: clone_of(method) for name in files}
 
-        def copy_files() -> None:
+        def copy_files() -> dict[str, str]:
             weights.update({name: read_weights(file) for name, file in files.items()})
             variant = plan.variant.name if plan.variant else ""
             # The artefact may have been trained on behalf of another method.
@@ -101,17 +101,24 @@ class EncoderArtefact:
             own = replace(
                 read_header(self.file), method=plan.method.name, variant=variant, method_settings=settings
             )
-            for name, state in weights.items():
-                save_weights(plan.folder / "weights" / f"{name}.safetensors", state, own)
             atomic_write_json(plan.folder / LOG, read_json(self._folder / LOG))
+            return save_run_weights(plan.folder, weights, own)
 
-        self._on_main("copying the encoder's weights", copy_files)
+        digests = self._on_main("copying the encoder's weights", copy_files)
         for state in weights.values():
             broadcast_state(state, self._job)
-        return weights
+        return weights, digests
 
     def _on_main(self, what: str, work: Callable[[], Any]) -> Any:
         return self._job.barrier.from_main(f"{self._stage}: {what}", work)
+
+
+def save_run_weights(
+    folder: Path, weights: Mapping[WeightsFrom, State], header: WeightsHeader
+) -> dict[str, str]:
+    """Write a run's weights into its folder; gives the digests by the files' names in there."""
+    files = {f"weights/{name}.safetensors": state for name, state in weights.items()}
+    return {name: save_weights(folder / name, state, header) for name, state in files.items()}
 
 
 def remove_work(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +16,14 @@ from benchmark.data.partial import missing_names
 from benchmark.dataset import Dataset
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import Process
+from benchmark.errors import format_failure
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.metrics import mean_over_categories
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
+from benchmark.progress import say
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
 from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, StageIdentity
@@ -131,13 +135,14 @@ def build_record(
     process: Process,
     unreadable: frozenset[int],
     cost: Cost,
+    weights: Mapping[str, str],
     sweep: Sweep | None = None,
     imported: Mapping[str, str] | None = None,
 ) -> Record:
     """The record of a finished run.
 
-    ``sweep`` where its learning rate was searched for; ``imported``: the files of weights from
-    elsewhere, name to digest.
+    ``weights``: digests of the weights' files by name; ``sweep`` where its learning rate was searched for;
+    ``imported``: the files of weights from elsewhere, name to digest.
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
@@ -195,6 +200,7 @@ def build_record(
         cost=cost.model_copy(update={"training_seconds": trained_for}),
         trials=sweep.trials if sweep else (),
         not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
+        weights=dict(weights),
     )
 
 
@@ -217,20 +223,32 @@ def command_line() -> str:
 
 
 def write_run(folder: Path, record: Record, tested: Tested, dataset: Dataset, title: str) -> Record:
-    """Write the run's folder; the record comes last, so that its presence means a whole run."""
-    atomic_write_text(folder / TABLE, run_table(record) + "\n")
-    _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
+    """Write the run's folder: the record, whose presence means a whole run, and what may fail after it."""
     scored = {(weights, task.task.key): task for weights, tasks in tested.items() for task in tasks}
     columns = enumerate((result.weights_from, result.key) for result in record.results)
     # A mean over categories has no queries of its own.
     per_query = {i: scored[column].per_query(dataset.pictures.names) for i, column in columns if column in scored}
-    return write_record(folder, record, per_query)
+    written = write_record(folder, record, per_query)
+    with extra(TABLE):
+        atomic_write_text(folder / TABLE, run_table(written) + "\n")
+    with extra(EXAMPLES):
+        _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
+    return written
+
+
+@contextmanager
+def extra(what: str) -> Iterator[None]:
+    """Around what is made of a record that stands: a failure is told in one line and costs no more than itself."""
+    try:
+        yield
+    except Exception as error:
+        say(f"{what} is left out, the record stands: {format_failure(error)}")
 
 
 def write_by_main(job: Job, write: Callable[[], Record]) -> Record:
     """Rank 0 writes a record and what belongs to it; all ranks get the record that was written."""
-    text = job.barrier.from_main("writing the results", lambda: write().model_dump_json())
-    return Record.model_validate_json(text)
+    values = job.barrier.from_main("writing the results", lambda: write().as_json())
+    return Record.model_validate_json(json.dumps(values))
 
 
 def _draw_first_task(path: Path, first: TaskResult, dataset: Dataset, title: str) -> None:

@@ -19,11 +19,11 @@ from benchmark.backbone import Backbone
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
-from benchmark.files import atomic_write_json, folder_lock, remove_partial
+from benchmark.files import atomic_write_json
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
 from benchmark.pipeline.cost import count_cost
-from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work
+from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan, require_trainable
@@ -35,11 +35,12 @@ from benchmark.pipeline.reporting import (
     write_by_main,
     write_run,
 )
+from benchmark.pipeline.run_folder import UNTRAINED, Owner, held_folder
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
 from benchmark.records.environment import check_accelerator
 from benchmark.records.measurement import Cost
-from benchmark.records.record import Record
+from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
 from benchmark.stage_building import BuiltStage
 from benchmark.training.job import Diverged, State, Trained, TrainingJob
@@ -47,9 +48,6 @@ from benchmark.training.resumable_state import ResumableState
 from benchmark.training.trainer import train
 from benchmark.weights.checkpoints import EarlierStage, WeightsHeader, save_weights
 from benchmark.weights.fit import load_into
-
-UNTRAINED = "weights/untrained.safetensors"
-"""Of a method with nothing of its own to train: what it is, and which encoder it scores."""
 
 
 def run(method: str, dataset: str, **options: Any) -> Record:
@@ -77,28 +75,36 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
         job.barrier.agree("the start of the run", facts_of(plan, job.process.device.type))
     with ExitStack() as resources:
 
-        def hold_folder() -> None:
-            resources.enter_context(folder_lock(plan.folder, f"{plan.method.name} on {plan.dataset.label}"))
-            remove_partial(plan.folder)
-            _refuse_unfinished(plan)
+        def hold_folder() -> bool:
+            owner = Owner("run", {"seed": plan.options.seed, **plan.identity})
+            hold = held_folder(plan.folder, owner, plan.options.resume, plan.options.overwrite)
+            finished = resources.enter_context(hold)
+            if not finished:
+                _require_own_states(plan)
+            return finished
 
-        job.barrier.from_main("taking the run's folder", hold_folder)
+        if job.barrier.from_main("taking the run's folder", hold_folder):
+            say(f"{plan.folder}: this run is finished; to make it again leave --resume out")
+            return write_by_main(job, lambda: _tidied(plan))
         return _Run(plan, job, resources).carry_out()
 
 
-def _refuse_unfinished(plan: Plan) -> None:
-    """A folder with a state that could be continued is not overwritten by accident."""
-    unfinished = any(plan.folder.glob(f"{WORK}*/resume.json"))
-    if unfinished and not plan.options.resume:
-        raise UserError(
-            f"{plan.folder}: holds an unfinished run with the same settings; add --resume to continue "
-            "it, or delete the folder to start again"
-        )
+def _require_own_states(plan: Plan) -> None:
+    """Raises UserError where a stage's state is one of other settings: before those in front of it are trained.
+
+    An encoder's own folder knows its settings.
+    """
     for planned in plan.trained:
         if planned.stage.output == "method":
-            # Before the stages in front of it are trained: an encoder's own folder knows its settings.
             folder = plan.folder / (WORK if planned is plan.last else f"{WORK}-{planned.stage.name}")
             ResumableState(folder, plan.training_identity(planned)).require_same_settings()
+
+
+def _tidied(plan: Plan) -> Record:
+    """The record of a finished run; what only a resumed one needs goes, now that it stands."""
+    for folder in filter(Path.is_dir, plan.folder.glob(f"{WORK}*")):
+        remove_work(folder)
+    return read_record(plan.folder)
 
 
 class _Run:
@@ -112,6 +118,7 @@ class _Run:
         self._artefact: EncoderArtefact | None = None
         self._encoder_file: Path | None = None
         self._encoder_digest = ""
+        self._weights: dict[str, str] = {}
         self._sweep: Sweep | None = None
 
     def carry_out(self) -> Record:
@@ -178,15 +185,18 @@ class _Run:
             built = self._encoder_stage(planned)
             self._cost = self._counted(built)
             assert self._artefact is not None
-            return built, self._artefact.copy_to_run(built.method)
+            weights, self._weights = self._artefact.copy_to_run(built.method)
+            return built, weights
         built = self._build(planned)
         method = built.method
         self._cost = self._counted(built)
         if not planned.stage.trains:
-            file, header = self._plan.folder / UNTRAINED, self._header(planned, None, method)
-            self._job.barrier.from_main(
-                "writing what is evaluated", lambda: save_weights(file, method.state_dict(), header)
-            )
+            header = self._header(planned, None, method)
+
+            def write_untrained() -> dict[str, str]:
+                return {UNTRAINED: save_weights(self._plan.folder / UNTRAINED, method.state_dict(), header)}
+
+            self._weights = self._job.barrier.from_main("writing what is evaluated", write_untrained)
             return built, {}
         if self._plan.sweeps:
             self._sweep = sweep(planned, self._train_at)
@@ -197,12 +207,11 @@ class _Run:
         header = self._header(planned, trained, method)
         weights: dict[WeightsFrom, State] = {"selected": trained.selected, "last": trained.last}
 
-        def write() -> None:
-            for name, state in weights.items():
-                save_weights(self._plan.folder / "weights" / f"{name}.safetensors", state, header)
+        def write() -> dict[str, str]:
             atomic_write_json(self._plan.folder / LOG, [vars(entry) for entry in trained.log])
+            return save_run_weights(self._plan.folder, weights, header)
 
-        self._job.barrier.from_main("writing the weights", write)
+        self._weights = self._job.barrier.from_main("writing the weights", write)
         return built, weights
 
     def _counted(self, built: BuiltStage) -> Cost:
@@ -294,15 +303,12 @@ class _Run:
                 tested[name] = [score_in_full(method, task, self._job) for task in encoded]
         record = build_record(
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
-            self._cost, self._sweep,
+            self._cost, self._weights, self._sweep,
         )  # fmt: skip
 
         def write() -> Record:
-            written = write_run(plan.folder, record, tested, plan.dataset, plan.title)
-            # Only now: what a resumed run needs is kept until the record stands.
-            for folder in filter(Path.is_dir, plan.folder.glob(f"{WORK}*")):
-                remove_work(folder)
-            return written
+            write_run(plan.folder, record, tested, plan.dataset, plan.title)
+            return _tidied(plan)
 
         return write_by_main(self._job, write)
 

@@ -93,7 +93,8 @@ class StoredFile(RecordPart):
 class Record(RecordPart):
     """``timings``: seconds by phase. ``peak_memory_bytes``: by "process" and "device".
     ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
-    tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z"."""
+    tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z".
+    ``weights``: sha256 of the weights that were evaluated, by their files' names in the run's folder."""
 
     schema_version: Literal[3] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
@@ -111,6 +112,7 @@ class Record(RecordPart):
     cost: Cost | None = None
     trials: tuple[Trial, ...] = ()
     not_fixed: tuple[str, ...] = ()
+    weights: dict[str, str] = {}
     files: dict[str, StoredFile] = {}
 
     @model_validator(mode="after")
@@ -127,6 +129,12 @@ class Record(RecordPart):
         if len(set(columns)) != len(columns):
             raise ValueError("two results for the same column and weights")
         return self
+
+    def as_json(self) -> dict[str, Any]:
+        """The record as `record.json` holds it. File names keep their bytes, which pydantic replaces in keys."""
+        values = self.model_dump(mode="json")
+        values["identity"] |= {"plugins": dict(self.identity.plugins), "inputs": dict(self.identity.inputs)}
+        return values
 
 
 def seedless_identity(record: Record) -> dict[str, Any]:
@@ -178,7 +186,7 @@ def write_record(folder: Path, record: Record, per_query: Mapping[int, PerQuery]
         size, sha256 = write_per_query_file(folder / PER_QUERY_NAME, per_query)
         files["per_query"] = StoredFile(name=PER_QUERY_NAME, size=size, sha256=sha256)
     written = Record.model_validate({**dict(record), "files": files})
-    atomic_write_json(folder / RECORD_NAME, written.model_dump(mode="json"))
+    atomic_write_json(folder / RECORD_NAME, written.as_json())
     return written
 
 
@@ -188,7 +196,7 @@ def replace_record(folder: Path, record: Record) -> Record:
     Results may only have been added at the end, since per-query results are kept by their number.
     """
     checked = Record.model_validate(dict(record))
-    atomic_write_json(folder / RECORD_NAME, checked.model_dump(mode="json"))
+    atomic_write_json(folder / RECORD_NAME, checked.as_json())
     return checked
 
 

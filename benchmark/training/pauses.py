@@ -11,21 +11,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
 import torch
 
 from benchmark.distributed.process import Process
+from benchmark.signals import handled_by
 
 _AGREEMENT_SECONDS = 1.0
 _MOST_UPDATES = 50
 
 
 class StopRequest:
-    """Whether this process was asked to stop."""
+    """Whether this process was asked to stop, and by which signal."""
 
     requested = False
+    number: int | None = None
+
+    def take(self, number: int) -> None:
+        self.requested, self.number = True, number
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,12 @@ class Pauses:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Turn the first SIGINT or SIGTERM into a request; the second one acts as usual."""
+    """Turn the first signal of each kind into a request; the second one acts as usual.
+
+    A request that came too late for anybody to see it is handed to whoever handled signals before.
+    """
     request = StopRequest()
-    previous: dict[int, Any] = {}
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        request.requested = True
-        # A second signal must end a process that hangs before it comes to save.
-        signal.signal(number, previous[number])
-
-    try:
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            previous[wanted] = signal.signal(wanted, handle)
-    except ValueError:
-        # Signals can only be handled in the main thread; elsewhere the caller's handling stands.
-        pass
-    try:
+    with handled_by(request.take):
         yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if request.number is not None:
+        signal.raise_signal(request.number)

@@ -74,7 +74,7 @@ class ResumableState:
         if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
             raise UserError(f"{self._pointer}: damaged, or of an older version; delete {self._folder} and run again")
         if pointer["identity"] != self._identity:
-            differences = _format_differences(pointer["identity"], self._identity)
+            differences = format_differences(pointer["identity"], self._identity)
             raise UserError(
                 f"{self._folder}: its resumable state was made with other settings: {differences}; "
                 "run with the settings as they were, or delete this folder to start again"
@@ -127,7 +127,7 @@ class _Digested:
         return self._sha256.hexdigest()
 
 
-def _format_differences(before: Any, now: Any) -> str:
+def format_differences(before: Any, now: Any) -> str:
     """The settings that differ, old value and new one."""
     old, new = dict(_flattened(before)), dict(_flattened(now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]

@@ -21,7 +21,8 @@ from benchmark.encoding import Encoding, rows
 from benchmark.errors import UserError
 from benchmark.interop.export import export
 from benchmark.interop.exported import Model, load
-from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of, weights_file
+from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of
+from benchmark.pipeline.run_folder import checked_weights
 from benchmark.records.record import read_per_query, read_record
 from benchmark.weights.checkpoints import read_header, read_weights, save_weights
 
@@ -63,7 +64,7 @@ def parts(encoding: Encoding) -> dict[str, Tensor]:
 def test_an_export_gives_the_benchmark_s_own_encodings_and_ranks(
     method: str, runs: dict[str, Path], small_cirr: Path, tmp_path: Path
 ) -> None:
-    file = weights_file(runs[method])
+    file = checked_weights(runs[method])
     header = read_header(file)
     plan = plan_of(header, "cirr", {"data_root": {"*": str(small_cirr)}})
     job = join_job(plan.options.device, plan.options.cache_root)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.errors import UserError, is_disk_full
+from benchmark.errors import UserError, full_disk_advice
 from benchmark.files import atomic_write_json, atomic_write_text, folder_lock
 from benchmark.training.resumable_state import ResumableState
 from benchmark.weights.checkpoints import (
@@ -154,8 +154,8 @@ def test_what_libraries_make_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.
         except OSError:
             raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
     except RuntimeError as error:
-        assert is_disk_full(error)
-    assert not is_disk_full(RuntimeError("another"))
+        assert full_disk_advice(error)
+    assert not full_disk_advice(RuntimeError("another"))
 
 
 def test_a_full_disk_at_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
