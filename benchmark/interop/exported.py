@@ -172,7 +172,7 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
     if isinstance(inputs, FeatureInputs):
         encoder = _frozen_encoder(apart_from(method, backbone), _part(state, ENCODER_PART), header, file, place)
     load_into(method, _part(state, METHOD_PART), str(file))
-    rule = text_rule(str(header.training_settings["text_rule"]))
+    rule = text_rule(str(header.training_settings.get("text_rule", "as-is")))
     return Model(header, method.to(place).eval(), inputs, encoder, rule, place)
 
 

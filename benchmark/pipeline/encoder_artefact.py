@@ -85,7 +85,7 @@ class EncoderArtefact:
             return [asdict(read_header(self.file)), file_digest(self.file), _seconds_of(self._folder / LOG)]
 
         header, digest, seconds = self._on_main("reading the encoder", told)
-        return WeightsHeader.of_json(header), digest, seconds
+        return WeightsHeader.of_json(header, f"{self.file}, its header"), digest, seconds
 
     def copy_to_run(self, method: Method) -> tuple[dict[WeightsFrom, State], dict[str, str]]:
         """The weights, copied into the run's folder, for a method that is its encoder alone; and their digests."""

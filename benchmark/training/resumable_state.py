@@ -11,19 +11,30 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Annotated, Any, cast
 
 import torch
+from pydantic import StringConstraints
 from torch import Tensor
 
 from benchmark.distributed.process import Process
 from benchmark.errors import UserError
 from benchmark.files import atomic_path, atomic_write_json, file_digest
-from benchmark.structured_files import read_json
+from benchmark.structured_files import SMALL, read_json, typed
 
-_POINTER_KEYS = {"file", "bytes", "sha256", "identity"}
 _SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """What `resume.json` says: the state's file beside it, and what its settings were."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^resume-[0-9]+[a-z-]*\.pt$")]
+    bytes: int
+    sha256: str
+    identity: Any
 
 
 class ResumableState:
@@ -43,7 +54,7 @@ class ResumableState:
         Raises UserError where the disk is full; the previous state then stands as it was.
         """
         path = self._folder / f"resume-{update:08d}.pt"
-        if self.exists() and read_json(self._pointer).get("file") == path.name:
+        if self.exists() and read_json(self._pointer, SMALL)["file"] == path.name:
             # An update may be saved again, after its validation: never over the file that the pointer names.
             path = path.with_stem(f"{path.stem}-again")
         with atomic_path(path) as temporary:
@@ -63,18 +74,21 @@ class ResumableState:
     def load(self) -> dict[str, Any]:
         """Read the state back; raises UserError where it was made with other settings or is damaged."""
         pointer = self._read_pointer()
-        path = self._folder / str(pointer["file"])
-        if not path.is_file() or path.stat().st_size != pointer["bytes"] or file_digest(path) != pointer["sha256"]:
+        path = self._folder / pointer.file
+        if not path.is_file() or path.stat().st_size != pointer.bytes or file_digest(path) != pointer.sha256:
             raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what is no plain state makes torch raise almost anything
+            told = str(error).partition("\n")[0]
+            raise UserError(f"{path}: no state of this program ({told}); delete {self._folder} and run again") from None
         return state
 
-    def _read_pointer(self) -> dict[str, Any]:
-        pointer = read_json(self._pointer)
-        if not isinstance(pointer, dict) or not pointer.keys() >= _POINTER_KEYS:
-            raise UserError(f"{self._pointer}: damaged, or of an older version; delete {self._folder} and run again")
-        if pointer["identity"] != self._identity:
-            differences = format_differences(pointer["identity"], self._identity)
+    def _read_pointer(self) -> _Pointer:
+        remedy = f"damaged, or of an older version; delete {self._folder} and run again"
+        pointer = typed(_Pointer, read_json(self._pointer, SMALL, remedy), str(self._pointer), remedy)
+        if pointer.identity != self._identity:
+            differences = format_differences(pointer.identity, self._identity)
             raise UserError(
                 f"{self._folder}: its resumable state was made with other settings: {differences}; "
                 "run with the settings as they were, or delete this folder to start again"

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from benchmark.backbone import BackboneDescription
 from benchmark.errors import UserError
 from benchmark.files import atomic_path, file_digest
 from benchmark.settings import TrainingSettings, with_present_names
+from benchmark.structured_files import NotWellFormed, parse_json, typed
 
 FORMAT = "cir-benchmark weights 1"
 _HEADER_KEY = "benchmark"
+_DAMAGED = "it is damaged, write the checkpoint again"
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,18 @@ class EarlierStage:
     updates: int
     triplets_seen: int
     prepared: dict[str, Any]
+
+
+class ChosenBackbone(TypedDict, total=False):
+    """The encoder that a run asked for; ``settings``: those of `BackboneSettings`."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    name: str
+    weights: str
+    digest: str
+    seed: int
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ class WeightsHeader:
     dataset: str
     method_settings: dict[str, Any]
     training_settings: dict[str, Any]
-    backbone: dict[str, Any]
+    backbone: ChosenBackbone
     width: int
     seed: int
     encoder: str = ""
@@ -68,18 +85,17 @@ class WeightsHeader:
     format: str = FORMAT
 
     @classmethod
-    def of_json(cls, values: dict[str, Any]) -> WeightsHeader:
-        """Raises TypeError or KeyError where keys are missing or unknown."""
-        read = {
-            "training_settings": with_present_names(TrainingSettings, values["training_settings"]),
-            "earlier": [EarlierStage(**_present(stage)) for stage in values["earlier"]],
-        }
-        return cls(**{**values, **read})
-
-
-def _present(stage: dict[str, Any]) -> dict[str, Any]:
-    """An earlier stage of a header, its settings by the names of this version."""
-    return {**stage, "settings": with_present_names(TrainingSettings, stage["settings"])}
+    def of_json(cls, values: Any, where: str) -> WeightsHeader:
+        """Settings get the names of this version. Raises UserError that names the entry that is missing or wrong."""
+        header = typed(cls, values, where, _DAMAGED)
+        if header.start:
+            typed(BackboneDescription, header.start, f"{where}, start", _DAMAGED)
+        earlier = [
+            replace(stage, settings=with_present_names(TrainingSettings, stage.settings)) for stage in header.earlier
+        ]
+        return replace(
+            header, training_settings=with_present_names(TrainingSettings, header.training_settings), earlier=earlier
+        )
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader) -> str:
@@ -104,22 +120,24 @@ def read_header(path: Path) -> WeightsHeader:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     try:
-        values = json.loads(metadata[_HEADER_KEY])
+        values = parse_json(metadata[_HEADER_KEY])
         found = values["format"]
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, NotWellFormed):
         raise UserError(f"{path}: a safetensors file, but not a checkpoint of this program") from None
     if found != FORMAT:
         raise UserError(
             f"{path}: written in the format '{found}', this version reads '{FORMAT}'; update it with pip install -U"
         )
-    try:
-        return WeightsHeader.of_json(values)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: its header is damaged ({error}); write the checkpoint again") from None
+    return WeightsHeader.of_json(values, f"{path}, its header")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises UserError where it is damaged."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    state: dict[str, Tensor] = load_file(path)
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); get or write it again") from None
     return state

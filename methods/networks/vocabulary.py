@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.facts_file import facts_beside
+from benchmark.structured_files import typed
 from benchmark.weights.assets import given_file, missing
 
 Tokeniser = Callable[[str], list[str]]
 
 _ASSETS = {asset.name: asset for asset in facts_beside(__file__).assets}
 _WITHOUT_VECTOR = 0.09
+_DAMAGED = "it is damaged, write the checkpoint again"
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _DASHES = str.maketrans("/-\\", "   ")
@@ -148,7 +150,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Vocabulary:
-        return cls(tuple(saved["words"]), tuple(int(count) for count in saved["counts"]), int(saved["unknown"]))
+        """Raises UserError where it is not of this form."""
+        where = "the vocabulary beside the weights"
+        found = typed(cls, dict(saved), where, _DAMAGED)
+        if len(found.counts) != len(found.words) or not 0 <= found.unknown < max(len(found.words), 1):
+            raise UserError(f"{where}: {len(found.words)} words and {len(found.counts)} counts; {_DAMAGED}")
+        return found
 
 
 def word_vector_remarks(given: str) -> tuple[str, ...]:

@@ -53,8 +53,8 @@ def with_header(path: Path, values: Any) -> Path:
     ("values", "told"),
     [
         ({**asdict(HEADER), "format": "cir-benchmark weights 9"}, "format 'cir-benchmark weights 9', this version reads"),
-        ({"format": HEADER.format}, "header is damaged"),
-        ({**asdict(HEADER), "colour": 1}, "header is damaged"),
+        ({"format": HEADER.format}, "its header: entry 'method': .*it is damaged"),
+        ({**asdict(HEADER), "colour": 1}, "its header: entry 'colour' is not known here; it is damaged"),
         ([1, 2], "not a checkpoint of this program"),
         ("{", "not a checkpoint of this program"),
     ],
