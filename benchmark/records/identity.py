@@ -24,6 +24,11 @@ class DataIdentity(RecordPart):
     is_official: bool
     checked: dict[str, Literal["digest", "counts", "differs"]] = {}
 
+    @property
+    def different(self) -> list[str]:
+        """Annotation files that are not the official ones."""
+        return sorted(name for name, how in self.checked.items() if how == "differs")
+
     @model_validator(mode="after")
     def _demo_is_not_official(self) -> Self:
         if self.is_demo and self.is_official:

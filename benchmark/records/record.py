@@ -245,6 +245,12 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
+def schema_version_of(path: Path) -> int:
+    """Which version a record's file, or its folder's, was written in."""
+    version: int = read_json(path / RECORD_NAME if path.is_dir() else path)["schema_version"]
+    return version
+
+
 def _upgraded(raw: dict[str, Any], file: Path) -> dict[str, Any]:
     version: int = raw["schema_version"]
     if version > SCHEMA_VERSION:
