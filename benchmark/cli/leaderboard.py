@@ -27,7 +27,10 @@ def run(options: argparse.Namespace) -> int:
     datasets, outside = registry.datasets(), reasons_outside(registry)
     runs, further = [Path(name) for name in options.runs], [THROUGHPUT_PAGE]
     if options.add:
-        print(f"added {leaderboard.add(Path(options.add), results, further)}")
+        folder, not_derivable = leaderboard.add(Path(options.add), results, further)
+        print(f"added {folder}")
+        for reason in not_derivable:
+            print(f"not derivable from ranks: {reason}")
     pages = leaderboard.pages(results, datasets, runs, outside, further)
     if options.check:
         stale = leaderboard.stale(pages)

@@ -82,6 +82,7 @@ class TaskResult:
             top=self.top,
             gallery=tuple(names[i] for i in self.task.gallery),
             subset_rank=self.ranks.subset_rank,
+            positive_ranks=self.ranks.positive_ranks if self.task.queries.positives.sizes().max() > 1 else None,
         )
 
 

@@ -30,6 +30,7 @@ FloatArray = NDArray[np.float64]
 LEVEL = 0.95
 REPLICATES = 2000
 _CELLS = 2**22
+_AT = re.compile(r"(R|R_subset|mAP)@(\d+)")
 _AVERAGE = re.compile(r"mean\((.+)\)|\((.+)\)/2")
 
 
@@ -56,27 +57,46 @@ def average_precision_at(positive_ranks: Ragged, k: int) -> FloatArray:
     return total / np.maximum(np.minimum(sizes, k), 1)
 
 
+def metric_values(
+    metric: str, rank: IntArray, subset_rank: IntArray | None, positive_ranks: Ragged | None
+) -> FloatArray | None:
+    """A metric's value of every query with positives, (N,), between 0 and 1; the metric is their mean.
+
+    ``rank``, ``subset_rank`` (Q,), ``positive_ranks`` of Q sets. None where the metric, told by its name, does not
+    follow from the ranks that are given.
+    """
+    if parts := components(metric):
+        every = [metric_values(part, rank, subset_rank, positive_ranks) for part in parts]
+        values = [value for value in every if value is not None]
+        return np.asarray(np.mean(values, axis=0)) if len(values) == len(every) else None
+    match = _AT.fullmatch(metric)
+    kind, k = (match[1], int(match[2])) if match else ("", 0)
+    scored = rank > 0
+    if kind == "R":
+        return (rank[scored] <= k).astype(np.float64)
+    if kind == "R_subset" and subset_rank is not None:
+        return (subset_rank[scored] <= k).astype(np.float64)
+    if kind == "mAP" and positive_ranks is not None:
+        return average_precision_at(positive_ranks, k)[scored]
+    return None
+
+
 def query_values(ranks: Ranks, task: Task) -> dict[str, FloatArray]:
-    """Every metric's value of every query with positives, (N,), between 0 and 1; a metric is their mean.
+    """Every metric's :func:`metric_values`, in the order of a table.
 
     ``R@k`` for the task's cut-offs, ``mAP@k`` for the same where some query has several positives,
     ``R_subset@k`` where the task has subsets, and the average that papers report on this task.
     Empty where all labels are hidden.
     """
-    scored = ranks.rank > 0
-    if not scored.any():
+    if not (ranks.rank > 0).any():
         return {}
-    values = {f"R@{k}": (ranks.rank[scored] <= k).astype(np.float64) for k in task.cutoffs}
-    if task.queries.positives.sizes().max() > 1:
-        precision = {f"mAP@{k}": average_precision_at(ranks.positive_ranks, k)[scored] for k in task.cutoffs}
-        values.update(precision)
-    if ranks.subset_rank is not None:
-        subset = ranks.subset_rank[scored]
-        values.update({f"R_subset@{k}": (subset <= k).astype(np.float64) for k in task.subset_cutoffs})
+    names = [f"R@{k}" for k in task.cutoffs]
+    names += [f"mAP@{k}" for k in task.cutoffs] if task.queries.positives.sizes().max() > 1 else []
+    names += [f"R_subset@{k}" for k in task.subset_cutoffs] if ranks.subset_rank is not None else []
     parts = components(task.average)
-    if parts and all(name in values for name in parts):
-        values[task.average] = np.mean([values[name] for name in parts], axis=0)
-    return values
+    names += [task.average] if parts and set(parts) <= set(names) else []
+    values = {name: metric_values(name, ranks.rank, ranks.subset_rank, ranks.positive_ranks) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def task_metrics(ranks: Ranks, task: Task) -> dict[str, float]:

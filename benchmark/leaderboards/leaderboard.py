@@ -9,8 +9,7 @@ which the caller names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,24 +18,18 @@ from benchmark.errors import UserError, gathered
 from benchmark.evaluation.metrics import components
 from benchmark.files import atomic_write_text
 from benchmark.leaderboards.blocks import page_blocks
+from benchmark.leaderboards.book import RECORDS_FOLDER, FurtherPage, collect, dataset_of, proved, record_order, refusals
 from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references
 from benchmark.records.layout import paragraph
-from benchmark.records.record import (
-    RECORD_NAME,
-    Record,
-    read_record,
-    repeatable_command,
-    run_key,
-    write_record,
-)
+from benchmark.records.record import Record, repeatable_command
 from benchmark.records.tables import DEMO, SYNTHETIC, Printed, format_tables, tables
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})
 
-MEASURED_FOLDER, DEMO_FOLDER, RECORDS_FOLDER = "leaderboard", "demo", "records"
+MEASURED_FOLDER, DEMO_FOLDER = "leaderboard", "demo"
 
 _EMPTY = """There are no measured rows yet: nobody has added a run on the official data.
 
@@ -60,41 +53,6 @@ the official one, and runs shortened by `--limit` are refused.
 """
 
 
-@dataclass(frozen=True)
-class FurtherPage:
-    """A measured page of records that hold no retrieval results, of one ``kind``.
-
-    ``name``: its file's; ``render``: the page from all records; ``refusals``: why a record is none for it, in
-    words; ``folder``: where a record of this kind is kept below the records.
-    """
-
-    kind: str
-    name: str
-    render: Callable[[Iterable[Record]], str]
-    refusals: Callable[[Record], list[str]]
-    folder: Callable[[Record], Path]
-
-
-def collect(paths: Iterable[Path]) -> list[Record]:
-    """All records at or below the paths, each file once, sorted by what they are.
-
-    Raises UserError where a path does not exist or a record cannot be read, all problems at once.
-    """
-    files: set[Path] = set()
-    problems: list[str] = []
-    for path in paths:
-        if not path.exists():
-            problems.append(f"{path}: no such file or folder; give a run's folder or one that holds runs")
-        files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
-    records: list[Record] = []
-    for file in sorted(files):
-        with gathered(problems):
-            records.append(read_record(file))
-    if problems:
-        raise UserError.collect(problems)
-    return sorted(records, key=_record_order)
-
-
 def render(
     info: DatasetInfo,
     records: Iterable[Record],
@@ -106,7 +64,7 @@ def render(
     Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
     would refuse. Records of a controlled comparison stand in their own section alone, ``controlled``.
     """
-    mine = sorted((r for r in records if _dataset(r) == info.name and not refusals(r)), key=_record_order)
+    mine = sorted((r for r in records if dataset_of(r) == info.name and not refusals(r)), key=record_order)
     numbers = [n for n in published if n.key.dataset == info.name]
     printed = published_rows(numbers)
     heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
@@ -131,7 +89,7 @@ def render_demo(name: str, title: str, records: Iterable[Record], controlled: st
 
     ``controlled``: the section of the records of a controlled comparison.
     """
-    mine = sorted((r for r in records if _dataset(r) == name and _is_demo(r)), key=_record_order)
+    mine = sorted((r for r in records if dataset_of(r) == name and _is_demo(r)), key=record_order)
     papers = [record for record in mine if not is_controlled(record)]
     parts = [
         f"# {title}: {DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
@@ -186,7 +144,7 @@ def pages(
     demo: list[Record] = []
     published: tuple[PublishedNumber, ...] = ()
     with gathered(problems):
-        measured = collect([kept] if kept.exists() else [])
+        measured = proved(kept) if kept.exists() else []
     with gathered(problems):
         demo = [record for record in collect(runs) if _is_demo(record)]
     with gathered(problems):
@@ -204,7 +162,7 @@ def pages(
         path = results / MEASURED_FOLDER / page.name
         if path.is_file() or any(record.kind == page.kind for record in measured):
             found[path] = page.render(measured)
-    for name in sorted({_dataset(record) for record in demo}):
+    for name in sorted({dataset_of(record) for record in demo}):
         title = datasets[name].title if name in datasets else name
         controlled = controlled_section(datasets[name], demo, outside) if name in datasets else ""
         found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, controlled)
@@ -224,61 +182,8 @@ def write_stale(wanted: Mapping[Path, str]) -> list[Path]:
     return written
 
 
-def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) -> Path:
-    """Copy a record, without pictures and per-query files, into the book of results.
-
-    Raises UserError where the run is none for a leaderboard, or where another record of the same
-    identity and seed is there already.
-    """
-    record = read_record(run_folder)
-    page = next((page for page in further if page.kind == record.kind), None)
-    problems = page.refusals(record) if page else refusals(record)
-    if problems:
-        raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
-    seed = "none" if record.identity.seed is None else record.identity.seed
-    run = Path(_dataset(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
-    folder = results / RECORDS_FOLDER / (page.folder(record) if page else run)
-    kept = record.model_copy(update={"files": {}})
-    if (folder / RECORD_NAME).exists():
-        if read_record(folder) == kept:
-            return folder
-        raise UserError(
-            f"{folder}: holds another record of the same run and seed; remove it first to replace it"
-        )
-    write_record(folder, kept)
-    return folder
-
-
-def refusals(record: Record) -> list[str]:
-    """Why a record is none for a leaderboard of measured results, in words; empty where it is one."""
-    identity = record.identity
-    if identity.data is None or record.kind == "throughput":
-        return ["it holds no retrieval results; give a run's folder"]
-    problems = []
-    if identity.data.is_demo:
-        problems.append(
-            f"it was made on demo data ({identity.data.label}); run it with --data-root on the official data"
-        )
-    elif not identity.data.is_official:
-        problems.append(f"'{identity.data.label}' is not the official {identity.data.name} data")
-    if identity.limit:
-        problems.append(f"it was shortened by --limit {identity.limit}; run it without")
-    if not any(result.metrics for result in record.results):
-        problems.append("it has no scores, since the labels are hidden; add the server's numbers first")
-    return problems
-
-
-def _dataset(record: Record) -> str:
-    return record.identity.data.name if record.identity.data is not None else ""
-
-
 def _is_demo(record: Record) -> bool:
     return record.kind != "throughput" and record.identity.data is not None and record.identity.data.is_demo
-
-
-def _record_order(record: Record) -> tuple[str, str, str, int, str]:
-    seed = -1 if record.identity.seed is None else record.identity.seed
-    return _dataset(record), record.method, run_key(record), seed, record.created
 
 
 def _how_to_repeat(records: Sequence[Record]) -> str:

@@ -182,7 +182,11 @@ def build_record(
     remarks = list(plan.remarks)
     if imported:
         files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
-        remarks.append(f"weights imported from {files}, trained elsewhere; the recipe named is the published one")
+        remarks.append(f"weights imported from {files}, trained elsewhere with a recipe and seed that are not known")
+        # The plan's recipe is what this program would train with: of these weights it says nothing.
+        training = {"recipe": "", "recipe_source": "", "stages": (), "batch_size": None, "negative_group": None}
+        chosen = {"selection": "none", "selection_note": "", "seed": None}
+        identity = identity.model_copy(update=training | chosen)
     trained_for = {s.planned.stage.name: round(s.seconds, 2) for s in stages if s.seconds is not None}
     results = [r.model_copy(update={"notes": (*r.notes, *remarks)}) for r in results_of(tested)]
     return Record(

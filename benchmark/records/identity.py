@@ -6,18 +6,28 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from benchmark.records.measurement import Count, Precision, RecordPart, Tuning
+from benchmark.records.measurement import Count, Name, NameOrNone, Precision, RecordPart, Tuning
 
 
 class DataIdentity(RecordPart):
     """``name`` is the dataset's name on the shelf, ``label`` what outputs call this folder;
-    ``fingerprint`` is the digest of all annotations read."""
+    ``fingerprint`` is the digest of all annotations read.
 
-    name: str
-    label: str
+    ``checked``: how each annotation file was held against the official one: its digest is that one's, or, where
+    none is known, the published counts are met; else it differs. Empty where nobody looked (own data, older records).
+    """
+
+    name: Name
+    label: Name
     fingerprint: str
     is_demo: bool
     is_official: bool
+    checked: dict[str, Literal["digest", "counts", "differs"]] = {}
+
+    @property
+    def different(self) -> list[str]:
+        """Annotation files that are not the official ones."""
+        return sorted(name for name, how in self.checked.items() if how == "differs")
 
     @model_validator(mode="after")
     def _demo_is_not_official(self) -> Self:
@@ -32,7 +42,8 @@ class EncoderIdentity(RecordPart):
     ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
     any training here; what training made of them is the artefact of a stage. ``state`` tells
     whether the features come from the encoder as it started or as an earlier stage left it;
-    ``precision`` is that of the pass that made them.
+    ``precision`` is that of the pass that made them. ``mean``, ``std``: by which pictures are normalised, of red,
+    green and blue between 0 and 1.
     """
 
     name: str
@@ -40,7 +51,9 @@ class EncoderIdentity(RecordPart):
     digest: str
     start: Literal["pretrained", "random"]
     state: Literal["untouched", "finetuned"]
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
 
 
 class StageIdentity(RecordPart):
@@ -71,7 +84,7 @@ class Identity(RecordPart):
     encoder: EncoderIdentity | None = None
     recipe: str = ""
     recipe_source: str = ""
-    variant: str = ""
+    variant: NameOrNone = ""
     method_settings: dict[str, JsonValue] = {}
     stages: tuple[StageIdentity, ...] = ()
     tuning: Tuning | None = None

@@ -1,4 +1,4 @@
-"""What a record says of speeds and costs: a measurement beside its limit, a method in use, the search for a rate."""
+"""What a record says beside its numbers: speeds and costs, the search for a rate, what was found out on the way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[^\W_][\w.\-]*$", max_length=100)]
+"""Of what is made a folder or a column: letters, digits, "-", "_" and ".", so that it leads nowhere else."""
+NameOrNone = Annotated[str, Field(pattern=r"^([^\W_][\w.\-]*)?$", max_length=100)]
 
 _FIRST_ENTRIES = ("value", "unit", "limit", "limit_of")
 
@@ -18,6 +21,41 @@ class RecordPart(BaseModel):
     """What all parts of a record have in common: unknown keys are refused, values never change, numbers are finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Probe(RecordPart):
+    """What a few rows said of a method's contract before the run.
+
+    ``rows_depend_on_batch``: the method declares that, in evaluation, a row's encoding depends on the rows beside
+    it. ``largest_deviation``: of a pair's scores, computed in several ways, as a share of the largest score.
+    """
+
+    rows: Count
+    rows_depend_on_batch: bool
+    largest_deviation: Annotated[float, Field(ge=0)]
+
+
+class Selected(RecordPart):
+    """The epoch whose weights a stage's selection took. ``margin``: of its score over the next best epoch's, in the
+    criterion's unit; None where one epoch was scored. Epoch 0: the earlier stage's weights stand."""
+
+    stage: str
+    epoch: Count
+    margin: Annotated[float, Field(ge=0)] | None = None
+
+
+class Outside(RecordPart):
+    """What a file from outside is seen to be.
+
+    Of embeddings: ``width`` and ``dtype`` as they are stored, the least and largest Euclidean ``norms`` of their
+    rows, the ``score`` that ranks them. ``evidence``: what the file itself says of the protocol, a sentence each.
+    """
+
+    width: Count | None = None
+    dtype: str = ""
+    norms: tuple[float, float] | None = None
+    score: str = ""
+    evidence: tuple[str, ...] = ()
 
 
 class Measurement(RecordPart):

@@ -12,25 +12,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
+from benchmark.evaluation.metrics import components
 from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
 from benchmark.files import atomic_write_json, digest_of
 from benchmark.records.identity import Code, Environment, Identity
-from benchmark.records.measurement import Cost, Count, RecordPart, Trial
+from benchmark.records.measurement import Cost, Count, Name, NameOrNone, Outside, Probe, RecordPart, Selected, Trial
 from benchmark.records.measurement import Measurement as Measurement
 from benchmark.structured_files import read_json
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 RECORD_NAME = "record.json"
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+MetricName = Annotated[str, Field(pattern=r"^[\w@+,()/]+$")]
 _OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
 """Options of a command that name somebody's own folders and change no number."""
 
@@ -46,14 +49,14 @@ class Result(RecordPart):
     positive ties with another picture. In a mean over categories (``category`` "average") the counts are sums.
     """
 
-    dataset: str
-    split: str
-    protocol: str
-    text_mode: str
-    category: str = ""
+    dataset: Name
+    split: Name
+    protocol: Name
+    text_mode: Name
+    category: NameOrNone = ""
     weights_from: Literal["selected", "last", "none trained", "imported", "external"]
     measured_by: Literal["this run", "server"] = "this run"
-    metrics: dict[str, Percent]
+    metrics: dict[MetricName, Percent]
     intervals: dict[str, tuple[Percent, Percent]] = {}
     queries: Count
     gallery: Count
@@ -73,32 +76,54 @@ class Result(RecordPart):
                 raise ValueError(f"interval of '{name}' ends ({high}) before it begins ({low})")
         return self
 
+    @model_validator(mode="after")
+    def _metrics_agree_with_one_another(self) -> Self:
+        """Recalls do not fall with k, and an average is that of its parts, as far as rounding to 0.01 goes."""
+        recalls: dict[str, list[tuple[int, float]]] = {}
+        for name, value in self.metrics.items():
+            if match := re.fullmatch(r"(R|R_subset)@(\d+)", name):
+                recalls.setdefault(match[1], []).append((int(match[2]), value))
+            parts = [self.metrics[part] for part in components(name) if part in self.metrics]
+            if parts and len(parts) == len(components(name)) and abs(sum(parts) / len(parts) - value) > 0.01:
+                raise ValueError(f"{name} is {value}, and its parts give {sum(parts) / len(parts):.2f}")
+        for kind, values in recalls.items():
+            for (k, low), (larger, high) in pairwise(sorted(values)):
+                if high < low:
+                    raise ValueError(f"{kind}@{larger} is {high}, less than {kind}@{k}, {low}")
+        return self
+
+
+def _inside_the_folder(name: str) -> str:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise ValueError(f"'{name}' is not the name of a file inside the record's folder")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside_the_folder)]
+
 
 class StoredFile(RecordPart):
     """A file of the record's folder: relative name, bytes, sha256."""
 
-    name: str
+    name: FileName
     size: Count
     sha256: str
-
-    @field_validator("name")
-    @classmethod
-    def _stays_in_the_folder(cls, name: str) -> str:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"'{name}' is not the name of a file inside the record's folder")
-        return name
 
 
 class Record(RecordPart):
     """``timings``: seconds by phase. ``peak_memory_bytes``: by "process" and "device".
-    ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the
-    tuning's factors. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z".
-    ``weights``: sha256 of the weights that were evaluated, by their files' names in the run's folder."""
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the tuning's
+    factors; ``probe``: what a few rows said of the method's contract; ``selected``: the epoch of each trained stage,
+    where one was picked. ``cut_texts``: how many texts were longer than the encoder's context, by split.
+    ``outside``: of embeddings and rankings. ``weights``: sha256 of the weights that were evaluated, by their files'
+    names in the run's folder. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z".
+    """
+
+    schema_version: Literal[4] = SCHEMA_VERSION
     kind: Literal["run", "embeddings", "rankings", "throughput"]
-    method: str
+    method: Name
     title: str
     command: str
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
@@ -110,9 +135,13 @@ class Record(RecordPart):
     throughput: dict[str, Measurement] = {}
     peak_memory_bytes: dict[str, Count] = {}
     cost: Cost | None = None
+    probe: Probe | None = None
+    selected: tuple[Selected, ...] = ()
     trials: tuple[Trial, ...] = ()
+    cut_texts: dict[str, Count] = {}
+    outside: Outside | None = None
     not_fixed: tuple[str, ...] = ()
-    weights: dict[str, str] = {}
+    weights: dict[FileName, str] = {}
     files: dict[str, StoredFile] = {}
 
     @model_validator(mode="after")
@@ -152,6 +181,7 @@ def seedless_identity(record: Record) -> dict[str, Any]:
             stage.pop(consequence, None)
         if record.identity.tuning is not None and stage["name"] == record.identity.tuning.stage:
             stage["settings"].pop("learning_rate", None)
+    identity.get("data", {}).pop("checked", None)  # says how the fingerprint was seen to be the official data's
     if "encoder" in identity and identity["encoder"]["start"] == "random":
         del identity["encoder"]["digest"]
     return identity
@@ -221,6 +251,12 @@ def read_record(path: Path) -> Record:
         ) from None
 
 
+def schema_version_of(path: Path) -> int:
+    """Which version a record's file, or its folder's, was written in."""
+    version: int = read_json(path / RECORD_NAME if path.is_dir() else path)["schema_version"]
+    return version
+
+
 def _upgraded(raw: dict[str, Any], file: Path) -> dict[str, Any]:
     version: int = raw["schema_version"]
     if version > SCHEMA_VERSION:
@@ -252,9 +288,12 @@ def _with_renamed_settings(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 _RENAMED_SETTINGS = {"drawing": "pair_sampling", "frame": "implementation"}
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: lambda raw: raw, 2: _with_renamed_settings}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda raw: raw, 2: _with_renamed_settings, 3: lambda raw: raw,
+}  # fmt: skip
 """From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has;
-version 3 calls two settings of methods and stages by their present names."""
+version 3 calls two settings of methods and stages by their present names; version 4 adds `data.checked`, the encoder's
+`mean` and `std`, `probe`, `selected`, `cut_texts`, `outside` and `weights`."""
 
 
 def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:

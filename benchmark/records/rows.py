@@ -139,8 +139,11 @@ _LAST = "last epoch"
 _SELECTION = {"paper": "best epoch", "heldout": "held-out epoch", "last": _LAST}
 _BOTH = {"best epoch": "best = last epoch", "held-out epoch": "held-out = last epoch"}
 _WEIGHTS = {
-    "last": _LAST, "none trained": "nothing trained", "imported": "imported", "external": "from outside",
-}  # fmt: skip
+    "last": _LAST,
+    "none trained": "nothing trained",
+    "imported": "imported: recipe and seed unknown",
+    "external": "from outside",
+}
 
 
 def _weights(record: Record, result: Result) -> str:
@@ -170,13 +173,21 @@ def _encoder(row: Row) -> str:
     return f"{encoder.name}, {weights}, {encoder.state}{precision}"
 
 
+def _recipe(row: Row) -> str:
+    if row.result.weights_from == "imported":
+        return "unknown"
+    return (row.first.identity.recipe or "none") + (", rate tuned" if row.first.identity.tuning else "")
+
+
 def _seeds(row: Row) -> str:
+    if row.result.weights_from == "imported":
+        return "unknown"
     return ", ".join("none" if r.identity.seed is None else str(r.identity.seed) for r in row.records)
 
 
 FACTS: dict[str, Callable[[Row], str]] = {
     "encoder": _encoder,
-    "recipe": lambda row: (row.first.identity.recipe or "none") + (", rate tuned" * bool(row.first.identity.tuning)),
+    "recipe": _recipe,
     "text rule": lambda row: row.first.identity.text_rule or "none",
     "seeds": _seeds,
 }

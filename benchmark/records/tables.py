@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmark.dataset import TaskKey
+from benchmark.errors import first_of
 from benchmark.evaluation.metrics import components
 from benchmark.records.identity import DataIdentity
 from benchmark.records.layout import WIDTH, listed, paragraph, places_of, short_name, table_of_rows
@@ -85,7 +86,7 @@ def tables(
         data = record.identity.data
         for result in record.results:
             if result.metrics and data is not None:
-                block = replace(result.key, category=""), data.is_demo, data.is_official
+                block = replace(result.key, category=""), data.is_demo, data.is_official and not data.different
                 found.setdefault(block, []).append((record, result))
     made = []
     for (key, is_demo, is_official), pairs in sorted(found.items(), key=lambda block: _order(*block[0])):
@@ -109,7 +110,9 @@ def _among_published(row: Row) -> str:
 def _remark(data: DataIdentity) -> str:
     if data.is_demo:
         return f": {DEMO_CAPTION}"
-    return "" if data.is_official else f": own data, not the official {data.name}"
+    if not data.is_official:
+        return f": own data, not the official {data.name}"
+    return f": annotations not the official ones ({first_of(data.different)})" if data.different else ""
 
 
 def run_table(record: Record, width: int = WIDTH) -> str:

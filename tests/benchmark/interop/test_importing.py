@@ -92,6 +92,9 @@ def test_official_files_are_scored(
     record = read_record(folder / "weights" / "evaluated-demo-cirr")
     assert {result.weights_from for result in record.results} == {"imported"}
     assert set(record.identity.inputs) == {head, clip} - {""}
+    assert (record.identity.recipe, record.identity.seed, record.identity.stages) == ("", None, ())
+    said = " ".join(outcome.out.split())
+    assert "recipe: unknown" in said and "seeds: unknown" in said
     assert "weights imported from" in outcome.out and record.identity.encoder is not None
     assert record.identity.encoder.state == "finetuned"
     ranks = np.array(ranks_by_hand(folder, small_cirr))

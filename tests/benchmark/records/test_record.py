@@ -22,8 +22,8 @@ from benchmark.records.record import (
     write_record,
 )
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "record_version_3.json"
-FIRST, SECOND = GOLDEN.with_name("record_version_1.json"), GOLDEN.with_name("record_version_2.json")
+GOLDEN = Path(__file__).parents[2] / "golden" / "record_version_4.json"
+FIRST, SECOND, THIRD = (GOLDEN.with_name(f"record_version_{version}.json") for version in (1, 2, 3))
 FIRST_RUN_KEY = "59ec5e3d14ec7321fabb4e3272f20db390537141bad52af31856b754b646b596"
 
 
@@ -69,6 +69,8 @@ def test_a_committed_file_of_this_version_is_read_and_written_alike(tmp_path: Pa
     assert found.results[0].metrics["R@1"] == 24.5
     assert found.cost is not None and found.cost.gallery.picture_passes == 14
     assert [trial.chosen for trial in found.trials] == [False, True, False]
+    assert found.probe is not None and not found.probe.rows_depend_on_batch
+    assert [(chosen.stage, chosen.margin) for chosen in found.selected] == [("clip4cir-encoders", None), ("spirit", 0.25)]
     write_record(tmp_path, found)
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) == raw_record()
 
@@ -84,11 +86,14 @@ def test_a_committed_file_of_version_1_is_still_read_and_has_no_costs(tmp_path: 
     assert found.identity.variant == "" and found.identity.tuning is None and found.cost is None and found.trials == ()
 
 
-def test_a_committed_file_of_version_2_is_still_read(tmp_path: Path) -> None:
-    found = read_record(SECOND)
+@pytest.mark.parametrize("file", [SECOND, THIRD])
+def test_committed_files_of_versions_2_and_3_are_still_read(tmp_path: Path, file: Path) -> None:
+    found = read_record(file)
     write_record(tmp_path, found)
     written = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
-    assert written == {**json.loads(SECOND.read_text(encoding="utf-8")), "schema_version": record.SCHEMA_VERSION}
+    assert_within({**json.loads(file.read_text(encoding="utf-8")), "schema_version": record.SCHEMA_VERSION}, written)
+    assert found.identity.data is not None and found.identity.data.checked == {}
+    assert (found.probe, found.selected, found.outside, found.weights, found.cut_texts) == (None, (), None, {}, {})
 
 
 def test_settings_that_older_records_call_otherwise_are_the_same_settings(tmp_path: Path) -> None:
@@ -219,6 +224,14 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, wor
         ({"results.0.metrics": {"R@1": float("nan")}}, "finite"),
         ({"results.0.intervals": {"R@7": [1.0, 2.0]}}, "no metric"),
         ({"results.0.intervals": {"R@1": [3.0, 2.0]}}, "before it begins"),
+        ({"results.0.metrics": {"R@1": 40.0, "R@5": 39.9}, "results.0.intervals": {}}, "R@5 is 39.9, less than R@1, 40"),
+        ({"results.0.metrics": {"R_subset@3": 40.0, "R_subset@2": 41.0}, "results.0.intervals": {}}, "R_subset@3 is 40"),
+        (
+            {"results.0.metrics": {"R@5": 40.0, "R_subset@1": 20.0, "(R@5+R_subset@1)/2": 31.0}, "results.0.intervals": {}},
+            "its parts give 30.00",
+        ),
+        ({"results.0.metrics": {"<b>R@1</b>": 40.0}, "results.0.intervals": {}}, "pattern"),
+        ({"weights": {"../w.safetensors": "c3" * 32}}, "inside the record's folder"),
         ({"results.1.weights_from": "selected"}, "two results for the same column"),
         ({"results.1.dataset": "cirr"}, "called otherwise"),
         ({"results": []}, "needs a dataset and results"),
@@ -232,6 +245,26 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, text: str, wor
 def test_the_schema_refuses_what_would_mislead(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         made(change)
+
+
+BAD_NAMES = ("", "../../x", "/etc", "..", ".hidden", "a/b", "a\\b", "a b", "a\nb", "<b>", "`x`", "a|b", "-x", "x" * 101, "\0")
+NAMED = (
+    ("method",),
+    ("identity.data.name",),
+    ("identity.data.label", "results.0.dataset", "results.1.dataset"),
+    *((f"results.{n}.{name}",) for n in (0, 1) for name in ("split", "protocol", "text_mode")),
+)
+
+
+@pytest.mark.parametrize("paths", NAMED, ids=lambda paths: paths[0])
+def test_names_that_become_folders_and_columns_obey_one_pattern(paths: tuple[str, ...], tmp_path: Path) -> None:
+    for name in BAD_NAMES:
+        with pytest.raises(ValidationError, match=r"pattern|at most 100"):
+            made({path: name for path in paths})
+    assert made({path: "Örtliche-daten_2.1" for path in paths})
+    for path in ("identity.variant", "results.0.category"):
+        with pytest.raises(ValidationError, match="pattern"):
+            made({path: "../x"})
 
 
 def test_other_kinds_need_no_training_and_no_data() -> None:

@@ -99,6 +99,14 @@ def test_demo_and_official_data_of_one_label_do_not_share_a_table() -> None:
     assert len(tables([made(), Record.model_validate(raw)])) == 2
 
 
+def test_of_imported_weights_neither_recipe_nor_seed_is_claimed() -> None:
+    """Whatever an older record of theirs says of this program's recipe."""
+    (table,) = tables([with_result(made(), weights_from="imported")])
+    text = " ".join(table.content().split())
+    assert "imported: recipe and seed unknown" in text and "recipe: unknown" in text and "seeds: unknown" in text
+    assert "from-scratch" not in text
+
+
 def test_categories_stand_side_by_side_as_papers_print_them() -> None:
     """R@10 and R@50 of each, their average last, and the mean of both metrics under the average alone."""
     record = made().model_dump(mode="json")
