@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from benchmark.data.annotations import AnnotationFile
 from benchmark.data.dataset_choice import locate
 from benchmark.data.findings import BrokenPicture, CheckedPictures, Verification
 from benchmark.data.folders import picture_problem
-from benchmark.data.pictures import each_picture, open_picture
+from benchmark.data.pictures import Loss, conversion_losses, each_picture
 from benchmark.dataset import Dataset, IntArray, Task
 from benchmark.errors import UserError
 from benchmark.files import file_digest
@@ -52,6 +52,7 @@ def verify(dataset: Dataset, progress: Callable[[int, int], None] | None = None,
         rows=tuple(_row(need, states) for need in needs),
         broken=tuple(_broken(dataset, states, needs)),
         shared=_shared(dataset, states),
+        losses=_losses(dataset, states),
         refused=tuple(refused),
     )
 
@@ -71,11 +72,12 @@ def verify_folder(registry: Registry, name: str, data_root: Path) -> Verificatio
 
 @dataclass(frozen=True)
 class _State:
-    """A decoded picture's digest, or what is wrong with it."""
+    """A decoded picture's digest and what its conversion loses, or what is wrong with it."""
 
     kind: Literal["", "missing", "empty", "unreadable"]
     problem: str = ""
     digest: str = ""
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,10 @@ class _Need:
 
 def _state(path: Path) -> _State:
     if (problem := picture_problem(path)) is not None:
-        return _State("empty" if path.exists() else "missing", problem)
+        kind: Literal["missing", "empty", "unreadable"] = "empty" if path.is_file() else "unreadable"
+        return _State(kind if path.exists() else "missing", problem)
     try:
-        open_picture(path)
-        return _State("", digest=file_digest(path))
+        return _State("", digest=file_digest(path), losses=conversion_losses(path))
     except UserError as error:
         return _State("unreadable", str(error))
 
@@ -159,6 +161,15 @@ def _broken(dataset: Dataset, states: Sequence[_State], needs: Sequence[_Need]) 
         if state.kind:
             uses = tuple(f"{use} ×{times[i]}" for use, times in counted if times[i])
             yield BrokenPicture(dataset.pictures.names[i], state.kind, state.problem, uses)
+
+
+def _losses(dataset: Dataset, states: Sequence[_State]) -> dict[Loss, tuple[str, ...]]:
+    """Names of the pictures by what their conversion loses."""
+    found: dict[Loss, list[str]] = {loss: [] for loss in get_args(Loss)}
+    for name, state in zip(dataset.pictures.names, states, strict=True):
+        for loss in state.losses:
+            found[loss].append(name)
+    return {loss: tuple(names) for loss, names in found.items() if names}
 
 
 def _shared(dataset: Dataset, states: Sequence[_State]) -> tuple[tuple[str, ...], ...]:

@@ -41,6 +41,7 @@ class EncoderArtefact:
         self._folder = plan.options.cache_root / "encoders" / name
         self.file = self._folder / "weights.safetensors"
         self.work = self._folder / WORK
+        self._files = (LOG, _LAST_WEIGHTS, self.file.name)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -77,11 +78,11 @@ class EncoderArtefact:
             return False
         try:
             stated = read_json(self._folder / _DIGESTS)
-            changed = [name for name, digest in stated.items() if file_digest(self._folder / name) != digest]
-        except (UserError, OSError, AttributeError):
+            changed = [name for name in self._files if stated[name] != file_digest(self._folder / name)]
+        except (UserError, OSError, KeyError, TypeError):
             changed = [_DIGESTS]
         if changed:
-            say(f"{self._stage}: {self._folder / changed[0]} is not as it was written; training the encoder again")
+            say(f"{self._stage}: {self._folder / changed[0]} is not as it was written; training the encoder anew")
         return not changed
 
     def write(self, trained: Trained, header: WeightsHeader) -> None:
@@ -92,8 +93,8 @@ class EncoderArtefact:
             atomic_write_json(self._folder / LOG, [vars(entry) for entry in trained.log])
             save_weights(self._folder / _LAST_WEIGHTS, trained.last, header)
             save_weights(self.file, trained.selected, header)
-            names = (LOG, _LAST_WEIGHTS, self.file.name)
-            atomic_write_json(self._folder / _DIGESTS, {name: file_digest(self._folder / name) for name in names})
+            digests = {name: file_digest(self._folder / name) for name in self._files}
+            atomic_write_json(self._folder / _DIGESTS, digests)
 
         self._on_main("writing the encoder", write)
 
