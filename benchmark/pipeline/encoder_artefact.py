@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import broadcast_state
 from benchmark.errors import UserError
-from benchmark.files import atomic_write_json, digest_of, file_digest, read_json, remove_partial
+from benchmark.files import atomic_write_json, digest_of, file_digest, remove_partial
 from benchmark.method import Method
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.reporting import WeightsFrom
