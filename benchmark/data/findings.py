@@ -54,6 +54,18 @@ class CheckedPictures:
 
 
 @dataclass(frozen=True)
+class LongTexts:
+    """How many texts of a split in a text mode are longer than the ``context`` tokens of a backbone."""
+
+    split: str
+    text_mode: str
+    backbone: str
+    context: int
+    texts: int
+    cut: int
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was found.
 
@@ -73,6 +85,7 @@ class Verification:
     shared: tuple[tuple[str, ...], ...]
     refused: tuple[str, ...]
     losses: Mapping[Loss, tuple[str, ...]] = field(default_factory=dict)
+    long_texts: tuple[LongTexts, ...] = ()
 
     @cached_property
     def half_there(self) -> tuple[AnnotationFile, ...]:
@@ -113,6 +126,7 @@ class Verification:
             "absent_splits": list(self.absent_splits),
             "refused_protocols": list(self.refused),
             "conversion_losses": {loss: list(names) for loss, names in self.losses.items()},
+            "long_texts": [asdict(texts) for texts in self.long_texts],
         }
 
     def as_table(self) -> str:
@@ -172,6 +186,9 @@ def _remarks(found: Verification) -> Iterator[str]:
         yield f"- the same picture: {', '.join(names)}"
     for loss, pictures in found.losses.items():
         yield f"- pictures that lose something on the way to 8-bit RGB ({loss}): {len(pictures):,}, {pictures[0]} first"
+    for texts in found.long_texts:
+        read = f"the {texts.context} tokens that {texts.backbone} reads"
+        yield f"- {texts.split} · {texts.text_mode}: {texts.cut:,} of {texts.texts:,} texts are longer than {read}"
     for row in found.rows:
         if row.self_targets:
             title = " · ".join(part for part in (row.split, row.protocol, row.category) if part)
