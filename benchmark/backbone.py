@@ -8,7 +8,8 @@ Notation: B batch, S side of the input in pixels, L context length, d width, T t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -75,6 +76,24 @@ class BackbonePreprocessing(Protocol):
 
 
 @dataclass(frozen=True)
+class TextContext:
+    """What a text encoder reads of a text: its first ``length`` tokens, those of start and end included.
+
+    ``count``: texts to the number of tokens of each before it is cut. ``name``: the architecture's.
+    """
+
+    name: str
+    length: int
+    count: Callable[[Sequence[str]], Sequence[int]]
+
+    def cut(self, texts: Iterable[str]) -> int:
+        """How many of the texts are longer; one that stands there several times counts as often."""
+        times = Counter(texts)
+        lengths = self.count(list(times))
+        return sum(times[text] for text, length in zip(times, lengths, strict=True) if length > self.length)
+
+
+@dataclass(frozen=True)
 class BackboneDescription:
     """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors."""
 
@@ -133,6 +152,11 @@ class Backbone(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64; longer texts are cut."""
         raise TypeError(f"{type(self).__name__} must define tokenize, or have no text_outputs")
+
+    @property
+    def text_context(self) -> TextContext | None:
+        """What `tokenize` keeps of a text; None where that is not known, or everything."""
+        return None
 
     def relabel(self, weights: str) -> None:
         """Name the weights anew after they changed; the next description takes a new digest."""

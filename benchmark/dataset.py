@@ -147,7 +147,8 @@ class Task:
     ``gallery`` (G,): picture indices. ``labelled`` is False where the positives are hidden
     (CIRR test1): such a task can be ranked and submitted, not scored. All pictures of a task are
     among ``Dataset.split_pictures(key.split)``. ``average`` names the mean of recalls that papers
-    report, by its parts: "(R@5+R_subset@1)/2", "mean(R@10,R@50)".
+    report, by its parts: "(R@5+R_subset@1)/2", "mean(R@10,R@50)". ``texts_cut``: how many of the queries'
+    texts are longer than the encoder's context, where it is known.
     """
 
     key: TaskKey
@@ -159,6 +160,7 @@ class Task:
     labelled: bool = True
     notes: tuple[str, ...] = ()
     average: str = ""
+    texts_cut: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="check files, counts and pictures of a dataset's folder")
     verify.add_argument("dataset")
     verify.add_argument("--data-root", required=True, metavar="PATH", help="the folder, or the one above it")
+    verify.add_argument("--backbone", metavar="NAME", help="count the texts that are longer than it reads")
     verify.add_argument("--json", action="store_true", help="the findings as JSON")
     demo = actions.add_parser("demo", help="write the demo data in a dataset's official layout")
     demo.add_argument("dataset")
@@ -51,7 +52,12 @@ def _verify(options: argparse.Namespace) -> int:
     from benchmark.data.verification import verify_folder
     from benchmark.registry import discover
 
-    found = verify_folder(discover(), options.dataset, Path(options.data_root))
+    context = None
+    if options.backbone:
+        from benchmark.encoders.backbones import text_context
+
+        context = text_context(options.backbone)
+    found = verify_folder(discover(), options.dataset, Path(options.data_root), context)
     print(json.dumps(found.as_json(), indent=1, ensure_ascii=False) if options.json else found.as_table())
     return 0 if found.ok else 1
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmark.data.annotations import AnnotationFile
+from benchmark.data.pictures import Loss
 from benchmark.dataset import Counts
 
 _SHOWN = 10
@@ -53,11 +54,24 @@ class CheckedPictures:
 
 
 @dataclass(frozen=True)
+class LongTexts:
+    """How many texts of a split in a text mode are longer than the ``context`` tokens of a backbone."""
+
+    split: str
+    text_mode: str
+    backbone: str
+    context: int
+    texts: int
+    cut: int
+
+
+@dataclass(frozen=True)
 class Verification:
     """What was found.
 
     ``shared``: groups of picture names with the same content in several splits. ``refused``: why a
-    protocol cannot be built from the files that are there.
+    protocol cannot be built from the files that are there. ``losses``: names of pictures by what the
+    conversion to 8 bits of red, green and blue does not keep of them.
     """
 
     name: str
@@ -70,6 +84,8 @@ class Verification:
     broken: tuple[BrokenPicture, ...]
     shared: tuple[tuple[str, ...], ...]
     refused: tuple[str, ...]
+    losses: Mapping[Loss, tuple[str, ...]] = field(default_factory=dict)
+    long_texts: tuple[LongTexts, ...] = ()
 
     @cached_property
     def half_there(self) -> tuple[AnnotationFile, ...]:
@@ -90,8 +106,8 @@ class Verification:
     def ok(self) -> bool:
         """Whether every split that is there can be trained on or scored as published.
 
-        Splits that are absent as a whole, broken pictures that nothing needs, and pictures
-        shared by splits are told, and are no failure.
+        Splits that are absent as a whole, broken pictures that nothing needs, pictures shared by
+        splits, and what conversions lose are told, and are no failure.
         """
         return not (self.half_there or self.wrong_counts or self.refused) and all(row.ok for row in self.rows)
 
@@ -109,6 +125,8 @@ class Verification:
             "shared_pictures": [list(names) for names in self.shared],
             "absent_splits": list(self.absent_splits),
             "refused_protocols": list(self.refused),
+            "conversion_losses": {loss: list(names) for loss, names in self.losses.items()},
+            "long_texts": [asdict(texts) for texts in self.long_texts],
         }
 
     def as_table(self) -> str:
@@ -166,6 +184,11 @@ def _remarks(found: Verification) -> Iterator[str]:
         yield f"- pictures of the same content in several splits: {len(found.shared):,}"
     for names in found.shared[:_SHOWN]:
         yield f"- the same picture: {', '.join(names)}"
+    for loss, pictures in found.losses.items():
+        yield f"- pictures that lose something on the way to 8-bit RGB ({loss}): {len(pictures):,}, {pictures[0]} first"
+    for texts in found.long_texts:
+        read = f"the {texts.context} tokens that {texts.backbone} reads"
+        yield f"- {texts.split} · {texts.text_mode}: {texts.cut:,} of {texts.texts:,} texts are longer than {read}"
     for row in found.rows:
         if row.self_targets:
             title = " · ".join(part for part in (row.split, row.protocol, row.category) if part)

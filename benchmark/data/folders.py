@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from benchmark.dataset import Dataset, DatasetInfo, IntArray, Pictures
 from benchmark.errors import UserError
@@ -102,12 +103,14 @@ def index_by_stem(roots: Iterable[Path], endings: Sequence[str] = (".jpg", ".jpe
 
 
 def picture_problem(path: Path) -> str | None:
-    """What is wrong with a picture as far as its directory entry tells: missing or empty."""
+    """What is wrong with a picture as far as its directory entry tells: missing, no file or empty."""
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except OSError:
         return f"{path}: no such picture"
-    return None if size else f"{path}: the picture is empty (0 bytes)"
+    if not S_ISREG(status.st_mode):
+        return f"{path}: not a file; a picture is expected here"
+    return None if status.st_size else f"{path}: the picture is empty (0 bytes)"
 
 
 def picture_problems(pictures: Pictures, indices: IntArray) -> list[str]:
@@ -142,8 +145,12 @@ def squashed_size(paths: Sequence[Path]) -> int | None:
 def _size(path: Path) -> tuple[int, int] | None:
     from PIL import Image
 
+    from benchmark.data.pictures import FORMATS
+
+    if not path.is_file():
+        return None
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.size
     except Warning:
         raise

@@ -112,7 +112,7 @@ def limited_task(task: Task, limit: int) -> Task:
     """The first ``limit`` queries against those gallery pictures that they name, and ``limit`` more."""
     queries = task.queries.take(np.arange(min(limit, len(task.queries)), dtype=np.int64))
     references = queries.reference_in_gallery[queries.reference_in_gallery >= 0]
-    named = [queries.positives.values, references, np.arange(limit)]
+    named = [queries.positives.values, references, np.arange(min(limit, len(task.gallery)))]
     if queries.subset is not None:
         named.append(queries.subset[queries.subset >= 0])
     kept = np.unique(np.concatenate(named))

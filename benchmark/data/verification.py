@@ -6,25 +6,30 @@ needs of the broken ones, pictures that two splits share, queries that ask for t
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
+from benchmark.backbone import TextContext
 from benchmark.data.annotations import AnnotationFile
 from benchmark.data.dataset_choice import locate
-from benchmark.data.findings import BrokenPicture, CheckedPictures, Verification
+from benchmark.data.findings import BrokenPicture, CheckedPictures, LongTexts, Verification
 from benchmark.data.folders import picture_problem
-from benchmark.data.pictures import each_picture, open_picture
+from benchmark.data.long_texts import training_strings
+from benchmark.data.pictures import Loss, conversion_losses, each_picture
+from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Dataset, IntArray, Task
 from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.progress import counting
 from benchmark.registry import Registry
-from benchmark.text_rules import TEXT_RULES
+from benchmark.text_rules import TEXT_RULES, rule_of
 
 
 @runtime_checkable
@@ -34,10 +39,16 @@ class ListsFiles(Protocol):
     def annotation_files(self) -> tuple[AnnotationFile, ...]: ...
 
 
-def verify(dataset: Dataset, progress: Callable[[int, int], None] | None = None, workers: int = 0) -> Verification:
+def verify(
+    dataset: Dataset,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 0,
+    context: TextContext | None = None,
+) -> Verification:
     """Check all that belongs to the splits that the dataset has read.
 
     Every picture is decoded and digested; ``workers`` and ``progress`` are those of `each_picture`.
+    ``context``: the texts that a backbone cuts are counted.
     """
     refused: list[str] = []
     needs = tuple(_needs(dataset, refused))
@@ -52,11 +63,15 @@ def verify(dataset: Dataset, progress: Callable[[int, int], None] | None = None,
         rows=tuple(_row(need, states) for need in needs),
         broken=tuple(_broken(dataset, states, needs)),
         shared=_shared(dataset, states),
+        losses=_losses(dataset, states),
+        long_texts=tuple(_long_texts(dataset, context)) if context else (),
         refused=tuple(refused),
     )
 
 
-def verify_folder(registry: Registry, name: str, data_root: Path) -> Verification:
+def verify_folder(
+    registry: Registry, name: str, data_root: Path, context: TextContext | None = None
+) -> Verification:
     """Find a dataset under ``data_root``, read every split that is whole there and verify it.
 
     Raises UserError where the folder is not found or an annotation file is wrong: what cannot be
@@ -66,16 +81,17 @@ def verify_folder(registry: Registry, name: str, data_root: Path) -> Verificatio
     splits = registry.dataset_module(name).present_splits(root)
     dataset = registry.load_dataset(name, root, splits)
     with counting("checking pictures") as progress:
-        return verify(dataset, progress)
+        return verify(dataset, progress, context=context)
 
 
 @dataclass(frozen=True)
 class _State:
-    """A decoded picture's digest, or what is wrong with it."""
+    """A decoded picture's digest and what its conversion loses, or what is wrong with it."""
 
     kind: Literal["", "missing", "empty", "unreadable"]
     problem: str = ""
     digest: str = ""
+    losses: tuple[Loss, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +112,10 @@ class _Need:
 
 def _state(path: Path) -> _State:
     if (problem := picture_problem(path)) is not None:
-        return _State("empty" if path.exists() else "missing", problem)
+        kind: Literal["missing", "empty", "unreadable"] = "empty" if path.is_file() else "unreadable"
+        return _State(kind if path.exists() else "missing", problem)
     try:
-        open_picture(path)
-        return _State("", digest=file_digest(path))
+        return _State("", digest=file_digest(path), losses=conversion_losses(path))
     except UserError as error:
         return _State("unreadable", str(error))
 
@@ -159,6 +175,38 @@ def _broken(dataset: Dataset, states: Sequence[_State], needs: Sequence[_Need]) 
         if state.kind:
             uses = tuple(f"{use} ×{times[i]}" for use, times in counted if times[i])
             yield BrokenPicture(dataset.pictures.names[i], state.kind, state.problem, uses)
+
+
+def _losses(dataset: Dataset, states: Sequence[_State]) -> dict[Loss, tuple[str, ...]]:
+    """Names of the pictures by what their conversion loses."""
+    found: dict[Loss, list[str]] = {loss: [] for loss in get_args(Loss)}
+    for name, state in zip(dataset.pictures.names, states, strict=True):
+        for loss in state.losses:
+            found[loss].append(name)
+    return {loss: tuple(names) for loss, names in found.items() if names}
+
+
+def _long_texts(dataset: Dataset, context: TextContext) -> Iterator[LongTexts]:
+    """Texts of every split and text mode, and how many of them are cut."""
+    modes = dict.fromkeys(mode for protocol in dataset.protocols for mode in protocol.text_modes)
+    for split, mode in itertools.product(_read_splits(dataset), modes):
+        rule = rule_of(mode)
+        if split == "train":
+            texts = training_strings(dataset, rule)
+        else:
+            tasks: tuple[Task, ...] = ()
+            with suppress(UserError):  # a protocol that cannot be built is told by its needs
+                tasks = chosen_tasks(dataset, split, (), rule)
+            # Several protocols ask the same queries.
+            asked = {(task.key.category, query): text for task in tasks for query, text in _asked(task)}
+            texts = tuple(asked.values())
+            if not texts:
+                continue
+        yield LongTexts(split, mode, context.name, context.length, len(texts), context.cut(texts))
+
+
+def _asked(task: Task) -> Iterator[tuple[str, str]]:
+    return zip(task.queries.ids, task.queries.texts, strict=True)
 
 
 def _shared(dataset: Dataset, states: Sequence[_State]) -> tuple[tuple[str, ...], ...]:

@@ -17,7 +17,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from benchmark.backbone import Backbone, BackboneDescription
+from benchmark.backbone import Backbone, BackboneDescription, TextContext
 from benchmark.encoders.architectures import Activation, backbone_configuration, split_name
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
 from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
@@ -101,6 +101,25 @@ class ClipBackbone(Backbone):
         tokenizer = _tokenizer(int(self.clip.vocab_size))
         tokens: Tensor = tokenizer(list(texts), context_length=int(self.clip.context_length))
         return tokens
+
+    @property
+    def text_context(self) -> TextContext:
+        return _context(self._name, int(self.clip.context_length), int(self.clip.vocab_size))
+
+
+def text_context(name: str) -> TextContext:
+    """What an architecture reads of a text; no network is built. Raises UserError for an unknown name."""
+    architecture, _ = split_name(name)
+    texts = backbone_configuration(name)["text_cfg"]
+    return _context(architecture, int(texts.get("context_length", 77)), int(texts.get("vocab_size", CLIP_VOCABULARY)))
+
+
+def _context(name: str, length: int, vocabulary: int) -> TextContext:
+    def count(texts: Sequence[str]) -> list[int]:
+        tokenizer = _tokenizer(vocabulary)
+        return [len(tokenizer.encode(text)) + len((_START, _END)) for text in texts]
+
+    return TextContext(name, length, count)
 
 
 @lru_cache

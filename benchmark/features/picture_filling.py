@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from benchmark.backbone import GLOBAL
 from benchmark.data.pictures import open_picture
 from benchmark.encoders.frozen_encoder import FrozenEncoder, require_finite
+from benchmark.errors import UserError
 from benchmark.features.block_file import BlockFile, FileLocks
+from benchmark.features.picture_digests import content_digest
 
 PICTURES_PER_BLOCK = 32
 PATCHES = "patches"
@@ -50,18 +52,19 @@ class _Job:
 
 
 class PictureFilling:
-    """One filling of the ``files`` (by view) of the pictures ``paths``; used once."""
+    """One filling of the ``files`` (by view) of the pictures ``paths`` of these content ``digests``; used once."""
 
     def __init__(
         self,
         encoder: FrozenEncoder,
         files: Mapping[str, BlockFile],
         paths: Sequence[Path],
+        digests: Sequence[str],
         grids: tuple[int, ...],
         progress: Progress,
     ) -> None:
         self._encoder, self._files, self._paths, self._grids = encoder, files, paths, grids
-        self._progress = progress
+        self._digests, self._progress = digests, progress
         self._any_file = next(iter(files.values()))
         self._held: set[int] = set()
         self._committed_at = 0.0
@@ -129,11 +132,14 @@ class PictureFilling:
 
     def _start(self, block: int) -> _Job:
         views = tuple(view for view, file in self._files.items() if not file.has(block))
-        paths = [self._paths[row] for row in self._any_file.span(block)]
-        return _Job(block, views, [self._pool.submit(self._decode, path, views) for path in paths])
+        return _Job(block, views, [self._pool.submit(self._decode, row, views) for row in self._any_file.span(block)])
 
-    def _decode(self, path: Path, views: tuple[str, ...]) -> Pixels:
+    def _decode(self, row: int, views: tuple[str, ...]) -> Pixels:
+        path = self._paths[row]
         preprocessing, image = self._encoder.backbone.preprocessing, open_picture(path)
+        # Read again after the decoding: only so is it sure that what was decoded is what the store's key names.
+        if content_digest(path) != self._digests[row]:
+            raise UserError(f"{path}: the picture changed while its features were computed; run again")
         return {
             view: preprocessing.patches(image, self._grids) if view == PATCHES else preprocessing.picture(image)[None]
             for view in views

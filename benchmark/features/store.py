@@ -7,10 +7,10 @@ in its order, each view of a block is encoded on its own, and a text's place in 
 
 Folders: ``ENCODER-digest/`` holds the texts, and in it ``DATASET-LIST-digest/`` for each list of
 pictures one file per view (:mod:`benchmark.features.block_file`). The digests cover everything that
-changes a feature: weights, architecture, activation, precision, preprocessing, grids, and each
-picture's name, size and time of change. A digest never stands for two contents, so nothing served is
-out of date; the features of pictures that were replaced since lie idle until somebody deletes their
-folder.
+changes a feature: weights, architecture, activation, precision, preprocessing, grids, and each picture's
+name and content (:mod:`benchmark.features.picture_digests` says how far that is proved). A digest never
+stands for two contents, so nothing served is out of date; the features of pictures that were replaced
+since lie idle until somebody deletes their folder.
 
 Notation: n pictures of a list, P patches (13), d width.
 """
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -33,8 +32,9 @@ from benchmark.data.pictures import cores
 from benchmark.dataset import Dataset, IntArray, Pictures
 from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import unknown_name
 from benchmark.features.block_file import BlockFile, writing
+from benchmark.features.picture_digests import PictureDigests
 from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
 from benchmark.features.text_features import TextFeatures, TextFile
 from benchmark.files import atomic_write_json, digest_of
@@ -44,9 +44,7 @@ VIEWS = (GLOBAL, PATCHES)
 """What every backbone's pictures have; the other outputs of one are further views, by their names."""
 
 GRIDS = (2, 3)
-_FORMAT = 2
-_STAT_THREADS, _STAT_BATCH = 16, 256
-_SHOWN_PROBLEMS = 20
+_FORMAT = 3
 
 
 class PictureFeatures:
@@ -134,6 +132,7 @@ class FeatureStore:
         )
         self._workers = workers or cores()
         self._texts = TextFile(self.folder, description.width)
+        self._digests = PictureDigests(folder / "pictures.digests")
 
     def pictures(
         self,
@@ -159,9 +158,10 @@ class FeatureStore:
         if len(np.unique(indices)) != len(indices):
             raise ValueError(f"the list {list_name} of {dataset_label} names a picture twice")
         paths = [pictures.paths[i] for i in indices]
-        identity = _identity([pictures.names[i] for i in indices], paths)
-        folder = self.folder / f"{_readable(dataset_label)}-{_readable(list_name)}-{identity[:16]}"
         tell = progress or _say_nothing
+        digests = self._digests.of(paths, lambda line: tell(0, len(indices), line))
+        identity = digest_of([[pictures.names[i], content] for i, content in zip(indices, digests, strict=True)])
+        folder = self.folder / f"{_readable(dataset_label)}-{_readable(list_name)}-{identity[:16]}"
         with ExitStack() as stack:
             files = {
                 view: stack.enter_context(closing(self._file(folder, identity, view, len(indices), grids)))
@@ -172,7 +172,7 @@ class FeatureStore:
                     tell(0, len(indices), f"{file.path}: {damaged} blocks are damaged and are computed again")
             if not all(file.is_complete() for file in files.values()):
                 self._begin(folder, tell, len(indices))
-                filling = PictureFilling(self._encoder, files, paths, grids, tell)
+                filling = PictureFilling(self._encoder, files, paths, digests, grids, tell)
                 filling.run(folder / "blocks.lock", self._workers, shard)
             return PictureFeatures({view: file.read() for view, file in files.items()}, indices)
 
@@ -246,35 +246,6 @@ class SharedStore:
     def texts(self, strings: Sequence[str]) -> TextFeatures:
         """Features of texts that were filled before; ranks may ask for different ones."""
         return self._store.texts(strings)
-
-
-def _identity(names: Sequence[str], paths: Sequence[Path]) -> str:
-    """Digest of a list of pictures: every name with its file's size and time of change.
-
-    Raises UserError naming the files that are missing.
-    """
-
-    def stamps_of(part: Sequence[Path]) -> list[tuple[int, int] | None]:
-        return [_stamp(path) for path in part]
-
-    with ThreadPoolExecutor(_STAT_THREADS) as pool:  # a stat waits long on a network file system
-        parts = [paths[start : start + _STAT_BATCH] for start in range(0, len(paths), _STAT_BATCH)]
-        stamps = [stamp for part in pool.map(stamps_of, parts) for stamp in part]
-    missing = [str(path) for path, stamp in zip(paths, stamps, strict=True) if stamp is None]
-    if missing:
-        problems = [f"{path}: no such picture" for path in missing[:_SHOWN_PROBLEMS]]
-        rest = len(missing) - len(problems)
-        more = [f"and {rest} more pictures are missing"] if rest else []
-        raise UserError.collect([*problems, *more, "check the data folder, or get the pictures again"])
-    return digest_of([[name, *stamp] for name, stamp in zip(names, stamps, strict=True) if stamp])
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 def _readable(name: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.backbone import Backbone
+from benchmark.data.long_texts import with_cut_texts
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.backbones import rebuild_backbone
@@ -96,7 +97,7 @@ def evaluate_checkpoint(
     with ExitStack() as held:
         hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
-        encoded = loaded.encode(plan.tasks)
+        encoded = loaded.encode(with_cut_texts(plan.tasks, loaded.backbone))
         tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest

@@ -1,6 +1,8 @@
 """The artefact of a stage that trains the encoder: one folder of the cache, trained once and taken by all runs.
 
-Rank 0 alone reads and writes it; other ranks, whose nodes may not see the folder, get what it says.
+Rank 0 alone reads and writes it; other ranks, whose nodes may not see the folder, get what it says. Beside
+the files stand their digests, written last: a file that was cut or replaced since is never taken, and the
+encoder is trained again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import broadcast_state
+from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of, file_digest, remove_partial
 from benchmark.method import Method
 from benchmark.pipeline.plan import Plan, PlannedStage
@@ -26,6 +29,7 @@ from benchmark.weights.fit import load_into
 LOG = "training-log.json"
 WORK = "training"
 _LAST_WEIGHTS = "last.safetensors"
+_DIGESTS = "digests.json"
 
 
 class EncoderArtefact:
@@ -37,6 +41,7 @@ class EncoderArtefact:
         self._folder = plan.options.cache_root / "encoders" / name
         self.file = self._folder / "weights.safetensors"
         self.work = self._folder / WORK
+        self._files = (LOG, _LAST_WEIGHTS, self.file.name)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -60,20 +65,36 @@ class EncoderArtefact:
 
     def take_into(self, method: Method) -> bool:
         """Load the weights that a run left, on all ranks; False where there are none yet."""
-        if not self._on_main("looking for an encoder trained before", self.file.is_file):
+        if not self._on_main("looking for an encoder trained before", self._is_whole):
             return False
         say(f"{self._stage}: taking the encoder trained before ({self._folder.name})")
         self._on_main("reading the encoder", lambda: load_into(method, read_weights(self.file), str(self.file)))
         broadcast_state(method.state_dict(), self._job)
         return True
 
+    def _is_whole(self) -> bool:
+        """Whether every file is there as it was written; one line says what is not."""
+        if not self.file.is_file():
+            return False
+        try:
+            stated = read_json(self._folder / _DIGESTS)
+            changed = [name for name in self._files if stated[name] != file_digest(self._folder / name)]
+        except (UserError, OSError, KeyError, TypeError):
+            changed = [_DIGESTS]
+        if changed:
+            say(f"{self._stage}: {self._folder / changed[0]} is not as it was written; training the encoder anew")
+        return not changed
+
     def write(self, trained: Trained, header: WeightsHeader) -> None:
-        """Keep what was trained, the selected weights last: their presence means a whole artefact."""
+        """Keep what was trained, its digests last: they make it a whole artefact."""
 
         def write() -> None:
+            (self._folder / _DIGESTS).unlink(missing_ok=True)
             atomic_write_json(self._folder / LOG, [vars(entry) for entry in trained.log])
             save_weights(self._folder / _LAST_WEIGHTS, trained.last, header)
             save_weights(self.file, trained.selected, header)
+            digests = {name: file_digest(self._folder / name) for name in self._files}
+            atomic_write_json(self._folder / _DIGESTS, digests)
 
         self._on_main("writing the encoder", write)
 

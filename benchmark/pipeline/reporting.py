@@ -110,6 +110,7 @@ def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
         queries=len(task.queries),
         gallery=len(task.gallery),
         ties=tested.ties,
+        texts_cut=task.texts_cut,
         notes=task.notes,
     )
 
@@ -122,6 +123,7 @@ def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
         "queries": sum(len(t.task.queries) for t in tasks),
         "gallery": sum(len(t.task.gallery) for t in tasks),
         "ties": sum(t.ties for t in tasks),
+        "texts_cut": sum(t.task.texts_cut for t in tasks),
     }
     return _result(tasks[0], weights_from).model_copy(update=update)
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmark.backbone import Backbone
+from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
@@ -130,6 +131,11 @@ class _Run:
             backbone = backbone_of(self._plan)
             self._start = asdict(backbone.description) if backbone else {}
             self._sources = self._open_sources(backbone)
+        self._tasks = with_cut_texts(self._plan.tasks, backbone)
+        plan = self._plan
+        trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if plan.trained else ()
+        for line in format_long_texts(self._tasks, trained, backbone):
+            say(line)
         for planned in self._plan.stages[:-1]:
             if planned.stage.output == "encoder":
                 self._encoder_stage(planned)
@@ -299,7 +305,7 @@ class _Run:
             if state:
                 load_into(method, state, f"weights '{name}'")
             with self._timed("evaluation"):
-                encoded = encode_tasks(method.eval(), plan.tasks, source, self._job)
+                encoded = encode_tasks(method.eval(), self._tasks, source, self._job)
                 tested[name] = [score_in_full(method, task, self._job) for task in encoded]
         record = build_record(
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,

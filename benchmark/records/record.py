@@ -46,7 +46,8 @@ class Result(RecordPart):
     elsewhere, "external" where there are none (embeddings, rankings). ``measured_by`` "server" marks
     numbers returned by an official test server. ``metrics``: name ("R@10", "R_subset@1", "mAP@10") to
     percent; ``intervals``: the 95 % interval of those that have one. ``ties``: queries whose best
-    positive ties with another picture. In a mean over categories (``category`` "average") the counts are sums.
+    positive ties with another picture; ``texts_cut``: texts longer than the encoder's context. In a mean
+    over categories (``category`` "average") the counts are sums.
     """
 
     dataset: Name
@@ -61,6 +62,7 @@ class Result(RecordPart):
     queries: Count
     gallery: Count
     ties: Count = 0
+    texts_cut: Count = 0
     notes: tuple[str, ...] = ()
 
     @property

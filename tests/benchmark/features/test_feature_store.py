@@ -394,17 +394,28 @@ def test_the_split_over_processes_changes_no_bit(
     assert same(ask(small_store(tmp_path / "shard"), pictures, shard=shard), expected)
 
 
-def test_an_unreadable_picture_is_named_and_what_was_done_is_kept(tmp_path: Path) -> None:
+def test_an_unreadable_picture_is_named_and_what_was_done_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = draw_pictures(tmp_path / "pictures", COUNT)
     good = pictures.paths[9].read_bytes()
-    status = pictures.paths[9].stat()
     pictures.paths[9].write_bytes(b"\0" * len(good))
-    os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
     with pytest.raises(UserError, match=r"009\.png") as told:
         ask(small_store(tmp_path / "cache"), pictures, ("global",))
     assert "\n" not in str(told.value)
     pictures.paths[9].write_bytes(good)
-    os.utime(pictures.paths[9], ns=(status.st_atime_ns, status.st_mtime_ns))
+    original = benchmark.features.picture_filling.open_picture
+
+    def unreadable(path: Path) -> Image.Image:
+        if path == pictures.paths[9]:
+            raise UserError(f"{path}: the disk gave an error")
+        return original(path)
+
+    # A picture that is mended is another content and another list; one that the disk refuses for a while is not.
+    with monkeypatch.context() as refused:
+        refused.setattr(benchmark.features.picture_filling, "open_picture", unreadable)
+        with pytest.raises(UserError, match=r"009\.png"):
+            ask(small_store(tmp_path / "cache"), pictures, ("global",))
     backbone = SmallBackbone()
     ask(small_store(tmp_path / "cache", backbone), pictures, ("global",))
     assert len(backbone.image_passes) == 1
