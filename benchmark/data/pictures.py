@@ -16,10 +16,14 @@ from benchmark.errors import UserError
 Seen = TypeVar("Seen")
 
 
+class UnreadablePicture(UserError):
+    """A picture's file is missing, empty, truncated or no picture."""
+
+
 def open_picture(path: Path) -> Image.Image:
     """Decode a picture whole, in the file's own colour mode; the file is closed again.
 
-    Raises UserError naming the file where it is missing, empty, truncated or not a picture.
+    Raises UnreadablePicture naming the file where it is missing, empty, truncated or not a picture.
     Pillow's warning about very large pictures stays a warning.
     """
     try:
@@ -29,7 +33,7 @@ def open_picture(path: Path) -> Image.Image:
     except Warning:  # somebody runs Python with warnings as errors: theirs to see as it is
         raise
     except Exception as error:  # damaged files make Pillow raise almost anything, struct.error included
-        raise UserError(f"{path}: {_problem(path, error)}") from error
+        raise UnreadablePicture(f"{path}: {_problem(path, error)}") from error
 
 
 def _problem(path: Path, error: Exception) -> str:
