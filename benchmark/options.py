@@ -53,7 +53,9 @@ class RunOptions(Settings):
     demo: bool = _option(False, "use the demo data, whatever the environment says")
     cache: str = _option("", "folder for features, encoders and demo data", "PATH")
     assets_root: str = _option("", "folder that holds weights files", "PATH")
-    allow_missing: bool = _option(False, "score what is left where pictures are missing, as <protocol>-partial")
+    allow_missing: bool = _option(
+        False, "score what is left where pictures are missing or cannot be read, as <protocol>-partial"
+    )
     limit: int | None = _option(None, "N triplets and N queries only, to try things", "N", ge=1)
     device: str = _option("", "cpu, cuda, cuda:N; by default a GPU where torch has one")
     plugins: tuple[str, ...] = _option(

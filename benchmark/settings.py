@@ -26,6 +26,10 @@ class Renamed:
     values: Mapping[Any, Any] = field(default_factory=dict)
 
 
+OnlyWith = Mapping[str, Mapping[str, tuple[Any, ...]]]
+"""A setting's name to those of the others that it depends on, and these to the values with which it counts."""
+
+
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, values never change."""
 
@@ -34,8 +38,8 @@ class Settings(BaseModel):
     formerly: ClassVar[Mapping[str, Renamed]] = {}
     """Former names, which `--set`, files and checkpoints of one version before may still use."""
 
-    counts_only_with: ClassVar[Mapping[str, Mapping[str, tuple[Any, ...]]]] = {}
-    """Settings that are read only where another one has one of these values: name to (other name to values)."""
+    counts_only_with: ClassVar[OnlyWith] = {}
+    """Settings that nothing reads unless others have the values named here."""
 
     @field_validator("*", mode="before")
     @classmethod

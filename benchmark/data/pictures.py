@@ -35,6 +35,10 @@ _ORIENTATION = 0x0112  # a tag of EXIF
 Seen = TypeVar("Seen")
 
 
+class UnreadablePicture(UserError):
+    """A picture's file is missing, empty, truncated or no picture."""
+
+
 def open_picture(path: Path) -> Image.Image:
     """Decode a picture whole, in the file's own colour mode; the file is closed again.
 
@@ -42,7 +46,7 @@ def open_picture(path: Path) -> Image.Image:
     authors' code, cuts all above 255 to white: 16 bits by 65,535; whole numbers of 32 bits and floats by
     the smallest of 1 (floats alone), 255, 65,535 and 2^32 - 1 that no value exceeds; what is below 0 is black.
 
-    Raises UserError naming the file where it is missing, no file, empty, truncated, not a picture or beyond
+    Raises UnreadablePicture naming the file where it is missing, no file, empty, truncated, not a picture or beyond
     the bounds. Pillow's warning about very large pictures stays a warning.
     """
     image, is_deep = _load(path)
@@ -80,13 +84,13 @@ def _load(path: Path) -> tuple[Image.Image, bool]:
     except (Warning, UserError):  # somebody runs Python with warnings as errors: theirs to see as it is
         raise
     except Exception as error:  # damaged files make Pillow raise almost anything, struct.error included
-        raise UserError(f"{path}: {_problem(path, error)}") from error
+        raise UnreadablePicture(f"{path}: {_problem(path, error)}") from error
 
 
 def _require_bounds(path: Path, width: int, height: int) -> None:
     short, long = sorted((width, height))
     if long > LONGEST_SIDE or long > LARGEST_RATIO * short:
-        raise UserError(
+        raise UnreadablePicture(
             f"{path}: refused as no picture of a dataset: {width:,} x {height:,} pixels; at most {LONGEST_SIDE:,} a "
             f"side are read, and at most {LARGEST_RATIO} times the other side; replace it, or leave it out"
         )

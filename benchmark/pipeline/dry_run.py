@@ -31,6 +31,7 @@ def describe(plan: Plan) -> str:
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
         *_task_lines(plan),
+        f"pictures   all files are there; none was decoded: `data verify {dataset.info.name}` finds unreadable ones",
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),
         *_store_lines(plan),
         *_need_lines(plan),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from benchmark.pipeline.controlled_comparison import (
 )
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.variants import chosen_variant, contradictions
+from benchmark.records.rows import AVERAGE
 from benchmark.registry import Registry, discover
 from benchmark.settings import (
     BackboneSettings,
@@ -158,10 +160,11 @@ def _execution(
 
 def require_trainable(plan: Plan) -> None:
     """Raise UserError with all that would stop the run's training or evaluation later on, missing files too."""
-    problems: list[str] = []
+    problems = list(_settings_without_effect(plan))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with gathered(problems):
-        _ = plan.tasks, plan.selection_tasks if plan.selection == "heldout" else ()
+        _ = plan.selection_tasks if plan.selection == "heldout" else ()
+        problems += _doubled_columns(plan)
     for planned in plan.trained:
         with gathered(problems):
             layout = GroupLayout.of(planned.settings, world_size)
@@ -177,6 +180,29 @@ def require_trainable(plan: Plan) -> None:
         _require_weights(plan)
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
+
+
+def _settings_without_effect(plan: Plan) -> Iterator[str]:
+    """What `--set` gives and nothing reads: a record would tell of it as if it had made the numbers."""
+    groups: dict[str, Settings] = {planned.stage.name: planned.settings for planned in plan.stages}
+    groups |= {"method": plan.method_settings, "backbone": plan.backbone_settings, "trainer": plan.trainer}
+    for group, given in _by_namespace(plan.options.set).items():
+        settings = groups.get(group)
+        if settings is None:
+            continue
+        defaults = type(settings).model_fields
+        chosen = [n for n in with_present_names(type(settings), given) if getattr(settings, n) != defaults[n].default]
+        for name, needed in settings.without_effect(chosen):
+            yield f"--set {group}.{name}: has no effect here, only with {group}.{needed}; leave one of the two out"
+
+
+def _doubled_columns(plan: Plan) -> Iterator[str]:
+    """The columns that the record will have, where two are the same: it would be refused when all is computed."""
+    columns = [str(task.key) for task in plan.tasks]
+    averages = {str(replace(task.key, category=AVERAGE)) for task in plan.tasks if task.key.category}
+    for column, count in Counter([*columns, *averages]).items():
+        if count > 1:
+            yield f"{plan.dataset.label}: gives {count} tasks for the column {column}; each needs a name of its own"
 
 
 def _require_weights(plan: Plan) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from benchmark.backbone import Backbone
 from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
+from benchmark.data.pictures import UnreadablePicture
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
@@ -87,7 +88,13 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
         if job.barrier.from_main("taking the run's folder", hold_folder):
             say(f"{plan.folder}: this run is finished; to make it again leave --resume out")
             return write_by_main(job, lambda: _tidied(plan))
-        return _Run(plan, job, resources).carry_out()
+        try:
+            return _Run(plan, job, resources).carry_out()
+        except UnreadablePicture as error:
+            raise UserError(
+                f"{error}; `data verify {plan.dataset.info.name}` finds all such pictures, --skip-bad-images trains "
+                "without them, --allow-missing scores what is left"
+            ) from error
 
 
 def _require_own_states(plan: Plan) -> None:

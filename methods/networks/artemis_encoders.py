@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
 from benchmark.method import BuildContext, Method, PixelInputs, RequiredFile, Views
-from benchmark.settings import MethodSettings
+from benchmark.settings import MethodSettings, OnlyWith
 
 from .cnn import (
     ImageEncoder,
@@ -68,6 +68,11 @@ class CnnSettings(MethodSettings):
     )
     augmentation: bool = Field(True, description="flip and random crop of training pictures")
     dropout: float = Field(0.1, ge=0, lt=1)
+
+    counts_only_with: ClassVar[OnlyWith] = {
+        "lstm_width": {"text_encoder": ("lstm",)},
+        "padding": {"text_encoder": ("lstm",)},
+    }
 
 
 class StoredText(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 from benchmark.method import Method, Views
-from benchmark.settings import Renamed
+from benchmark.settings import OnlyWith, Renamed
 
 from .artemis_encoders import ArtemisMethod, CnnSettings, Encoders, LinearPicture
 from .cnn import ImageEncoder, TrunkName, require_rows, unit
@@ -57,6 +57,14 @@ class TirgSettings(CnnSettings):
     left_out: tuple[str, ...] = Field(
         (), description="words that the original implementation's vocabulary does not take in"
     )
+
+    counts_only_with: ClassVar[OnlyWith] = {
+        **{
+            name: {"implementation": ("artemis",), **CnnSettings.counts_only_with.get(name, {})}
+            for name in ("word_width", "word_vectors", "text_encoder", "lstm_width", "padding", "augmentation")
+        },
+        **dict.fromkeys(("loss", "left_out"), {"implementation": ("original",)}),
+    }
 
     formerly: ClassVar[Mapping[str, Renamed]] = {"frame": Renamed("implementation", {"released": "original"})}
 
