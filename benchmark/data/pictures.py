@@ -23,7 +23,7 @@ from benchmark.errors import UserError
 
 _NEWER = ("AVIF",) if find_spec("PIL.AvifImagePlugin") else ()
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", *_NEWER)
-LONGEST_SIDE, LARGEST_RATIO = 20_000, 100
+LONGEST_SIDE, LARGEST_RATIO = 20_000, 500
 Loss = Literal["more than 8 bits", "float", "transparency", "EXIF orientation"]
 """What the way to 8 bits of red, green and blue does not keep; the orientation is left as it lies on disk."""
 
