@@ -84,6 +84,14 @@ class Method(nn.Module):
         return ()
 
     @property
+    def rows_depend_on_batch(self) -> bool:
+        """Whether, in evaluation, a row's encoding depends on the rows beside it; its record says so then.
+
+        Any other method is refused where it does (:mod:`benchmark.pipeline.contract_probe`).
+        """
+        return False
+
+    @property
     def scores_by_dot_product(self) -> bool:
         return type(self).score is Method.score
 

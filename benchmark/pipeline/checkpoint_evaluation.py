@@ -23,6 +23,7 @@ from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_f
 from benchmark.files import file_digest
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
+from benchmark.pipeline.contract_probe import probe, sample_of
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
@@ -38,6 +39,7 @@ from benchmark.pipeline.reporting import (
 from benchmark.pipeline.run_folder import Owner, checked_weights, held_folder
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.pipeline.variants import UNNAMED
+from benchmark.records.measurement import Probe
 from benchmark.records.record import Record
 from benchmark.registry import discover
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights
@@ -70,6 +72,12 @@ class LoadedCheckpoint:
         with StageSources(self.plan, self.job, self.backbone) as sources:
             return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
 
+    def probe(self) -> Probe:
+        """What a few rows say of the method's contract; raises UserError where it is broken."""
+        with StageSources(self.plan, self.job, self.backbone) as sources:
+            sample = sample_of(self.plan.tasks[0], sources.evaluation(self.method, self.inputs))
+            return probe(self.plan.method.name, self.method, sample, None)
+
 
 def evaluate_checkpoint(
     method: str, checkpoint: Path, dataset: str, encoder: str, values: dict[str, Any]
@@ -97,14 +105,16 @@ def evaluate_checkpoint(
     with ExitStack() as held:
         hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
+        probed = loaded.probe()
         encoded = loaded.encode(with_cut_texts(plan.tasks, loaded.backbone))
         tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
         record = build_record(
-            plan, tested, stages, start, timings, job.process, frozenset(), cost, weights, imported=loaded.imported
-        )
+            plan, tested, stages, start, timings, job.process, frozenset(), cost, weights,
+            imported=loaded.imported, probed=probed,
+        )  # fmt: skip
         written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))
     return written, folder
 

@@ -98,15 +98,16 @@ class EncoderArtefact:
 
         self._on_main("writing the encoder", write)
 
-    def finish(self) -> tuple[WeightsHeader, str, float | None]:
-        """Remove what only a resumed training needs; gives header, digest and seconds of training."""
+    def finish(self) -> tuple[WeightsHeader, str, list[dict[str, Any]]]:
+        """Remove what only a resumed training needs; gives header, digest and the log of training."""
 
         def told() -> list[Any]:
             remove_work(self.work)
-            return [asdict(read_header(self.file)), file_digest(self.file), _seconds_of(self._folder / LOG)]
+            log = self._folder / LOG
+            return [asdict(read_header(self.file)), file_digest(self.file), read_json(log) if log.is_file() else []]
 
-        header, digest, seconds = self._on_main("reading the encoder", told)
-        return WeightsHeader.of_json(header, f"{self.file}, its header"), digest, seconds
+        header, digest, log = self._on_main("reading the encoder", told)
+        return WeightsHeader.of_json(header, f"{self.file}, its header"), digest, log
 
     def copy_to_run(self, method: Method) -> tuple[dict[WeightsFrom, State], dict[str, str]]:
         """The weights, copied into the run's folder, for a method that is its encoder alone; and their digests."""
@@ -148,8 +149,3 @@ def remove_work(folder: Path) -> None:
         path.unlink()
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-def _seconds_of(log: Path) -> float | None:
-    """Seconds of training that a log tells; None where there is no log."""
-    return sum(entry["seconds"] for entry in read_json(log)) if log.is_file() else None

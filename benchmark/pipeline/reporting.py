@@ -28,11 +28,12 @@ from benchmark.records.environment import code_version, environment, peak_memory
 from benchmark.records.example_picture import ExampleRow, draw_examples
 from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, StageIdentity
 from benchmark.records.layout import WIDTH
-from benchmark.records.measurement import Cost
+from benchmark.records.measurement import Cost, Probe, Selected
 from benchmark.records.record import Record, Result, write_record
 from benchmark.records.rows import AVERAGE
 from benchmark.records.tables import DEMO, format_demo_end, run_table
 from benchmark.training.job import Trained
+from benchmark.training.selection import margin_of
 from benchmark.weights.checkpoints import WeightsHeader
 
 EXAMPLES = "examples.png"
@@ -54,19 +55,27 @@ class StageOutcome:
     triplets_seen: int
     seed: int
     artefact: str | None
-    selected_epoch: int = 0
     seconds: float | None = None
+    selected: Selected | None = None
 
     @classmethod
     def of(cls, planned: PlannedStage, trained: Trained, seed: int, artefact: str | None = None) -> StageOutcome:
-        seen, epoch = trained.triplets_seen, trained.selected_epoch
-        return cls(planned, trained.updates, seen, seed, artefact, epoch, trained.seconds)
+        picked = Selected(stage=planned.stage.name, epoch=trained.selected_epoch, margin=trained.margin)
+        selected = None if trained.best is None else picked
+        return cls(planned, trained.updates, trained.triplets_seen, seed, artefact, trained.seconds, selected)
 
     @classmethod
     def of_header(
-        cls, planned: PlannedStage, header: WeightsHeader, artefact: str | None, seconds: float | None = None
+        cls, planned: PlannedStage, header: WeightsHeader, artefact: str | None, log: Sequence[Mapping[str, Any]] = ()
     ) -> StageOutcome:
-        return cls(planned, header.updates, header.triplets_seen, header.seed, artefact, seconds=seconds)
+        """Of weights that were trained before; ``log``: their training's, epoch by epoch, where it is there."""
+        seconds = sum(entry["seconds"] for entry in log) if log else None
+        scores = {int(entry["epoch"]): entry["score"] for entry in log if entry["score"] is not None}
+        selected = None
+        if scores:
+            best = max(scores, key=scores.__getitem__)
+            selected = Selected(stage=planned.stage.name, epoch=best, margin=margin_of(scores.values()))
+        return cls(planned, header.updates, header.triplets_seen, header.seed, artefact, seconds, selected)
 
     def identity(self) -> StageIdentity:
         recipe = self.planned.recipe
@@ -140,11 +149,13 @@ def build_record(
     weights: Mapping[str, str],
     sweep: Sweep | None = None,
     imported: Mapping[str, str] | None = None,
+    probed: Probe | None = None,
 ) -> Record:
     """The record of a finished run.
 
     ``weights``: digests of the weights' files by name; ``sweep`` where its learning rate was searched for;
-    ``imported``: the files of weights from elsewhere, name to digest.
+    ``imported``: the files of weights from elsewhere, name to digest; ``probed``: what a few rows said of the
+    method's contract.
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
@@ -182,6 +193,8 @@ def build_record(
         skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
     )
     remarks = list(plan.remarks)
+    if probed is not None and probed.rows_depend_on_batch:
+        remarks.append("a row's encoding depends on the rows that are encoded with it")
     if imported:
         files = ", ".join(f"{name} (sha256 {digest[:12]})" for name, digest in imported.items())
         remarks.append(f"weights imported from {files}, trained elsewhere with a recipe and seed that are not known")
@@ -204,6 +217,8 @@ def build_record(
         timings={name: round(seconds, 2) for name, seconds in timings.items()},
         peak_memory_bytes=peak_memory_bytes(),
         cost=cost.model_copy(update={"training_seconds": trained_for}),
+        probe=probed,
+        selected=tuple(s.selected for s in stages if s.selected is not None),
         trials=sweep.trials if sweep else (),
         not_fixed=() if process.device.type == "cpu" else ("order of sums on the device",),
         weights=dict(weights),

@@ -24,6 +24,7 @@ from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_fu
 from benchmark.files import atomic_write_json
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
+from benchmark.pipeline.contract_probe import failing_in_one_line, probe, sample_of
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
@@ -41,7 +42,7 @@ from benchmark.pipeline.run_folder import UNTRAINED, Owner, held_folder
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
 from benchmark.records.environment import check_accelerator
-from benchmark.records.measurement import Cost
+from benchmark.records.measurement import Cost, Probe
 from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
 from benchmark.stage_building import BuiltStage
@@ -128,6 +129,7 @@ class _Run:
         self._encoder_digest = ""
         self._weights: dict[str, str] = {}
         self._sweep: Sweep | None = None
+        self._probed: Probe | None = None
 
     def carry_out(self) -> Record:
         for remark in self._plan.remarks:
@@ -155,13 +157,22 @@ class _Run:
 
     def _build(self, planned: PlannedStage) -> BuiltStage:
         """A stage with its method on this process's device, in evaluation mode."""
-        built = build_planned(self._plan, planned, self._sources.backbone, self._earlier)
+        with failing_in_one_line(self._plan.method.name, f"build of stage {planned.stage.name}"):
+            built = build_planned(self._plan, planned, self._sources.backbone, self._earlier)
         if planned.stage.output != "encoder":
             stored = apart_from(built.method, self._sources.backbone)
             if stored is not self._sources.backbone:
                 self._sources = self._open_sources(stored)
         built.method.to(self._process.device).eval()
         return built
+
+    def _probe(self, planned: PlannedStage, built: BuiltStage) -> None:
+        """Hold a stage's method against its contract before work is spent on it."""
+        plan = self._plan
+        with self._timed("probe"):
+            sample = sample_of(plan.tasks[0], self._sources.evaluation(built.method, built.inputs))
+            norms = planned.settings.batch_norm if planned.stage.trains else None
+            self._probed = probe(plan.method.name, built.method, sample, norms)
 
     def _encoder_stage(self, planned: PlannedStage) -> BuiltStage:
         """Train the encoder artefact, or take the one that a run with the same settings left."""
@@ -173,12 +184,13 @@ class _Run:
         built = self._build(planned)
         with self._artefact.held():
             if not self._artefact.take_into(built.method):
+                self._probe(planned, built)
                 trained = self._train(planned, built, self._artefact.work)
                 load_into(built.method, trained.selected, str(self._artefact.file))
                 self._artefact.write(trained, self._header(planned, trained, built.method))
-            header, self._encoder_digest, seconds = self._artefact.finish()
+            header, self._encoder_digest, log = self._artefact.finish()
         self._encoder_file = self._artefact.file
-        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, seconds))
+        self._stages.append(StageOutcome.of_header(planned, header, self._encoder_digest, log))
         encoder.relabel(f"{self._plan.weights}+{planned.stage.name}")
         self._sources = self._open_sources(encoder)
         return built
@@ -186,6 +198,7 @@ class _Run:
     def _earlier_stage(self, planned: PlannedStage) -> None:
         """A stage whose product is a method that a later stage starts from."""
         built = self._build(planned)
+        self._probe(planned, built)
         trained = self._train(planned, built, self._plan.folder / f"{WORK}-{planned.stage.name}")
         load_into(built.method, trained.selected, f"stage {planned.stage.name}")
         self._earlier[planned.stage.name], self._earlier_trained = built.method, trained
@@ -196,12 +209,15 @@ class _Run:
         planned = self._plan.last
         if planned.stage.output == "encoder":
             built = self._encoder_stage(planned)
+            if self._probed is None:
+                self._probe(planned, built)
             self._cost = self._counted(built)
             assert self._artefact is not None
             weights, self._weights = self._artefact.copy_to_run(built.method)
             return built, weights
         built = self._build(planned)
         method = built.method
+        self._probe(planned, built)
         self._cost = self._counted(built)
         if not planned.stage.trains:
             header = self._header(planned, None, method)
@@ -316,7 +332,7 @@ class _Run:
                 tested[name] = [score_in_full(method, task, self._job) for task in encoded]
         record = build_record(
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
-            self._cost, self._weights, self._sweep,
+            self._cost, self._weights, self._sweep, probed=self._probed,
         )  # fmt: skip
 
         def write() -> Record:

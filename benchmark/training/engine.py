@@ -7,7 +7,7 @@ train, so that weights and sums stay float32 at every stage; the loss is scaled 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -24,7 +24,7 @@ from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.execution import DEFAULT_EXECUTION, Execution, LossScale, deepspeed_configuration
 from benchmark.training.group_layers import GroupLayers, gather_rows
 from benchmark.training.memory import CheckpointedBlocks, encode_in_micro_batches, enough_memory
-from benchmark.training.optimisation import give_moments, is_split, moments_of
+from benchmark.training.optimisation import Moments, give_moments, is_split
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -250,32 +250,19 @@ class StageEngine:
         rate: float = self.optimiser.param_groups[0]["lr"]
         return rate
 
-    def state(self, keep: bool = True) -> dict[str, Any]:
-        """Everything that a resumed stage needs of the engine, as tensors on the host and plain values.
-
-        It fits any number of processes and any ZeRO stage. Every process must ask for it; with ``keep``
-        False a process only takes part.
-        """
-        moments = moments_of(self.optimiser, self.method, keep)
-        if not keep:
-            return {}
-        return {
-            "module": {name: tensor.detach().cpu() for name, tensor in self.method.state_dict().items()},
-            "moments": moments,
-            "updates": self._updates,
-            "loss_scale": self.loss_scale.state() if self.loss_scale is not None else {},
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.method.load_state_dict(state["module"])
+    def load_state(
+        self, module: Mapping[str, Tensor], moments: Moments, updates: int, scale: Mapping[str, float]
+    ) -> None:
+        """Go on after so many updates, from weights, moments and (unless empty) loss scale as they stood then."""
+        self.method.load_state_dict(module)
         if is_split(self.optimiser):
             # ZeRO steps on flat copies of the weights, which do not know that these were loaded.
             self.optimiser.refresh_fp32_params()
-        give_moments(self.optimiser, self.method, state["moments"])
-        self._updates = int(state["updates"])
+        give_moments(self.optimiser, self.method, moments)
+        self._updates = updates
         self._set_rates()
-        if self.loss_scale is not None and state["loss_scale"]:
-            self.loss_scale.load_state(state["loss_scale"])
+        if self.loss_scale is not None and scale:
+            self.loss_scale.load_state(scale)
             self._tell_scale()
 
     def close(self) -> None:

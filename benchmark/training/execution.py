@@ -78,10 +78,10 @@ class LossScale:
         if self._borne <= 0:
             self.value = max(self.value / 2, self._scaling.smallest)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float]:
         return {"value": self.value, "good": self._good, "borne": self._borne}
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, float]) -> None:
         self.value, self._good, self._borne = float(state["value"]), int(state["good"]), int(state["borne"])
 
 

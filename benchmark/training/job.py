@@ -50,7 +50,10 @@ class EpochLog:
 
 @dataclass
 class Trained:
-    """What a stage leaves: the selected and the last weights, and how it went."""
+    """What a stage leaves: the selected and the last weights, and how it went.
+
+    ``selected_epoch``: 0 where the earlier stage's best weights stand; ``margin``: of its score over the next best.
+    """
 
     selected: State
     last: State
@@ -61,6 +64,7 @@ class Trained:
     triplets_seen: int
     log: list[EpochLog] = field(default_factory=list)
     seconds: float = 0.0
+    margin: float | None = None
     moments: Moments = field(default_factory=dict)
 
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, cast
+from typing import IO, Annotated, Any, Literal, cast
 
 import torch
 from pydantic import StringConstraints
@@ -24,6 +24,8 @@ from benchmark.errors import UserError
 from benchmark.files import atomic_path, atomic_write_json, file_digest
 from benchmark.structured_files import SMALL, read_json, typed
 
+_FORM: Literal[2] = 2
+"""Of the pointer and of what a stage's state holds; raised where either changes."""
 _SHOWN = 3
 
 
@@ -31,6 +33,7 @@ _SHOWN = 3
 class _Pointer:
     """What `resume.json` says: the state's file beside it, and what its settings were."""
 
+    form: Literal[2]
     file: Annotated[str, StringConstraints(pattern=r"^resume-[0-9]+[a-z-]*\.pt$")]
     bytes: int
     sha256: str
@@ -41,7 +44,7 @@ class ResumableState:
     """The one resumable state of a stage, in its folder. ``identity``: what the state depends on, JSON-like."""
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._pointer = folder / "resume.json"
         self._identity = json.loads(json.dumps(identity, default=str))
 
@@ -53,7 +56,7 @@ class ResumableState:
 
         Raises UserError where the disk is full; the previous state then stands as it was.
         """
-        path = self._folder / f"resume-{update:08d}.pt"
+        path = self.folder / f"resume-{update:08d}.pt"
         if self.exists() and read_json(self._pointer, SMALL)["file"] == path.name:
             # An update may be saved again, after its validation: never over the file that the pointer names.
             path = path.with_stem(f"{path.stem}-again")
@@ -61,8 +64,8 @@ class ResumableState:
             with temporary.open("wb") as stream:
                 written = _Digested(stream)
                 torch.save(dict(state), cast(IO[bytes], written))
-        pointer = {"file": path.name, "bytes": written.size, "sha256": written.digest(), "identity": self._identity}
-        atomic_write_json(self._pointer, pointer)
+        pointer = _Pointer(_FORM, path.name, written.size, written.digest(), self._identity)
+        atomic_write_json(self._pointer, vars(pointer))
         # Only now: until the pointer stands, the state before is the one that a crash leaves.
         self._remove_states(keep=path.name)
 
@@ -74,23 +77,27 @@ class ResumableState:
     def load(self) -> dict[str, Any]:
         """Read the state back; raises UserError where it was made with other settings or is damaged."""
         pointer = self._read_pointer()
-        path = self._folder / pointer.file
+        path = self.folder / pointer.file
         if not path.is_file() or path.stat().st_size != pointer.bytes or file_digest(path) != pointer.sha256:
-            raise UserError(f"{path}: damaged or missing; delete {self._folder} and run again")
+            raise UserError(f"{path}: damaged or missing; {self.remedy}")
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # what is no plain state makes torch raise almost anything
             told = str(error).partition("\n")[0]
-            raise UserError(f"{path}: no state of this program ({told}); delete {self._folder} and run again") from None
+            raise UserError(f"{path}: no state of this program ({told}); {self.remedy}") from None
         return state
 
+    @property
+    def remedy(self) -> str:
+        return f"delete {self.folder} and run again"
+
     def _read_pointer(self) -> _Pointer:
-        remedy = f"damaged, or of an older version; delete {self._folder} and run again"
+        remedy = f"damaged, or of another version; {self.remedy}"
         pointer = typed(_Pointer, read_json(self._pointer, SMALL, remedy), str(self._pointer), remedy)
         if pointer.identity != self._identity:
             differences = format_differences(pointer.identity, self._identity)
             raise UserError(
-                f"{self._folder}: its resumable state was made with other settings: {differences}; "
+                f"{self.folder}: its resumable state was made with other settings: {differences}; "
                 "run with the settings as they were, or delete this folder to start again"
             )
         return pointer
@@ -117,7 +124,7 @@ class ResumableState:
         self._remove_states(keep="")
 
     def _remove_states(self, keep: str) -> None:
-        for path in self._folder.glob("resume-*.pt"):
+        for path in self.folder.glob("resume-*.pt"):
             if path.name != keep:
                 path.unlink(missing_ok=True)
 

@@ -7,8 +7,9 @@ nothing; `heldout` picks on a part of the training triplets that is then not tra
 from __future__ import annotations
 
 import hashlib
+import heapq
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,15 @@ class Score:
 
     criterion: str
     value: float
+
+
+def margin_of(scores: Iterable[float]) -> float | None:
+    """The best score's margin over the next best; None of a single one.
+
+    Where it is small, a query that tips (another number of processes, another machine) picks another epoch.
+    """
+    best = heapq.nlargest(2, scores)
+    return best[0] - best[1] if len(best) == 2 else None
 
 
 def is_heldout_reference(name: str) -> bool:

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +30,8 @@ from benchmark.training.optimisation import (
 )
 from benchmark.training.pauses import Pause, Pauses, stop_requests
 from benchmark.training.resumable_state import ResumableState
-from benchmark.training.selection import Score
+from benchmark.training.selection import Score, margin_of
+from benchmark.training.stage_state import StageState
 
 _LOSS_CHECK_INTERVAL = 50
 
@@ -97,8 +97,10 @@ class _StageTraining:
         )
         give_moments(self.engine.optimiser, job.method, moments)
         self.result = Trained({}, {}, -1, "", None, 0, 0)
+        self.standing: list[float] = []
         if moments and job.earlier is not None and job.earlier.best is not None:
             self.result.best, self.result.criterion = job.earlier.best, job.earlier.criterion
+            self.standing = [job.earlier.best]
             # The earlier stage's best weights stand until this stage does better.
             self.result.selected, self.result.selected_epoch = clone_of(job.method), 0
         decay = self.settings.average_decay
@@ -111,7 +113,7 @@ class _StageTraining:
         self.total_updates = per_epoch * self.settings.epochs
 
     def begin(self, monitors: Monitors, resume: bool) -> None:
-        state = self.states.load_for_all(self.job.process) if resume else None
+        state = StageState.read(self.states, self.job.process, self.job.method) if resume else None
         if state is not None:
             self._restore(state)
         monitors.rewind(self.update)
@@ -213,6 +215,8 @@ class _StageTraining:
             self.result.selected, self.result.selected_epoch = self.result.last, self.epoch
         self.result.updates = self.update
         self.result.seconds += sum(entry.seconds for entry in self.result.log)
+        scored = [entry.score for entry in self.result.log if entry.score is not None]
+        self.result.margin = margin_of([*self.standing, *scored])
         self.result.moments = moments_of(self.engine.optimiser, self.job.method)
         self.job.method.eval()
         return self.result
@@ -220,32 +224,35 @@ class _StageTraining:
     def save(self) -> None:
         """Every process takes part, since each may keep a part of the optimiser's moments; rank 0 writes."""
         self.read_losses()
-        engine = self.engine.state(keep=self.job.process.is_main)
-        if not self.job.process.is_main:
+        method, result, is_main = self.job.method, self.result, self.job.process.is_main
+        moments = moments_of(self.engine.optimiser, method, keep=is_main)
+        if not is_main:
             return
-        state = {
-            "engine": engine,
-            "average": self.average.shadow if self.average else {},
-            "epoch": self.epoch,
-            "position": self.position,
-            "update": self.update,
-            "losses": self.losses,
-            "selected": self.result.selected,
-            "selected_epoch": self.result.selected_epoch,
-            "criterion": self.result.criterion,
-            "best": self.result.best,
-            "triplets_seen": self.result.triplets_seen,
-            "log": [vars(entry) for entry in self.result.log],
-        }
-        self.states.save(state, self.update)
+        scale = self.engine.loss_scale
+        state = StageState(
+            module={name: tensor.detach().cpu() for name, tensor in method.state_dict().items()},
+            moments=moments,
+            average=self.average.shadow if self.average else {},
+            selected=result.selected,
+            scale=scale.state() if scale is not None else {},
+            epoch=self.epoch,
+            position=self.position,
+            update=self.update,
+            losses=self.losses,
+            selected_epoch=result.selected_epoch,
+            criterion=result.criterion,
+            best=result.best,
+            triplets_seen=result.triplets_seen,
+            log=result.log,
+        )
+        self.states.save(state.as_plain(), self.update)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.engine.load_state(state["engine"])
+    def _restore(self, state: StageState) -> None:
+        self.engine.load_state(state.module, state.moments, state.update, state.scale)
         if self.average is not None:
-            self.average.shadow = {n: t.to(self.job.process.device) for n, t in state["average"].items()}
-        self.epoch, self.position, self.update = state["epoch"], state["position"], state["update"]
-        self.losses = list(state["losses"])
-        self.result.selected, self.result.selected_epoch = state["selected"], state["selected_epoch"]
-        self.result.criterion, self.result.best = state["criterion"], state["best"]
-        self.result.triplets_seen = state["triplets_seen"]
-        self.result.log = [EpochLog(**entry) for entry in state["log"]]
+            self.average.shadow = {n: t.to(self.job.process.device) for n, t in state.average.items()}
+        self.epoch, self.position, self.update = state.epoch, state.position, state.update
+        self.losses = list(state.losses)
+        self.result.selected, self.result.selected_epoch = state.selected, state.selected_epoch
+        self.result.criterion, self.result.best = state.criterion, state.best
+        self.result.triplets_seen, self.result.log = state.triplets_seen, list(state.log)

@@ -177,6 +177,12 @@ class ArtemisMethod(Method):
         """What the first phase does not train."""
         return ("encoders.img_enc.cnn.", "encoders.txt_enc.embed.") if self._frozen else ()
 
+    @property
+    def rows_depend_on_batch(self) -> bool:
+        """With padding as released, a text's maximum over time is over the padding of its batch as well."""
+        text = getattr(self.encoders, "txt_enc", None)
+        return isinstance(text, MaximumText) and not text.masked
+
     def encode_target(self, target: Views) -> Tensor:
         """t, (B, d)."""
         return self.encoders.picture(target)

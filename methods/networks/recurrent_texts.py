@@ -114,7 +114,7 @@ class MaximumText(nn.Module):
                 ]
             )
         )
-        self._masked = padding == "masked"
+        self.masked = padding == "masked"
 
     @property
     def vectors(self) -> nn.Embedding:
@@ -122,7 +122,7 @@ class MaximumText(nn.Module):
 
     def forward(self, text: Views) -> Tensor:
         outputs, _ = self.sent_enc["0"](self.embed(text["tokens"]))
-        if self._masked:
+        if self.masked:
             places = torch.arange(outputs.shape[1], device=outputs.device)
             outputs = outputs.masked_fill((places >= text["lengths"][:, None])[..., None], -torch.inf)
         projected: Tensor = self.sent_enc["2"](self.sent_enc["1"](outputs.amax(dim=1)))

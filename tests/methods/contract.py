@@ -7,7 +7,7 @@ on pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +27,8 @@ from benchmark.encoding import Encoding, encode
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.options import make_options
 from benchmark.parity.rules import without_dropout
+from benchmark.pipeline.contract_probe import ROWS as PROBED
+from benchmark.pipeline.contract_probe import ProbedRows
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
 from benchmark.registry import Registry
@@ -79,7 +81,13 @@ class Case:
 
     def triplets(self, method: Method, rows: int = ROWS, first: int = 0) -> Triplets:
         """Some of the twenty, each alike whatever the others are."""
-        chosen = range(first, first + rows)
+        return self.chosen(method, range(first, first + rows))
+
+    def sample(self, method: Method) -> ProbedRows:
+        """The first of them for a probe of the contract."""
+        return ProbedRows(PROBED, lambda rows: self.chosen(method, rows).batch)
+
+    def chosen(self, method: Method, chosen: Sequence[int]) -> Triplets:
         inputs = self.inputs
         if isinstance(inputs, FeatureInputs):
             return self._features(inputs, chosen)
@@ -89,7 +97,7 @@ class Case:
             {"pixels": _pixels(inputs, "target", chosen)},
         )
 
-    def _features(self, inputs: FeatureInputs, chosen: range) -> Triplets:
+    def _features(self, inputs: FeatureInputs, chosen: Sequence[int]) -> Triplets:
         d = self.width or self._backbone.width
         shapes = {"global": (d,), "patches": (sum(grid * grid for grid in inputs.grids), d)}
 
@@ -233,7 +241,7 @@ def _drawn(*key: Any) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
 
 
-def _pixels(inputs: PixelInputs, role: str, chosen: range) -> Tensor:
+def _pixels(inputs: PixelInputs, role: str, chosen: Sequence[int]) -> Tensor:
     """Blotches of colour in pictures of odd sizes, through the stage's evaluation transform."""
     pictures = []
     for i in chosen:

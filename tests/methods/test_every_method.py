@@ -33,6 +33,7 @@ from contract import (
 from benchmark.encoding import Encoding
 from benchmark.errors import UserError
 from benchmark.method import FeatureInputs, Method
+from benchmark.pipeline.contract_probe import ABSOLUTE, RELATIVE, probe
 from benchmark.registry import Registry, discover
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
@@ -107,9 +108,21 @@ def test_a_row_alone_is_encoded_as_in_a_batch(cases: list[Case]) -> None:
         whole = case.triplets(method)
         together = scores_of(method, whole, whole)
         alone = torch.cat([scores_of(method, case.triplets(method, 1, i), whole) for i in (0, 7, 19)])
-        torch.testing.assert_close(alone, together[[0, 7, 19]], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(alone, together[[0, 7, 19]], rtol=RELATIVE, atol=ABSOLUTE)
         one = case.triplets(method, 1, 4)
-        torch.testing.assert_close(scores_of(method, whole, one)[:, 0], together[:, 4], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(scores_of(method, whole, one)[:, 0], together[:, 4], rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_the_probe_of_every_run_passes_and_changes_nothing(any_network: list[Case]) -> None:
+    for case in any_network:
+        trains = case.planned.stage.trains
+        method = case.build(dropout=True).eval()
+        before, drawn = state_of(method), torch.get_rng_state()
+        batch_norm = case.planned.settings.batch_norm if trains else None
+        found = probe("any", method, case.sample(method), batch_norm)
+        assert found.rows == 4 and not found.rows_depend_on_batch
+        assert same_state(state_of(method), before) and torch.equal(torch.get_rng_state(), drawn)
+        assert not method.training and all(p.grad is None for p in method.parameters())
 
 
 def test_a_training_batch_of_one_trains_or_says_in_one_line_why_not(trained: list[Case]) -> None:

@@ -82,7 +82,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_state_that_could_run_code_is_not_loaded(tmp_path: Path) -> None:
     states = ResumableState(tmp_path, ME)
     states.save({"x": replace(HEADER, seed=1)}, 1)
-    with pytest.raises(Exception, match="[Ww]eights"):
+    with pytest.raises(UserError, match="no state of this program .*[Ww]eights.*; delete .* and run again"):
         states.load()
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
 from benchmark.training.execution import Execution
 from benchmark.training.job import Interrupted, Trained
+from benchmark.training.stage_state import StageState
 from benchmark.training.trainer import train
 
 ROWS = 40  # five updates of eight per epoch
@@ -100,6 +105,100 @@ def test_a_damaged_state_is_refused(tmp_path: Path, damage: str) -> None:
         (tmp_path / "resume.json").write_text("[]\n")
     with pytest.raises(UserError, match="damaged"):
         train(small_job(tmp_path, adam(), Vectors(ROWS)), resume=True)
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """The state that lies there, changed, with a pointer that fits it."""
+    pointer = json.loads((folder / "resume.json").read_text())
+    path = folder / pointer["file"]
+    state = torch.load(path, weights_only=True)
+    change(state)
+    torch.save(state, path)
+    content = path.read_bytes()
+    changed = {**pointer, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "resume.json").write_text(json.dumps(changed))
+
+
+def _without(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: state.pop(name)
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda state: state.update({name: value})
+
+
+def _cut(*names: str) -> Callable[[dict[str, Any]], Any]:
+    """Half of the first tensor that lies there."""
+
+    def change(state: dict[str, Any]) -> None:
+        inner = state
+        for name in names[:-1]:
+            inner = inner[name]
+        inner[names[-1]] = inner[names[-1]][:1]
+
+    return change
+
+
+FIELDS = tuple(StageState.model_fields)
+CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    **{f"without {name}": _without(name) for name in FIELDS},
+    **{f"{name} a word": _with(name, "word") for name in FIELDS if name != "criterion"},
+    **{f"{name} nothing": _with(name, None) for name in FIELDS if name != "best"},
+    **{f"{name} negative": _with(name, -1) for name in ("epoch", "position", "update", "triplets_seen")},
+    "one entry more": _with("further", 1),
+    "an epoch's line of another form": _with("log", [{"epoch": 1}]),
+    "a weight cut": _cut("module", "layer.weight"),
+    "a selected weight cut": _cut("selected", "layer.weight"),
+    "a moment cut": _cut("moments", "layer.weight", "exp_avg"),
+    "weights of another network": lambda state: state.update(module={"other": torch.zeros(1)}),
+    "moments of another network": lambda state: state.update(moments={"other": {"exp_avg": torch.zeros(3)}}),
+    "an average of another network": lambda state: state.update(average={"other": torch.zeros(3)}),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(Killed):
+        train(small_job(folder, adam(), killed_at(14), every=0), resume=False)
+    return folder
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_state_of_another_form_or_other_shapes_is_refused_in_one_line(tmp_path: Path, killed: Path, change: str) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    rewritten(tmp_path, CHANGES[change])
+    refused_in_one_line(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pointer: pointer.pop("form"), lambda pointer: pointer.update(form=1), lambda pointer: pointer.pop("sha256"),
+        lambda pointer: pointer.update(file="../../x.pt"), lambda pointer: pointer.update(bytes="9"),
+        lambda pointer: pointer.update(further=1),
+    ],
+)  # fmt: skip
+def test_a_pointer_of_another_form_is_refused_in_one_line(tmp_path: Path, killed: Path, change: Any) -> None:
+    """The first is what older versions wrote."""
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    pointer = json.loads((tmp_path / "resume.json").read_text())
+    change(pointer)
+    (tmp_path / "resume.json").write_text(json.dumps(pointer))
+    refused_in_one_line(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 50])
+def test_a_pointer_that_was_cut_is_refused_in_one_line(tmp_path: Path, killed: Path, length: int) -> None:
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "resume.json").write_bytes((killed / "resume.json").read_bytes()[:length])
+    refused_in_one_line(tmp_path)
+
+
+def refused_in_one_line(folder: Path) -> None:
+    with pytest.raises(UserError) as error:
+        train(small_job(folder, adam(), Vectors(ROWS)), resume=True)
+    assert "\n" not in str(error.value) and str(error.value).endswith(f"delete {folder} and run again"), error.value
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
