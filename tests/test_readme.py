@@ -110,9 +110,10 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
     """A README line as arguments of the program, on small data."""
     for written, smaller in SMALLER.items():
         line = line.replace(written, smaller)
+    for name in ("IMAGE_ONLY_RUN", "TEXT_ONLY_RUN", "OTHER"):
+        line = line.replace(name, str(run.with_name(name.lower().removesuffix("_run"))))
     line = line.replace("--data-root DATA", f"--data-root {data}").replace("WEIGHTS", str(data)).replace("RUN", str(run))
     line = line.replace("my_method.py", str(TOY_PLUGIN)).replace("--method my_method", "--method toy")
-    line = line.replace("OTHER", str(run.with_name("other")))
     line = line.replace("tests/golden", str(GOLDEN)).replace(f"{GOLDEN}/spirit.json ", "")
     before, _, after = line.partition(" benchmark ")
     words = shlex.split(after)
@@ -137,8 +138,9 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
 @pytest.mark.parametrize("line", [line for line in commands() if line not in BY_CI])
 def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: Path, finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "spirit"))
-    other = Path(shutil.copytree(finished, tmp_path / "other")) / "record.json"
-    other.write_text(other.read_text().replace('"method": "spirit"', '"method": "other"'))
+    for name in ("image_only", "text_only", "other"):
+        alike = Path(shutil.copytree(finished, tmp_path / name)) / "record.json"
+        alike.write_text(alike.read_text().replace('"method": "spirit"', f'"method": "{name}"'))
     embeddings(small_cirr, "val", tmp_path / "mine.npz")
     embeddings(small_cirr, "test1", tmp_path / "test1.npz")
     rankings(small_cirr, tmp_path)

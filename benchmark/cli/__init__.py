@@ -116,6 +116,7 @@ def _fail(message: str, status: int = 2) -> int:
 def _commands() -> dict[str, ModuleType]:
     from benchmark.cli import (
         compare,
+        compose,
         data,
         evaluate,
         export,
@@ -141,6 +142,7 @@ def _commands() -> dict[str, ModuleType]:
         "submit": submit,
         "leaderboard": leaderboard,
         "compare": compare,
+        "compose": compose,
         "throughput": throughput,
     }
 

@@ -97,12 +97,12 @@ def compare(*runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, repli
         for difference in _differences(comparable, metrics or known, sides, seed, replicates)
     ]
     corrected = holm([difference.p for difference in differences])
-    every = {key for side in sides for key in side.keys()}
+    keys = [side.keys() for side in sides]
     return Comparison(
         seeds=tuple((side.label, len(side.records)) for side in sides),
         differences=tuple(replace(d, p_holm=p) for d, p in zip(differences, corrected, strict=True)),
         queries=tuple(query for comparable in found for query in _most_different(comparable, sides)),
-        left_out=tuple(sorted(every - set.intersection(*(side.keys() for side in sides)), key=str)),
+        left_out=tuple(sorted(set.union(*keys) - set.intersection(*keys), key=str)),
     )
 
 

@@ -53,12 +53,12 @@ _ALIGN = ["left", *["right"] * (len(_HEADS) - 1)]
 def _cells(rows: Sequence[MetricDifference]) -> list[list[str]]:
     return [
         [short_name(d.metric), f"{d.first_value:.2f}", f"{d.second_value:.2f}", f"{d.difference:+.2f}",
-         f"[{d.low:+.2f}, {d.high:+.2f}]", _p(d.p), _p(d.p_holm), f"{d.wins}/{d.ties}/{d.losses}"]
+         f"[{d.low:+.2f}, {d.high:+.2f}]", format_p(d.p), format_p(d.p_holm), f"{d.wins}/{d.ties}/{d.losses}"]
         for d in rows
     ]  # fmt: skip
 
 
-def _p(value: float) -> str:
+def format_p(value: float) -> str:
     return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 0.9995 else "1"
 
 

@@ -29,7 +29,7 @@ class Side:
 
     def keys(self) -> set[TaskKey]:
         """Tasks, categories among them, that every seed has."""
-        return set.intersection(*(set(found) for found in self.queries))
+        return set.intersection(*map(set[TaskKey], self.queries))
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def comparables(sides: Sequence[Side]) -> list[Comparable]:
     Raises UserError, in one line, where the sides are of other data, or share no task.
     """
     _check_data(sides)
-    shared = set.intersection(*(side.keys() for side in sides))
+    shared: set[TaskKey] = set.intersection(*(side.keys() for side in sides))
     if not shared:
         raise UserError(_nothing_shared(sides))
     tasks: dict[TaskKey, list[TaskKey]] = {}

@@ -1,0 +1,202 @@
+"""Does a method compose? Its ranks beside those of the picture alone and the text alone, on the same encoder.
+
+Notation: h_i, h_t, h_m: hits at k of the picture alone, the text alone and the method; K cut-offs. All
+shares are percent of the queries; with categories, their mean. The definitions are this project's, where
+nothing else is said: the composition gap is that of CIRCUS' released code (arXiv 2605.14787).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.comparison.sides import Comparable, Side, comparables, metric_values, read_sides
+from benchmark.comparison.statistics import (
+    LEVEL,
+    REPLICATES,
+    FloatArray,
+    Stratum,
+    bootstrap,
+    group_differences,
+    means,
+    sign_flip_test,
+)
+from benchmark.dataset import TaskKey
+from benchmark.errors import UserError
+from benchmark.records.layout import metric_order
+from benchmark.records.record import Record
+
+PICTURE_ALONE, TEXT_ALONE = "image_only", "text_only"
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CompositionAt:
+    """Of one task at one cut-off; intervals are 95 %, by bootstrap over groups of queries.
+
+    ``gap``: method - max(picture, text). ``union``: solvable by one modality, max(h_i, h_t). ``composed``:
+    what the method alone finds; ``lost``: what one modality finds and the method does not. ``hard``: found by
+    neither modality, and ``hard_recall`` the method's recall on those (NaN where there are none).
+    ``relative_gap``: gap / (100 - max(picture, text)), NaN at 100. ``p_picture, p_text``: sign-flip
+    tests of the method against either. ``table``: queries by (h_i, h_t, h_m), of the first seed.
+    """
+
+    key: TaskKey
+    metric: str
+    queries: int
+    picture: float
+    text: float
+    method: float
+    gap: float
+    gap_interval: Interval
+    union: float
+    gap_to_union: float
+    gap_to_union_interval: Interval
+    composed: float
+    lost: float
+    hard: float
+    hard_recall: float
+    hard_recall_interval: Interval
+    relative_gap: float
+    p_picture: float
+    p_text: float
+    table: Mapping[tuple[bool, bool, bool], int]
+
+
+@dataclass(frozen=True)
+class CompositionFindings:
+    """``log_ratio``: per task the median over queries of log(min(r_i, r_t) / r_m), above 0 where the method
+    ranks the positive before the better modality does."""
+
+    label: str
+    encoder: str
+    at: tuple[CompositionAt, ...]
+    log_ratio: Mapping[TaskKey, float]
+
+
+def compose(*runs: str | Path, seed: int = 0, replicates: int = REPLICATES) -> CompositionFindings:
+    """Hold a run (or its seeds) against runs of ``image_only`` and ``text_only`` on the same encoder.
+
+    The three are told apart by their methods. Raises UserError where one is missing, where their encoders
+    are not the same, and as :func:`benchmark.comparison.comparison.compare` does.
+    """
+    method, picture, text = sides = _roles(read_sides(map(Path, runs)))
+    _check_encoders(sides)
+    found = comparables(sides)
+    return CompositionFindings(
+        label=method.label,
+        encoder=_encoder_name(method.records[0]),
+        at=tuple(
+            _composition_at(comparable, metric, seed, replicates)
+            for comparable in found
+            for metric in metric_order(comparable.metrics)
+            if metric.startswith("R@")
+        ),
+        log_ratio={comparable.key: _log_ratio(comparable) for comparable in found if len(comparable.ids) == 1},
+    )
+
+
+def _roles(sides: Sequence[Side]) -> tuple[Side, Side, Side]:
+    """The method, the picture alone, the text alone."""
+    by_method: dict[str, list[Side]] = {}
+    for side in sides:
+        name = side.records[0].method
+        by_method.setdefault(name if name in (PICTURE_ALONE, TEXT_ALONE) else "", []).append(side)
+    for name, role in (("", "a method"), (PICTURE_ALONE, "the picture alone"), (TEXT_ALONE, "the text alone")):
+        count = len(by_method.get(name, []))
+        if count != 1:
+            raise UserError(
+                f"compose needs one run of {role}{f' ({name})' if name else ''}, and {count} were named: run "
+                f"{PICTURE_ALONE} and {TEXT_ALONE} with the method's own encoder, and name the three folders"
+            )
+    return by_method[""][0], by_method[PICTURE_ALONE][0], by_method[TEXT_ALONE][0]
+
+
+def _check_encoders(sides: tuple[Side, Side, Side]) -> None:
+    """By seed: the encoder's start, its digest and, where it was tuned, what that made of it."""
+    method, *alone = sides
+    for side in alone:
+        by_seed = {record.identity.seed: _encoder(record) for record in side.records}
+        for record in method.records:
+            mine = _encoder(record)
+            # What starts from given weights and is not tuned is the same whatever the seed.
+            theirs = by_seed.get(record.identity.seed, next(iter(by_seed.values())))
+            if mine is None or mine != theirs:
+                has = "no encoder of a backbone" if mine is None else f"the encoder {_encoder_name(record)}"
+                raise UserError(
+                    f"{method.label} (seed {record.identity.seed}) has {has}, and {side.label} another: one modality "
+                    "alone says nothing about a method on another encoder; run it on the same encoder and seed"
+                )
+
+
+def _encoder(record: Record) -> tuple[object, ...] | None:
+    encoder = record.identity.encoder
+    if encoder is None:
+        return None
+    tuned = encoder.state == "finetuned"
+    artefact = next((stage.artefact for stage in record.identity.stages if stage.artefact), None) if tuned else None
+    return encoder.name, encoder.digest, encoder.state, artefact
+
+
+def _encoder_name(record: Record) -> str:
+    encoder = record.identity.encoder
+    return "none" if encoder is None else f"{encoder.name}, {encoder.weights}, {encoder.state}"
+
+
+def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
+    """Per category the hits of method, picture and text, ``(3, S, Q)``; one seed stands for several."""
+    found = []
+    for ranks in comparable.ranks:
+        sides = [metric_values(metric, side) for side in ranks]
+        seeds = max(len(side) for side in sides)
+        if any(len(side) not in (1, seeds) for side in sides):
+            raise UserError("compose needs the same seeds of all three runs, or one of those of a single modality")
+        found.append(np.stack([np.broadcast_to(side, (seeds, side.shape[1])) for side in sides]))
+    return found
+
+
+def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: int) -> CompositionAt:
+    strata, table = [], dict.fromkeys(product((False, True), repeat=3), 0)
+    for group, hits in zip(comparable.groups, _hits(comparable, metric), strict=True):
+        method, picture, text = hits
+        union = np.maximum(picture, text)
+        shares = (method, picture, text, union, method * (1 - union), (1 - method) * union, 1 - union)
+        # Hits of seeds are averaged first: the interval is of queries.
+        strata.append(Stratum(group, tuple(share.mean(axis=0, keepdims=True) for share in shares)))
+        for row in hits[:, 0].astype(bool).T:
+            table[bool(row[1]), bool(row[2]), bool(row[0])] += 1
+    m, i, t, union, composed, lost, hard = (100 * means(strata)).tolist()
+    drawn = 100 * bootstrap(strata, seed, replicates)
+    best, best_drawn = max(i, t), drawn[:, 1:3].max(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        hard_drawn = 100 * drawn[:, 4] / drawn[:, 6]
+    return CompositionAt(
+        comparable.key, metric, sum(map(len, comparable.ids)), picture=i, text=t, method=m,
+        gap=m - best, gap_interval=_interval(drawn[:, 0] - best_drawn),
+        union=union, gap_to_union=m - union, gap_to_union_interval=_interval(drawn[:, 0] - drawn[:, 3]),
+        composed=composed, lost=lost, hard=hard,
+        hard_recall=100 * composed / hard if hard else np.nan, hard_recall_interval=_interval(hard_drawn),
+        relative_gap=100 * (m - best) / (100 - best) if best < 100 else np.nan,
+        p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),
+        p_text=sign_flip_test(group_differences(strata, 0, 2), seed),
+        table=table,
+    )  # fmt: skip
+
+
+def _interval(values: FloatArray) -> Interval:
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _log_ratio(comparable: Comparable) -> float:
+    (ranks,) = comparable.ranks
+    method, picture, text = (np.log(side["R"]).mean(axis=0) for side in ranks)
+    return float(np.median(np.minimum(picture, text) - method))
