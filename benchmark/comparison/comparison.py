@@ -98,11 +98,12 @@ def compare(*runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, repli
     ]
     corrected = holm([difference.p for difference in differences])
     keys = [side.keys() for side in sides]
+    shared: set[TaskKey] = set.intersection(*keys)
     return Comparison(
         seeds=tuple((side.label, len(side.records)) for side in sides),
         differences=tuple(replace(d, p_holm=p) for d, p in zip(differences, corrected, strict=True)),
         queries=tuple(query for comparable in found for query in _most_different(comparable, sides)),
-        left_out=tuple(sorted(set.union(*keys) - set.intersection(*keys), key=str)),
+        left_out=tuple(sorted(set.union(*keys) - shared, key=str)),
     )
 
 

@@ -7,9 +7,9 @@ nothing else is said: the composition gap is that of CIRCUS' released code (arXi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ from benchmark.records.record import Record
 PICTURE_ALONE, TEXT_ALONE = "image_only", "text_only"
 
 Interval = tuple[float, float]
+
+_SIDES = (False, True)
+_ALL_HITS = [(picture, text, method) for picture in _SIDES for text in _SIDES for method in _SIDES]
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
 
 
 def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: int) -> CompositionAt:
-    strata, table = [], dict.fromkeys(product((False, True), repeat=3), 0)
+    strata: list[Stratum] = []
+    table: Counter[tuple[bool, bool, bool]] = Counter()
     for group, hits in zip(comparable.groups, _hits(comparable, metric), strict=True):
         method, picture, text = hits
         union = np.maximum(picture, text)
@@ -184,7 +188,7 @@ def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: 
         relative_gap=100 * (m - best) / (100 - best) if best < 100 else np.nan,
         p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),
         p_text=sign_flip_test(group_differences(strata, 0, 2), seed),
-        table=table,
+        table={hits: table[hits] for hits in _ALL_HITS},
     )  # fmt: skip
 
 
