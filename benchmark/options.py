@@ -221,7 +221,7 @@ def read_config(path: Path) -> dict[str, Any]:
     path = ready_configuration(str(path), ".toml", "--config")
     values = read_toml(path)
     known = {name.replace("_", "-") for name in RunOptions.model_fields}
-    problems = []
+    problems: list[str] = []
     for key, value in values.items():
         with gathered(problems):
             if key.replace("_", "-") not in known:
@@ -237,7 +237,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _require_valid(name: str, value: Any) -> None:
     """Raises UserError where an option alone cannot have a value; one that makes several runs may have a list."""
-    several = RunOptions.model_fields[name].json_schema_extra["several"]  # type: ignore[index,call-overload]
+    told = RunOptions.model_fields[name].json_schema_extra
+    several = isinstance(told, dict) and bool(told["several"])
     for one in value if several and isinstance(value, list) else [value]:
         make_options(**{"method": "", "dataset": "", name: one})
 

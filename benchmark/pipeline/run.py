@@ -213,8 +213,8 @@ class _Run:
                 self._probe(planned, built)
             self._cost = self._counted(built)
             assert self._artefact is not None
-            weights, self._weights = self._artefact.copy_to_run(built.method)
-            return built, weights
+            copied, self._weights = self._artefact.copy_to_run(built.method)
+            return built, copied
         built = self._build(planned)
         method = built.method
         self._probe(planned, built)
