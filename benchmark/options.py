@@ -219,7 +219,10 @@ def parse_assignments(values: list[str]) -> dict[str, Any]:
 def read_config(path: Path) -> dict[str, Any]:
     """A TOML file with the same names as the options, or a ready one by name; `[set]` holds the settings."""
     path = ready_configuration(str(path), ".toml", "--config")
-    values = read_toml(path)
+    try:
+        values = read_toml(path)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     known = {name.replace("_", "-") for name in RunOptions.model_fields}
     problems: list[str] = []
     for key, value in values.items():

@@ -40,11 +40,6 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     from benchmark.options import parse_assignments, parse_data_roots, read_config
 
     values: dict[str, Any] = {}
-    empty = [name for name in _fields() if getattr(options, name, None) == ""]
-    if empty:
-        # Not as if it had not been given: `--data-root "$DATA"` must not become a run on demo data.
-        flags = [f"--{name.replace('_', '-')}" for name in empty]
-        raise UserError.collect(f"{flag}: is empty; give a value, or leave it out" for flag in flags)
     if getattr(options, "config", None):
         values.update(read_config(Path(options.config)))
     for name, field in _fields().items():
