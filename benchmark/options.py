@@ -203,16 +203,20 @@ def parse_data_roots(values: list[str]) -> dict[str, str]:
 def parse_assignments(values: list[str]) -> dict[str, Any]:
     """`key=value` with values as in TOML; what is no TOML value is taken as a string."""
     assignments: dict[str, Any] = {}
+    problems = []
     for value in values:
         key, separator, text = value.partition("=")
         if not separator or "." not in key:
-            raise UserError(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
+            problems.append(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
+            continue
         try:
             assignments[key.strip()] = parse_toml(f"x = {text.strip()}")["x"]
         except OutOfBounds as error:
-            raise UserError(f"--set {value[:80]}: {error}; give another value") from None
+            problems.append(f"--set {value[:80]}: {error}; give another value")
         except NotWellFormed:
             assignments[key.strip()] = text.strip()
+    if problems:
+        raise UserError.collect(problems)
     return assignments
 
 
