@@ -119,7 +119,7 @@ def format_exit(stop: SystemExit) -> str:
 
 def _format_system_error(error: OSError) -> str:
     what = error.filename if error.filename is not None else "the system"
-    reason = error.strerror or _first_line(error)
+    reason = " ".join((error.strerror or _first_line(error)).split())
     advice = _ADVICE.get(error.errno or 0, "choose another folder or mend this one" if error.filename else "")
     return f"{os.fsdecode(what) if isinstance(what, bytes) else what}: {reason}" + (f"; {advice}" if advice else "")
 

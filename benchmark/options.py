@@ -203,25 +203,32 @@ def parse_data_roots(values: list[str]) -> dict[str, str]:
 def parse_assignments(values: list[str]) -> dict[str, Any]:
     """`key=value` with values as in TOML; what is no TOML value is taken as a string."""
     assignments: dict[str, Any] = {}
+    problems = []
     for value in values:
         key, separator, text = value.partition("=")
         if not separator or "." not in key:
-            raise UserError(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
+            problems.append(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
+            continue
         try:
             assignments[key.strip()] = parse_toml(f"x = {text.strip()}")["x"]
         except OutOfBounds as error:
-            raise UserError(f"--set {value[:80]}: {error}; give another value") from None
+            problems.append(f"--set {value[:80]}: {error}; give another value")
         except NotWellFormed:
             assignments[key.strip()] = text.strip()
+    if problems:
+        raise UserError.collect(problems)
     return assignments
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """A TOML file with the same names as the options, or a ready one by name; `[set]` holds the settings."""
     path = ready_configuration(str(path), ".toml", "--config")
-    values = read_toml(path)
+    try:
+        values = read_toml(path)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
     known = {name.replace("_", "-") for name in RunOptions.model_fields}
-    problems = []
+    problems: list[str] = []
     for key, value in values.items():
         with gathered(problems):
             if key.replace("_", "-") not in known:
@@ -237,7 +244,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _require_valid(name: str, value: Any) -> None:
     """Raises UserError where an option alone cannot have a value; one that makes several runs may have a list."""
-    several = RunOptions.model_fields[name].json_schema_extra["several"]  # type: ignore[index,call-overload]
+    told = RunOptions.model_fields[name].json_schema_extra
+    several = isinstance(told, dict) and bool(told["several"])
     for one in value if several and isinstance(value, list) else [value]:
         make_options(**{"method": "", "dataset": "", name: one})
 

@@ -28,7 +28,7 @@ import killed_run
 
 PHASES = {
     "end of the process": "out/record.json",
-    "record": "out/table.md",
+    "record": "out/per_query.npz",
     "evaluation": "out/weights/last.safetensors",
     "head training": "out/training/resume.json",
     "features": "cache/features/*",

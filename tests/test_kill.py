@@ -44,7 +44,7 @@ PHASES = {
     "features": "cache/features/**/*",
     "head training": "out/training/resume.json",
     "evaluation": "out/weights/last.safetensors",
-    "record writing": "out/table.md",
+    "record writing": "out/per_query.npz",
 }
 
 

@@ -82,6 +82,11 @@ def _among_others(group: ProcessGroup, arguments: Sequence[str] | None) -> int:
 
 def _work(options: argparse.Namespace) -> int:
     """Carry out the command. Code from outside that calls exit() has not done its work."""
+    given = {name: value if isinstance(value, list) else [value] for name, value in vars(options).items()}
+    empty = [name.replace("_", "-") for name, values in given.items() if "" in values]
+    if empty:
+        # Not as if it had not been given: `--data-root "$DATA"` must not become a run on demo data.
+        raise UserError.collect(f"'{name}' is given empty; give a value, or leave it out" for name in empty)
     try:
         status: int = options.command.run(options)
         return status

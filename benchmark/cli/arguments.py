@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, gathered
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -40,23 +40,24 @@ def run_values(options: argparse.Namespace) -> dict[str, Any]:
     from benchmark.options import parse_assignments, parse_data_roots, read_config
 
     values: dict[str, Any] = {}
-    empty = [name for name in _fields() if getattr(options, name, None) == ""]
-    if empty:
-        # Not as if it had not been given: `--data-root "$DATA"` must not become a run on demo data.
-        flags = [f"--{name.replace('_', '-')}" for name in empty]
-        raise UserError.collect(f"{flag}: is empty; give a value, or leave it out" for flag in flags)
+    problems: list[str] = []
     if getattr(options, "config", None):
-        values.update(read_config(Path(options.config)))
+        with gathered(problems):
+            values.update(read_config(Path(options.config)))
     for name, field in _fields().items():
         given = getattr(options, name, None)
         if given is None or _told(field)["several"]:
             continue
         if name == "data_root":
-            values[name] = parse_data_roots(given)
+            with gathered(problems):
+                values[name] = parse_data_roots(given)
         elif name == "set":
-            values[name] = {**values.get("set", {}), **parse_assignments(given)}
+            with gathered(problems):
+                values[name] = {**values.get("set", {}), **parse_assignments(given)}
         else:
             values[name] = tuple(given) if isinstance(given, list) else given
+    if problems:
+        raise UserError.collect(problems)
     return values
 
 

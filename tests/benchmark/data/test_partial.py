@@ -10,6 +10,7 @@ import pytest
 from benchmark.datasets import cirr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from benchmark.data.partial import PartialDataset, missing_pictures, remaining_task, without_missing
 from benchmark.dataset import Counts, Dataset, Queries, Ragged, Task, TaskKey
@@ -87,12 +88,24 @@ def with_counts(dataset: Dataset, right: bool) -> Dataset:
     return dataset
 
 
-def test_a_whole_dataset_stays_itself(dataset: Dataset) -> None:
+def test_a_whole_dataset_stays_itself(dataset: Dataset, tmp_path: Path) -> None:
     whole = with_counts(dataset, right=True)
-    pictures = replace(whole.pictures, paths=(Path(__file__),) * len(whole.pictures))
-    whole.pictures = pictures
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    whole.pictures = replace(whole.pictures, paths=(tmp_path / "one.png",) * len(whole.pictures))
     assert not len(missing_pictures(whole, ("val",)))
     assert without_missing(whole, ("val",)) is whole
+
+
+def test_a_picture_that_cannot_be_read_is_as_good_as_missing(dataset: Dataset, tmp_path: Path) -> None:
+    whole = with_counts(dataset, right=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "one.png").read_bytes()[:30])
+    paths = [tmp_path / "one.png"] * len(whole.pictures)
+    paths[3] = tmp_path / "cut.png"
+    whole.pictures = replace(whole.pictures, paths=tuple(paths))
+    assert missing_pictures(whole, ("val",)).tolist() == [3]
+    left = without_missing(whole, ("val",))
+    assert isinstance(left, PartialDataset) and left.missing == (whole.pictures.names[3],)
 
 
 def test_wrong_counts_alone_make_it_partial(dataset: Dataset) -> None:

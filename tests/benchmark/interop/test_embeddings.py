@@ -117,7 +117,7 @@ def test_safetensors_give_the_same(cirr: Path, tmp_path: Path, place: str, dtype
     save_file(tensors, file, metadata=in_metadata if place == "metadata" else None)
     if place == "side file":
         side.write_text(json.dumps(ids), encoding="utf-8")
-    options: dict[str, Any] = {"data_root": {"*": str(cirr)}, "output": str(tmp_path / "run")}
+    options: dict[str, Any] = {"data_root": {"*": str(cirr)}, "output": str(tmp_path / "another")}
     record, _ = evaluate_embeddings(file, "cirr", **options)
     assert record.results == plain.results
     expected = {"mine.safetensors"} | ({"mine.safetensors.ids.json"} if place == "side file" else set())

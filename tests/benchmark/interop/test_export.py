@@ -153,6 +153,8 @@ def test_what_cannot_be_exported_or_loaded_is_told(command: Command, runs: dict[
     assert told.status == 2 and "an export, for use outside" in told.err
     assert "an export already" in command("export", "model.safetensors").err
     Path("model.safetensors").unlink()
+    for name in ("record.json", "run.json"):  # which know the weights that the run made
+        (run / name).unlink()
     for changed, part in (
         ({"encoder_file": "gone.safetensors"}, "needs the encoder gone.safetensors"),
         ({"method": "spirits"}, "unknown method 'spirits'"),
