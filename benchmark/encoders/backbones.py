@@ -127,7 +127,8 @@ def text_context(name: str) -> TextContext:
     """What an architecture reads of a text; no network is built. Raises UserError for an unknown name."""
     architecture = architecture_named(name)
     texts = architecture.config["text_cfg"]
-    return _context(architecture.label, int(texts.get("context_length", 77)), int(texts.get("vocab_size", CLIP_VOCABULARY)))
+    vocabulary = int(texts.get("vocab_size", CLIP_VOCABULARY))
+    return _context(architecture.label, int(texts.get("context_length", 77)), vocabulary)
 
 
 def _context(name: str, length: int, vocabulary: int) -> TextContext:
