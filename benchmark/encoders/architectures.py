@@ -75,23 +75,27 @@ def architecture_named(name: str) -> Architecture:
 
 def _of_file(path: Path) -> Architecture:
     config = read_json(path, SMALL, "name a configuration of open_clip's form")
-    where = f"--backbone {path}"
+    return own_architecture(config, file_label(path), f"--backbone {path}")
+
+
+def own_architecture(config: Any, label: str, where: str) -> Architecture:
+    """An architecture of the user's own; raises UserError where no plain CLIP can be built of the configuration."""
     typed(_ClipConfiguration, config, where, "open_clip's model_configs show the form")
     vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
     own_text = {**config["text_cfg"], "vocab_size": CLIP_VOCABULARY}
     if not is_plain({**config, "text_cfg": own_text}) or vocabulary > CLIP_VOCABULARY:
         raise UserError(f"{where}: no plain CLIP model (it has another text encoder or tokenizer)")
+    sizes = {key: config[key] for key in _PARTS}
     try:
         with torch.device("meta"):
-            CLIP(**{key: config[key] for key in _PARTS})
+            CLIP(**sizes)
     except Exception as error:  # whatever torch and timm say of sizes that do not go together
         told = str(error).partition("\n")[0]
         raise UserError(f"{where}: no network can be built of it ({type(error).__name__}: {told})") from None
-    sizes = {key: config[key] for key in _PARTS}
     activation: Activation | None = None
     if "quick_gelu" in config:
         activation = "quickgelu" if config["quick_gelu"] else "gelu"
-    return Architecture(file_label(path), sizes, activation, is_file=True)
+    return Architecture(label, sizes, activation, is_file=True)
 
 
 _Size = Annotated[int, Field(ge=1, le=65_536)]

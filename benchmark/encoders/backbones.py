@@ -19,7 +19,13 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from benchmark.backbone import Backbone, BackboneDescription, TextContext
-from benchmark.encoders.architectures import Activation, Architecture, architecture_named, backbone_configuration
+from benchmark.encoders.architectures import (
+    Activation,
+    Architecture,
+    architecture_named,
+    backbone_configuration,
+    own_architecture,
+)
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, LEAST_VOCABULARY
 from benchmark.encoders.clip_weights import as_clip
 from benchmark.encoders.preprocessing import Preprocessing
@@ -255,10 +261,10 @@ def rebuild_backbone(description: Mapping[str, Any], source: str = "the weights'
     """
     told = typed(_Rebuilt, dict(description), source, "it is damaged, write the file again")
     pipeline = Preprocessing.of_key(told.preprocessing, source)
-    own = told.configuration
-    architecture = Architecture(
-        told.name, own or backbone_configuration(told.name), told.activation, is_file=bool(own)
-    )
+    if told.configuration:
+        architecture = own_architecture(told.configuration, told.name, f"{source}, the backbone's configuration")
+    else:
+        architecture = Architecture(told.name, backbone_configuration(told.name), told.activation)
     clip = build_clip(architecture.config, told.activation)
     return ClipBackbone.of(architecture, clip, pipeline, told.weights, told.activation)
 

@@ -21,7 +21,6 @@ from benchmark.pipeline.required_files import CLIP
 from benchmark.records.record import read_record
 from benchmark.registry import discover
 from benchmark.weights.assets import find_asset
-from benchmark.weights.fit import shapes_of
 
 MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
 VAL = ("run", "--method", "val", "--dataset", "cirr", "--limit", 12, "--set", "method.cnn=mobilenetv1_100",
@@ -134,9 +133,9 @@ def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, asse
     other = command(*real, "--assets-root", assets)
     assert other.status == 2 and "RN50x4.pt as RN50x4: " in other.err and "tensors do not fit" in other.err
     with torch.device("meta"):
-        shapes = shapes_of(build_clip(backbone_configuration("RN50x4"), "quickgelu").state_dict())
+        state = build_clip(backbone_configuration("RN50x4"), "quickgelu").state_dict()
     # One number stands for all of a tensor, in the file as well.
-    torch.save({"CLIP": {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}}, clip)
+    torch.save({"CLIP": {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}}, clip)
     told = command(*real, "--assets-root", assets)
     assert told.status == 0, told.err
     assert "RN50x4.pt (420 MB, MIT (OpenAI CLIP)), https://openaipublic" in told.out and f"found at {clip}" in told.out
