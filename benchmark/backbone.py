@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -95,7 +95,10 @@ class TextContext:
 
 @dataclass(frozen=True)
 class BackboneDescription:
-    """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors."""
+    """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors.
+
+    ``configuration``: of an architecture of the user's own, which no name stands for.
+    """
 
     name: str
     weights: str
@@ -106,6 +109,7 @@ class BackboneDescription:
     digest: str
     preprocessing: dict[str, Any]
     parameters: int
+    configuration: dict[str, Any] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):

@@ -43,8 +43,9 @@ class MethodInfo:
     """One line of `list methods`, the citation, and which files a method needs from outside.
 
     ``title``: by default the name. ``required_files``: names of assets, of which settings choose; "clip"
-    is the backbone's weights. ``outside_fair``: why the method has no honest adaptation to the encoder
-    that a controlled comparison gives to all; "" for one that takes part.
+    is the backbone's weights. ``required_with``: of a file, the settings of this method under which alone it is
+    asked for, where these are others than the asset says. ``outside_fair``: why the method has no honest
+    adaptation to the encoder that a controlled comparison gives to all; "" for one that takes part.
     """
 
     name: str
@@ -53,6 +54,7 @@ class MethodInfo:
     paper: str = ""
     citation: str = ""
     required_files: tuple[str, ...] = ()
+    required_with: dict[str, Any] = field(default_factory=dict)
     outside_fair: str = ""
 
     def __post_init__(self) -> None:

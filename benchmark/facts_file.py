@@ -3,7 +3,7 @@
 `methods/spirit.toml` holds titles, papers, BibTeX, recipes and variants, `datasets/cirr.toml` where to
 get the data. They are read without importing the `.py`, so that `list` and `--help` answer at once. ::
 
-    citation = "..."              # paper, citation, required_files: above all tables, for every method below
+    citation = "..."              # paper, citation, required_files, required_with: above all tables, for every method
 
     [[method]]                    # MethodInfo; one for each that the file holds
     [[asset]]                     # Asset
@@ -84,7 +84,7 @@ def _checked(path: Path, content: Mapping[str, Any]) -> Facts:
 
 T = TypeVar("T", Asset, MethodInfo, Recipe, Variant, Part, PublishedSizes, DatasetInfo)
 
-_OF_ALL_METHODS = ("paper", "citation", "required_files")
+_OF_ALL_METHODS = ("paper", "citation", "required_files", "required_with")
 _TABLES = ("method", "asset", "settings", "recipe", "variant", "size", "dataset")
 _CHECKS: Mapping[Any, tuple[str, Callable[[Any], bool]]] = {
     str: ("a string", lambda value: isinstance(value, str)),

@@ -78,11 +78,25 @@ class ShelfFile:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[self.module] = module
+        # Only here: torch takes long to import, and a shelf's facts are read without it.
+        from benchmark.plugins import program_settings, put_back
+
+        before = program_settings()
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[self.module]
-            raise UserError(f"{self.path}: the plug-in failed on import: {error!r}") from error
+            how = "ended the program" if isinstance(error, SystemExit) else "failed"
+            told = " ".join(repr(error).split())
+            raise UserError(f"{self.path}: the plug-in {how} on import: {told}") from error
+        finally:
+            changed = put_back(before)
+        if changed:
+            del sys.modules[self.module]
+            raise UserError(
+                f"{self.path}: the plug-in changes {changed[0]} on import; code from outside changes nothing but "
+                "its own"
+            )
         return module
 
     @cached_property
@@ -114,10 +128,21 @@ class ShelfFile:
                 f"{self.path}: gives no method '{method}' (METHOD or METHODS), which its facts name; "
                 f"given: {', '.join(given) or 'none'}"
             )
-        return given[method]
+        if not self.is_foreign:
+            return given[method]
+        from benchmark.plugins import ForeignCode
+
+        return ForeignCode(self.path, method).specification(given[method])
+
+    @property
+    def is_foreign(self) -> bool:
+        """A plug-in, or of another distribution."""
+        return not self.module.startswith("benchmark.")
 
     def _specifications(self, module: ModuleType) -> dict[str, Specification]:
         several: dict[str, Specification] = getattr(module, "METHODS", {})
+        if not isinstance(several, dict):
+            raise UserError(f"{self.path}: METHODS is a {type(several).__name__}; {_NEW_FORM}")
         if several or not hasattr(module, "METHOD"):
             return several
         # METHOD has no name of its own: its facts', its entry point's, or the file's.
@@ -188,10 +213,7 @@ class Registry:
 
     def dataset_module(self, name: str) -> ModuleType:
         """Import a dataset's file: its ``INFO``, ``LAYOUTS``, ``load`` and ``present_splits``."""
-        for file in self.files:
-            if file.facts.dataset is not None and file.facts.dataset.name == name:
-                return file.load()
-        raise unknown_name("dataset", name, self.datasets())
+        return self._file_of_dataset(name).load()
 
     def sizes(self, method: str) -> tuple[PublishedSizes, ...]:
         """Published numbers of a method's parameters."""
@@ -209,7 +231,15 @@ class Registry:
 
     def load_dataset(self, name: str, root: Path, splits: tuple[str, ...]) -> Dataset:
         """Import a dataset's file and read its annotations under ``root``."""
-        dataset: Dataset = self.dataset_module(name).load(root, splits=splits)
+        file = self._file_of_dataset(name)
+        module = file.load()
+        dataset: Dataset
+        if file.is_foreign:
+            from benchmark.plugins import ForeignCode
+
+            dataset = ForeignCode(file.path, name, "dataset").load_dataset(module, root, splits)
+        else:
+            dataset = module.load(root, splits=splits)
         return dataset
 
     def demo_folder(self, name: str, cache: Path) -> Path:
@@ -229,6 +259,12 @@ class Registry:
         if not of_the_stage:
             return choose_recipe(read_facts(_DEFAULT_RECIPES).recipes, "*", dataset, name, initialisation)
         return choose_recipe(of_the_stage, stage, dataset, name, initialisation)
+
+    def _file_of_dataset(self, name: str) -> ShelfFile:
+        for file in self.files:
+            if file.facts.dataset is not None and file.facts.dataset.name == name:
+                return file
+        raise unknown_name("dataset", name, self.datasets())
 
     def _file_of(self, method: str) -> ShelfFile:
         for file in self.files:

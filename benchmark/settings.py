@@ -6,13 +6,24 @@ this order. An unknown key is an error that names the nearest known key.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.progress import say
@@ -142,6 +153,23 @@ class BackboneSettings(Settings):
         "fp32", description="of the frozen encoder's pass; tf32 is a GPU's, bf16 and fp16 are autocast"
     )
     compile: bool = Field(False, description="torch.compile for the frozen picture encoder")
+    mean: tuple[float, ...] = Field(
+        (), description="of each colour, subtracted from pixels of 0…1; by default what the weights were trained with"
+    )
+    std: tuple[float, ...] = Field((), description="of each colour, which pixels are divided by then; with mean")
+
+    @model_validator(mode="after")
+    def _three_of_each(self) -> Self:
+        if (len(self.mean), len(self.std)) not in ((0, 0), (3, 3)):
+            raise ValueError("mean and std are three numbers each, red, green and blue, and given together")
+        if not all(math.isfinite(value) for value in self.mean) or not all(0 < v < math.inf for v in self.std):
+            raise ValueError("mean must be finite, and std finite and above 0")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_weights_decide(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run that leaves them to the weights is the run that it was before these settings were there.
+        return {name: value for name, value in dump(self).items() if name not in ("mean", "std") or value}
 
 
 class TrainerSettings(Settings):

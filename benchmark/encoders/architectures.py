@@ -5,16 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import open_clip
+import torch
+from open_clip.model import CLIP
+from pydantic import BaseModel, Field
 
-from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, is_plain, plain_architectures
+from benchmark.encoders.backbone_table import (
+    BACKBONES,
+    CLIP_VOCABULARY,
+    LEAST_VOCABULARY,
+    file_label,
+    is_plain,
+    plain_architectures,
+)
 from benchmark.errors import UserError, unknown_name
+from benchmark.structured_files import SMALL, read_json, typed
 from benchmark.weights.fit import Shapes
 
 Activation = Literal["quickgelu", "gelu"]
 
+_PARTS = ("embed_dim", "vision_cfg", "text_cfg")
+_Count = Annotated[int, Field(ge=1, le=512)]
 _SUFFIXES: tuple[Activation, ...] = ("quickgelu", "gelu")
 _CONTEXT = 77
 _STAGES = range(1, 5)
@@ -28,6 +42,88 @@ TINY: Mapping[str, Any] = {
 optimiser 5.8 of 8.1 M parameters in every step."""
 
 OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What `--backbone` names: a label, open_clip's configuration, and the activation asked for, None for none.
+
+    ``is_file``: it is the user's own, which no name stands for; the label then bears the configuration's digest.
+    """
+
+    label: str
+    config: Mapping[str, Any]
+    activation: Activation | None
+    is_file: bool = False
+
+    @property
+    def image_size(self) -> int:
+        """S, in pixels."""
+        return int(self.config["vision_cfg"]["image_size"])
+
+
+def architecture_named(name: str) -> Architecture:
+    """``RN50x4``, ``ViT-B-32-gelu``, or a JSON file in the form of open_clip's configurations.
+
+    Raises UserError for what is unknown, no plain CLIP, or a file that no network can be built of.
+    """
+    if name.endswith(".json"):
+        return _of_file(Path(name).expanduser())
+    label, asked = split_name(name)
+    return Architecture(label, backbone_configuration(name), asked)
+
+
+def _of_file(path: Path) -> Architecture:
+    config = read_json(path, SMALL, "name a configuration of open_clip's form")
+    return own_architecture(config, file_label(path), f"--backbone {path}")
+
+
+def own_architecture(config: Any, label: str, where: str) -> Architecture:
+    """An architecture of the user's own; raises UserError where no plain CLIP can be built of the configuration."""
+    typed(_ClipConfiguration, config, where, "open_clip's model_configs show the form")
+    vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
+    own_text = {**config["text_cfg"], "vocab_size": CLIP_VOCABULARY}
+    if not is_plain({**config, "text_cfg": own_text}) or vocabulary > CLIP_VOCABULARY:
+        raise UserError(f"{where}: no plain CLIP model (it has another text encoder or tokenizer)")
+    sizes = {key: config[key] for key in _PARTS}
+    try:
+        with torch.device("meta"):
+            CLIP(**sizes)
+    except Exception as error:  # whatever torch and timm say of sizes that do not go together
+        told = str(error).partition("\n")[0]
+        raise UserError(f"{where}: no network can be built of it ({type(error).__name__}: {told})") from None
+    activation: Activation | None = None
+    if "quick_gelu" in config:
+        activation = "quickgelu" if config["quick_gelu"] else "gelu"
+    return Architecture(label, sizes, activation, is_file=True)
+
+
+_Size = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class _VisionSizes(BaseModel):
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    layers: _Count | Annotated[list[_Count], Field(min_length=4, max_length=4)] = 12
+    width: _Size = 768
+    patch_size: _Size | None = 16
+    head_width: _Size = 64
+
+
+class _TextSizes(BaseModel):
+    context_length: _Size = _CONTEXT
+    vocab_size: Annotated[int, Field(ge=LEAST_VOCABULARY, le=2**20)] = CLIP_VOCABULARY
+    width: _Size = 512
+    heads: _Size = 8
+    layers: _Count = 12
+
+
+class _ClipConfiguration(BaseModel):
+    """The sizes that bound how much is allocated; what else a configuration holds is open_clip's to read."""
+
+    embed_dim: _Size
+    vision_cfg: _VisionSizes
+    text_cfg: _TextSizes
+    quick_gelu: bool = False
 
 
 def split_name(name: str) -> tuple[str, Activation | None]:

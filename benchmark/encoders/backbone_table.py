@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.facts import Asset
-from benchmark.structured_files import read_json, read_toml
+from benchmark.files import digest_of
+from benchmark.structured_files import SMALL, read_json, read_toml
 
 CLIP_VOCABULARY = 49408
+LEAST_VOCABULARY = 514
+"""CLIP's 256 bytes inside a word and at its end, and the two special tokens."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ class BackboneInfo:
 _TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 
 BACKBONES: dict[str, BackboneInfo] = {facts["name"]: BackboneInfo.of(facts) for facts in _TABLE["backbone"]}
+
+
+def backbone_label(name: str) -> str:
+    """What tables, records and folders call a backbone: its name, or that of the user's own file."""
+    return file_label(Path(name).expanduser()) if name.endswith(".json") else name
+
+
+def file_label(path: Path) -> str:
+    """An architecture's file by its name and what it holds, since tensors alone do not tell the heads."""
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in path.stem)
+    return f"{readable}-{digest_of(read_json(path, SMALL))[:8]}"
 
 
 def plain_architectures() -> tuple[str, ...]:

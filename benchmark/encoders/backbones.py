@@ -8,6 +8,7 @@ d embedding width.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,24 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from benchmark.backbone import Backbone, BackboneDescription, TextContext
-from benchmark.encoders.architectures import Activation, backbone_configuration, split_name
-from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
-from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Preprocessing
-from benchmark.encoders.pretrained import RANDOM, activation_of, find_weights, is_path, published
+from benchmark.encoders.architectures import (
+    Activation,
+    Architecture,
+    architecture_named,
+    backbone_configuration,
+    own_architecture,
+)
+from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, LEAST_VOCABULARY
+from benchmark.encoders.clip_weights import as_clip
+from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.encoders.pretrained import RANDOM, activation_of, is_path, normalisation_of, published, weights_path
 from benchmark.errors import UserError
-from benchmark.weights.fit import load_into
-from benchmark.weights.reading import OPENAI_SIZES, read_state_dict, state_digest
+from benchmark.progress import say
+from benchmark.settings import BackboneSettings
+from benchmark.structured_files import typed
+from benchmark.weights.fit import load_into, require_module_fits
+from benchmark.weights.reading import WeightsFile, read_state_dict, state_digest
 
-_SINGLE_BYTE_TOKENS = 512  # 256 bytes, each inside a word and at its end
 _START, _END = "<start_of_text>", "<end_of_text>"
 
 
@@ -44,7 +54,18 @@ class ClipBackbone(Backbone):
         self._name = name
         self._weights = weights
         self._activation = activation
+        self._configuration: dict[str, Any] = {}
         self._digest: str | None = None
+
+    @classmethod
+    def of(
+        cls, architecture: Architecture, clip: CLIP, preprocessing: Preprocessing, weights: str, activation: Activation
+    ) -> ClipBackbone:
+        """In evaluation mode; an architecture of the user's own is kept, so that it can be built again without its
+        file."""
+        backbone = cls(clip, preprocessing, architecture.label, weights, activation)
+        backbone._configuration = dict(architecture.config) if architecture.is_file else {}
+        return backbone.eval()
 
     @property
     def description(self) -> BackboneDescription:
@@ -61,6 +82,7 @@ class ClipBackbone(Backbone):
             digest=self._digest,
             preprocessing=self.preprocessing.key(),
             parameters=sum(parameter.numel() for parameter in self.clip.parameters()),
+            configuration=self._configuration,
         )
 
     @property
@@ -109,9 +131,10 @@ class ClipBackbone(Backbone):
 
 def text_context(name: str) -> TextContext:
     """What an architecture reads of a text; no network is built. Raises UserError for an unknown name."""
-    architecture, _ = split_name(name)
-    texts = backbone_configuration(name)["text_cfg"]
-    return _context(architecture, int(texts.get("context_length", 77)), int(texts.get("vocab_size", CLIP_VOCABULARY)))
+    architecture = architecture_named(name)
+    texts = architecture.config["text_cfg"]
+    vocabulary = int(texts.get("vocab_size", CLIP_VOCABULARY))
+    return _context(architecture.label, int(texts.get("context_length", 77)), vocabulary)
 
 
 def _context(name: str, length: int, vocabulary: int) -> TextContext:
@@ -135,7 +158,7 @@ def _tokenizer(vocabulary: int) -> SimpleTokenizer:
     names = [*list(tokenizer.encoder)[:kept], _START, _END]
     tokenizer.encoder = {name: number for number, name in enumerate(names)}
     tokenizer.decoder = dict(enumerate(names))
-    merges = kept - _SINGLE_BYTE_TOKENS
+    merges = vocabulary - LEAST_VOCABULARY
     tokenizer.bpe_ranks = {pair: rank for pair, rank in tokenizer.bpe_ranks.items() if rank < merges}
     tokenizer.vocab_size = vocabulary
     tokenizer.sot_token_id, tokenizer.eot_token_id = kept, kept + 1
@@ -155,6 +178,49 @@ def build_clip(config: Mapping[str, Any], activation: Activation, seed: int = 0)
         return CLIP(**sizes, quick_gelu=activation == "quickgelu", nonscalar_logit_scale=True)
 
 
+@dataclass(frozen=True)
+class PretrainedClip:
+    """Weights as they were read for an architecture, not yet held against it.
+
+    ``tensors`` have OpenAI's names and the file's types, None for random weights; ``label`` is the weights'.
+    """
+
+    architecture: Architecture
+    path: Path | None
+    file: WeightsFile | None
+    activation: Activation
+    label: str
+
+    @property
+    def source(self) -> str:
+        return f"{self.path} as {self.architecture.label}"
+
+
+def read_pretrained(name: str, weights: str | None, assets_root: Path | None = None) -> PretrainedClip:
+    """The weights that are asked for, by their CLIP's names; see `load_backbone` for what it raises."""
+    architecture = architecture_named(name)
+    label = weights or _default_weights(architecture.label)
+    entry: Mapping[str, Any] = {}
+    path = None
+    if label != RANDOM:
+        path = weights_path(name, label, assets_root)
+        if not is_path(label):
+            entry = published(architecture.label)[label.lower().replace("-", "_")]
+    whole = read_state_dict(path, entry="CLIP") if path is not None else None
+    activation = activation_of(architecture, label, whole, entry)
+    file = as_clip(whole, str(path)) if whole is not None else None
+    return PretrainedClip(architecture, path, file, activation, path.stem if path and not entry else label)
+
+
+def require_weights_fit(name: str, weights: str, assets_root: Path | None = None) -> None:
+    """Hold a weights file against the architecture without building it; raises UserError as `load_backbone` does."""
+    read = read_pretrained(name, weights, assets_root)
+    if read.file is not None:
+        with torch.device("meta"):
+            clip = build_clip(read.architecture.config, read.activation)
+        require_module_fits(clip, read.file.state_dict, read.source)
+
+
 def load_backbone(
     name: str,
     weights: str | None = None,
@@ -163,55 +229,49 @@ def load_backbone(
     rgb_first: bool = False,
     seed: int = 0,
     assets_root: Path | None = None,
+    settings: BackboneSettings | None = None,
 ) -> ClipBackbone:
     """A backbone in evaluation mode, on the CPU, float32.
 
     ``name``: ``tiny`` or an architecture of open_clip, with ``-quickgelu`` or ``-gelu`` behind it
-    where the weights do not tell. ``weights``: a tag, a file, or ``random`` (drawn by ``seed``);
-    None for the architecture's default. Raises UserError for unknown names, weights that are not
-    on disk or do not fit, and an activation that contradicts the weights.
+    where the weights do not tell, or a JSON file of open_clip's form. ``weights``: a tag, a file, or
+    ``random`` (drawn by ``seed``); None for the architecture's default. ``settings``: another mean and std
+    than the weights'. Raises UserError for unknown names, weights that are not on disk or do not fit, and an
+    activation that contradicts the weights.
     """
-    architecture, _ = split_name(name)
-    config = backbone_configuration(name)
-    weights = weights or _default_weights(architecture)
-    entry: Mapping[str, Any] = {}
-    path = None
-    if is_path(weights):
-        path = Path(weights)
-    elif weights != RANDOM:
-        path = find_weights(architecture, weights, assets_root)
-        entry = published(architecture)[weights.lower().replace("-", "_")]
-    file = read_state_dict(path) if path is not None else None
-    activation = activation_of(name, weights, file, entry)
-    clip = build_clip(config, activation, seed)
-    if file is not None:
-        tensors = {k: v for k, v in file.state_dict.items() if k not in OPENAI_SIZES}
-        load_into(clip, tensors, f"{path} as {architecture}")
+    read = read_pretrained(name, weights, assets_root)
+    architecture = read.architecture
+    clip = build_clip(architecture.config, read.activation, seed)
+    normalisation = normalisation_of(architecture.label, weights or read.label, read.path, settings)
+    if read.file is not None:
+        load_into(clip, read.file.state_dict, read.source)
+        note = f" ({read.file.note})" if read.file.note else ""
+        say(f"encoder {architecture.label}, {read.path}{note}: {normalisation}")
     pipeline = Preprocessing(
-        preprocessing,
-        int(config["vision_cfg"]["image_size"]),
-        mean=tuple(entry.get("mean", CLIP_MEAN)),
-        std=tuple(entry.get("std", CLIP_STD)),
-        rgb_first=rgb_first,
+        preprocessing, architecture.image_size, mean=normalisation.mean, std=normalisation.std, rgb_first=rgb_first
     )
-    label = path.stem if path is not None and not entry else weights
-    return ClipBackbone(clip, pipeline, architecture, label, activation).eval()
+    return ClipBackbone.of(architecture, clip, pipeline, read.label, read.activation)
 
 
-def rebuild_backbone(description: Mapping[str, Any]) -> ClipBackbone:
+def rebuild_backbone(description: Mapping[str, Any], source: str = "the weights' header") -> ClipBackbone:
     """The backbone of a description (its fields as plain values), its weights still to be loaded.
 
-    No weights file is read. Raises UserError where the architecture is not known here.
+    No weights file is read. Raises UserError where the architecture is not known here, or the description,
+    which stands in ``source``, is damaged.
     """
-    named, key = str(description["name"]), description["preprocessing"]
-    activation: Activation = description["activation"]
-    mean, std = (tuple(float(value) for value in key[name]) for name in ("mean", "std"))
-    assert len(mean) == len(std) == 3
-    pipeline = Preprocessing(
-        key["pad"], key["size"], mean=mean, std=std, rgb_first=key["rgb_first"], ratio=key["ratio"] or 1.25
-    )
-    clip = build_clip(backbone_configuration(named), activation)
-    return ClipBackbone(clip, pipeline, named, str(description["weights"]), activation).eval()
+    told = typed(_Rebuilt, dict(description), source, "it is damaged, write the file again")
+    pipeline = Preprocessing.of_key(told.preprocessing, source)
+    if told.configuration:
+        architecture = own_architecture(told.configuration, told.name, f"{source}, the backbone's configuration")
+    else:
+        architecture = Architecture(told.name, backbone_configuration(told.name), told.activation)
+    clip = build_clip(architecture.config, told.activation)
+    return ClipBackbone.of(architecture, clip, pipeline, told.weights, told.activation)
+
+
+@dataclass(frozen=True)
+class _Rebuilt(BackboneDescription):
+    activation: Activation
 
 
 def _default_weights(architecture: str) -> str:

@@ -40,7 +40,7 @@ class FrozenEncoder:
         self.backbone = backbone
         self.outputs = backbone.picture_outputs
         self._device = device
-        self._precision = precision
+        self.precision: Precision = precision
         self._encode_image: Callable[[Tensor], Tensor] = backbone.encode_image
         if compiled:
             self._encode_image = torch.compile(backbone.encode_image, dynamic=False)
@@ -51,10 +51,10 @@ class FrozenEncoder:
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the precision asked for; everything is put back as it was."""
         training = [module for module in self.backbone.modules() if module.training]
-        half = _HALVES.get(self._precision)
+        half = _HALVES.get(self.precision)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            stack.enter_context(tf32(self._precision == "tf32"))
+            stack.enter_context(tf32(self.precision == "tf32"))
             stack.enter_context(torch.autocast(self._device.type, half, enabled=half is not None))
             self.backbone.eval()
             try:
@@ -90,13 +90,14 @@ class FrozenEncoder:
         return features
 
 
-def require_finite(features: NDArray[np.floating[Any]], sources: Sequence[str]) -> None:
+def require_finite(features: NDArray[np.floating[Any]], sources: Sequence[str], precision: Precision) -> None:
     """Raises UserError naming the first source (of row i: ``sources[i]``) whose feature is not finite."""
     finite = np.isfinite(features).reshape(len(sources), -1).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"{sources[int(np.argmin(finite))]}: the backbone's feature is not finite; "
-            "check its weights, or use fp32 where the precision is a lower one"
+            f"{sources[int(np.argmin(finite))]}: the backbone's feature is not finite in {precision}; "
+            + ("" if precision == "fp32" else "use --set backbone.precision=fp32, or ")
+            + "check its weights"
         )
 
 

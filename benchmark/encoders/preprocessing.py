@@ -9,23 +9,31 @@ Notation: S the side of the backbone's input, B batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 
 from benchmark.errors import unknown_name
+from benchmark.structured_files import typed
+
+Colours = tuple[float, float, float]
 
 PADS = ("targetpad", "squarepad", "clip")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LARGEST_SIDE = 4096
 GRIDS = (2, 3)
 CANVAS = 360
+
+_Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class Preprocessing:
     name: str
     size: int
     ratio: float = 1.25
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
+    mean: Colours = CLIP_MEAN
+    std: Colours = CLIP_STD
     rgb_first: bool = False
 
     def __post_init__(self) -> None:
@@ -59,6 +67,12 @@ class Preprocessing:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+
+    @classmethod
+    def of_key(cls, key: Mapping[str, Any], source: str) -> Preprocessing:
+        """The pipeline that gave this key; raises UserError where none did."""
+        told = typed(_PreprocessingKey, dict(key), source, "it is damaged, write the file again")
+        return cls(told.pad, told.size, told.ratio or 1.25, told.mean, told.std, told.rgb_first)
 
     def patch_key(self, grids: tuple[int, ...] = GRIDS) -> dict[str, Any]:
         """Everything that changes a pixel of the patch view."""
@@ -133,6 +147,24 @@ class Preprocessing:
             return 0, 0
         side = long / self.ratio
         return max(int((side - width) / 2), 0), max(int((side - height) / 2), 0)
+
+
+@dataclass(frozen=True)
+class _PreprocessingKey:
+    pad: Literal["targetpad", "squarepad", "clip"]
+    ratio: Annotated[float, Field(ge=1)] | None
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+    resize: str
+    crop: str
+    rgb_first: bool
+    mean: Colours
+    std: tuple[_Positive, _Positive, _Positive]
+
+
+def colours(values: Sequence[float]) -> Colours:
+    """Of red, green and blue."""
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 @lru_cache

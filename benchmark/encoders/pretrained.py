@@ -6,19 +6,29 @@ alike, and the wrong one spoils the features by about 1 % without an error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from open_clip import pretrained as open_clip_table
 
-from benchmark.encoders.architectures import OWN, Activation, split_name
+from benchmark.encoders.architectures import OWN, Activation, Architecture, architecture_named
 from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, Colours, colours
 from benchmark.errors import UserError, unknown_name
+from benchmark.settings import BackboneSettings
+from benchmark.structured_files import SMALL, read_json, typed
 from benchmark.weights.assets import in_hub_cache
 from benchmark.weights.reading import WeightsFile
 
 RANDOM = "random"
+_HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
+_HUB_FILES = (
+    ("open_clip_config.json", "preprocess_cfg", "mean", "std"),
+    ("preprocessor_config.json", "", "image_mean", "image_std"),
+)
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -32,15 +42,101 @@ def published(architecture: str) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]) -> Activation:
+@dataclass(frozen=True)
+class Normalisation:
+    """What a backbone's pixels of 0…1 are normalised with, and how that is known; three numbers each."""
+
+    mean: Colours
+    std: Colours
+    known_by: str
+
+    def __str__(self) -> str:
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"mean {mean}; std {std} ({self.known_by})"
+
+
+def normalisation_of(
+    label: str, weights: str, path: Path | None, settings: BackboneSettings | None = None
+) -> Normalisation:
+    """The user's, or what is published of the weights, by their tag, their file's name, or the file beside it.
+
+    CLIP's own where none tells. ``label``: the architecture's; ``path``: the weights' file, None for random ones.
+    """
+    known = _known_normalisation(label, weights, path)
+    if settings is None or not settings.mean or (settings.mean, settings.std) == (known.mean, known.std):
+        return known
+    return Normalisation(colours(settings.mean), colours(settings.std), "--set backbone.mean and backbone.std")
+
+
+def _known_normalisation(label: str, weights: str, path: Path | None) -> Normalisation:
+    if path is None:
+        return Normalisation(CLIP_MEAN, CLIP_STD, "CLIP's own")
+    entries = published(label)
+    named = weights.lower().replace("-", "_")
+    tag = named if named in entries and not is_path(weights) else _tag_in_name(entries, path)
+    if tag:
+        entry = entries[tag]
+        return Normalisation(
+            colours(entry.get("mean") or CLIP_MEAN), colours(entry.get("std") or CLIP_STD), f"published with {tag}"
+        )
+    return _told_beside(path) or Normalisation(
+        CLIP_MEAN, CLIP_STD, "CLIP's own, since the file's name is that of no published weights; --set backbone.mean "
+        "and backbone.std for others"
+    )  # fmt: skip
+
+
+def with_normalisation(
+    settings: BackboneSettings, name: str, weights: str, assets_root: Path | None
+) -> BackboneSettings:
+    """The settings with what the weights were trained with, where that is not CLIP's own, so that it is recorded."""
+    if weights == RANDOM or settings.mean:
+        return settings
+    label = architecture_named(name).label
+    found = normalisation_of(label, weights, weights_path(name, weights, assets_root))
+    if (found.mean, found.std) == (CLIP_MEAN, CLIP_STD):
+        return settings
+    return settings.model_copy(update={"mean": found.mean, "std": found.std})
+
+
+def _tag_in_name(entries: Mapping[str, Mapping[str, Any]], path: Path) -> str:
+    """The longest tag that stands in a file's name, or in its repository's in Hugging Face's cache; "" for none."""
+    places = [path.name, *(part for part in path.parts if part.startswith("models--"))]
+    words = "_".join(re.sub(r"[^a-z0-9]+", "_", place.lower()) for place in places)
+    return max((tag for tag in entries if f"_{tag}_" in f"_{words}_"), key=len, default="")
+
+
+def _told_beside(path: Path) -> Normalisation | None:
+    """What a hub's file of preprocessing says beside weights that bear a hub's name."""
+    if path.name not in _HUB_NAMES:
+        return None
+    for name, within, mean, std in _HUB_FILES:
+        beside = path.with_name(name)
+        if beside.is_file():
+            content = read_json(beside, SMALL)
+            told = content.get(within, {}) if within and isinstance(content, dict) else content
+            values = {"mean": told.get(mean), "std": told.get(std)} if isinstance(told, dict) else {}
+            found = typed(_Told, values, str(beside), "correct it, or --set backbone.mean and backbone.std")
+            return Normalisation(found.mean, found.std, f"told by {name} beside the weights")
+    return None
+
+
+@dataclass(frozen=True)
+class _Told:
+    mean: Colours
+    std: Colours
+
+
+def activation_of(
+    architecture: Architecture, weights: str, file: WeightsFile | None, entry: Mapping[str, Any]
+) -> Activation:
     """The activation of weights: their file tells it, or what is published of them (``entry``), or the name.
 
     Raises UserError where these contradict each other, or none tells.
     """
-    architecture, asked = split_name(name)
-    if architecture in OWN:
-        return OWN[architecture][1]
-    published_with = {_activation(entry) for entry in published(architecture).values()}
+    label, asked = architecture.label, architecture.activation
+    if label in OWN:
+        return OWN[label][1]
+    published_with = {_activation(entry) for entry in published(label).values()}
     likely = published_with.pop() if len(published_with) == 1 else None
     required = _activation(entry) if entry else None
     if file is not None and file.from_openai:
@@ -52,16 +148,16 @@ def activation_of(name: str, weights: str, file: WeightsFile | None, entry: Mapp
         required = "quickgelu"
     if required is not None and asked is not None and required != asked:
         raise UserError(
-            f"--backbone {name}: the weights {weights} were trained with {required}; "
-            f"use --backbone {architecture}, or other weights"
+            f"--backbone {label} with {asked}: the weights {weights} were trained with {required}; "
+            f"use --backbone {label}, or other weights"
         )
-    if file is None and likely is None:
+    if likely is None and (file is None or architecture.is_file):
         likely = "gelu"
     chosen = required or asked or likely
     if chosen is None:
         raise UserError(
             f"{weights}: nothing in it tells the activation it was trained with; say --backbone "
-            f"{architecture}-quickgelu (OpenAI's weights and all fine-tuned from them) or {architecture}-gelu"
+            f"{label}-quickgelu (OpenAI's weights and all fine-tuned from them) or {label}-gelu"
         )
     return chosen
 
@@ -100,7 +196,7 @@ def find_weights(architecture: str, tag: str, assets_root: Path | None) -> Path:
 def weights_path(architecture: str, weights: str, assets_root: Path | None) -> Path:
     """The file that `--weights` means, a path or a tag. Raises UserError where it is not on this machine."""
     if not is_path(weights):
-        return find_weights(split_name(architecture)[0], weights, assets_root)
+        return find_weights(architecture_named(architecture).label, weights, assets_root)
     if not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such weights file")
     return Path(weights)

@@ -152,7 +152,7 @@ class PictureFilling:
         for view in job.views:
             pixels = np.concatenate([picture[view] for picture in decoded])
             features = self._encoder.pictures(pixels, GLOBAL if view == PATCHES else view)
-            require_finite(features, sources)
+            require_finite(features, sources, self._encoder.precision)
             file = self._files[view]
             file.write(job.block, features.reshape(len(sources), *file.shape[1:]))
 

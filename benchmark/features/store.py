@@ -131,7 +131,7 @@ class FeatureStore:
             for form in (_FORMAT, _FORMAT - 1)
         )
         self._workers = workers or cores()
-        self._texts = TextFile(self.folder, description.width)
+        self._texts = TextFile(self.folder, description.width, precision)
         self._digests = PictureDigests(folder / "pictures.digests")
 
     def pictures(

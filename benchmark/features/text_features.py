@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.encoders.frozen_encoder import TEXTS_PER_PASS, require_finite
+from benchmark.encoders.frozen_encoder import TEXTS_PER_PASS, Precision, require_finite
 from benchmark.features.block_file import FileLocks, map_rows, write_at, writing
 from benchmark.features.picture_filling import Progress
 
@@ -57,9 +57,10 @@ class TextFeatures:
 
 
 class TextFile:
-    """The store of one encoder's text features of width ``width``."""
+    """The store of one encoder's text features of width ``width``, computed in ``precision``."""
 
-    def __init__(self, folder: Path, width: int) -> None:
+    def __init__(self, folder: Path, width: int, precision: Precision) -> None:
+        self._precision: Precision = precision
         self._folder, self._width, self._row_bytes = folder, width, width * np.dtype("<f4").itemsize
         self._rows_path, self._log_path = folder / "texts.f32", folder / "texts.log"
         self._row_of: dict[str, int] = {}
@@ -96,7 +97,7 @@ class TextFile:
                 texts = [waiting.popleft() if waiting else None for waiting in places]
                 features = encode([text or "" for text in texts])
                 rows = {text: row for text, row in zip(texts, features, strict=True) if text is not None}
-                require_finite(np.stack(list(rows.values())), [f"the text {text!r}" for text in rows])
+                require_finite(np.stack(list(rows.values())), [f"the text {text!r}" for text in rows], self._precision)
                 fresh |= rows
                 if time.monotonic() - committed > _COMMIT_SECONDS:
                     self._append(fresh)

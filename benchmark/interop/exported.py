@@ -73,6 +73,8 @@ class Model:
         A text is a string, or the captions of one query where the data has several (FashionIQ). Raises
         UserError where the numbers differ, a picture cannot be read, or captions give several queries.
         """
+        _require_list(images, "encode_query", "pictures")
+        _require_list(texts, "encode_query", "texts")
         if len(images) != len(texts):
             raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
         strings = [self._query(text) for text in texts]
@@ -84,7 +86,11 @@ class Model:
         )
 
     def encode_target(self, images: Sequence[Picture]) -> Encoding:
-        """Encodings of pictures as candidates, on the CPU: a gallery is encoded once and kept."""
+        """Encodings of pictures as candidates, on the CPU: a gallery is encoded once and kept.
+
+        Raises UserError where it is no list of pictures, or one cannot be read.
+        """
+        _require_list(images, "encode_target", "pictures")
         return self._encode(
             len(images), lambda part: self._method.encode_target(self._pictures(images[part], "target"))
         )
@@ -104,8 +110,10 @@ class Model:
 
     def _query(self, text: Text) -> str:
         """The string that the run's text rule makes of a query's captions."""
-        captions = (text,) if isinstance(text, str) else tuple(text)
-        asked = self._rule.queries(captions) if captions else ()
+        captions = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, Sequence) else ()
+        if not captions or not all(isinstance(caption, str) for caption in captions):
+            raise UserError(f"encode_query: {repr(text)[:80]} is no text; give a string, or the captions of one query")
+        asked = self._rule.queries(captions)
         if len(asked) != 1:
             raise UserError(
                 f"the text rule '{self._rule.name}' makes {len(asked)} queries of {list(captions)}; "
@@ -114,7 +122,7 @@ class Model:
         return asked[0]
 
     def _pictures(self, images: Sequence[Picture], side: str) -> Views:
-        opened = [image if isinstance(image, Image.Image) else open_picture(Path(image)) for image in images]
+        opened = [_opened(image) for image in images]
         if isinstance(self._inputs, FeatureInputs):
             names = self._inputs.reference if side == "reference" else self._inputs.target
             return {name: self._features(name, opened, self._inputs.grids) for name in names}
@@ -149,6 +157,22 @@ class Model:
         backbone = self._encoder.backbone
         with self._encoder.frozen():
             return {"global": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
+
+
+def _opened(image: Picture) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, str | Path):
+        raise UserError(f"a {type(image).__name__} is no picture; give a PIL image or a path")
+    return open_picture(Path(image))
+
+
+def _require_list(given: object, function: str, what: str) -> None:
+    """A single one in place of a list would be taken letter by letter, or fail far from here."""
+    is_list = hasattr(given, "__len__") and hasattr(given, "__getitem__")
+    if not is_list or isinstance(given, str | bytes | Path | Image.Image | Mapping):
+        told = repr(given)[:80] if isinstance(given, str | bytes | Path) else f"a {type(given).__name__}"
+        raise UserError(f"{function}: {told} where a list of {what} is expected; give [...] for a single one")
 
 
 def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from benchmark.encoders.architectures import architecture_of, backbone_configuration, split_name
+from benchmark.encoders.architectures import architecture_named, architecture_of
 from benchmark.encoders.backbones import ClipBackbone, build_clip
+from benchmark.encoders.clip_weights import as_clip
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.encoders.pretrained import activation_of
+from benchmark.encoders.pretrained import activation_of, normalisation_of
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import BackboneSettings
-from benchmark.weights.fit import require_fit, shapes_of
+from benchmark.weights.fit import require_fit, require_module_fits, shapes_of
 from benchmark.weights.reading import OPENAI_SIZES, WeightsFile, read_state_dict
 
 State = Literal["untouched", "finetuned"]
@@ -50,16 +51,22 @@ def read_encoder(path: Path, named: str, settings: BackboneSettings) -> Imported
     that are missing, too many or misshapen.
     """
     file = read_state_dict(path, entry="CLIP")
-    weights = {name: tensor for name, tensor in file.state_dict.items() if name not in OPENAI_SIZES}
-    name = named or architecture_of(shapes_of(weights), str(path))
-    architecture, config = split_name(name)[0], backbone_configuration(name)
-    activation = activation_of(name, str(path), file, {})
+    weights = as_clip(file, str(path)).state_dict
+    architecture = architecture_named(named or architecture_of(shapes_of(weights), str(path)))
+    activation = activation_of(architecture, str(path), file, {})
+    normalisation = normalisation_of(architecture.label, str(path), path, settings)
     with torch.device("meta"):
-        clip = build_clip(config, activation)
+        clip = build_clip(architecture.config, activation)
         expected = shapes_of(clip.state_dict())
-        require_fit(expected, shapes_of(weights), f"{path} as {architecture}")
-        preprocessing = Preprocessing(settings.preprocessing, int(config["vision_cfg"]["image_size"]))
-        backbone = ClipBackbone(clip, preprocessing, architecture, path.stem, activation).eval()
+        require_module_fits(clip, weights, f"{path} as {architecture.label}")
+        preprocessing = Preprocessing(
+            settings.preprocessing,
+            architecture.image_size,
+            mean=normalisation.mean,
+            std=normalisation.std,
+            rgb_first=settings.rgb_first,
+        )
+        backbone = ClipBackbone.of(architecture, clip, preprocessing, path.stem, activation)
     tensors = {f"clip.{name}": _single(weights[name]).reshape(shape) for name, shape in expected.items()}
     backbone.load_state_dict(tensors, assign=True)
     dropped = tuple(name for name in file.state_dict if name in OPENAI_SIZES)

@@ -26,7 +26,7 @@ from benchmark.registry import Registry, discover
 from benchmark.settings import BackboneSettings, MethodSettings, Settings, TrainingSettings, fill
 from benchmark.stage_building import rebuild_stage
 from benchmark.weights.checkpoints import EarlierStage, WeightsHeader
-from benchmark.weights.fit import require_fit, shapes_of
+from benchmark.weights.fit import require_fit, require_module_fits, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
 
 S = TypeVar("S", bound=Settings)
@@ -266,6 +266,7 @@ class _Import:
             for name, shape in part.items():
                 tensor = head.file.state_dict[name].reshape(shape)
                 renamed[f"{release.part}.{name}"] = tensor.float() if tensor.is_floating_point() else tensor
+            require_module_fits(method.get_submodule(release.part), head.file.state_dict, source)
         require_fit(shapes_of(method.state_dict()), shapes_of(renamed), source)
         return renamed
 

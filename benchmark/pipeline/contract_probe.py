@@ -9,7 +9,6 @@ was: weights, buffers, modes, gradients, and every generator of random numbers.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,6 +26,7 @@ from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError, described
 from benchmark.evaluation.sources import EvaluationSource
 from benchmark.method import Method
+from benchmark.plugins import program_settings, put_back
 from benchmark.records.measurement import Probe
 from benchmark.training.batches import Batch
 
@@ -261,7 +261,7 @@ def _equal(one: Tensor, other: Tensor | None) -> bool:
 @contextmanager
 def _left_as_it_was(name: str, method: Method) -> Iterator[None]:
     """Restore the method and all generators; raises UserError where settings of the whole program were changed."""
-    kept, settings = _tensors_of(method), _program_settings()
+    kept, settings = _tensors_of(method), program_settings()
     modes = [(module, module.training) for module in method.modules()]
     gradients = [(parameter, parameter.grad) for parameter in method.parameters()]
     devices = {p.device for p in method.parameters() if p.device.type == "cuda"}
@@ -270,10 +270,7 @@ def _left_as_it_was(name: str, method: Method) -> Iterator[None]:
         with torch.random.fork_rng(devices=list(devices)):
             yield
     finally:
-        changed = [what for what, value in _program_settings().items() if value != settings[what]]
-        torch.set_default_dtype(settings["torch's default type"])
-        torch.set_num_threads(settings["torch's number of threads"])
-        os.chdir(settings["the working directory"])
+        changed = put_back(settings)
         np.random.set_state(numpy_state)
         random.setstate(python_state)
         for parameter, gradient in gradients:
@@ -287,15 +284,6 @@ def _left_as_it_was(name: str, method: Method) -> Iterator[None]:
     if changed:
         meant = "a method changes nothing but itself"
         raise UserError(f"method {name}: a function changes {changed[0]}; expected: {meant}")
-
-
-def _program_settings() -> dict[str, Any]:
-    return {
-        "torch's default type": torch.get_default_dtype(),
-        "torch's number of threads": torch.get_num_threads(),
-        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
-        "the working directory": os.getcwd(),
-    }
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
-from benchmark.encoders.backbone_table import BACKBONES, clip_asset
-from benchmark.encoders.pretrained import weights_path
+from benchmark.encoders.backbone_table import BACKBONES, backbone_label, clip_asset
+from benchmark.encoders.backbones import require_weights_fit
+from benchmark.encoders.pretrained import normalisation_of, weights_path
 from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
 from benchmark.method import FeatureInputs
@@ -26,7 +27,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - synthetic demo pictures" if dataset.is_demo else ""),
-        f"backbone   {plan.backbone}, weights {plan.weights}" if plan.backbone else "backbone   none, own networks",
+        *_backbone_lines(plan),
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
@@ -47,12 +48,26 @@ def _problems(plan: Plan) -> list[str]:
     problems: list[str] = []
     with gathered(problems):
         require_trainable(plan)
+    if plan.backbone and plan.weights != "random":
+        with gathered(problems):
+            require_weights_fit(plan.backbone, plan.weights, plan.options.assets)
     for split in splits:
         found = picture_problems(dataset.pictures, dataset.split_pictures(split))
         if found:
             problems += [f"{split}: {line}" for line in found[:_SHOWN]]
             problems.append(f"{split}: {len(found)} pictures in all; {dataset.info.obtain}")
     return problems
+
+
+def _backbone_lines(plan: Plan) -> list[str]:
+    if not plan.backbone:
+        return ["backbone   none, own networks"]
+    lines = [f"backbone   {plan.backbone}, weights {plan.weights}"]
+    if plan.weights != "random":
+        path = weights_path(plan.backbone, plan.weights, plan.options.assets)
+        found = normalisation_of(backbone_label(plan.backbone), plan.weights, path, plan.backbone_settings)
+        lines.append(f"pixels     {found}")
+    return lines
 
 
 def _need_lines(plan: Plan) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
+from benchmark.encoders.backbone_table import backbone_label
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.files import digest_of
 from benchmark.method import Specification, Stage
@@ -170,6 +171,8 @@ class Plan:
             "name": self.backbone,
             "weights": self.weights,
             "digest": self.weights_digest,
+            # Of the user's own architecture the path does not tell what it holds.
+            **({"configuration": backbone_label(self.backbone)} if self.backbone.endswith(".json") else {}),
             "settings": self.backbone_settings.model_dump(mode="json"),
         }
 

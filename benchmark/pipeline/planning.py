@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +107,11 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
             f"{wanted} from {initialisation} weights"
         )
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
+    if backbone and weights != "random":
+        from benchmark.encoders.pretrained import with_normalisation
+
+        with suppress(UserError):  # of weights that are not there; they are told below
+            backbone_settings = with_normalisation(backbone_settings, backbone, weights, options.assets)
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
@@ -209,10 +215,10 @@ def _require_weights(plan: Plan) -> None:
     """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
     if not plan.backbone:
         return
-    from benchmark.encoders.architectures import backbone_configuration
+    from benchmark.encoders.architectures import architecture_named
     from benchmark.encoders.pretrained import weights_path
 
-    backbone_configuration(plan.backbone)
+    architecture_named(plan.backbone)
     if plan.weights != "random":
         weights_path(plan.backbone, plan.weights, plan.options.assets)
 

@@ -53,6 +53,7 @@ def backbone_of(plan: Plan) -> Backbone | None:
         rgb_first=plan.backbone_settings.rgb_first,
         seed=plan.options.seed,
         assets_root=plan.options.assets,
+        settings=plan.backbone_settings,
     )
     return backbone.to(this_process(plan.options.device).device)
 

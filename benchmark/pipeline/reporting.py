@@ -16,6 +16,8 @@ from benchmark.data.partial import missing_names
 from benchmark.dataset import Dataset
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import Process
+from benchmark.encoders.backbone_table import backbone_label
+from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, colours
 from benchmark.errors import format_failure
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.metrics import mean_over_categories
@@ -163,12 +165,14 @@ def build_record(
     identity = Identity(
         data=data_identity(plan.dataset),
         encoder=EncoderIdentity(
-            name=plan.backbone,
+            name=backbone_label(plan.backbone),
             weights=plan.weights,
             digest=start_digest,
             start=plan.initialisation,
             state="finetuned" if plan.has_encoder_stage else "untouched",
             precision=plan.backbone_settings.precision,
+            mean=colours(plan.backbone_settings.mean or CLIP_MEAN),
+            std=colours(plan.backbone_settings.std or CLIP_STD),
         )
         if plan.backbone
         else None,

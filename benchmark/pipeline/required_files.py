@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmark.encoders.backbone_table import BACKBONES, clip_asset
 from benchmark.facts import Asset
@@ -49,19 +50,27 @@ def files_of_methods(registry: Registry, assets_root: Path | None) -> Iterator[F
                 megabytes=asset.megabytes,
                 source=asset.source,
                 licence=asset.licence,
-                when=asset.when,
+                when=_settings(method.required_with[name]) if name in method.required_with else asset.when,
                 optional=asset.optional,
                 found=str(found or ""),
             )
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return " and ".join(f"method.{key}={value}" for key, value in values.items())
 
 
 def format_files(files: Sequence[FileOfMethod]) -> str:
     """Each file once, with the methods that ask for it."""
     blocks = []
     for file in {file.name: file for file in files}.values():
-        methods = [other.method for other in files if other.name == file.name]
+        asking: dict[str, list[str]] = {}
+        for other in files:
+            if other.name == file.name:
+                asking.setdefault(other.when, []).append(other.method)
         lines = [f"{file.file or file.name}: {file.summary}{', optional' if file.optional else ''}"]
-        lines += [f"for      {', '.join(methods)}" + (f" (with {file.when})" if file.when else "")]
+        for when, methods in asking.items():
+            lines.append(f"for      {', '.join(methods)}" + (f" (with {when})" if when else ""))
         if file.file:
             lines += [f"size     {file.megabytes:,} MB", f"licence  {file.licence}", f"source   {file.source}"]
             lines += [f"here     {file.found or 'not found'}"]

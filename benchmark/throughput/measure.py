@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmark.data.pictures import open_picture
 from benchmark.distributed.process import Process, this_process
+from benchmark.encoders.backbone_table import backbone_label
 from benchmark.errors import UserError
 from benchmark.files import digest_of
 from benchmark.method import Inputs, Method, PixelInputs
@@ -171,7 +172,7 @@ class _Measuring:
 def speed_identity(plan: Plan, digest: str, encoder_precision: Precision = "fp32", **further: Any) -> Identity:
     """``digest``: of the encoder's weights; ``further``: what the speeds depend on besides data and encoder."""
     encoder = EncoderIdentity(
-        name=plan.backbone,
+        name=backbone_label(plan.backbone),
         weights=plan.weights,
         digest=digest,
         start=plan.initialisation,

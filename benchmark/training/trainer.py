@@ -168,10 +168,11 @@ class _StageTraining:
         self.unread.clear()
         for i, value in enumerate(values):
             if not math.isfinite(value):
+                remedy = "" if self.job.settings.precision == "fp32" else ", or use --precision fp32"
                 raise Diverged(
                     f"stage {self.job.stage.name}: the loss is {value} at update {first + i + 1} of "
                     f"{self.total_updates} (epoch {self.epoch + 1}); lower the learning rate with "
-                    f"--set {self.job.stage.name}.learning_rate=…, or use --precision fp32"
+                    f"--set {self.job.stage.name}.learning_rate=…{remedy}"
                 )
         self.losses.extend(values)
 

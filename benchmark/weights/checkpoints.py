@@ -24,6 +24,7 @@ from benchmark.structured_files import NotWellFormed, parse_json, typed
 
 FORMAT = "cir-benchmark weights 1"
 _HEADER_KEY = "benchmark"
+_IMPORT = "weights of other programs, an authors' checkpoint say, come in with `import --method NAME FILE`"
 _DAMAGED = "it is damaged, write the checkpoint again"
 
 
@@ -118,17 +119,26 @@ def read_header(path: Path) -> WeightsHeader:
         with safe_open(path, framework="pt") as stream:
             metadata = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+        hint = f"; {_IMPORT}" if _is_of_torch(path) else ""
+        raise UserError(f"{path}: not a readable safetensors file ({error}){hint}") from None
     try:
         values = parse_json(metadata[_HEADER_KEY])
         found = values["format"]
     except (KeyError, TypeError, NotWellFormed):
-        raise UserError(f"{path}: a safetensors file, but not a checkpoint of this program") from None
+        raise UserError(f"{path}: a safetensors file, but not a checkpoint of this program; {_IMPORT}") from None
     if found != FORMAT:
         raise UserError(
             f"{path}: written in the format '{found}', this version reads '{FORMAT}'; update it with pip install -U"
         )
     return WeightsHeader.of_json(values, f"{path}, its header")
+
+
+def _is_of_torch(path: Path) -> bool:
+    """Whether a file begins as those of torch.save do, a zip or a pickle."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(2) in (b"PK", b"\x80\x02")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

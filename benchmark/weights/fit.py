@@ -39,9 +39,41 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     A tensor of one entry fits whether it is a scalar or a vector (CLIP's logit scale is stored both
     ways). Raises UserError as :func:`require_fit` does; the module is then as it was.
     """
+    require_module_fits(module, state, source)
     own = module.state_dict()
-    require_fit(shapes_of(own), shapes_of(state), source, _word_tables(module))
     module.load_state_dict({name: state[name].reshape(tensor.shape) for name, tensor in own.items()})
+
+
+def require_module_fits(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Hold names, shapes and kinds of number of weights against a module, which may have no memory.
+
+    Raises UserError as :func:`require_fit` does, and where numbers would be cut: whole or complex ones are no weights.
+    """
+    own = module.state_dict()
+    tables = frozenset(f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding))
+    require_fit(shapes_of(own), shapes_of(state), source, tables)
+    require_kinds(own, state, source)
+
+
+def require_kinds(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], source: str) -> None:
+    """Raise UserError where a weight is no floating-point number, or a counter is none that counts."""
+    wrong = [
+        f"{name} is {_dtype(found[name])} where {_dtype(tensor)} is expected"
+        for name, tensor in expected.items()
+        if (tensor.is_floating_point(), tensor.is_complex())
+        != (found[name].is_floating_point(), found[name].is_complex())
+    ]
+    if wrong:
+        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(
+            f"{source}: {len(wrong)} {'tensor is' if len(wrong) == 1 else 'tensors are'} of another kind of number: "
+            f"{'; '.join(wrong[:SHOWN])}{more}. They would be cut; save the weights as floating-point numbers (of a "
+            "quantised model: those that it was made from)"
+        )
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -87,6 +119,9 @@ def likely_cause(expected: Shapes, found: Shapes, word_tables: frozenset[str] = 
     # TIRG calls a part of its own text_model, too.
     if any(name.startswith(_HUGGING_FACE) for name in found.keys() - expected.keys()):
         return "The names are Hugging Face transformers'; get the weights in OpenAI's or open_clip's form"
+    prefix = _prefix_of(expected, found)
+    if prefix:
+        return f"The names stand behind '{prefix}'; save these tensors alone, without it"
     shared = expected.keys() & found.keys()
     if not shared:
         return "No name is shared: most likely these are the weights of another kind of model"
@@ -96,6 +131,15 @@ def likely_cause(expected: Shapes, found: Shapes, word_tables: frozenset[str] = 
     if len(shared) == len(expected):
         return "Most likely the file holds more than this model: save the model's own tensors alone"
     return "Most likely the file holds one part of the model only, or is of another depth or architecture"
+
+
+def _prefix_of(expected: Shapes, found: Shapes) -> str:
+    """What stands before every expected name in the file; "" where that is nothing or not all are there."""
+    if not expected:
+        return ""
+    first = min(expected)
+    prefixes = (name.removesuffix(first) for name in found if name.endswith(f".{first}"))
+    return next((prefix for prefix in prefixes if all(prefix + name in found for name in expected)), "")
 
 
 def _cause_of_sizes(expected: Shapes, found: Shapes, misshapen: list[str], word_tables: frozenset[str]) -> str:
@@ -155,7 +199,3 @@ def _known_networks() -> list[tuple[str, frozenset[str]]]:
 
 def _agreement(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / max(len(a | b), 1)
-
-
-def _word_tables(module: nn.Module) -> frozenset[str]:
-    return frozenset(f"{name}.weight" for name, part in module.named_modules() if isinstance(part, nn.Embedding))

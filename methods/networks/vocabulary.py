@@ -7,6 +7,7 @@ the longest one, E width of a word vector.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
@@ -181,18 +182,25 @@ def find_word_vectors(asset: str, given: str, assets_root: Path | None) -> str:
 def read_word_vectors(path: str, words: tuple[str, ...], width: int) -> dict[str, Tensor]:
     """Vectors (E,) of those words that the file has; a line is a word and E numbers.
 
+    The word is all that stands before the last E columns: GloVe's has some with blanks ("to name@domain.com"), which
+    are no word of a vocabulary. A first line of two numbers, word2vec's and fastText's, is passed over.
     Raises UserError where the file cannot be read or its vectors have another width.
     """
     wanted, found = set(words), dict[str, Tensor]()
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        # Words are what stands between blanks and line feeds, whatever bytes they are.
+        with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            is_first = True
             for number, line in enumerate(file, start=1):
-                word, _, values = line.rstrip().partition(" ")
-                if number == 1 or word in wanted:
-                    vector = _vector(path, number, values, width)
-                    if word in wanted:
-                        found[word] = vector
-    except (OSError, UnicodeDecodeError) as error:
+                if number == 1 and width > 1 and _is_header(line):
+                    continue
+                if is_first or line.partition(" ")[0] in wanted:
+                    columns = line.rstrip(" \r\n").rsplit(" ", width)
+                    vector = _vector(f"word vectors {path}, line {number}", columns, width, is_first)
+                    if columns[0] in wanted:
+                        found[columns[0]] = vector
+                is_first = False
+    except OSError as error:
         raise UserError(
             f"word vectors {path}: cannot be read ({error}); name a file in GloVe's text form "
             "(https://nlp.stanford.edu/projects/glove)"
@@ -209,14 +217,27 @@ def start_from_vectors(embedding: nn.Embedding, words: tuple[str, ...], vectors:
                 embedding.weight[number] = vectors[word]
 
 
-def _vector(path: str, number: int, values: str, width: int) -> Tensor:
+def _is_header(line: str) -> bool:
+    """Whether a first line counts words and width."""
+    columns = line.split()
+    return len(columns) == 2 and all(column.isdecimal() for column in columns)
+
+
+def _vector(where: str, columns: list[str], width: int, is_first: bool) -> Tensor:
+    """The vector of a line that was cut into its word and ``width`` columns; a first line shows the file's width."""
+    numbers = columns[1:]
+    if is_first or len(numbers) < width:
+        # A word with blanks would take what is too much; the first line has none.
+        numbers = " ".join(columns).split(" ")[1:]
     try:
-        vector = torch.tensor([float(value) for value in values.split()])
+        values = [float(number) for number in numbers]
     except ValueError:
-        raise UserError(f"word vectors {path}, line {number}: a word and numbers are expected") from None
-    if len(vector) != width:
+        raise UserError(f"{where}: a word and numbers are expected") from None
+    if len(values) != width:
         raise UserError(
-            f"word vectors {path}, line {number}: {len(vector)} numbers instead of {width}; set the width of words "
+            f"{where}: {len(values)} numbers instead of {width}; set the width of words "
             "to the file's with --set method.word_width=…, or choose another file"
         )
-    return vector
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"{where}: a number is not finite; get the file again")
+    return torch.tensor(values)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import TOY_PLUGIN, Command
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmark.cli import main
@@ -28,6 +31,7 @@ from benchmark.weights.checkpoints import read_header, read_weights, save_weight
 
 # What trains fast and still differs in kind: a head on whole pictures and patches, a score that is no dot
 # product, networks of its own with a vocabulary, nothing trained at all, and an encoder alone.
+PICTURE = Image.new("RGB", (40, 60), (200, 30, 30))
 STAGE_1 = "--set encoders.epochs=1 --set encoders.batch_size=24"
 RUNS = {
     "spirit": f"--epochs 1 --batch-size 36 {STAGE_1}",
@@ -141,6 +145,58 @@ def test_what_cannot_be_encoded_is_told(runs: dict[str, Path], tmp_path: Path) -
         model.encode_target([])
     with pytest.raises(UserError, match="no such picture"):
         model.encode_target([tmp_path / "none.png"])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "texts", "problem"),
+    [
+        (PICTURE, "red", "encode_query: a Image where a list of pictures is expected"),
+        ([PICTURE], "red", "encode_query: 'red' where a list of texts is expected"),
+        ([PICTURE] * 3, "red", "encode_query: 'red' where a list of texts is expected"),
+        ("red", ["red"], "encode_query: 'red' where a list of pictures is expected"),
+        (Path("a.png"), ["red"], "where a list of pictures is expected"),
+        (None, ["red"], "a NoneType where a list of pictures is expected"),
+        ([PICTURE], None, "a NoneType where a list of texts is expected"),
+        ([PICTURE], {"a": "red"}, "a dict where a list of texts is expected"),
+        ((picture for picture in [PICTURE]), ["red"], "a generator where a list of pictures is expected"),
+        ([None], ["red"], "a NoneType is no picture"),
+        ([PICTURE], [None], "None is no text"),
+        ([PICTURE], [5], "5 is no text"),
+        ([PICTURE], [[]], r"\[\] is no text"),
+        ([PICTURE], [["red", 5]], "is no text"),
+    ],
+)
+def test_what_is_no_list_of_pictures_or_texts_is_refused_by_name(
+    pictures: Any, texts: Any, problem: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    model = load(export(runs["sum"], tmp_path / "model.safetensors"))
+    with pytest.raises(UserError, match=problem):
+        model.encode_query(pictures, texts)
+    if texts == ["red"]:
+        with pytest.raises(UserError, match=problem.replace("encode_query", "encode_target")):
+            model.encode_target(pictures)
+
+
+def test_an_export_whose_header_is_damaged_is_a_model_or_one_line(runs: dict[str, Path], tmp_path: Path) -> None:
+    file = export(runs["sum"], tmp_path / "model.safetensors")
+    tensors, whole = read_weights(file), asdict(read_header(file))
+    damaged, refused = tmp_path / "damaged.safetensors", 0
+    paths = [(key,) for key in whole] + [(outer, key) for outer in ("backbone", "start") for key in whole[outer]]
+    paths += [("start", "preprocessing", key) for key in whole["start"]["preprocessing"]]
+    for path in paths:
+        for value in (None, "x", -7, {"x": [1]}):
+            header = copy.deepcopy(whole)
+            within = header
+            for key in path[:-1]:
+                within = within[key]
+            within[path[-1]] = value
+            save_file(tensors, damaged, metadata={"benchmark": json.dumps(header)})
+            try:
+                load(damaged)
+            except UserError as error:
+                refused += 1
+                assert len(str(error).splitlines()) == 1, (path, value, str(error))
+    assert refused > len(paths)
 
 
 def test_what_cannot_be_exported_or_loaded_is_told(command: Command, runs: dict[str, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from command_line import Command
 from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 
-from benchmark.encoders.architectures import TINY
+from benchmark.encoders.architectures import TINY, backbone_configuration
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
-from benchmark.encoders.backbones import _tokenizer, load_backbone
+from benchmark.encoders.backbones import _tokenizer, build_clip, load_backbone
 from benchmark.method import BuildContext
 from benchmark.pipeline.required_files import CLIP
 from benchmark.records.record import read_record
@@ -58,6 +59,31 @@ def test_every_need_is_declared_and_every_declared_file_is_needed() -> None:
             assert asked and asked <= set(info.required_files)
         else:
             assert info.required_files == (CLIP,)
+
+
+@pytest.mark.parametrize("method", sorted(discover().methods()))
+def test_a_file_is_named_for_the_settings_that_ask_for_it_and_no_others(method: str) -> None:
+    registry = discover()
+    specification = registry.specification(method)
+    for name, conditions in registry.methods()[method].required_with.items():
+        given = conditions["word_vectors"]
+
+        def asks(values: dict[str, Any], name: str = name, given: str = given) -> bool:
+            needs = specification.required_files(specification.settings.model_validate(values))
+            return any((need.asset, need.given) == (name, given) for need in needs)
+
+        assert asks(dict(conditions))
+        for left_out in conditions:
+            assert not asks({key: value for key, value in conditions.items() if key != left_out})
+
+
+def test_the_list_tells_which_methods_ask_with_which_settings(command: Command) -> None:
+    told = command("list", "methods", "--needs").out
+    vectors = told[told.index("glove.840B.300d.txt") : told.index("glove.42B")]
+    assert "for      artemis (with method.word_vectors=FILE; words start at random without)" in vectors
+    assert (
+        "for      tirg, tirg_lastconv, concat (with method.implementation=artemis and method.word_vectors=FILE)" in vectors
+    )
 
 
 def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command: Command, assets: Path) -> None:
@@ -104,6 +130,12 @@ def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, asse
     clip = write_clip(assets / "RN50x4.pt", clip_state(TINY), "tuned")
     spirit = ("run", "--method", "spirit", "--dataset", "cirr", "--data-root", small_cirr, "--dry-run")
     real = (*spirit, "--backbone", "RN50x4", "--batch-size", 24, "--negative-group", 24, "--set", "encoders.batch_size=24")
+    other = command(*real, "--assets-root", assets)
+    assert other.status == 2 and "RN50x4.pt as RN50x4: " in other.err and "tensors do not fit" in other.err
+    with torch.device("meta"):
+        state = build_clip(backbone_configuration("RN50x4"), "quickgelu").state_dict()
+    # One number stands for all of a tensor, in the file as well.
+    torch.save({"CLIP": {n: torch.zeros((), dtype=t.dtype).expand(t.shape) for n, t in state.items()}}, clip)
     told = command(*real, "--assets-root", assets)
     assert told.status == 0, told.err
     assert "RN50x4.pt (420 MB, MIT (OpenAI CLIP)), https://openaipublic" in told.out and f"found at {clip}" in told.out

@@ -202,3 +202,27 @@ def test_other_settings_are_told_old_value_and_new(tmp_path: Path) -> None:
         ResumableState(tmp_path, identity(learning_rate=0.2, epochs=4, betas=[0.8, 0.9], warmup=0.5)).load()
     with pytest.raises(UserError, match=r"spirit.decay was not there, now 1"):
         ResumableState(tmp_path, identity(decay=1)).load()
+
+
+def test_an_authors_file_points_to_import(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    torch.save({"epoch": 1, "CLIP": {"a": torch.zeros(1)}}, tmp_path / "tuned_clip_best.pt")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for name in ("tuned_clip_best.pt", "old.pt", "other.safetensors"):
+        with pytest.raises(UserError, match=f"{name}: .*`import --method NAME FILE`") as told:
+            read_header(tmp_path / name)
+        assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["file", "bytes", "sha256", "identity"])
+@pytest.mark.parametrize("value", [None, "x", -1, {"a": []}, "../../elsewhere.pt"])
+def test_a_damaged_pointer_is_told_and_leads_nowhere_else(key: str, value: Any, tmp_path: Path) -> None:
+    states = ResumableState(tmp_path, ME)
+    states.save({"x": torch.zeros(1)}, 1)
+    pointer = json.loads((tmp_path / "resume.json").read_text())
+    (tmp_path / "resume.json").write_text(json.dumps({**pointer, key: value}))
+    with pytest.raises(UserError) as told:
+        states.load()
+    assert len(str(told.value).splitlines()) == 1 and str(tmp_path) in str(told.value)

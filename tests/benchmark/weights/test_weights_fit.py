@@ -93,7 +93,7 @@ def test_a_part_and_more_than_the_whole() -> None:
     state = Network().state_dict()
     assert "one part of the model only" in refused(Network(), dict(list(state.items())[:8]))
     assert "more than this model" in refused(Network(), {**state, "optimiser": torch.zeros(1)})
-    assert "another kind of model" in refused(Network(), {f"encoder.{name}": t for name, t in state.items()})
+    assert "another kind of model" in refused(Network(), {f"{name}.other": t for name, t in state.items()})
     assert "Hugging Face" in refused(Network(), {"vision_model.a": torch.zeros(1)})
 
 
@@ -101,3 +101,29 @@ def test_another_depth() -> None:
     wide = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "layers": [2, 1, 1, 1]}}
     told = refused(build_clip(TINY, "quickgelu"), build_clip(wide, "quickgelu").state_dict())
     assert "visual.layer1.1.conv1.weight is not expected" in told and "more than this model" in told
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool, torch.complex64])
+def test_numbers_that_would_be_cut_are_refused_and_nothing_is_copied(dtype: torch.dtype) -> None:
+    module = nn.BatchNorm1d(3, device="cpu")
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(UserError, match=f"^w.pt: 1 tensor is of another kind of number: weight is {name} where float32"):
+        load_into(module, {**before, "weight": torch.ones(3, dtype=dtype, device="cpu")}, "w.pt")
+    with pytest.raises(UserError, match="num_batches_tracked is float32 where int64 is expected"):
+        load_into(module, {**before, "num_batches_tracked": torch.tensor(1.5, device="cpu")}, "w.pt")
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_any_floating_point_number_is_taken(dtype: torch.dtype) -> None:
+    with torch.device("cpu"):
+        module = nn.Linear(2, 2)
+        load_into(module, {"weight": torch.full((2, 2), 0.5, dtype=dtype), "bias": torch.zeros(2, dtype=dtype)}, "w.pt")
+    assert module.weight.dtype == torch.float32 and float(module.weight.sum().detach()) == 2.0
+
+
+def test_names_behind_a_prefix_are_told_as_such() -> None:
+    state = {f"model.head.{name}": tensor for name, tensor in nn.Linear(2, 2).state_dict().items()}
+    with pytest.raises(UserError, match="The names stand behind 'model.head.'; save these tensors alone, without it"):
+        load_into(nn.Linear(2, 2), {**state, "model.other": torch.zeros(1)}, "w.pt")
