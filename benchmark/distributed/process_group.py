@@ -151,7 +151,14 @@ def quiet_deepspeed(verbose: bool = False) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import deepspeed
+        try:
+            import deepspeed
+        except ImportError as error:
+            told = str(error).partition("\n")[0]
+            raise UserError(
+                f"training runs under DeepSpeed, which cannot be imported ({told}); pip install deepspeed, "
+                "on Windows in its subsystem for Linux (WSL)"
+            ) from error
     if not verbose:
         # It calls what torch means to rename.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")

@@ -12,7 +12,6 @@ and the operating system drops the lock of a process that dies.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -27,6 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
+
+try:
+    import fcntl
+except ImportError:  # Windows; the message is FileLocks'
+    fcntl = None  # type: ignore[assignment]
 
 from benchmark.errors import UserError
 from benchmark.files import flush_to_disk
@@ -77,6 +81,11 @@ class FileLocks:
     """
 
     def __init__(self, path: Path) -> None:
+        if fcntl is None:
+            raise UserError(
+                "the feature store needs file locks that this system does not have (Python's fcntl); "
+                "use Linux or macOS, on Windows its subsystem for Linux (WSL)"
+            )
         self._path = path
         with writing(path):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

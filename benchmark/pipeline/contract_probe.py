@@ -10,7 +10,7 @@ was: weights, buffers, modes, gradients, and every generator of random numbers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,9 +71,9 @@ def probe(name: str, method: Method, sample: ProbedRows, batch_norm: str | None)
     ``batch_norm``: how its batch norms train ("train" or "eval"), None for a method that trains nothing.
     Raises UserError, one line that names method, function and what was expected.
     """
-    with _left_as_it_was(name, method), full_precision(), _exact_convolutions():
+    with _left_as_it_was(name, method) as kept, full_precision(), _exact_convolutions():
         found = _Contract(name, method, sample)
-        deviation = found.evaluation()
+        deviation = found.evaluation(kept)
         if batch_norm is not None and sample.rows > 1:
             found.loss(batch_norm)
     return Probe(
@@ -103,9 +103,12 @@ class _Contract:
         self._all = list(range(sample.rows))
 
     @torch.no_grad()
-    def evaluation(self) -> float:
-        """Encodings and scores as an evaluation asks for them; gives the largest relative deviation."""
-        before, whole = _tensors_of(self._method), self._all
+    def evaluation(self, kept: Mapping[str, Tensor]) -> float:
+        """Encodings and scores as an evaluation asks for them; gives the largest relative deviation.
+
+        ``kept``: copies of the method's tensors as they were.
+        """
+        whole = self._all
         queries, targets = self._queries(whole), self._targets(whole)
         scores = self._score(queries, targets)
         pairs = [[self._score(take(queries, _one(q)), take(targets, _one(t))) for t in whole] for q in whole]
@@ -131,8 +134,7 @@ class _Contract:
             compare(function, concatenate(single), "in a batch and alone", own)
             reverse = encoded(whole[::-1])
             compare(function, map_tensors(lambda tensor: tensor.flip(0), reverse), "in another order", own)
-        after = _tensors_of(self._method)
-        changed = [name for name, tensor in before.items() if not _equal(tensor, after.get(name))]
+        changed = [name for name, tensor in _tensors_of(self._method) if not _equal(tensor, kept.get(name))]
         if changed:
             meant = "evaluation changes no weight or buffer"
             raise self._broken("an encoding or a score", f"changes {changed[0]}", meant)
@@ -248,27 +250,33 @@ def _format(value: object) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 
 
-def _tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers, those that no checkpoint keeps included."""
-    return {name: t.detach().clone() for name, t in [*module.named_parameters(), *module.named_buffers()]}
+def _tensors_of(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """All parameters and buffers, those that no checkpoint keeps included."""
+    return [*module.named_parameters(), *module.named_buffers()]
 
 
 def _equal(one: Tensor, other: Tensor | None) -> bool:
-    # Not `torch.equal`, to which NaN differs from itself: a buffer may hold some.
-    return other is not None and one.shape == other.shape and torch.allclose(one, other, 0, 0, equal_nan=True)
+    if other is None or one.shape != other.shape:
+        return False
+    # To the first, which is far quicker, NaN differs from itself: a buffer may hold some.
+    return torch.equal(one, other) or torch.allclose(one, other, 0, 0, equal_nan=True)
 
 
 @contextmanager
-def _left_as_it_was(name: str, method: Method) -> Iterator[None]:
-    """Restore the method and all generators; raises UserError where settings of the whole program were changed."""
-    kept, settings = _tensors_of(method), program_settings()
+def _left_as_it_was(name: str, method: Method) -> Iterator[Mapping[str, Tensor]]:
+    """Restore the method and all generators; raises UserError where settings of the whole program were changed.
+
+    Gives copies of the method's tensors.
+    """
+    kept = {own: tensor.detach().clone() for own, tensor in _tensors_of(method)}
+    settings = program_settings()
     modes = [(module, module.training) for module in method.modules()]
     gradients = [(parameter, parameter.grad) for parameter in method.parameters()]
     devices = {p.device for p in method.parameters() if p.device.type == "cuda"}
     numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=list(devices)):
-            yield
+            yield kept
     finally:
         changed = put_back(settings)
         np.random.set_state(numpy_state)
@@ -278,7 +286,7 @@ def _left_as_it_was(name: str, method: Method) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         with torch.no_grad():
-            for own, tensor in [*method.named_parameters(), *method.named_buffers()]:
+            for own, tensor in _tensors_of(method):
                 if own in kept and not _equal(tensor, kept[own]):
                     tensor.copy_(kept[own])
     if changed:

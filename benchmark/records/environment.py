@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -58,12 +57,22 @@ def code_version() -> Code:
 
 def peak_memory_bytes() -> dict[str, int]:
     """Largest memory held so far: "process" (resident) and, where torch uses a GPU, "device"."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    found = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    found = {"process": largest_resident_bytes()}
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         found["device"] = int(torch.cuda.max_memory_allocated())
     return found
+
+
+def largest_resident_bytes() -> int:
+    """The most memory of this process that was resident, as the system counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def load_note() -> tuple[str, ...]:

@@ -9,8 +9,6 @@ Units: seconds and bytes throughout.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmark.records.environment import largest_resident_bytes
 from benchmark.records.measurement import Measurement, Precision
 
 FloatArray = NDArray[np.float64]
@@ -173,8 +172,7 @@ def peak_resident_bytes() -> int:
     """The most resident memory of this process, of its own program only."""
     # Linux counts into ru_maxrss what the parent held when it started this process; the line of /proc does not.
     found = _status_bytes("VmHWM")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if found is None else found
+    return largest_resident_bytes() if found is None else found
 
 
 def resident_bytes() -> int:

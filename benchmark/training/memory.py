@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -42,12 +42,14 @@ def encode_in_micro_batches(
     total = len(next(iter(next(iter(views.values())).values())))
     count = min(-(-total // rows), total // 2) if rows else 1
 
-    def encode_there(parts: dict[str, Views]) -> Encoding:
+    def encode_there(parts: dict[str, Views], place: Tensor | None = None) -> Encoding:
         return encode(how, **{of: {name: t.to(device) for name, t in view.items()} for of, view in parts.items()})
 
     if count <= 1 or not torch.is_grad_enabled():
         return encode_there(views)
     encodings = []
+    # Torch draws dropout again as it was on the devices of its arguments alone, and the views may lie elsewhere.
+    place = torch.empty(0, device=device)
     cached = torch.is_autocast_cache_enabled()
     # Autocast would cast a weight once for all micro-batches, and sum their gradients in half precision.
     torch.set_autocast_cache_enabled(False)
@@ -55,7 +57,7 @@ def encode_in_micro_batches(
         for index in torch.arange(total).tensor_split(count):
             own = slice(int(index[0]), int(index[-1]) + 1)
             parts = {of: {name: tensor[own] for name, tensor in view.items()} for of, view in views.items()}
-            encoding: Encoding = checkpoint(encode_there, parts, use_reentrant=False)
+            encoding: Encoding = checkpoint(encode_there, parts, place, use_reentrant=False)
             encodings.append(encoding)
     finally:
         torch.set_autocast_cache_enabled(cached)

@@ -17,6 +17,7 @@ from toy_triplets import Toy, built
 
 from benchmark.encoders.backbones import load_backbone
 from benchmark.method import Method
+from benchmark.training import memory
 from benchmark.training.memory import CheckpointedBlocks, blocks_of, encode_in_micro_batches
 
 TOLERANCE = 1e-6
@@ -122,6 +123,20 @@ def test_dropout_is_drawn_again_as_it_was() -> None:
     assert largest_difference(found, expected) < 1e-5
     other = gradients(method, batch, 5, seed=8)[1]
     assert largest_difference(found, other) > 1e-2
+
+
+def test_the_generator_of_the_device_is_put_back_where_the_pictures_wait_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch keeps the generators of its arguments' devices: one must lie on the device, whatever the views do."""
+    asked: list[Any] = []
+
+    def recorded(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        asked.append([value for value in given if isinstance(value, Tensor)])
+        return torch.zeros(5, 3)
+
+    monkeypatch.setattr(memory, "checkpoint", recorded)
+    views = {"pixels": torch.zeros(20, 2)}
+    encode_in_micro_batches(lambda target: target["pixels"], 5, torch.device("meta"), target=views)
+    assert len(asked) == 4 and all([tensor.device.type for tensor in tensors] == ["meta"] for tensors in asked)
 
 
 def test_half_precision_sums_micro_batches_in_float32() -> None:

@@ -229,10 +229,11 @@ class Mine(Method):
     def loss(self, queries, targets):
         return torch.nn.functional.cross_entropy(queries @ targets.T, torch.arange(len(queries)))
 
+STAGES = lambda one: (one,)
 BODY
 
 METHOD = Specification(
-    stages=lambda settings, start: (Stage("mine", build=lambda c: Mine(c.width), inputs=lambda c: FeatureInputs()),),
+    stages=lambda settings, start: STAGES(Stage("mine", build=lambda c: Mine(c.width), inputs=lambda c: FeatureInputs())),
 )
 '''
 RUN = ("--method", "mine", "--dataset", "cirr", "--backbone", "tiny", "--weights", "random", "--set", "mine.epochs=1", "--set", "mine.batch_size=8")
@@ -244,6 +245,8 @@ RUN = ("--method", "mine", "--dataset", "cirr", "--backbone", "tiny", "--weights
         ("Mine.score = lambda self, q, t: (q @ t.T).softmax(0)", "score gives other scores in a block and as a single pair"),
         ("Mine.loss = lambda self, q, t: exit(0)", "loss raised SystemExit"),
         ("Mine.__init__ = lambda self, width: 1 / 0", "build of stage mine raised ZeroDivisionError"),
+        ("STAGES = lambda one: (one, one)", "has several stages of one name (mine, mine)"),
+        ("STAGES = lambda one: ()", "has no stage"),
     ],
 )
 def test_a_run_of_a_broken_plug_in_ends_in_one_line_before_it_trains(

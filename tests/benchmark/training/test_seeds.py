@@ -19,6 +19,7 @@ from benchmark.options import make_options
 from benchmark.pipeline import plan as plan_module
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
+from benchmark.records.record import read_record
 from benchmark.registry import discover
 from benchmark.settings import TrainingSettings
 from benchmark.training import trainer
@@ -107,8 +108,11 @@ def test_every_source_of_chance_in_a_run_is_given_the_stage_s_seed(
     monkeypatch.setattr(preparation, "build_stage", watched("start", stage_building.build_stage, "seed"))
     monkeypatch.setattr(sources, "epoch_table", watched("strings", sources.epoch_table, 2))
     monkeypatch.setattr(CIRR, "train_triplets", watched("pairs", CIRR.train_triplets, 2))
-    outcome = command("run", "--plugin", TOY_PLUGIN, "--method", "toy", "--dataset", "cirr", "--data-root", small_cirr, "--seed", 3)
+    outcome = command("run", "--plugin", TOY_PLUGIN, "--method", "toy", "--dataset", "cirr", "--data-root", small_cirr, "--seed", 3, "--set", "toy-base.epochs=2", "--set", "toy-full.epochs=2")
     assert outcome.status == 0, outcome.err
+    record = read_record(next(Path("runs").rglob("record.json")))
+    picked = {selected.stage: selected for selected in record.selected}
+    assert picked.keys() == {"toy-base", "toy-full"} and all(s.margin is not None and s.margin >= 0 for s in picked.values())
     first, second = dict.fromkeys(asked["order"])
     assert first == 3 and second == stage_seed(3, ["toy-base"])
     for name in ("dropout", "start", "strings"):

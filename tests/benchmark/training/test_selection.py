@@ -22,6 +22,7 @@ from benchmark.training.selection import (
     heldout_score,
     heldout_task,
     is_heldout_reference,
+    margin_of,
     selection_note,
 )
 
@@ -97,6 +98,12 @@ def test_the_note_of_a_selection_says_whether_there_was_a_choice() -> None:
     assert selection_note("paper", TrainingSettings(epochs=30, validate_every=1000).picks_an_epoch).startswith("last epoch")
     assert selection_note("heldout", False).startswith("best epoch on a held-out part")
     assert selection_note("none", False) == ""
+
+
+@given(st.lists(st.floats(0, 100), max_size=8))
+def test_the_margin_is_the_best_score_s_over_the_next(scores: list[float]) -> None:
+    best = sorted(scores, reverse=True)
+    assert margin_of(scores) == (best[0] - best[1] if len(scores) > 1 else None)
 
 
 def test_criteria() -> None:

@@ -255,7 +255,7 @@ def test_selection_keeps_the_best_epoch_and_the_last(tmp_path: Path) -> None:
         return Score("made up", next(scores))
 
     trained = train(small_job(tmp_path, adam(), Vectors(ROWS), validate=validate), resume=False)
-    assert trained.selected_epoch == 2 and trained.best == 3.0
+    assert trained.selected_epoch == 2 and trained.best == 3.0 and trained.margin == 1.0
     assert same(trained.selected, seen[1]) and same(trained.last, seen[2])
     assert [entry.score for entry in trained.log] == [1.0, 3.0, 2.0]
 
@@ -288,7 +288,8 @@ def test_moments_and_best_score_of_an_earlier_stage_are_taken_over_but_not_its_r
     after = train(job, resume=False)
     assert after.log[0].learning_rate == 0.003
     assert after.moments["layer.weight"]["step"] == before.moments["layer.weight"]["step"] + 5 == 20
-    assert after.selected_epoch == 0 and after.best == 1e9
+    assert after.selected_epoch == 0 and after.best == 1e9 and after.log[0].score is not None
+    assert after.margin == 1e9 - after.log[0].score
     assert same(after.selected, before.selected)
 
 
