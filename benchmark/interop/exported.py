@@ -73,6 +73,8 @@ class Model:
         A text is a string, or the captions of one query where the data has several (FashionIQ). Raises
         UserError where the numbers differ, a picture cannot be read, or captions give several queries.
         """
+        _require_list("encode_query", "pictures", images, Image.Image | str | Path)
+        _require_list("encode_query", "texts", texts, str | list | tuple)
         if len(images) != len(texts):
             raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
         strings = [self._query(text) for text in texts]
@@ -85,6 +87,7 @@ class Model:
 
     def encode_target(self, images: Sequence[Picture]) -> Encoding:
         """Encodings of pictures as candidates, on the CPU: a gallery is encoded once and kept."""
+        _require_list("encode_target", "pictures", images, Image.Image | str | Path)
         return self._encode(
             len(images), lambda part: self._method.encode_target(self._pictures(images[part], "target"))
         )
@@ -105,6 +108,7 @@ class Model:
     def _query(self, text: Text) -> str:
         """The string that the run's text rule makes of a query's captions."""
         captions = (text,) if isinstance(text, str) else tuple(text)
+        _require_list("encode_query", "captions of a text", captions, str)
         asked = self._rule.queries(captions) if captions else ()
         if len(asked) != 1:
             raise UserError(
@@ -149,6 +153,17 @@ class Model:
         backbone = self._encoder.backbone
         with self._encoder.frozen():
             return {"global": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
+
+
+def _require_list(function: str, what: str, given: Any, kind: Any) -> None:
+    """Raise UserError for one string or picture in place of a list, and for entries that are none of ``kind``."""
+    if isinstance(given, str | Path | Image.Image) or not hasattr(given, "__len__"):
+        # A string would be read letter by letter.
+        raise UserError(f"{function}: one {type(given).__name__} in place of a list of {what}; write [...] around it")
+    for number, entry in enumerate(given):
+        if not isinstance(entry, kind):
+            wanted = " or ".join(one.__name__ for one in getattr(kind, "__args__", (kind,)))
+            raise UserError(f"{function}: entry {number} of the {what} is of type {type(entry).__name__}, not {wanted}")
 
 
 def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = ()) -> Model:
