@@ -71,6 +71,7 @@ def held_folder(folder: Path, owner: Owner, resume: bool = False, overwrite: boo
         mark = _mark_of(folder)
         same = mark == owner.mark()
         if same and resume and _is_finished(folder):
+            remove_partial(folder)
             yield True
             return
         goes_on = resume and (same or mark is None) and not (folder / RECORD_NAME).exists()

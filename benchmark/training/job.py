@@ -32,12 +32,16 @@ class Interrupted(Exception):
 
 @dataclass
 class EpochLog:
-    """One line of a stage's training log; ``score`` is None where the epoch was not validated."""
+    """One line of a stage's training log.
+
+    ``score`` is None where the epoch was not validated, ``gradient_norm`` where none is known: the epoch ended
+    with an update that was skipped, or was resumed behind its last one.
+    """
 
     epoch: int
     loss: float
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float | None
     seconds: float
     score: float | None = None
 

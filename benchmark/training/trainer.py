@@ -181,7 +181,7 @@ class _StageTraining:
         self.read_losses()
         mean = sum(self.losses) / max(len(self.losses), 1)
         rate, norm = self.engine.learning_rate(), self.engine.gradient_norm()
-        log = EpochLog(self.epoch + 1, mean, rate, norm, seconds)
+        log = EpochLog(self.epoch + 1, mean, rate, norm if math.isfinite(norm) else None, seconds)
         self.result.triplets_seen += self.position * self.settings.batch_size
         self.losses, self.position = [], 0
         self.epoch += 1
