@@ -11,6 +11,8 @@ from types import TracebackType
 from typing import Any
 
 _LINE_SECONDS = 15.0
+_TELLING_STEPS, _TELLING_SHARE = 20, 0.02
+"""So many steps, or such a share of those left, tell how long the others take."""
 
 
 def say(line: str) -> None:
@@ -25,13 +27,21 @@ def say_from_any_rank(line: str) -> None:
     print(f"{rank}{line}", file=sys.stderr, flush=True)
 
 
+def format_seconds(seconds: float) -> str:
+    """Such as "40 s", "25 min", "3.5 h"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 class Progress:
     """Context manager around ``total`` steps, of which ``done`` were done before (a resumed run)."""
 
     def __init__(self, label: str, total: int, done: int = 0) -> None:
-        self._label, self._total, self._done, self._first = label, total, done, done
+        self._label, self._total, self._done = label, total, done
         self._bar: Any = None
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._warm: tuple[float, int] | None = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
@@ -57,10 +67,18 @@ class Progress:
                 self._bar.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
             return
         now = time.monotonic()
+        # The first steps pay for what is done once (compiling, caches): the time left is reckoned from behind them.
+        self._warm = self._warm or (now, self._done)
         if now - self._said > _LINE_SECONDS:
             self._said = now
-            left = (now - self._started) / max(self._done - self._first, 1) * (self._total - self._done)
-            say(f"  {self._label}: {self._done}/{self._total}, about {left:.0f} s left")
+            say(f"  {self._label}: {self._done:,}/{self._total:,}{self._format_left(now, *self._warm)}")
+
+    def _format_left(self, now: float, since: float, at: int) -> str:
+        """Words for the time left; none before enough is done to tell, and none where nothing is left."""
+        done, left = self._done - at, self._total - self._done
+        if left <= 0 or done < min(_TELLING_STEPS, _TELLING_SHARE * left) or not done:
+            return ""
+        return f", about {format_seconds((now - since) / done * left)} left"
 
     def set_total(self, total: int) -> None:
         if total != self._total:
