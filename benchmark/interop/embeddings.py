@@ -32,6 +32,7 @@ from benchmark.interop.embeddings_file import (
 from benchmark.interop.outside import METHOD, OutsideRun, open_outside, queries_digest, with_note, write_outside
 from benchmark.options import make_options
 from benchmark.progress import say
+from benchmark.records.measurement import Outside
 from benchmark.records.record import Record
 
 _UNIT = 2e-3
@@ -48,14 +49,14 @@ def evaluate_embeddings(file: Path, dataset: str, name: str = "", **values: Any)
     run = open_outside(make_options(method=METHOD, dataset=dataset, **values))
     tasks = chosen_tasks(run.dataset, run.dataset.info.evaluation_split, run.options.protocol, run.rule)
     found = read_embeddings(file)
-    encoded = match(found, embedded_tasks(found, tasks, run), run.dataset)
-    say(format_stored(found))
+    encoded, seen = match(found, embedded_tasks(found, tasks, run), run.dataset), seen_to_be(found)
+    say(format_seen(seen))
     tested = []
     for one in encoded:
         announce(file, f"ranking {one.task.key}, {len(one.task.queries):,} queries in a gallery of "
                        f"{len(one.task.gallery):,}, from")  # fmt: skip
         tested.append(score_in_full(None, one))
-    return write_outside(run, "embeddings", name or file.stem, tested, found.digests)
+    return write_outside(run, "embeddings", name or file.stem, tested, found.digests, seen)
 
 
 def embedded_tasks(file: EmbeddingsFile, tasks: Sequence[Task], run: OutsideRun) -> tuple[Task, ...]:
@@ -90,27 +91,34 @@ def embedded_tasks(file: EmbeddingsFile, tasks: Sequence[Task], run: OutsideRun)
     return tuple(kept)
 
 
-def format_stored(file: EmbeddingsFile) -> str:
-    """What is scored, and how, in one line: widths, types, norms."""
+def seen_to_be(file: EmbeddingsFile) -> Outside:
+    """What the file holds and says of itself."""
     matrices = file.matrices.values()
-    widths = sorted({matrix.values.shape[1] for matrix in matrices})
-    types = sorted({matrix.dtype for matrix in matrices})
-    rounded = " rounded to float32" if any("float64" in name or "float128" in name for name in types) else ""
-    norms = [norm for matrix in matrices for norm in norm_range(matrix)]
-    if all(abs(norm - 1) < _UNIT for norm in norms):
-        score = "of unit norm, so that it is the cosine"
-    else:
-        score = f"of norms {min(norms):.4g} to {max(norms):.4g}, so that it is not the cosine"
-    return (
-        f"embeddings of width {', '.join(map(str, widths))}, {', '.join(types)}{rounded}, "
-        f"scored by the dot product; rows are {score}"
+    widths, types = {matrix.values.shape[1] for matrix in matrices}, {matrix.dtype for matrix in matrices}
+    norms = torch.cat([torch.linalg.vector_norm(matrix.values, dim=1) for matrix in matrices])
+    return Outside(
+        width=widths.pop() if len(widths) == 1 else None,
+        dtype=", ".join(sorted(types)),
+        norms=(float(norms.min()), float(norms.max())),
+        score="dot product in float32",
+        evidence=(
+            f"{DIGEST} {file.queries_digest}: the queries embedded are those asked"
+            if file.queries_digest
+            else "the file does not say which queries were embedded",
+        ),
     )
 
 
-def norm_range(matrix: Embeddings) -> tuple[float, float]:
-    """The least and the largest Euclidean norm of the rows."""
-    norms = torch.linalg.vector_norm(matrix.values, dim=1)
-    return float(norms.min()), float(norms.max())
+def format_seen(seen: Outside) -> str:
+    """One line of what is scored, and how."""
+    low, high = seen.norms or (0.0, 0.0)
+    if max(abs(low - 1), abs(high - 1)) < _UNIT:
+        norms = "of unit norm, so that this is the cosine"
+    else:
+        norms = f"of norms {low:.4g} to {high:.4g}, so that this is not the cosine"
+    rounded = " rounded to float32" if "float64" in seen.dtype or "float128" in seen.dtype else ""
+    width = f" of width {seen.width:,}" if seen.width is not None else ""
+    return f"embeddings{width}, {seen.dtype}{rounded}, scored by their {seen.score}; rows are {norms}"
 
 
 def match(file: EmbeddingsFile, tasks: Sequence[Task], dataset: Dataset) -> list[EncodedTask]:

@@ -18,6 +18,7 @@ from benchmark.pipeline.reporting import Tested, command_line, data_identity, re
 from benchmark.pipeline.run_folder import Owner, held_folder
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.identity import Identity
+from benchmark.records.measurement import Outside
 from benchmark.records.record import Record
 from benchmark.registry import discover
 from benchmark.text_rules import TextRule, rule_of
@@ -79,10 +80,11 @@ def write_outside(
     title: str,
     tested: Sequence[TaskResult],
     inputs: Mapping[str, str],
+    seen: Outside,
 ) -> tuple[Record, Path]:
     """Write the record of a file's scores, as a run's; gives it and its folder.
 
-    ``inputs``: digests of the files by name. The folder is ``--output``, or
+    ``inputs``: digests of the files by name; ``seen``: what these are seen to be. The folder is ``--output``, or
     ./runs/<dataset>/external/<digest of inputs, title and tasks>.
     """
     weights: Tested = {"external": tested}
@@ -98,6 +100,7 @@ def write_outside(
         environment=environment("cpu", 1),
         timings={"evaluation": round(time.monotonic() - run.started, 2)},
         peak_memory_bytes=peak_memory_bytes(),
+        outside=seen,
     )
     identity = [dict(inputs), record.title, [str(result.key) for result in record.results]]
     default = Path("runs") / run.dataset.label / METHOD / digest_of(identity)[:12]

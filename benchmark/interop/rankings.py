@@ -29,6 +29,7 @@ from benchmark.interop.outside import METHOD, open_outside, with_note, write_out
 from benchmark.interop.ranked_lists import Metric, RankedLists, read_ranked_lists
 from benchmark.options import make_options
 from benchmark.progress import say
+from benchmark.records.measurement import DOUBTFUL, Outside
 from benchmark.records.record import Record
 
 _NO_SUBSET = "no subset recall: not every list holds all members of its subset; give them with --subset-rankings"
@@ -46,12 +47,12 @@ def evaluate_rankings(
     run = open_outside(make_options(method=METHOD, dataset=dataset, **values))
     lists, subsets, digests = read_both(file, subset_file)
     choice = choose_protocol(lists, run)
-    say("; ".join(choice.evidence))
-    for doubt in choice.doubts:
-        say(f"doubtful: {doubt}")
-    tasks = [with_note(task, f"doubtful: {'; '.join(choice.doubts)}" if choice.doubts else "") for task in choice.tasks]
-    tested = score_lists(tasks, run.dataset.pictures.names, lists, subsets)
-    return write_outside(run, "rankings", name or file.stem, tested, digests)
+    doubts = f"{DOUBTFUL}{'; '.join(choice.doubts)}" if choice.doubts else ""
+    evidence = (*choice.evidence, doubts) if doubts else choice.evidence
+    for line in evidence:
+        say(line)
+    tested = score_lists([with_note(task, doubts) for task in choice.tasks], run.dataset.pictures.names, lists, subsets)
+    return write_outside(run, "rankings", name or file.stem, tested, digests, Outside(evidence=evidence))
 
 
 def read_both(file: Path, subset_file: Path | None) -> tuple[RankedLists, RankedLists | None, dict[str, str]]:

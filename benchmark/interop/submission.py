@@ -21,7 +21,7 @@ from benchmark.encoding import take
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask, score_function, score_in_full, top_of_task
 from benchmark.evaluation.top_lists import top_pictures
-from benchmark.interop.embeddings import match
+from benchmark.interop.embeddings import embedded_tasks, match, seen_to_be
 from benchmark.interop.embeddings_file import read_embeddings
 from benchmark.interop.outside import METHOD, OutsideRun, open_outside, write_outside
 from benchmark.interop.rankings import read_both, score_lists
@@ -40,6 +40,7 @@ from benchmark.method import Method
 from benchmark.options import make_options
 from benchmark.pipeline.checkpoint_evaluation import load_checkpoint, plan_of
 from benchmark.pipeline.run_folder import checked_weights
+from benchmark.records.measurement import Outside
 from benchmark.records.record import RECORD_NAME, read_record
 from benchmark.weights.checkpoints import read_header
 
@@ -93,10 +94,11 @@ def submit_embeddings(file: Path, name: str, output: str, values: Mapping[str, A
     """Write the files from embeddings of test1, and a record that the server's numbers can be added to."""
     run, task = _open_test(values)
     names, found = run.dataset.pictures.names, read_embeddings(file)
-    (encoded,) = match(found, [task], run.dataset)
+    (encoded,) = match(found, embedded_tasks(found, [task], run), run.dataset)
     lists = lists_of(None, encoded, names)
     check_lists(lists, task, names)
-    _, folder = write_outside(run, "embeddings", name or file.stem, [score_in_full(None, encoded)], found.digests)
+    scored = [score_in_full(None, encoded)]
+    _, folder = write_outside(run, "embeddings", name or file.stem, scored, found.digests, seen_to_be(found))
     return _write_beside(folder, output, lists, task, run.dataset)
 
 
@@ -111,7 +113,8 @@ def submit_rankings(
     assert subsets is not None
     lists = ServerLists(main.lists, subsets.lists).cut(task)
     check_lists(lists, task, names)
-    _, folder = write_outside(run, "rankings", name or file.stem, scored, digests)
+    seen = Outside(evidence=(f"protocol {PROTOCOL}: the server's only one",))
+    _, folder = write_outside(run, "rankings", name or file.stem, scored, digests, seen)
     return _write_beside(folder, output, lists, task, run.dataset)
 
 

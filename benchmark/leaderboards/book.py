@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError, first_of, gathered
+from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
 from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
 
@@ -87,6 +88,8 @@ def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) ->
     record = read_record(run_folder)
     page = next((page for page in further if page.kind == record.kind), None)
     problems = page.refusals(record) if page else refusals(record)
+    if record.kind == "rankings":
+        problems += _other_protocols(record, results / RECORDS_FOLDER)
     if problems:
         raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
     proof = prove(run_folder if run_folder.is_dir() else run_folder.parent, record)
@@ -126,9 +129,22 @@ def refusals(record: Record) -> list[str]:
         problems.append(f"{first_of(different)} not as the official {identity.data.name} has it; get the files again")
     if identity.limit:
         problems.append(f"it was shortened by --limit {identity.limit}; run it without")
+    if record.outside is not None:
+        problems += [text for text in record.outside.evidence if text.startswith(DOUBTFUL)]
     if not any(result.metrics for result in record.results):
         problems.append("it has no scores, since the labels are hidden; add the server's numbers first")
     return problems
+
+
+def _other_protocols(record: Record, kept: Path) -> list[str]:
+    """The same ranked lists in the book under another protocol, in words: lists are made for one."""
+    digests, protocols = set(record.identity.inputs.values()), {result.protocol for result in record.results}
+    for file in sorted(kept.rglob(RECORD_NAME)):
+        other = read_record(file)
+        theirs = {result.protocol for result in other.results}
+        if other.kind == "rankings" and digests & set(other.identity.inputs.values()) and theirs != protocols:
+            return [f"the same lists stand in {file} as {', '.join(theirs)}, and lists are made for one protocol"]
+    return []
 
 
 def dataset_of(record: Record) -> str:

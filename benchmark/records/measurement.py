@@ -44,11 +44,15 @@ class Selected(RecordPart):
     margin: Annotated[float, Field(ge=0)] | None = None
 
 
+DOUBTFUL = "doubtful: "
+
+
 class Outside(RecordPart):
     """What a file from outside is seen to be.
 
     Of embeddings: ``width`` and ``dtype`` as they are stored, the least and largest Euclidean ``norms`` of their
-    rows, the ``score`` that ranks them. ``evidence``: what the file itself says of the protocol, a sentence each.
+    rows, the ``score`` that ranks them. ``evidence``: what the file itself says of the protocol, a sentence each;
+    what speaks against it begins with :data:`DOUBTFUL`.
     """
 
     width: Count | None = None

@@ -346,16 +346,23 @@ def test_other_kinds_of_files_are_named(cirr: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
-def test_what_is_scored_is_told(cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_scored_is_told_and_recorded(
+    cirr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     content = cirr_arrays(cirr)
     content |= {name: content[name].astype(np.float64) for name in ("queries", "gallery")}
-    score(cirr, tmp_path, content)
+    seen = score(cirr, tmp_path / "a", content).outside
     told = capsys.readouterr().err
-    assert "of width 8, float64 rounded to float32, scored by the dot product; rows are of norms" in told
+    assert "of width 8, float64 rounded to float32, scored by their dot product in float32; rows are of norms" in told
+    assert seen is not None and (seen.width, seen.dtype, seen.score) == (8, "float64", "dot product in float32")
+    norms = np.concatenate([np.linalg.norm(content[name], axis=1) for name in ("queries", "gallery")])
+    assert seen.norms == pytest.approx((norms.min(), norms.max()))
+    assert seen.evidence == ("the file does not say which queries were embedded",)
     for name in ("queries", "gallery"):
-        content[name] = content[name] / np.linalg.norm(content[name], axis=1, keepdims=True)
-    score(cirr, tmp_path, content)
-    assert "rows are of unit norm, so that it is the cosine" in capsys.readouterr().err
+        unit = content[name] / np.linalg.norm(content[name], axis=1, keepdims=True)
+        content[name] = unit.astype(np.float16)
+    score(cirr, tmp_path / "b", content)
+    assert "float16, scored by their dot product in float32; rows are of unit norm" in capsys.readouterr().err
 
 
 def test_a_digest_proves_which_queries_were_embedded(fashioniq: Path, tmp_path: Path) -> None:
@@ -367,6 +374,7 @@ def test_a_digest_proves_which_queries_were_embedded(fashioniq: Path, tmp_path: 
     content = fashioniq_arrays(fashioniq) | {"queries_digest": np.array(digest)}
     proved = score(fashioniq, tmp_path / "a", content, dataset="fashioniq")
     assert {result.protocol for result in proved.results} == {"original", "original-noref", "val", "val-noref"}
+    assert proved.outside is not None and proved.outside.evidence[0].startswith(f"queries_digest {digest}: ")
     told = refusal(fashioniq, tmp_path / "b", content, dataset="fashioniq", text_mode="per-caption")
     assert f"its queries_digest {digest} is of no protocol" in told
     options: dict[str, Any] = {"dataset": "fashioniq", "text_mode": "per-caption", "protocol": ("val",)}

@@ -24,7 +24,9 @@ from benchmark.interop.embeddings import evaluate_embeddings
 from benchmark.interop.query_export import export_queries
 from benchmark.interop.ranked_lists import read_ranked_lists
 from benchmark.interop.rankings import evaluate_rankings, list_ranks
-from benchmark.records.record import Record, read_per_query
+from benchmark.leaderboards.book import add, refusals
+from benchmark.records.measurement import Outside
+from benchmark.records.record import Record, read_per_query, write_record
 
 Lists = dict[str, list[str]]
 
@@ -412,8 +414,9 @@ def test_where_several_protocols_fit_the_protocol_is_asked_for(tmp_path: Path, m
 
 
 def fits(root: Path, folder: Path, lists: Lists, protocol: str) -> bool:
+    folder.mkdir(exist_ok=True)
     try:
-        score(root, folder, as_lines(lists), dataset="fashioniq", protocol=(protocol,))
+        score(root, folder / protocol, as_lines(lists), dataset="fashioniq", protocol=(protocol,))
     except UserError:
         return False
     return True
@@ -429,7 +432,29 @@ def test_evidence_against_the_protocol_that_was_asked_for_is_told(
     for text in (*(note for result in record.results[:3] for note in result.notes), printed):
         assert "doubtful: none of 180 lists ranks its reference, which original keeps in the gallery" in text
         assert "listed names is outside of the" in text
+    assert record.outside is not None and "asked for by --protocol" in record.outside.evidence[0]
+    assert any(text.startswith("doubtful: none of 180 lists") for text in refusals(record))
     assert "none of 180 lists" in (tmp_path / "a/run/table.md").read_text(encoding="utf-8").replace("\n  ", " ")
+
+
+def test_the_same_lists_are_not_added_under_two_protocols(tmp_path: Path) -> None:
+    """Renamed or not: only one of the two numbers can be right."""
+    root = write_fashioniq(tmp_path / "data", size=200, count=60)
+    text, folders = as_lines(fashioniq_lists(root, "val-noref")), []
+    for protocol in ("val-noref", "original-noref"):
+        record = score(root, tmp_path / protocol, text, dataset="fashioniq", protocol=(protocol,))
+        data = record.identity.data.model_copy(update={"is_official": True}) if record.identity.data else None
+        official = record.identity.model_copy(
+            update={"data": data, "inputs": {f"{protocol}.txt": record.identity.inputs["mine.txt"]}}
+        )
+        # As if nothing in the lists spoke against either.
+        seen = Outside(evidence=("protocol: asked for by --protocol",))
+        ranks = read_per_query(tmp_path / protocol / "run", record)
+        folders.append(tmp_path / f"added {protocol}")
+        write_record(folders[-1], record.model_copy(update={"identity": official, "outside": seen, "files": {}}), ranks)
+    add(folders[0], tmp_path / "results")
+    with pytest.raises(UserError, match="the same lists stand in .* as val-noref, and lists are made for one protocol"):
+        add(folders[1], tmp_path / "results")
 
 
 def test_a_file_that_names_its_protocol_is_taken_at_its_word(tmp_path: Path) -> None:
