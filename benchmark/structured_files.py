@@ -69,7 +69,9 @@ def read_text(path: Path, most_bytes: int | None = None) -> str:
     try:
         size = path.stat().st_size
         if most_bytes is not None and size > most_bytes:
-            raise UserError(f"{path}: {size:,} bytes, and such a file has no more than {most_bytes:,}; name the right file")
+            raise UserError(
+                f"{path}: {size:,} bytes, and such a file has no more than {most_bytes:,}; name the right file"
+            )
         # Python's own strings may hold half a surrogate pair, and so may captions.
         return path.read_bytes().decode("utf-8", "surrogatepass").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
