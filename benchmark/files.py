@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,12 @@ from typing import Any
 from benchmark.errors import UserError, full_disk_advice
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
 
 
 @contextmanager
@@ -94,10 +100,12 @@ def require_regular_file(path: Path) -> None:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # a name too long, a loop of links; a zero byte
-        raise UserError(f"{str(path)!r}: cannot be read ({error}); name another file") from None
+    except OSError as error:  # a name too long, a loop of links
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name another file, or mend this one") from None
+    except ValueError as error:  # a zero byte in the name
+        raise UserError(f"{str(path)!r}: no name of a file ({error}); name another") from None
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        kind = next((word for is_kind, word in _KINDS if is_kind(mode)), "a device")
         raise UserError(f"{path}: {kind}, not a file; name a regular file")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import stat
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmark.errors import UserError
+from benchmark.files import require_regular_file
 
 DEEPEST = 100
 """Levels of lists and objects; the deepest of our own files has seven."""
@@ -31,12 +31,6 @@ SMALL = 16 * 2**20
 _LEAST, _LARGEST = -(2**63), 2**64 - 1
 _LONGEST = len(str(_LARGEST))
 _STRING_OR_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+')
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-)
-
 T = TypeVar("T")
 
 
@@ -71,27 +65,21 @@ def read_toml(path: Path, most_bytes: int = SMALL, remedy: str = "") -> dict[str
 
 def read_text(path: Path, most_bytes: int | None = None) -> str:
     """The text of a regular file in UTF-8; raises UserError for any other."""
+    require_regular_file(path)
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            kind = next((word for is_kind, word in _KINDS if is_kind(found.st_mode)), "a device")
-            raise UserError(f"{path}: {kind}, not a file; name a regular file")
-        if most_bytes is not None and found.st_size > most_bytes:
+        size = path.stat().st_size
+        if most_bytes is not None and size > most_bytes:
             raise UserError(
-                f"{path}: {found.st_size:,} bytes, and such a file has no more than {most_bytes:,}; name the right file"
+                f"{path}: {size:,} bytes, and such a file has no more than {most_bytes:,}; name the right file"
             )
         # Python's own strings may hold half a surrogate pair, and so may captions.
         return path.read_bytes().decode("utf-8", "surrogatepass").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); get the file again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name another file, or mend this one") from None
     except MemoryError:
         raise UserError(f"{path}: larger than this machine's memory; name the right file") from None
-    except ValueError as error:  # a zero byte in the name
-        raise UserError(f"{str(path)!r}: no name of a file ({error}); name another") from None
 
 
 def parse_json(text: str) -> Any:

@@ -21,13 +21,18 @@ queries = [line for line in lines if "query" in line]
 pictures = np.stack([embed(name) for name in gallery]).astype(np.float16)
 asked = np.stack([embed(q["reference"]) + embed(q["text"]) for q in queries]).astype(np.float16)
 ids = [q["query"] for q in queries]
-np.savez(f"{sys.argv[3]}/mine.npz", queries=asked, query_ids=ids, gallery=pictures, gallery_ids=gallery)
+made_for = {key: queries[0][key] for key in ("protocol", "queries_digest")}
+digest = made_for["queries_digest"]
+np.savez(
+    f"{sys.argv[3]}/mine.npz",
+    queries=asked, query_ids=ids, gallery=pictures, gallery_ids=gallery, queries_digest=digest,
+)  # fmt: skip
 
 scores = asked.astype(np.float64) @ pictures.astype(np.float64).T
 with open(f"{sys.argv[3]}/mine.jsonl", "w", encoding="utf-8") as out:
     for q, row in zip(queries, scores, strict=True):
         ranking = [gallery[g] for g in np.argsort(-row) if q["reference_ranked"] or gallery[g] != q["reference"]]
-        out.write(json.dumps({"query": q["query"], "ranking": ranking}) + "\n")
+        out.write(json.dumps({"query": q["query"], "ranking": ranking, **made_for}) + "\n")
 
 targets = {str(e["pairid"]): e["target_hard"] for e in json.load(open(sys.argv[2], encoding="utf-8"))}
 places, among = [], []
