@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.leaderboards import leaderboard
+    from benchmark.leaderboards import book, leaderboard
     from benchmark.leaderboards.controlled_comparison import reasons_outside
     from benchmark.registry import discover
     from benchmark.throughput.tables import THROUGHPUT_PAGE
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     datasets, outside = registry.datasets(), reasons_outside(registry)
     runs, further = [Path(name) for name in options.runs], [THROUGHPUT_PAGE]
     if options.add:
-        folder, not_derivable = leaderboard.add(Path(options.add), results, further)
+        folder, not_derivable = book.add(Path(options.add), results, further)
         print(f"added {folder}")
         for reason in not_derivable:
             print(f"not derivable from ranks: {reason}")

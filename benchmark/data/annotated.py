@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from benchmark.data.annotations import AnnotationFile, Problems, record_faults, type_problem
 from benchmark.dataset import Counts, Dataset, DatasetInfo
@@ -19,6 +19,9 @@ from benchmark.structured_files import read_json
 MANIFEST = "dataset.json"
 Published = Mapping[str, Mapping[str, int]]
 """Split → what is counted → the published number; every split of the dataset is a key."""
+
+Checked = Literal["digest", "counts", "differs"]
+"""A file's digest is the official one's; or none is known and the published counts are met; or it is another file."""
 
 S = TypeVar("S")
 
@@ -60,13 +63,30 @@ class AnnotatedDataset(Generic[S]):
         self.label = self.info.name if manifest is None else manifest.name
         self.is_demo = manifest is not None and manifest.drawn
         self.is_official = manifest is None
+        self._digests = {f.path.name: file_digest(f.path) for split in read for f in files.of(split)}
         # By name, so that a copy of the files elsewhere is the same data.
-        self.fingerprint = digest_of({f.path.name: file_digest(f.path) for split in read for f in files.of(split)})
+        self.fingerprint = digest_of(self._digests)
         self._splits, self._manifest = read, manifest
 
     def annotation_files(self) -> tuple[AnnotationFile, ...]:
         """The files of every split, read or not, there or not."""
         return tuple(file for split in self.published for file in self._all_files.of(split))
+
+    @property
+    def checked(self) -> dict[str, Checked]:
+        """How each annotation file that was read was held against the official one; empty for other data."""
+        if not self.is_official:
+            return {}
+        wrong = {c.split for c in self.counts() if c.expected is not None and c.found != c.expected}
+        found: dict[str, Checked] = {}
+        for split in self._splits:
+            for name in (file.path.name for file in self._all_files.of(split)):
+                listed = [d for other, d in self.info.official_files.items() if other.startswith(Path(name).stem)]
+                if self._digests[name] in (listed or self.info.official_files.values()):
+                    found[name] = "digest"
+                else:
+                    found[name] = "differs" if listed or split in wrong else "counts"
+        return found
 
     def side_texts(self) -> dict[str, tuple[str, ...]]:
         """Texts of single pictures, by picture name: none, where the dataset has none."""
@@ -91,6 +111,19 @@ class AnnotatedDataset(Generic[S]):
             read = ", ".join(self._splits)
             raise UserError(f"{self.root}: split {name} of {self.info.name} was not read; read: {read}")
         return self._splits[name]
+
+
+@runtime_checkable
+class ChecksFiles(Protocol):
+    """A dataset that knows the official files."""
+
+    @property
+    def checked(self) -> dict[str, Checked]: ...
+
+
+def checked_files(dataset: Dataset) -> dict[str, Checked]:
+    """How each of a dataset's annotation files was held against the official one; empty where nobody can tell."""
+    return dataset.checked if isinstance(dataset, ChecksFiles) else {}
 
 
 def require_known(info: DatasetInfo, published: Published, splits: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.data.annotated import checked_files
 from benchmark.data.pictures import bad_pictures
 from benchmark.dataset import (
     Captions,
@@ -59,6 +60,7 @@ class _Part:
         self.label: str = dataset.label
         self.is_demo: bool = dataset.is_demo
         self.is_official: bool = dataset.is_official
+        self.checked = checked_files(dataset)
         self.pictures: Pictures = dataset.pictures
         self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
 

@@ -16,14 +16,15 @@ Notation: Q queries, P positives, K top results, G gallery pictures.
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.array_files import ArrayHeader, open_arrays
 from benchmark.dataset import IntArray, Ragged
 from benchmark.errors import UserError
 from benchmark.files import atomic_path, file_digest
@@ -97,38 +98,69 @@ def write_per_query_file(path: Path, per_query: Mapping[int, PerQuery]) -> tuple
     return path.stat().st_size, file_digest(path)
 
 
-def read_per_query_file(path: Path, size: int, sha256: str) -> dict[int, PerQuery]:
-    """Read what `write_per_query_file` wrote; raises UserError where it is missing or another file."""
+def read_per_query_file(
+    path: Path, size: int, sha256: str, expected: Sequence[tuple[int, int]]
+) -> dict[int, PerQuery]:
+    """Read what `write_per_query_file` wrote; ``expected``: queries and gallery pictures of each result of the record.
+
+    Raises UserError where the file is missing or another one, or where its headers declare arrays of other sizes,
+    before anything of these is allocated.
+    """
     if not path.is_file():
         raise UserError(f"{path}: missing beside its record; copy it there, or run again")
     if path.stat().st_size != size or file_digest(path) != sha256:
         raise UserError(f"{path}: not the file that its record was written with; run again")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            indices = sorted({int(name.split("/")[0]) for name in archive.files})
-            return {i: _from_archive(archive, i) for i in indices}
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a file of per-query results ({error}); run again") from None
+    found = {}
+    with open_arrays(path) as archive:
+        for key, header in archive.headers.items():
+            index, _, name = key.partition("/")
+            if not index.isdecimal() or int(index) >= len(expected) or not _fits(name, header, *expected[int(index)]):
+                declared = f"{'x'.join(map(str, header.shape)) or 'one value'} of {header.dtype}"
+                raise UserError(f"{path}: '{key}', {declared}, is nothing that its record has; run again")
+        for number in sorted({int(key.partition("/")[0]) for key in archive.headers}):
+            own = {k.partition("/")[2]: archive.read(k) for k in archive.headers if k.startswith(f"{number}/")}
+            try:
+                found[number] = _from_arrays(own)
+                found[number].check(f"result {number}")
+            except (KeyError, ValueError) as error:
+                raise UserError(f"{path}: not a file of per-query results ({error}); run again") from None
+    return found
 
 
-def _from_archive(archive: Mapping[str, NDArray[np.generic]], index: int) -> PerQuery:
-    def numbers(name: str) -> IntArray | None:
-        return archive[f"{index}/{name}"].astype(np.int64) if f"{index}/{name}" in archive else None
+_TEXT_BYTES = 4 * 4096
+"""The longest id or name that is read."""
 
+
+def _fits(name: str, header: ArrayHeader, queries: int, gallery: int) -> bool:
+    """Whether an array is of a kind, shape and size that a result of so many queries and pictures can have."""
+    shape, kind = header.shape, header.dtype.kind
+    if name in ("ids", "gallery"):
+        length = queries if name == "ids" else gallery
+        return kind == "U" and shape == (length,) and header.dtype.itemsize <= _TEXT_BYTES
+    if kind not in "iu":
+        return False
+    if name == "top":
+        return len(shape) == 2 and shape[0] == queries and shape[1] <= TOP
+    if name == "positive_rank":
+        return len(shape) == 1 and shape[0] <= queries * gallery
+    return name in ("group", "rank", "subset_rank", "positives") and shape == (queries,)
+
+
+def _from_arrays(own: Mapping[str, NDArray[Any]]) -> PerQuery:
+    """One result's arrays, by their names without its number."""
+    numbers = {name: array.astype(np.int64) for name, array in own.items() if array.dtype.kind in "iu"}
     positive_ranks = None
-    sizes, values = numbers("positives"), numbers("positive_rank")
-    if sizes is not None and values is not None:
-        if sizes.ndim != 1 or sizes.min(initial=0) < 0 or values.shape != (sizes.sum(),):
-            raise ValueError(f"result {index}: positive_rank has shape {values.shape}, positives count {sizes.sum()}")
+    if "positives" in numbers:
+        sizes, values = numbers["positives"], numbers["positive_rank"]
+        if sizes.min(initial=0) < 0 or sizes.sum() != len(values):
+            raise ValueError(f"{len(values):,} places of {sizes.sum():,} positives")
         positive_ranks = Ragged(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]), values)
-    results = PerQuery(
-        ids=tuple(archive[f"{index}/ids"].tolist()),
-        group=archive[f"{index}/group"].astype(np.int64),
-        rank=archive[f"{index}/rank"].astype(np.int64),
-        top=numbers("top"),
-        gallery=tuple(archive[f"{index}/gallery"].tolist()) if f"{index}/gallery" in archive else (),
-        subset_rank=numbers("subset_rank"),
+    return PerQuery(
+        ids=tuple(own["ids"].tolist()),
+        group=numbers["group"],
+        rank=numbers["rank"],
+        top=numbers.get("top"),
+        gallery=tuple(own["gallery"].tolist()) if "gallery" in own else (),
+        subset_rank=numbers.get("subset_rank"),
         positive_ranks=positive_ranks,
     )
-    results.check(f"result {index}")
-    return results

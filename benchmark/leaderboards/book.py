@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError, first_of, gathered
+from benchmark.files import atomic_write_bytes
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
 from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
@@ -85,14 +86,15 @@ def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) ->
     leaderboard, where its numbers are not those of its ranks, or where another record of the same identity and seed
     is there already.
     """
-    record = read_record(run_folder)
+    file = run_folder / RECORD_NAME if run_folder.is_dir() else run_folder
+    record = read_record(file)
     page = next((page for page in further if page.kind == record.kind), None)
     problems = page.refusals(record) if page else refusals(record)
     if record.kind == "rankings":
         problems += _other_protocols(record, results / RECORDS_FOLDER)
     if problems:
         raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
-    proof = prove(run_folder if run_folder.is_dir() else run_folder.parent, record)
+    proof = prove(file.parent, record)
     if proof.faults:
         raise UserError.collect(
             [f"{run_folder}: {fault}" for fault in proof.faults[:_SHOWN]]
@@ -109,7 +111,11 @@ def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) ->
         raise UserError(
             f"{folder}: holds another record of the same run and seed; remove it first to replace it"
         )
-    write_record(folder, kept, {index: ranks.without_lists() for index, ranks in proof.ranks.items()})
+    if proof.without_ranks and not proof.ranks:
+        # As it was written: its version says why it has none.
+        atomic_write_bytes(folder / RECORD_NAME, file.read_bytes())
+    else:
+        write_record(folder, kept, {index: ranks.without_lists() for index, ranks in proof.ranks.items()})
     return folder, unproved
 
 
@@ -126,7 +132,7 @@ def refusals(record: Record) -> list[str]:
     elif not identity.data.is_official:
         problems.append(f"'{identity.data.label}' is not the official {identity.data.name} data")
     if different := identity.data.different:
-        problems.append(f"{first_of(different)} not as the official {identity.data.name} has it; get the files again")
+        problems.append(f"{first_of(different)}: not the official {identity.data.name} files; get them again")
     if identity.limit:
         problems.append(f"it was shortened by --limit {identity.limit}; run it without")
     if record.outside is not None:

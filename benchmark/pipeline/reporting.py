@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.data.annotated import checked_files
 from benchmark.data.partial import missing_names
 from benchmark.dataset import Dataset
 from benchmark.distributed.job import Job
@@ -236,6 +237,7 @@ def data_identity(dataset: Dataset) -> DataIdentity:
         fingerprint=dataset.fingerprint,
         is_demo=dataset.is_demo,
         is_official=dataset.is_official,
+        checked=checked_files(dataset),
     )
 
 

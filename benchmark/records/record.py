@@ -306,7 +306,8 @@ def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:
     stored = record.files.get("per_query")
     if stored is None:
         return {}
-    return read_per_query_file(folder / stored.name, stored.size, stored.sha256)
+    expected = [(result.queries, result.gallery) for result in record.results]
+    return read_per_query_file(folder / stored.name, stored.size, stored.sha256, expected)
 
 
 def repeatable_command(record: Record) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from benchmark.files import digest_of
-from benchmark.leaderboards.leaderboard import FurtherPage
+from benchmark.leaderboards.book import FurtherPage
 from benchmark.records.record import Measurement, Record, repeatable_command, run_key
 from benchmark.records.tables import SYNTHETIC
 from benchmark.throughput.growth_curves import FACTORS, curves

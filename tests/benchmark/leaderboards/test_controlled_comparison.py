@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proved_records import write_proved
 
 from benchmark.leaderboards.controlled_comparison import comparisons, controlled_section
 from benchmark.leaderboards.leaderboard import pages, render
@@ -174,7 +175,7 @@ def test_methods_outside_are_listed_with_the_reason() -> None:
 def test_fair_records_stand_in_their_own_section_of_a_page_alone(tmp_path: Path) -> None:
     paper = official(made("spirit", 0, {"identity.recipe": "paper", "identity.tuning": None, "trials": []}, recall=77.0))
     for number, record in enumerate((official(made("clip4cir", recall=11.0)), paper)):
-        write_record(tmp_path / "records" / str(number), record)
+        write_proved(tmp_path / "records" / str(number), record)
     write_record(tmp_path / "runs", made("clip4cir", recall=33.0))
     found = pages(tmp_path, {"cirr": CIRR}, [tmp_path / "runs"], REASONS)
     before, _, after = found[tmp_path / "leaderboard" / "cirr.md"].partition("## Controlled comparison")

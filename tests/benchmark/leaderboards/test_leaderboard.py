@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proved_records import write_proved
 
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboards.leaderboard import add, collect, pages, refusals, render, render_demo, stale, write_stale
+from benchmark.leaderboards.book import add, collect, refusals
+from benchmark.leaderboards.leaderboard import pages, render, render_demo, stale, write_stale
 from benchmark.leaderboards.published import COLUMNS, PublishedNumber, read_published
-from benchmark.records.record import Record, read_record, write_record
+from benchmark.records.record import Record, read_per_query, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput.tables import THROUGHPUT_PAGE
 
@@ -54,12 +56,13 @@ def test_the_committed_pages_are_the_generated_ones() -> None:
 
 def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Path) -> None:
     run, results = tmp_path / "run", tmp_path / "results"
-    write_record(run, real())
+    write_proved(run, real())
     (run / "examples.png").write_bytes(b"picture")
     write_stale(pages(results, DATASETS))
-    folder = add(run, results)
-    assert [p.name for p in folder.iterdir()] == ["record.json"]
-    assert read_record(folder).files == {}
+    folder, not_derivable = add(run, results)
+    assert sorted(p.name for p in folder.iterdir()) == ["per_query.npz", "record.json"] and not_derivable == ()
+    (kept,) = {ranks.top is None and ranks.gallery == () for ranks in read_per_query(folder, read_record(folder)).values()}
+    assert kept, "the lists of best pictures stay with the run"
     page = results / "leaderboard" / "cirr.md"
     assert stale(pages(results, DATASETS)) == [page]
     assert write_stale(pages(results, DATASETS)) == [page]
@@ -73,14 +76,14 @@ def test_an_added_run_appears_and_the_pages_are_stale_until_written(tmp_path: Pa
 
 def test_adding_twice_is_the_same_and_another_record_never_replaces_one(tmp_path: Path) -> None:
     run, results = tmp_path / "run", tmp_path / "results"
-    write_record(run, real())
+    write_proved(run, real())
     assert add(run, results) == add(run, results)
-    write_record(run, real().model_copy(update={"created": "2031-01-01T00:00:00Z"}))
+    write_proved(run, real().model_copy(update={"created": "2031-01-01T00:00:00Z"}))
     with pytest.raises(UserError, match="another record of the same run and seed"):
         add(run, results)
-    write_record(run, real(seed=1))
-    assert add(run, results).name == "seed-1"
-    write_record(run, real(batch_size=64))
+    write_proved(run, real(seed=1))
+    assert add(run, results)[0].name == "seed-1"
+    write_proved(run, real(batch_size=64))
     add(run, results)
     assert len(collect([results / "records"])) == 3
 

@@ -11,7 +11,8 @@ from command_line import TOY_PLUGIN, Command
 from benchmark.options import make_options
 from benchmark.pipeline import run as pipeline
 from benchmark.pipeline.planning import make_plan
-from benchmark.records.record import read_per_query
+from benchmark.records.proof import prove
+from benchmark.records.record import Record, read_per_query
 from benchmark.registry import discover
 
 
@@ -48,3 +49,30 @@ def test_a_run_ends_with_its_table_in_a_hundred_columns_and_says_last_that_it_wa
     assert table in outcome.out and max(map(len, table.splitlines())) <= 100
     assert outcome.out.rstrip("\n").splitlines()[-1].startswith("Demo, synthetic pictures: these numbers say nothing about ")
     assert table.splitlines()[0].endswith(": demo, synthetic pictures, ranks no methods")
+
+
+@pytest.mark.parametrize("name", ["cirr", "fashioniq", "shoes", "fashion200k"])
+def test_what_a_run_writes_proves_its_numbers(name: str, tmp_path: Path) -> None:
+    """Every layout: subsets, means over categories, several right answers of a query."""
+    from benchmark.datasets.demo.demo_data import Sizes, write_demo
+
+    write_demo(name, tmp_path / "data", Sizes(12, 6, 4, 6, 2, 3), workers=1)
+    chosen = make_options(
+        method="sum", dataset=name, data_root=tmp_path / "data", backbone="tiny", weights="random",
+        output=str(tmp_path / "run"), cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    record = pipeline.execute(make_plan(chosen, discover()))
+    proof = prove(tmp_path / "run", record)
+    assert proof.faults == () and proof.without_ranks == ()
+    (wrong,) = {len(prove(tmp_path / "run", edited(record, name)).faults) for name in record.results[0].metrics}
+    assert wrong == 1
+    metrics = {metric for result in record.results for metric in result.metrics}
+    assert (name == "fashion200k") == any(metric.startswith("mAP@") for metric in metrics)
+
+
+def edited(record: Record, metric: str) -> Record:
+    """With one metric of the first result moved by half a query."""
+    first, *others = record.results
+    moved = first.metrics[metric] + (-1 if first.metrics[metric] > 50 else 1) * 50 / first.queries
+    changed = first.model_copy(update={"metrics": {**first.metrics, metric: moved}})
+    return record.model_copy(update={"results": (changed, *others)})

@@ -11,7 +11,8 @@ import torch
 from command_line import Command
 from pydantic import ValidationError
 
-from benchmark.leaderboards.leaderboard import add, pages, stale, write_stale
+from benchmark.leaderboards.book import add
+from benchmark.leaderboards.leaderboard import pages, stale, write_stale
 from benchmark.records.record import Measurement, Record, read_record, write_record
 from benchmark.registry import discover
 from benchmark.throughput import limits
@@ -137,7 +138,7 @@ def test_the_leaderboard_takes_speeds_to_a_page_of_their_own(measured: dict[str,
     write_stale(pages(results, DATASETS, further=FURTHER))
     for name, record in measured.items():
         write_record(tmp_path / name, whole(record))
-    folders = {add(tmp_path / name, results, FURTHER) for name in measured}
+    folders = {add(tmp_path / name, results, FURTHER)[0] for name in measured}
     assert len(folders) == 4 and all("throughput" in folder.parts for folder in folders)
     page = results / "leaderboard" / "throughput.md"
     assert stale(pages(results, DATASETS, further=FURTHER)) == [page]
