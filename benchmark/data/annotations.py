@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.structured_files import read_json
+from benchmark.structured_files import read_json, read_text
 
 _SHOWN = 10
 _TYPE_WORDS: dict[type, str] = {
@@ -115,12 +115,9 @@ def record_faults(record: object, required: Mapping[str, type]) -> Iterator[str]
 def read_names(path: Path, problems: Problems) -> list[str]:
     """Lines of a UTF-8 text file; any line ends, blanks around a line and final empty lines are dropped."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        problems.add(path, "no such file")
-        return []
-    except UnicodeDecodeError as error:
-        problems.add(path, f"not UTF-8 text (byte {error.start})")
+        text = read_text(path)
+    except UserError as error:
+        problems.add_error(path, error)
         return []
     lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     while lines and not lines[-1]:
@@ -144,13 +141,28 @@ def safe_relative(path: str) -> str:
     return "/".join(kept)
 
 
-def name_problem(name: str) -> str | None:
-    """What is wrong with a name that must not lead into another folder, in words."""
+def path_problem(path: str) -> str | None:
+    """Why a path does not lead below the data folder, in words."""
     try:
-        plain = safe_relative(name) == name and "/" not in name and "\\" not in name
+        safe_relative(path)
     except UserError as error:
         return str(error)
+    return None
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name that must not lead into another folder, in words."""
+    if (problem := path_problem(name)) is not None:
+        return problem
+    plain = safe_relative(name) == name and "/" not in name and "\\" not in name
     return None if plain else f"name '{name}' is a path; a plain name is expected"
+
+
+def relative_path(value: object) -> str:
+    """The entry of an image list that is to be a path, cleaned; raises UserError where it is none."""
+    if (fault := type_problem(value, str)) is not None:
+        raise UserError(f"the path {fault}")
+    return safe_relative(str(value))
 
 
 def list_faults(names: list[str], word: str, first: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotations import AnnotationFile, Problems, read_records, safe_relative, type_problem
+from benchmark.data.annotations import AnnotationFile, Problems, read_records, relative_path, type_problem
 from benchmark.data.folders import Layouts
 from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
@@ -83,6 +83,11 @@ class CirrFiles:
         found = next((path for path in candidates if path.is_file()), candidates[0])
         return AnnotationFile(split, self.captions / f"cap.rc2.{split}.json"), AnnotationFile(split, found)
 
+    def searched(self) -> list[Path]:
+        """The folders below which pictures are looked for by name: the dataset's, and picture folders beside it."""
+        inside = [folder for folder in _PICTURE_ROOTS if folder.strip("./")]
+        return [self.root, *(base / folder for base in (self.base, self.root) for folder in inside)]
+
     def picture_roots(self) -> list[Path]:
         return [base / folder for base in (self.base, self.root) for folder in _PICTURE_ROOTS]
 
@@ -122,9 +127,7 @@ def _read_paths(path: Path, problems: Problems) -> dict[str, str]:
     paths = {}
     for number, (name, relative) in enumerate(content.items()):
         try:
-            if (fault := type_problem(relative, str)) is not None:
-                raise UserError(f"the path {fault}")
-            paths[name] = safe_relative(relative)
+            paths[name] = relative_path(relative)
         except UserError as error:
             problems.add(path, f"entry {number} ({name}): {error}")
     return paths
