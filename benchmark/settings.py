@@ -7,7 +7,7 @@ this order. An unknown key is an error that names the nearest known key.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import NoneType, UnionType
@@ -63,11 +63,14 @@ class Settings(BaseModel):
             raise ValueError(f"should be {' or '.join(sorted(_KINDS[kind] for kind in kinds))}")
         return value
 
-    def without_effect(self, given: Iterable[str]) -> Iterator[tuple[str, str]]:
-        """Those of the names that nothing reads with these settings, and what would have to be otherwise."""
+    def without_effect(self, given: Iterable[str], unless: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+        """Those of the names that nothing reads with these settings, and what would have to be otherwise.
+
+        ``unless``: settings that others do not depend on here, whatever `counts_only_with` says.
+        """
         for name in given:
             for other, values in self.counts_only_with.get(name, {}).items():
-                if getattr(self, other) not in values:
+                if other not in unless and getattr(self, other) not in values:
                     yield name, f"{other}={' or '.join(map(str, values))}"
 
     @classmethod
@@ -130,6 +133,15 @@ class TrainingSettings(Settings):
     validate_every: int = Field(1, ge=1, description="epochs between two validations")
 
     formerly: ClassVar[Mapping[str, Renamed]] = {"drawing": Renamed("pair_sampling")}
+
+    # Of the standard optimisers and schedules: a stage that brings its own may read them otherwise.
+    counts_only_with: ClassVar[OnlyWith] = {
+        "betas": {"optimiser": ("adam", "adamw")},
+        "eps": {"optimiser": ("adam", "adamw")},
+        "momentum": {"optimiser": ("sgd",)},
+        "schedule_epochs": {"schedule": ("cosine-rising", "step")},
+        "schedule_factor": {"schedule": ("step",)},
+    }
 
     @property
     def picks_an_epoch(self) -> bool:

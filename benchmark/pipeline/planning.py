@@ -27,6 +27,7 @@ from benchmark.pipeline.controlled_comparison import (
     untrained_settings,
 )
 from benchmark.pipeline.plan import Plan, PlannedStage
+from benchmark.pipeline.run_folder import Owner, require_free
 from benchmark.pipeline.variants import chosen_variant, contradictions
 from benchmark.records.rows import AVERAGE
 from benchmark.registry import Registry, discover
@@ -169,6 +170,11 @@ def _execution(
     return file, execution, monitors
 
 
+def owner_of(plan: Plan) -> Owner:
+    """Whose the run's folder is: everything that its numbers depend on."""
+    return Owner("run", {"seed": plan.options.seed, **plan.identity})
+
+
 def require_trainable(plan: Plan) -> None:
     """Raise UserError with all that would stop the run's training or evaluation later on, missing files too."""
     problems = list(_settings_without_effect(plan))
@@ -189,6 +195,8 @@ def require_trainable(plan: Plan) -> None:
     problems += filter(None, (need.problem(plan.options.assets) for need in plan.required_files))
     with gathered(problems):
         _require_weights(plan)
+    with gathered(problems):
+        require_free(plan.folder, owner_of(plan), plan.options.resume, plan.options.overwrite)
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
 
@@ -197,13 +205,17 @@ def _settings_without_effect(plan: Plan) -> Iterator[str]:
     """What `--set` gives and nothing reads: a record would tell of it as if it had made the numbers."""
     groups: dict[str, Settings] = {planned.stage.name: planned.settings for planned in plan.stages}
     groups |= {"method": plan.method_settings, "backbone": plan.backbone_settings, "trainer": plan.trainer}
+    own_ways = {
+        planned.stage.name: [part for part in ("optimiser", "schedule") if getattr(planned.stage, part) is not None]
+        for planned in plan.stages
+    }
     for group, given in _by_namespace(plan.options.set).items():
         settings = groups.get(group)
         if settings is None:
             continue
         defaults = type(settings).model_fields
         chosen = [n for n in with_present_names(type(settings), given) if getattr(settings, n) != defaults[n].default]
-        for name, needed in settings.without_effect(chosen):
+        for name, needed in settings.without_effect(chosen, own_ways.get(group, ())):
             yield f"--set {group}.{name}: has no effect here, only with {group}.{needed}; leave one of the two out"
 
 

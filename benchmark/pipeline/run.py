@@ -29,7 +29,7 @@ from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
-from benchmark.pipeline.planning import make_plan, require_trainable
+from benchmark.pipeline.planning import make_plan, owner_of, require_trainable
 from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data, facts_of
 from benchmark.pipeline.reporting import (
     StageOutcome,
@@ -38,7 +38,7 @@ from benchmark.pipeline.reporting import (
     write_by_main,
     write_run,
 )
-from benchmark.pipeline.run_folder import UNTRAINED, Owner, held_folder
+from benchmark.pipeline.run_folder import UNTRAINED, held_folder
 from benchmark.pipeline.stage_sources import StageSources, apart_from
 from benchmark.progress import say
 from benchmark.records.environment import check_accelerator
@@ -79,8 +79,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
     with ExitStack() as resources:
 
         def hold_folder() -> bool:
-            owner = Owner("run", {"seed": plan.options.seed, **plan.identity})
-            hold = held_folder(plan.folder, owner, plan.options.resume, plan.options.overwrite)
+            hold = held_folder(plan.folder, owner_of(plan), plan.options.resume, plan.options.overwrite)
             finished = resources.enter_context(hold)
             if not finished:
                 _require_own_states(plan)

@@ -68,24 +68,29 @@ def held_folder(folder: Path, owner: Owner, resume: bool = False, overwrite: boo
     something else, or an unfinished run that neither ``resume`` nor ``overwrite`` speaks of.
     """
     with folder_lock(folder, owner.kind):
-        mark = _mark_of(folder)
-        same = mark == owner.mark()
-        if same and resume and _is_finished(folder):
+        if resume and _mark_of(folder) == owner.mark() and _is_finished(folder):
             remove_partial(folder)
             yield True
             return
-        goes_on = resume and (same or mark is None) and not (folder / RECORD_NAME).exists()
-        if mark is None:
-            _refuse_unmarked(folder, owner, goes_on, overwrite)
-        else:
-            _refuse_marked(folder, owner, mark, goes_on, overwrite)
-        if mark is not None or (folder / RECORD_NAME).exists():
+        goes_on = require_free(folder, owner, resume, overwrite)
+        if (folder / MARK).exists() or (folder / RECORD_NAME).exists():
             remove_partial(folder)
             if not goes_on:
                 _clear(folder)
         # Last: until it stands, what is left is the former owner's, and unfinished.
         atomic_write_json(folder / MARK, owner.mark())
         yield False
+
+
+def require_free(folder: Path, owner: Owner, resume: bool, overwrite: bool) -> bool:
+    """Raises UserError unless the owner may begin in the folder; gives whether it goes on with what is there."""
+    mark = _mark_of(folder)
+    goes_on = resume and mark in (None, owner.mark()) and not (folder / RECORD_NAME).exists()
+    if mark is None:
+        _refuse_unmarked(folder, owner, goes_on, overwrite)
+    else:
+        _refuse_marked(folder, owner, mark, goes_on, overwrite)
+    return goes_on
 
 
 def _mark_of(folder: Path) -> dict[str, Any] | None:

@@ -255,8 +255,9 @@ def test_ctrl_c_can_be_resumed(
 def test_several_runs_and_one_that_fails(command: Command, small_cirr: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
     bad.write_text(
-        "class _Fails:\n    def __getattr__(self, name):\n        raise RuntimeError('broken inside')\n"
-        "METHOD = _Fails()\n"
+        "from benchmark.method import Specification\nfrom benchmark.settings import MethodSettings\n"
+        "def stages(settings, start):\n    raise RuntimeError('broken inside')\n"
+        "METHOD = Specification(stages=stages, settings=MethodSettings)\n"
     )
     outcome = command(
         *RUN, "--method", "toy_typo", "bad", "toy", "--seed", 0, 1, "--plugin", TOY_PLUGIN, "--plugin", bad,

@@ -179,7 +179,17 @@ def test_a_plug_in_that_exits_has_not_done_the_work(
     plugin.write_text(source)
     outcome = command(*[plugin if argument == TOY_PLUGIN else argument for argument in toy])
     assert outcome.status == 2 and len(outcome.errors) == 1, outcome.err
-    assert "called exit(" in outcome.err and "method.py, line" in outcome.err
+    assert "method.py" in outcome.err
+    assert not (tmp_path / "out" / "record.json").exists()
+
+
+def test_whoever_exits_in_the_middle_of_the_work_is_named(
+    command: Command, toy: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "score_in_full", lambda *_: sys.exit(0))
+    outcome = command(*toy)
+    assert outcome.status == 2 and len(outcome.errors) == 1, outcome.err
+    assert "test_endings.py, line" in outcome.err and "called exit(0) before the work was done" in outcome.err
     assert not (tmp_path / "out" / "record.json").exists()
 
 

@@ -137,6 +137,15 @@ def test_whole_numbers_stay_numbers() -> None:
     assert make_options(method="m", dataset="d", seed=2**32 - 1, device="cuda:3").device == "cuda:3"
 
 
+def test_a_setting_of_another_optimiser_or_schedule_is_refused(command: Command, small_cirr: Path) -> None:
+    given = ("spirit.momentum=0.5", "spirit.schedule=constant", "spirit.schedule_factor=0.5")
+    given += ("spirit.batch_size=8", "encoders.batch_size=8")
+    outcome = command(*RUN, "--method", "spirit", "--data-root", small_cirr, *(w for g in given for w in ("--set", g)))
+    assert outcome.status == 2 and len(outcome.errors) == 2, outcome.err
+    assert "spirit.momentum: has no effect here, only with spirit.optimiser=sgd" in outcome.err
+    assert "spirit.schedule_factor: has no effect here, only with spirit.schedule=step" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
