@@ -123,18 +123,14 @@ class ForeignCode:
         return self.call("load", lambda: module.load(root, splits=splits), expected=_DATASET)
 
     def _stage(self, given: Stage) -> Stage:
-        optional = {
-            name: self._wrapped(name, code)
-            for name in ("optimiser", "schedule")
-            if (code := getattr(given, name)) is not None
-        }
         groups = _several(dict, at_least=1)
         return replace(
             given,
             build=lambda context: self._method(self.call("build", given.build, context, expected=_METHOD)),
             inputs=self._wrapped("inputs", given.inputs, _INPUTS),
             parameter_groups=self._wrapped("parameter_groups", given.parameter_groups, groups),
-            **optional,
+            optimiser=None if given.optimiser is None else self._wrapped("optimiser", given.optimiser),
+            schedule=None if given.schedule is None else self._wrapped("schedule", given.schedule),
         )
 
     def _method(self, given: Method) -> Method:

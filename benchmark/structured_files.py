@@ -60,7 +60,8 @@ def read_json(path: Path, most_bytes: int | None = None, remedy: str = "") -> An
 
 def read_toml(path: Path, most_bytes: int = SMALL, remedy: str = "") -> dict[str, Any]:
     """Parse a TOML file; raises UserError that names the file and the place in it."""
-    return _read(path, parse_toml, most_bytes, remedy or "correct it")
+    tables: dict[str, Any] = _read(path, parse_toml, most_bytes, remedy or "correct it")
+    return tables
 
 
 def read_text(path: Path, most_bytes: int | None = None) -> str:
@@ -120,7 +121,8 @@ def typed(kind: type[T], content: Any, where: str, remedy: str) -> T:
         if unknown:
             raise UserError(f"{where}: entry '{min(unknown)}' is not known here; {remedy}")
     try:
-        return _adapter(kind).validate_python(content)
+        made: T = _adapter(kind).validate_python(content)
+        return made
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"]))
@@ -129,7 +131,7 @@ def typed(kind: type[T], content: Any, where: str, remedy: str) -> T:
 
 
 @cache
-def _adapter(kind: type[T]) -> Any:
+def _adapter(kind: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
@@ -178,7 +180,7 @@ def _place_of_double_key(text: str) -> str:
             starts.append(text_and_start[1] - 1)
             raise
 
-    decoder.parse_object = parse_object
+    decoder.parse_object = parse_object  # type: ignore[attr-defined]
     decoder.scan_once = json.scanner.py_make_scanner(decoder)  # type: ignore[attr-defined]
     with suppress(DoubledKey, RecursionError):
         decoder.decode(text)

@@ -138,6 +138,8 @@ def activation_of(
         return OWN[label][1]
     published_with = {_activation(entry) for entry in published(label).values()}
     likely = published_with.pop() if len(published_with) == 1 else None
+    if likely is None and is_path(weights) and (tag := _tag_in_name(published(label), Path(weights))):
+        likely = _activation(published(label)[tag])
     required = _activation(entry) if entry else None
     if file is not None and file.from_openai:
         if required == "gelu":

@@ -15,10 +15,11 @@ from torch import Tensor
 from benchmark.encoders.architectures import architecture_named
 from benchmark.encoders.backbones import ClipBackbone, load_backbone, rebuild_backbone, require_weights_fit
 from benchmark.encoders.preprocessing import CLIP_MEAN
-from benchmark.encoders.pretrained import normalisation_of, with_normalisation
+from benchmark.encoders.pretrained import activation_of, normalisation_of, with_normalisation
 from benchmark.errors import UserError
 from benchmark.interop.imported_encoder import read_encoder
 from benchmark.settings import BackboneSettings
+from benchmark.weights.reading import WeightsFile
 
 HALF = (0.5, 0.5, 0.5)
 VIT: dict[str, Any] = {
@@ -170,6 +171,18 @@ def test_a_known_file_has_the_normalisation_of_its_tag(name: str, mean: tuple[fl
     assert normalisation_of("ViT-L-14", str(file), file, settings) == found
     own = normalisation_of("ViT-L-14", str(file), file, BackboneSettings(mean=(0.1, 0.2, 0.3), std=(1, 1, 1)))
     assert own.mean == (0.1, 0.2, 0.3) and "--set backbone.mean" in str(own)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [("ViT-B-32-laion400m_e32.pt", "quickgelu"), ("ViT-B-32-laion2b_s34b_b79k.pt", "gelu"), ("mine.pt", None)],
+)
+def test_a_known_file_has_the_activation_of_its_tag(name: str, activation: str | None) -> None:
+    if activation is None:
+        with pytest.raises(UserError, match="nothing in it tells the activation"):
+            activation_of(architecture_named("ViT-B-32"), name, WeightsFile({}, "state_dict"), {})
+        return
+    assert activation_of(architecture_named("ViT-B-32"), name, WeightsFile({}, "state_dict"), {}) == activation
 
 
 def test_a_tag_and_its_file_are_normalised_alike(tmp_path: Path) -> None:
