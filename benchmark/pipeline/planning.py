@@ -274,10 +274,10 @@ class _Filler:
     def stages(self, stages: Sequence[Stage], initialisation: Initialisation) -> tuple[PlannedStage, ...]:
         """`--recipe NAME` is the last stage's that trains; `--epochs` and its like set the last stage."""
         names = [stage.name for stage in stages]
-        if not names or len(set(names)) < len(names):
-            told = f"has several stages of one name ({', '.join(names)})" if names else "has no stage"
+        if len(set(names)) < len(names):
             # Settings, recipes and seeds go by a stage's name.
-            raise UserError(f"method {self.options.method}: {told}; expected: one stage at least, each of its own name")
+            told = f"has several stages of one name ({', '.join(names)})"
+            raise UserError(f"method {self.options.method}: {told}; expected: each has a name of its own")
         trained = [stage for stage in stages if stage.trains]
         return tuple(
             self._stage(stage, initialisation, is_last=stage is stages[-1], has_named=stage in trained[-1:])

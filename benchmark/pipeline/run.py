@@ -24,7 +24,7 @@ from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_fu
 from benchmark.files import atomic_write_json
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
-from benchmark.pipeline.contract_probe import failing_in_one_line, probe, sample_of
+from benchmark.pipeline.contract_probe import probe, sample_of
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
@@ -156,8 +156,7 @@ class _Run:
 
     def _build(self, planned: PlannedStage) -> BuiltStage:
         """A stage with its method on this process's device, in evaluation mode."""
-        with failing_in_one_line(self._plan.method.name, f"build of stage {planned.stage.name}"):
-            built = build_planned(self._plan, planned, self._sources.backbone, self._earlier)
+        built = build_planned(self._plan, planned, self._sources.backbone, self._earlier)
         if planned.stage.output != "encoder":
             stored = apart_from(built.method, self._sources.backbone)
             if stored is not self._sources.backbone:
