@@ -21,7 +21,7 @@ from benchmark.records.identity import StageIdentity
 from benchmark.records.layout import listed, paragraph, pipe_table
 from benchmark.records.measurement import Trial, format_gigaflops
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import Row, rows_of
+from benchmark.records.rows import Row, plain, rows_of
 from benchmark.records.tables import DEMO, DEMO_CAPTION, Table, notes_of
 
 if TYPE_CHECKING:
@@ -254,14 +254,14 @@ def _mean(values: Sequence[float]) -> str:
 
 def _notes(comparison: ControlledComparison) -> Iterator[str]:
     """Its conditions, searches, times, and who is left out, a sentence each."""
-    yield "shared by all rows: " + "; ".join(f"{name} {value}" for name, value in comparison.conditions.items())
+    yield "shared by all rows: " + "; ".join(f"{name} {plain(value)}" for name, value in comparison.conditions.items())
     yield f"encoder artefact: {_by_seed(comparison.artefacts)}"
     if comparison.triplets:
         yield f"triplets seen in one training, of which a search has one per rate: {_by_seed(comparison.triplets)}"
     yield from _stage_1_time(comparison)
     for record in comparison.records:
         if record.trials:
-            yield f"{record.title}, seed {record.identity.seed}: held-out score {_search(record.trials)}"
+            yield f"{plain(record.title)}, seed {record.identity.seed}: held-out score {_search(record.trials)}"
     yield _COUNTING
     machines = list(dict.fromkeys(_machine(record) for record in comparison.records if trains(record)))
     if machines:
@@ -269,7 +269,7 @@ def _notes(comparison: ControlledComparison) -> Iterator[str]:
         yield f"{_TIMING}{warning} {'; '.join(machines)}"
     left_out: dict[tuple[str, str], list[str]] = {}
     for record, reason in comparison.left_out:
-        left_out.setdefault((record.title, reason), []).append(str(record.identity.seed))
+        left_out.setdefault((plain(record.title), plain(reason)), []).append(str(record.identity.seed))
     for (title, reason), seeds in left_out.items():
         yield f"left out: {title}, seed {', '.join(dict.fromkeys(seeds))}: {reason}"
 

@@ -24,6 +24,7 @@ from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_pu
 from benchmark.leaderboards.published_rows import published_rows, references
 from benchmark.records.layout import paragraph
 from benchmark.records.record import Record, repeatable_command
+from benchmark.records.rows import plain
 from benchmark.records.tables import DEMO, SYNTHETIC, Printed, format_tables, tables
 
 Reasons = Mapping[str, str]
@@ -193,6 +194,9 @@ def _how_to_repeat(records: Sequence[Record]) -> str:
         code = record.code
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
-        line = f"- `{repeatable_command(record)}` (version {code.version}{commit}{changes})"
-        named.setdefault(line, {})[record.title] = None
+        # Two backticks, so that one inside a command ends nothing.
+        command = " ".join(repeatable_command(record).split())
+        span = f"`` {command} ``" if "`" in command else f"`{command}`"
+        line = f"- {span} (version {code.version}{commit}{changes})"
+        named.setdefault(line, {})[plain(record.title)] = None
     return "## How to repeat\n\n" + "".join(f"{line}: {', '.join(titles)}\n" for line, titles in named.items())

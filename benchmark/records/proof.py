@@ -127,10 +127,10 @@ def _average_faults(record: Record, average: Result) -> Iterator[str]:
         if abs(means.get(name, np.inf) - value) > _EXACT:
             told = f"{means[name]:.2f}" if name in means else "nothing"
             yield f"{name} is {value:.2f}, its categories give {told}"
-    for word in ("queries", "gallery", "ties"):
-        found, wanted = getattr(average, word), sum(getattr(part, word) for part in parts.values())
+    for name in ("queries", "gallery", "ties", "texts_cut"):
+        found, wanted = getattr(average, name), sum(getattr(part, name) for part in parts.values())
         if found != wanted:
-            yield f"{found:,} {word}, its categories have {wanted:,}"
+            yield f"{name} is {found:,}, its categories have {wanted:,}"
 
 
 def _column(result: Result) -> tuple[str, ...]:

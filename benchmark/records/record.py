@@ -118,9 +118,9 @@ class Record(RecordPart):
 
     ``cost``: of the method in use; ``trials``: of the search for its learning rate, in the order of the tuning's
     factors; ``probe``: what a few rows said of the method's contract; ``selected``: the epoch of each trained stage,
-    where one was picked. ``cut_texts``: how many texts were longer than the encoder's context, by split.
-    ``outside``: of embeddings and rankings. ``weights``: sha256 of the weights that were evaluated, by their files'
-    names in the run's folder. ``not_fixed``: what the seed did not fix. ``created``: UTC, "2030-01-31T12:00:00Z".
+    where one was picked. ``outside``: of embeddings and rankings. ``weights``: sha256 of the weights that were
+    evaluated, by their files' names in the run's folder. ``not_fixed``: what the seed did not fix. ``created``: UTC,
+    "2030-01-31T12:00:00Z".
     """
 
     schema_version: Literal[4] = SCHEMA_VERSION
@@ -140,7 +140,6 @@ class Record(RecordPart):
     probe: Probe | None = None
     selected: tuple[Selected, ...] = ()
     trials: tuple[Trial, ...] = ()
-    cut_texts: dict[str, Count] = {}
     outside: Outside | None = None
     not_fixed: tuple[str, ...] = ()
     weights: dict[FileName, str] = {}
@@ -295,7 +294,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 }  # fmt: skip
 """From version n to n + 1. Version 2 adds `variant`, `tuning`, `cost` and `trials`, which no older record has;
 version 3 calls two settings of methods and stages by their present names; version 4 adds `data.checked`, the encoder's
-`mean` and `std`, `probe`, `selected`, `cut_texts`, `outside` and `weights`."""
+`mean` and `std`, `probe`, `selected`, `texts_cut`, `outside` and `weights`."""
 
 
 def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:

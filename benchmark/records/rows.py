@@ -7,6 +7,7 @@ categories of a task (FashionIQ's dress, shirt, toptee and their average) stand 
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,30 @@ Place = tuple[str, str]
 
 AVERAGE = "average"
 """The category that is the mean over the others."""
+
+
+_MARKUP = re.compile(r"[\\`*<~]|(?<!\w)_|_(?!\w)|(?<=\])\(|^[#>+-]")
+
+
+def plain(text: str) -> str:
+    """Text from outside as it is to be read: on one line, without what Markdown, HTML or a terminal would obey."""
+    letters = " ".join(text.split())
+    return _MARKUP.sub(r"\\\g<0>", "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in letters))
+
+
+def _readable(record: Record) -> Record:
+    """With every text that somebody may have typed made `plain`."""
+    identity = record.identity
+    texts = {name: plain(getattr(identity, name)) for name in ("recipe", "selection_note", "text_rule")}
+    encoder = identity.encoder
+    if encoder is not None:
+        encoder = encoder.model_copy(update={"name": plain(encoder.name), "weights": plain(encoder.weights)})
+    identity = identity.model_copy(update={**texts, "encoder": encoder})
+    return record.model_copy(update={"title": plain(record.title), "identity": identity})
+
+
+def _with_plain_notes(result: Result) -> Result:
+    return result.model_copy(update={"notes": tuple(map(plain, result.notes))})
 
 
 class Cell(NamedTuple):
@@ -63,8 +88,10 @@ def rows_of(pairs: Sequence[tuple[Record, Result]]) -> list[Row]:
     Where the selected epoch turned out to be the last one, in every seed, both are one row.
     """
     groups: dict[str, list[tuple[Record, Result]]] = {}
+    # A record is made readable once, since the results of a row are found by their record.
+    shown = {key: _readable(record) for key, record in {id(record): record for record, _ in pairs}.items()}
     for record, result in pairs:
-        groups.setdefault(identity_key(record, result), []).append((record, result))
+        groups.setdefault(identity_key(record, result), []).append((shown[id(record)], _with_plain_notes(result)))
     rows = sorted(map(_row, groups.values()), key=_row_order)
     return _with_distinct_names(_with_equal_epochs_merged(rows))
 
@@ -82,7 +109,7 @@ def _row(members: Sequence[tuple[Record, Result]]) -> Row:
             results[result.category] = (*results.get(result.category, ()), result)
     limit = records[0].identity.limit
     return Row(
-        name=" ".join(records[0].title.split()) + (f" (limited to {limit})" if limit else ""),
+        name=records[0].title + (f" (limited to {limit})" if limit else ""),
         label=_weights(records[0], members[0][1]),
         cells=_statistics(results),
         records=records,

@@ -19,7 +19,7 @@ from benchmark.records.identity import DataIdentity
 from benchmark.records.layout import WIDTH, listed, paragraph, places_of, short_name, table_of_rows
 from benchmark.records.measurement import format_cost
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import AVERAGE, Row, format_facts, rows_of
+from benchmark.records.rows import AVERAGE, Row, format_facts, plain, rows_of
 
 SYNTHETIC = "synthetic pictures"
 DEMO = f"demo, {SYNTHETIC}"
@@ -112,7 +112,7 @@ def _remark(data: DataIdentity) -> str:
         return f": {DEMO_CAPTION}"
     if not data.is_official:
         return f": own data, not the official {data.name}"
-    return f": annotations not the official ones ({first_of(data.different)})" if data.different else ""
+    return f": annotations not the official ones ({plain(first_of(data.different))})" if data.different else ""
 
 
 def run_table(record: Record, width: int = WIDTH) -> str:
@@ -212,6 +212,12 @@ def _per_row(rows: Sequence[Row], notes: Callable[[Row], Iterable[str]]) -> Iter
 def _selection_note(row: Row) -> Iterator[str]:
     if row.result.weights_from == "selected":
         yield from dict.fromkeys(r.identity.selection_note for r in row.records if r.identity.selection_note)
+        margins: dict[str, list[float]] = {}
+        for chosen in (chosen for record in row.records for chosen in record.selected if chosen.margin is not None):
+            margins.setdefault(chosen.stage, []).append(chosen.margin)
+        if margins:
+            told = ", ".join(f"{min(of_seeds):.2f} ({stage})" for stage, of_seeds in margins.items())
+            yield f"selected epochs lead the next best by {'at least ' * (len(row.records) > 1)}{told}"
 
 
 def _tie_note(row: Row) -> Iterator[str]:
@@ -227,7 +233,7 @@ def _reduction_notes(row: Row) -> Iterator[str]:
     if identity.limit:
         yield f"limited to {identity.limit} by --limit: no result to compare"
     if identity.missing_pictures:
-        count, first = len(identity.missing_pictures), identity.missing_pictures[0]
+        count, first = len(identity.missing_pictures), plain(identity.missing_pictures[0])
         yield f"{count:,} pictures were missing (the first: {first}); listed in the record"
     if identity.skipped_triplets or identity.skipped_pictures:
         yield (

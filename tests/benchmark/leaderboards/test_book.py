@@ -301,8 +301,8 @@ def test_a_mean_over_categories_is_made_again(tmp_path: Path) -> None:
     for change, words in (
         ({"metrics": {"R@10": 35.1, "R@50": 55.0}}, "R@10 is 35.10, its categories give 35.00"),
         ({"metrics": {"R@1": 35.0}}, "R@1 is 35.00, its categories give nothing"),
-        ({"queries": 801}, "801 queries, its categories have 800"),
-        ({"ties": 3}, "3 ties, its categories have 2"),
+        ({"queries": 801}, "queries is 801, its categories have 800"),
+        ({"ties": 3}, "ties is 3, its categories have 2"),
     ):
         raw["results"][2].update(change)
         changed = write_record(tmp_path, Record.model_validate(raw), ranks)
