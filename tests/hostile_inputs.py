@@ -6,8 +6,8 @@
 
 An input is made of a small valid one by one change that its number decides (`hostile_mutations.py`), and the command
 runs on it in a process and a folder of its own. A failure is a traceback, an exit status other than 0 and 2, a signal,
-several lines of error or none, a run over its time, or something half-written left behind. The exit status is 1 where
-anything failed.
+no line of error or too many, a run over its time, or something half-written left behind. Several lines are right where
+one change makes several problems, and are counted apart. The exit status is 1 where anything failed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ import torch
 from hostile_kinds import KINDS, prepare
 
 SECONDS = 60
-ONE_LINE = 2000
-"""Letters; who sees more of an error sees none of it."""
+LETTERS, LINES = 2000, 11
+"""Who sees more of an error sees none of it."""
 
 
 @dataclass
@@ -42,7 +42,8 @@ class Tally:
     """What became of the inputs of one kind; ``failures``: number of the input and what went wrong."""
 
     tried: int = 0
-    refused: int = 0
+    one_line: int = 0
+    several_lines: int = 0
     accepted: int = 0
     failures: list[tuple[int, str]] = field(default_factory=list)
 
@@ -78,6 +79,10 @@ def in_process(work: Callable[[], int], folder: Path, seconds: float) -> int | N
     return None
 
 
+def error_lines(told: str) -> list[str]:
+    return [line for line in told.splitlines() if re.match(r"error\b|.*: error: ", line)]
+
+
 def fault(status: int | None, folder: Path, seconds: float) -> str:
     """What is wrong with the way in which a command ended, in words; "" for nothing."""
     told = (folder / "err.txt").read_text(encoding="utf-8", errors="replace")
@@ -85,13 +90,13 @@ def fault(status: int | None, folder: Path, seconds: float) -> str:
         return f"over {seconds:.0f} s"
     if "Traceback (most recent call last)" in told:
         return f"traceback: {told.rstrip().splitlines()[-1][:150]}"
-    errors = [line for line in told.splitlines() if re.match(r"error\b|.*: error: ", line)]
+    errors = error_lines(told)
     if status not in (0, 2):
         return f"status {status}: {(errors or told.splitlines()[-1:] or [''])[-1][:150]}"
-    if status == 2 and len(errors) != 1:
+    if status == 2 and not 1 <= len(errors) <= LINES:
         return f"{len(errors)} lines of error: {' / '.join(line[:80] for line in errors[:2])}"
-    if errors and len(errors[0]) > ONE_LINE:
-        return f"an error of {len(errors[0]):,} letters: {errors[0][:80]}"
+    if longest := next((line for line in errors if len(line) > LETTERS), ""):
+        return f"an error of {len(longest):,} letters: {longest[:80]}"
     if (folder / "pwned").exists():
         return "code of the input was run"
     left = [path for path in folder.rglob("*") if ".partial" in path.name]
@@ -112,10 +117,12 @@ def try_input(kind: str, number: int, base: Path, folder: Path, tally: Tally) ->
     tally.tried += 1
     if wrong:
         tally.failures.append((number, wrong))
-    elif status:
-        tally.refused += 1
-    else:
+    elif not status:
         tally.accepted += 1
+    elif len(error_lines((folder / "err.txt").read_text(encoding="utf-8", errors="replace"))) == 1:
+        tally.one_line += 1
+    else:
+        tally.several_lines += 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,9 +156,10 @@ def main(arguments: list[str] | None = None) -> int:
                 try_input(kind, number, base, place, tally)
                 if not chosen.keep:
                     shutil.rmtree(place)
-    print(f"{'kind':<12} {'tried':>6} {'refused in one line':>20} {'accepted':>9} {'failures':>9}")
+    print(f"{'kind':<12} {'tried':>6} {'refused in one line':>20} {'in several':>11} {'accepted':>9} {'failures':>9}")
     for kind, tally in tallies.items():
-        print(f"{kind:<12} {tally.tried:>6} {tally.refused:>20} {tally.accepted:>9} {len(tally.failures):>9}")
+        refused = f"{tally.one_line:>20} {tally.several_lines:>11}"
+        print(f"{kind:<12} {tally.tried:>6} {refused} {tally.accepted:>9} {len(tally.failures):>9}")
     for kind, tally in tallies.items():
         for number, wrong in tally.failures:
             print(f"{kind} {number}: {wrong}")

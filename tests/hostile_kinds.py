@@ -21,9 +21,9 @@ seed = 3
 backbone = "tiny"
 weights = "random"
 selection = "last"
-[method]
+[set.method]
 encoder = "untouched"
-[trainer]
+[set.trainer]
 checkpoint_seconds = 60
 """
 PLUGIN = """import torch
