@@ -247,3 +247,8 @@ class Dataset(Protocol):
     def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
         """Name and value of the dataset's selection criterion from metrics by category."""
         ...
+
+
+def read_splits(dataset: Dataset) -> tuple[str, ...]:
+    """The splits that were read: of others nothing can be asked."""
+    return tuple(dict.fromkeys(count.split for count in dataset.counts()))

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotated import (
+    AnnotatedDataset,
+    Manifest,
+    advice,
+    manifest_path,
+    read_manifest,
+    require_known,
+    whole_splits,
+)
 from benchmark.data.annotations import Problems
-from benchmark.data.folders import PictureFolder
+from benchmark.data.folders import PictureFolder, format_doubles
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
@@ -52,8 +60,9 @@ class CIRR(AnnotatedDataset[CirrSplit]):
     def __init__(self, root: Path, files: CirrFiles, splits: dict[str, CirrSplit], manifest: Manifest | None) -> None:
         super().__init__(root, files, splits, manifest)
         table = {name: path for split in splits.values() for name, path in split.paths.items()}
-        folder = PictureFolder(files.picture_roots())
+        folder = PictureFolder(files.picture_roots(), files.searched())
         self.pictures = Pictures(tuple(table), tuple(folder.resolve(path) for path in table.values()))
+        self.warnings = format_doubles(folder.doubles, "the first in the folders' order is taken")
         position = {name: i for i, name in enumerate(table)}
         self._position = {split.name: integers(position[n] for n in split.paths) for split in splits.values()}
 
@@ -100,6 +109,7 @@ class CIRR(AnnotatedDataset[CirrSplit]):
                 subset_cutoffs=(1, 2, 3),
                 average="(R@5+R_subset@1)/2",
                 labelled=labelled,
+                notes=self.warnings,
             ),
         )
 
@@ -125,8 +135,8 @@ def load(root: Path, *, splits: tuple[str, ...]) -> CIRR:
     """
     require_known(INFO, PUBLISHED, splits)
     files = CirrFiles.find(root)
-    manifest = read_manifest((files.base, root), INFO.name, PUBLISHED)
-    problems = Problems(INFO.obtain)
+    manifest = read_manifest(manifest_path(INFO, LAYOUTS, files.base, root), INFO.name, PUBLISHED)
+    problems = Problems(advice(INFO, manifest))
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}
     require_one_path(files, read, problems)
     problems.raise_all()

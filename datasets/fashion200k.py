@@ -19,7 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotated import (
+    AnnotatedDataset,
+    Manifest,
+    advice,
+    manifest_path,
+    read_manifest,
+    require_known,
+    whole_splits,
+)
 from benchmark.data.annotations import Problems
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -167,7 +175,11 @@ def _sets(sets: Ragged, index: IntArray) -> Ragged:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits whose files are all there."""
-    return whole_splits(Fashion200kFiles.find(root), SPLITS)
+    return whole_splits(_files(root), SPLITS)
+
+
+def _files(root: Path) -> Fashion200kFiles:
+    return Fashion200kFiles(root, is_own=manifest_path(INFO, LAYOUTS, root, root) is not None)
 
 
 def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
@@ -177,9 +189,9 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Fashion200k:
     `annotated.require_counts`, the pictures' existence by `folders.require_pictures`.
     """
     require_known(INFO, PUBLISHED, splits)
-    files = Fashion200kFiles.find(root)
-    manifest = read_manifest((root,), INFO.name, PUBLISHED)
-    problems = Problems(INFO.obtain)
+    files = _files(root)
+    manifest = read_manifest(manifest_path(INFO, LAYOUTS, root, root), INFO.name, PUBLISHED)
+    problems = Problems(advice(INFO, manifest))
     read = {split: read_split(files, split, problems) for split in SPLITS if split in splits}
     problems.raise_all()
     return Fashion200k(files, read, manifest)

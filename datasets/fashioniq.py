@@ -10,14 +10,23 @@ released: it is ranked, not scored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotated import (
+    AnnotatedDataset,
+    Manifest,
+    advice,
+    manifest_path,
+    read_manifest,
+    require_known,
+    whole_splits,
+)
 from benchmark.data.annotations import Problems
-from benchmark.data.folders import squashed_size
+from benchmark.data.folders import format_doubles, squashed_size
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
@@ -78,7 +87,7 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         names = tuple(dict.fromkeys(n for split in splits.values() for part in split.values() for n in part.names))
         folder, index = files.picture_folder()
         self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
-        self._doubles = tuple(sorted(set(index.doubles) & set(names)))
+        self._doubles = index.doubles & set(names)
         self._number = {name: i for i, name in enumerate(names)}
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
@@ -146,12 +155,9 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What may change the numbers and is no error: copies of a picture, and squashed pictures."""
-        found = []
-        if self._doubles:
-            found.append(
-                f"pictures that are there more than once: {len(self._doubles):,}, {self._doubles[0]} first; "
-                "the .jpg is taken before others, then the first in the folders' order"
-            )
+        found = [
+            *format_doubles(self._doubles, "the .jpg is taken before others, then the first in the folders' order")
+        ]
         width = None if self.is_demo else squashed_size(self.pictures.paths)
         if width is not None:
             found.append(
@@ -171,7 +177,12 @@ def _ids(name: str, count: int) -> list[str]:
 
 def present_splits(root: Path) -> tuple[str, ...]:
     """The splits of which all files are there: of all categories, or of those that own data has."""
-    return whole_splits(FashionIQFiles.find(root), SPLITS)
+    return whole_splits(_files(root), SPLITS)
+
+
+def _files(root: Path, categories: tuple[str, ...] = ()) -> FashionIQFiles:
+    files = FashionIQFiles.find(root, categories)
+    return replace(files, is_own=manifest_path(INFO, LAYOUTS, files.base, root) is not None)
 
 
 def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = ()) -> FashionIQ:
@@ -185,9 +196,9 @@ def load(root: Path, *, splits: tuple[str, ...], categories: tuple[str, ...] = (
     for category in categories:
         if category not in CATEGORIES:
             raise unknown_name(f"category of {INFO.name}", category, CATEGORIES)
-    files = FashionIQFiles.find(root, categories)
-    manifest = read_manifest((files.base, root), INFO.name, PUBLISHED)
-    problems = Problems(INFO.obtain)
+    files = _files(root, categories)
+    manifest = read_manifest(manifest_path(INFO, LAYOUTS, files.base, root), INFO.name, PUBLISHED)
+    problems = Problems(advice(INFO, manifest))
     read = {
         split: {
             category: read_category(files.of_category(split, category), category, problems)

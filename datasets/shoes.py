@@ -22,9 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import AnnotatedDataset, Manifest, read_manifest, require_known, whole_splits
+from benchmark.data.annotated import (
+    AnnotatedDataset,
+    Manifest,
+    advice,
+    manifest_path,
+    read_manifest,
+    require_known,
+    whole_splits,
+)
 from benchmark.data.annotations import Problems, read_records
-from benchmark.data.folders import StemIndex, index_by_stem
+from benchmark.data.folders import StemIndex, format_doubles, index_by_stem
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
     Captions,
@@ -77,11 +85,8 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         # A missing picture is expected in the root itself.
         paths = (index.paths.get(name.removesuffix(".jpg"), files.root / name) for name in names)
         self.pictures = Pictures(names, tuple(paths))
-        doubles = sorted({f"{stem}.jpg" for stem in index.doubles} & set(names))
-        self.warnings: tuple[str, ...] = ()
-        if doubles:
-            counted = f"pictures that are there more than once: {len(doubles):,}, {doubles[0]} first"
-            self.warnings = (f"{counted}; the first in the folders' order is taken",)
+        doubles = {f"{stem}.jpg" for stem in index.doubles} & set(names)
+        self.warnings = format_doubles(doubles, "the first in the folders' order is taken")
         self._number = {name: i for i, name in enumerate(names)}
         refusals = self._evaluation("test").refusals if "test" in splits else {}
         without = tuple(name for name in ("val", "val-list") if name in refusals)
@@ -105,7 +110,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         path = self._files.base / "captions_shoes.json"
         if not path.is_file():
             return {}
-        problems = Problems(f"get it again, or remove it: it is optional; {INFO.obtain}")
+        problems = Problems(f"get it again, or remove it: it is optional; {advice(INFO, self._manifest)}")
         found: dict[str, list[str]] = {}
         for _, record in read_records(path, {"ImageName": str, "Caption": str}, problems):
             found.setdefault(record["ImageName"], []).append(record["Caption"])
@@ -204,5 +209,5 @@ def load(root: Path, *, splits: tuple[str, ...]) -> Shoes:
     """
     require_known(INFO, PUBLISHED, splits)
     files = ShoesFiles.find(root)
-    manifest = read_manifest(dict.fromkeys((files.base, root)), INFO.name, PUBLISHED)
-    return Shoes(files, Reader(files, manifest, INFO.obtain).read(splits), manifest)
+    manifest = read_manifest(manifest_path(INFO, LAYOUTS, files.base, root), INFO.name, PUBLISHED)
+    return Shoes(files, Reader(files, manifest, advice(INFO, manifest)).read(splits), manifest)

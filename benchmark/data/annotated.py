@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 from benchmark.data.annotations import AnnotationFile, Problems, record_faults, type_problem
+from benchmark.data.folders import Layouts, remedy
 from benchmark.dataset import Counts, Dataset, DatasetInfo
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import digest_of, file_digest
@@ -47,6 +48,11 @@ class SplitFiles(Protocol):
 def whole_splits(files: SplitFiles, splits: Iterable[str]) -> tuple[str, ...]:
     """The splits whose files are all there."""
     return tuple(split for split in splits if all(file.found for file in files.of(split)))
+
+
+def advice(info: DatasetInfo, manifest: Manifest | None) -> str:
+    """What to do about faulty annotation files, see `folders.remedy`."""
+    return remedy(info, manifest is None, manifest is not None and manifest.drawn)
 
 
 class AnnotatedDataset(Generic[S]):
@@ -133,13 +139,21 @@ def require_known(info: DatasetInfo, published: Published, splits: Iterable[str]
             raise unknown_name(f"split of {info.name}", split, published)
 
 
-def read_manifest(folders: Iterable[Path], reserved: str, published: Published) -> Manifest | None:
-    """The manifest in the first of the folders that has one.
+def manifest_path(info: DatasetInfo, layouts: Layouts, base: Path, root: Path) -> Path | None:
+    """The manifest beside the annotation files (``base``), in the dataset's folder, or in the one above.
+
+    That one counts where it would do as the data root as well: it leads to the same files.
+    """
+    above = [root.parent] if root.name in info.folders or layouts.fits(root.parent) else []
+    return next((path for folder in (base, root, *above) if (path := folder / MANIFEST).is_file()), None)
+
+
+def read_manifest(path: Path | None, reserved: str, published: Published) -> Manifest | None:
+    """The manifest; None where there is no path.
 
     ``reserved``: the official data's name, which no manifest may take. It states counts of what is
     ``published`` only. Raises UserError where the manifest has a wrong form.
     """
-    path = next((f / MANIFEST for f in folders if (f / MANIFEST).is_file()), None)
     if path is None:
         return None
     problems = Problems("correct it; datasets/README.md says what it holds")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.data.annotated import require_counts
@@ -15,11 +16,17 @@ from benchmark.progress import say
 from benchmark.registry import Registry
 from benchmark.text_rules import TEXT_RULES
 
+EVALUATED = ""
+"""In place of a split's name: the one that the dataset is evaluated on by default."""
 
-def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[str, ...]) -> Dataset:
+
+def open_dataset(
+    registry: Registry, options: RunOptions, needed: Sequence[str] = (EVALUATED,), where_there: Sequence[str] = ()
+) -> Dataset:
     """The dataset as the options name it: in the data root, or the demo data where none is given.
 
-    ``further_splits`` are read beside the one that is evaluated.
+    ``needed``: the splits that are read; of all others no file is asked for. ``where_there``: splits that are
+    read beside them if all of their files are there.
     """
     info = registry.datasets().get(options.dataset)
     if info is None:
@@ -46,7 +53,11 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
         say(f"No --data-root: synthetic demo pictures in {title}'s layout. Numbers say nothing about {title}.")
     else:
         folder = locate(registry, options.dataset, root)
-    splits = (*further_splits, info.evaluation_split)
+    splits = tuple(dict.fromkeys(split or info.evaluation_split for split in needed))
+    if where_there:
+        present = registry.dataset_module(options.dataset).present_splits(folder)
+        also = (split or info.evaluation_split for split in where_there)
+        splits = (*splits, *(split for split in also if split in present and split not in splits))
     dataset = registry.load_dataset(options.dataset, folder, splits)
     if options.allow_missing:
         dataset = without_missing(dataset, splits)
@@ -57,10 +68,11 @@ def open_dataset(registry: Registry, options: RunOptions, further_splits: tuple[
     rules = [rule for rule in TEXT_RULES.values() if any(rule.mode in p.text_modes for p in dataset.protocols)]
     evaluated = [
         task
+        for split in splits
         for protocol in dataset.protocols
-        if info.evaluation_split in protocol.splits and protocol.name in (options.protocol or (protocol.name,))
+        if split in protocol.splits and protocol.name in (options.protocol or (protocol.name,))
         for task in dataset.tasks(
-            info.evaluation_split,
+            split,
             protocol.name,
             next(rule.name for rule in rules if rule.mode in protocol.text_modes),
         )

@@ -77,7 +77,7 @@ class Verification:
     name: str
     root: Path
     kind: Literal["official", "drawn", "own"]
-    obtain: str
+    remedy: str
     files: tuple[AnnotationFile, ...]
     counts: tuple[Counts, ...]
     rows: tuple[CheckedPictures, ...]
@@ -152,8 +152,7 @@ def _blocks(found: Verification) -> Iterator[str]:
     yield tabulate(counts, headers=headers, tablefmt="github", disable_numparse=True, colalign=aligned)
     yield tabulate([_cells(row) for row in found.rows], headers=_ROW_HEADERS, tablefmt="github")
     yield "\n".join(_remarks(found))
-    source = "draw it again with `data demo`" if found.kind == "drawn" else found.obtain
-    yield "OK" if found.ok else f"NOT OK; {source}"
+    yield "OK" if found.ok else f"NOT OK; {found.remedy}"
 
 
 def _cells(row: CheckedPictures) -> tuple[str | int, ...]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
 
 from benchmark.dataset import Dataset, DatasetInfo, IntArray, Pictures
-from benchmark.errors import UserError
+from benchmark.errors import UserError, first_of
 
 _SHOWN = 10
 SAMPLE = 32
@@ -29,17 +30,26 @@ class Layouts:
     marks: tuple[str, ...]
     told: tuple[str, ...]
 
+    def fits(self, root: Path) -> bool:
+        return any((root / mark).is_file() for mark in self.marks)
+
 
 def locate_root(info: DatasetInfo, layouts: Layouts, data_root: Path) -> Path:
-    """The dataset's folder: ``data_root`` itself, or one of its usual sub-folder names in there.
+    """The dataset's folder: ``data_root`` itself, one of its usual sub-folder names in there, or the one that fits.
 
     Raises UserError that names the files looked for, where, and the layouts that would do.
     """
     if not data_root.is_dir():
         raise UserError(f"--data-root {data_root}: no such folder; give the one that holds {info.title}")
     for root in (data_root, *(data_root / name for name in info.folders)):
-        if any((root / mark).is_file() for mark in layouts.marks):
+        if layouts.fits(root):
             return root
+    fitting = [root for root in sorted(data_root.iterdir()) if root.is_dir() and layouts.fits(root)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        named = first_of([root.name for root in fitting])
+        raise UserError(f"--data-root {data_root}: {info.name} could be in several of its folders: {named}; name one")
     raise UserError(
         f"--data-root {data_root}: {info.name} not found: no {layouts.marks[0]} (or like it) in it or in its "
         f"sub-folders {', '.join(info.folders)}; layouts that would do: {'; '.join(layouts.told)}; "
@@ -48,17 +58,23 @@ def locate_root(info: DatasetInfo, layouts: Layouts, data_root: Path) -> Path:
 
 
 class PictureFolder:
-    """Finds pictures under several roots; each folder is listed once, no picture is touched."""
+    """Finds pictures under several roots; each folder is listed once, no picture is touched.
 
-    def __init__(self, roots: Iterable[Path]) -> None:
+    ``searched``: folders below which a picture that is not at its place is looked for by its name, whatever its
+    ending; they are walked through only where there is such a picture. ``doubles``: those found there several times.
+    """
+
+    def __init__(self, roots: Iterable[Path], searched: Sequence[Path] = ()) -> None:
         self.roots = tuple(dict.fromkeys(Path(os.path.normpath(root)) for root in roots))
+        self.doubles: list[str] = []
+        self._searched = searched
         self._listings: dict[str, list[tuple[Path, frozenset[str]]]] = {}
 
     def resolve(self, relative: str) -> Path:
         """The path of ``relative`` under the first root that has it.
 
-        Where none has it, the path where it would be expected: such a picture is told as missing
-        when something needs it.
+        Where none has it, the one of its name elsewhere, and where there is none either, the path where it
+        would be expected: such a picture is told as missing when something needs it.
         """
         folder, _, name = relative.rpartition("/")
         if folder not in self._listings:
@@ -69,7 +85,16 @@ class PictureFolder:
         for path, listing in places:
             if name in listing:
                 return path / name
+        stem = os.path.splitext(name)[0]
+        if stem in self._by_stem.paths:
+            if stem in self._by_stem.doubles:
+                self.doubles.append(stem)
+            return self._by_stem.paths[stem]
         return (places[0][0] if places else self.roots[0] / folder) / name
+
+    @cached_property
+    def _by_stem(self) -> StemIndex:
+        return index_by_stem(self._searched)
 
 
 def _listing(folder: Path) -> frozenset[str] | None:
@@ -84,14 +109,23 @@ class StemIndex:
     """Picture files by name without ending; ``doubles`` were there more than once."""
 
     paths: Mapping[str, Path]
-    doubles: tuple[str, ...]
+    doubles: frozenset[str]
 
 
 def index_by_stem(roots: Iterable[Path], endings: Sequence[str] = (".jpg", ".jpeg", ".png")) -> StemIndex:
-    """Index every picture file below the roots, at any depth; of a double the first ending wins."""
+    """Index every picture file below the roots, at any depth; of a double the first ending wins.
+
+    Links to folders are followed; a folder that was seen already is passed over, so that loops end.
+    """
     found: dict[str, list[Path]] = {}
+    seen: set[tuple[int, int]] = set()
     for root in roots:
-        for folder, subfolders, names in os.walk(root):
+        for folder, subfolders, names in os.walk(root, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                subfolders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
             subfolders.sort()
             for name in sorted(names):
                 stem, ending = os.path.splitext(name)
@@ -99,7 +133,15 @@ def index_by_stem(roots: Iterable[Path], endings: Sequence[str] = (".jpg", ".jpe
                     found.setdefault(stem, []).append(Path(folder, name))
     order = {ending: i for i, ending in enumerate(endings)}
     paths = {stem: min(these, key=lambda p: order[p.suffix.lower()]) for stem, these in found.items()}
-    return StemIndex(paths, tuple(stem for stem, these in found.items() if len(these) > 1))
+    return StemIndex(paths, frozenset(stem for stem, these in found.items() if len(these) > 1))
+
+
+def format_doubles(names: Iterable[str], which: str) -> tuple[str, ...]:
+    """A note where pictures are there more than once, and which of them is taken; none where there are none."""
+    doubles = sorted(set(names))
+    if not doubles:
+        return ()
+    return (f"pictures that are there more than once: {len(doubles):,}, {doubles[0]} first; {which}",)
 
 
 def picture_problem(path: Path) -> str | None:
@@ -124,7 +166,15 @@ def require_pictures(dataset: Dataset, indices: IntArray) -> None:
     found = picture_problems(dataset.pictures, indices)
     if found:
         rest = f"{len(found):,} of {len(indices):,} pictures needed are missing or empty"
-        raise UserError.collect([*found[:_SHOWN], f"{dataset.root}: {rest}; {dataset.info.obtain}"])
+        advice = remedy(dataset.info, dataset.is_official, dataset.is_demo)
+        raise UserError.collect([*found[:_SHOWN], f"{dataset.root}: {rest}; {advice}"])
+
+
+def remedy(info: DatasetInfo, is_official: bool, is_demo: bool) -> str:
+    """What to do about faults of a folder: official files can be got again, somebody's own cannot."""
+    if is_official:
+        return info.obtain
+    return "draw it again with `data demo`" if is_demo else "correct or complete these files of your own data"
 
 
 def squashed_size(paths: Sequence[Path]) -> int | None:

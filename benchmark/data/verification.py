@@ -20,11 +20,11 @@ from benchmark.backbone import TextContext
 from benchmark.data.annotations import AnnotationFile
 from benchmark.data.dataset_choice import locate
 from benchmark.data.findings import BrokenPicture, CheckedPictures, LongTexts, Verification
-from benchmark.data.folders import picture_problem
+from benchmark.data.folders import picture_problem, remedy
 from benchmark.data.long_texts import training_strings
 from benchmark.data.pictures import Loss, conversion_losses, each_picture
 from benchmark.data.protocols import chosen_tasks
-from benchmark.dataset import Dataset, IntArray, Task
+from benchmark.dataset import Dataset, IntArray, Task, read_splits
 from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.progress import counting
@@ -57,7 +57,7 @@ def verify(
         name=dataset.label,
         root=dataset.root,
         kind="official" if dataset.is_official else "drawn" if dataset.is_demo else "own",
-        obtain=dataset.info.obtain,
+        remedy=remedy(dataset.info, dataset.is_official, dataset.is_demo),
         files=dataset.annotation_files() if isinstance(dataset, ListsFiles) else (),
         counts=dataset.counts(),
         rows=tuple(_row(need, states) for need in needs),
@@ -120,13 +120,9 @@ def _state(path: Path) -> _State:
         return _State("unreadable", str(error))
 
 
-def _read_splits(dataset: Dataset) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(count.split for count in dataset.counts()))
-
-
 def _needs(dataset: Dataset, refused: list[str]) -> Iterator[_Need]:
     """What training and every protocol need; protocols that cannot be built are told in ``refused``."""
-    splits = _read_splits(dataset)
+    splits = read_splits(dataset)
     if "train" in splits:
         triplets = dataset.train_triplets(0, 0)
         same = int(np.sum(triplets.reference_picture == triplets.target_picture))
@@ -189,7 +185,7 @@ def _losses(dataset: Dataset, states: Sequence[_State]) -> dict[Loss, tuple[str,
 def _long_texts(dataset: Dataset, context: TextContext) -> Iterator[LongTexts]:
     """Texts of every split and text mode, and how many of them are cut."""
     modes = dict.fromkeys(mode for protocol in dataset.protocols for mode in protocol.text_modes)
-    for split, mode in itertools.product(_read_splits(dataset), modes):
+    for split, mode in itertools.product(read_splits(dataset), modes):
         rule = rule_of(mode)
         if split == "train":
             texts = training_strings(dataset, rule)
@@ -212,7 +208,7 @@ def _asked(task: Task) -> Iterator[tuple[str, str]]:
 def _shared(dataset: Dataset, states: Sequence[_State]) -> tuple[tuple[str, ...], ...]:
     """Groups of pictures of one content that stand in more than one split, named `split: name`."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    for split in _read_splits(dataset):
+    for split in read_splits(dataset):
         for i in dataset.split_pictures(split).tolist():
             if states[i].digest:
                 groups.setdefault(states[i].digest, []).append((split, dataset.pictures.names[i]))

@@ -96,6 +96,11 @@ class PictureDigests:
             os.close(descriptor)
 
 
+def picture_digests(cache: Path) -> PictureDigests:
+    """Those of a cache folder, which features and trained encoders share."""
+    return PictureDigests(cache / "features" / "pictures.digests")
+
+
 def content_digest(path: Path) -> str:
     """The digest of a file as it is now, read whole."""
     return _read_whole(path)[1].hex()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from benchmark.data.dataset_choice import open_dataset
+from benchmark.data.dataset_choice import EVALUATED, open_dataset
 from benchmark.dataset import Dataset, Task
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.files import digest_of, file_digest
@@ -39,7 +39,7 @@ class OutsideRun:
 
 
 def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
-    """Open the data that the options name; ``split`` is read beside the one that is evaluated.
+    """Open the data that the options name: ``split`` alone is read, by default the one that is evaluated.
 
     The text rule is the one of ``--text-mode``, or the dataset's own: it decides how many queries
     an entry has and how they are called.
@@ -47,9 +47,7 @@ def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
     started = time.monotonic()
     registry = discover()
     added = [registry.add_plugin(Path(name)).path for name in options.plugins]
-    info = registry.datasets().get(options.dataset)
-    further = (split,) if info is not None and split not in ("", info.evaluation_split) else ()
-    dataset = open_dataset(registry, options, further)
+    dataset = open_dataset(registry, options, (split or EVALUATED,))
     rule = rule_of(options.text_mode or dataset.info.text_rule)
     return OutsideRun(options, dataset, rule, {path.name: file_digest(path) for path in added}, started)
 

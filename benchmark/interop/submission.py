@@ -78,7 +78,7 @@ def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) 
     if header.dataset != DATASET:
         raise UserError(f"{run}: a run on {header.dataset}; only {DATASET} has a test server")
     folder = run if run.is_dir() else file.parent.parent if file.parent.name == "weights" else file.parent
-    plan = plan_of(header, DATASET, dict(values))
+    plan = plan_of(header, DATASET, dict(values), (SPLIT,))
     dataset = open_outside(plan.options, SPLIT).dataset
     _require_same_data(folder, dataset)
     require_pictures(dataset, dataset.split_pictures(SPLIT))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.backbone import Backbone
+from benchmark.data.dataset_choice import EVALUATED
 from benchmark.data.long_texts import with_cut_texts
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
@@ -97,7 +98,7 @@ def evaluate_checkpoint(
     chosen = options_of(header, dataset or header.dataset, values)
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, discover(), job)
-    plan = _named(make_plan(chosen), header)
+    plan = _named(make_plan(chosen, needed=(EVALUATED,)), header)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}
@@ -182,9 +183,11 @@ def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | N
     return backbone, backbone.description.digest if backbone else ""
 
 
-def plan_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> Plan:
-    """The plan of the run that wrote the header, on the data that is asked for."""
-    return _named(make_plan(options_of(header, dataset, values)), header)
+def plan_of(
+    header: WeightsHeader, dataset: str, values: dict[str, Any], needed: tuple[str, ...] = (EVALUATED,)
+) -> Plan:
+    """The plan of the run that wrote the header, on the splits of the data that are asked for."""
+    return _named(make_plan(options_of(header, dataset, values), needed=needed), header)
 
 
 def _named(plan: Plan, header: WeightsHeader) -> Plan:

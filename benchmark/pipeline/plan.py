@@ -19,6 +19,7 @@ from benchmark.data.protocols import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
+from benchmark.features.picture_digests import picture_digests
 from benchmark.files import digest_of
 from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
@@ -139,10 +140,11 @@ class Plan:
 
     @cached_property
     def _training_pictures(self) -> str:
-        """Digest of names and sizes of the training pictures: replaced ones make another encoder."""
-        pictures = self.dataset.pictures
-        paths = ((pictures.names[i], pictures.paths[i]) for i in self.dataset.split_pictures("train").tolist())
-        return digest_of([[name, path.stat().st_size if path.is_file() else -1] for name, path in paths])
+        """Digest of names and contents of the training pictures: replaced ones make another encoder."""
+        names, paths = self.dataset.pictures.names, self.dataset.pictures.paths
+        there = [i for i in self.dataset.split_pictures("train").tolist() if paths[i].is_file()]
+        contents = picture_digests(self.options.cache_root).of([paths[i] for i in there])
+        return digest_of([[names[i], content] for i, content in zip(there, contents, strict=True)])
 
     def training_identity(self, planned: PlannedStage) -> dict[str, Any]:
         """What makes a resumable state of a stage one of this run: all stages up to it.

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmark.data.dataset_choice import open_dataset
-from benchmark.dataset import Dataset
+from benchmark.data.dataset_choice import EVALUATED, open_dataset
+from benchmark.dataset import Dataset, read_splits
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of
@@ -51,8 +51,13 @@ _NAMESPACES = ("method", "backbone", "trainer")
 S = TypeVar("S", bound=Settings)
 
 
-def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
-    """Resolve a run's options; raises UserError with every problem of the settings, before any work."""
+def make_plan(
+    options: RunOptions, registry: Registry | None = None, needed: tuple[str, ...] = ("train", EVALUATED)
+) -> Plan:
+    """Resolve a run's options; raises UserError with every problem of the settings, before any work.
+
+    ``needed``: the splits whose files must be there; training and evaluation are read where they are.
+    """
     registry = registry or discover()
     plugins = {
         Path(name).name: file_digest(registry.add_plugin(Path(name)).path) for name in options.plugins
@@ -65,7 +70,7 @@ def make_plan(options: RunOptions, registry: Registry | None = None) -> Plan:
     if options.recipe_file is not None:
         own_recipes = read_own_recipes(options.recipe_file)
         plugins[options.recipe_file.name] = file_digest(options.recipe_file)
-    dataset = open_dataset(registry, options, ("train",))
+    dataset = open_dataset(registry, options, needed, ("train", EVALUATED))
     problems: list[str] = []
     chosen = _by_namespace(options.set)
     # A variant is recognised by its settings, however old the names are that they were given by.
@@ -298,7 +303,7 @@ class _Filler:
 
     def _limited(self, settings: TrainingSettings) -> dict[str, int]:
         """`--limit` leaves fewer triplets than a recipe's batch has: half of them become the batch."""
-        if self.options.limit is None:
+        if self.options.limit is None or "train" not in read_splits(self.dataset):
             return {}
         triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.pair_sampling))
         batch = min(settings.batch_size, max(triplets // 2, 2))

@@ -162,7 +162,10 @@ def build_record(
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe
-    triplets = plan.dataset.train_triplets(0, plan.seed_of(plan.last), plan.last.settings.pair_sampling)
+    skipped = 0
+    if unreadable:
+        triplets = plan.dataset.train_triplets(0, plan.seed_of(plan.last), plan.last.settings.pair_sampling)
+        skipped = len(triplets) - len(readable(triplets, unreadable))
     identity = Identity(
         data=data_identity(plan.dataset),
         encoder=EncoderIdentity(
@@ -195,7 +198,7 @@ def build_record(
         inputs=dict(imported or {}),
         missing_pictures=missing_names(plan.dataset),
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
-        skipped_triplets=len(triplets) - len(readable(triplets, unreadable)),
+        skipped_triplets=skipped,
     )
     remarks = list(plan.remarks)
     if probed is not None and probed.rows_depend_on_batch:

@@ -83,6 +83,11 @@ class CirrFiles:
         found = next((path for path in candidates if path.is_file()), candidates[0])
         return AnnotationFile(split, self.captions / f"cap.rc2.{split}.json"), AnnotationFile(split, found)
 
+    def searched(self) -> list[Path]:
+        """The folders below which pictures are looked for by name: the dataset's, and picture folders beside it."""
+        inside = [folder for folder in _PICTURE_ROOTS if folder.strip("./")]
+        return [self.root, *(base / folder for base in (self.base, self.root) for folder in inside)]
+
     def picture_roots(self) -> list[Path]:
         return [base / folder for base in (self.base, self.root) for folder in _PICTURE_ROOTS]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.data.annotated import MANIFEST
 from benchmark.data.annotations import AnnotationFile, Problems, read_names, safe_relative
 from benchmark.data.folders import Layouts
 from benchmark.dataset import IntArray
@@ -39,10 +38,6 @@ class Fashion200kFiles:
 
     root: Path
     is_own: bool
-
-    @classmethod
-    def find(cls, root: Path) -> Fashion200kFiles:
-        return cls(root, (root / MANIFEST).is_file())
 
     def labels(self, split: str) -> list[Path]:
         """The label files of a split by name, those that are missing among them."""

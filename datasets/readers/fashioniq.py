@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotated import MANIFEST
 from benchmark.data.annotations import AnnotationFile, Problems, list_faults, read_records, type_problem
 from benchmark.data.folders import Layouts, StemIndex, index_by_stem
 from benchmark.dataset import Captions, IntArray, integers
@@ -67,8 +66,7 @@ class FashionIQFiles:
         names = [f"cap.{category}.{split}.json" for split in SPLITS for category in CATEGORIES]
         there = (place for place in _PLACES if any((root / place[0] / name).is_file() for name in names))
         captions, lists = next(there, ("captions", ("image_splits",)))
-        found = cls(root, root / captions, tuple(root / folder for folder in lists), categories)
-        return replace(found, is_own=any((folder / MANIFEST).is_file() for folder in (found.base, root)))
+        return cls(root, root / captions, tuple(root / folder for folder in lists), categories)
 
     @property
     def base(self) -> Path:

@@ -125,9 +125,9 @@ def test_paths_out_of_the_data_folder_are_refused(path: str) -> None:
 
 
 def test_manifest(tmp_path: Path) -> None:
-    assert read_manifest([tmp_path], "toy", COUNTABLE) is None
+    assert read_manifest(None, "toy", COUNTABLE) is None
     (tmp_path / "dataset.json").write_text('{"name": "mine", "counts": {"val": {"queries": 3}}, "by": "me"}')
-    manifest = read_manifest([tmp_path / "none", tmp_path], "toy", COUNTABLE)
+    manifest = read_manifest(tmp_path / "dataset.json", "toy", COUNTABLE)
     assert manifest is not None
     assert (manifest.name, manifest.drawn, manifest.counts) == ("mine", False, {"val": {"queries": 3}})
 
@@ -152,7 +152,7 @@ def test_manifest(tmp_path: Path) -> None:
 def test_a_wrong_manifest_is_refused(tmp_path: Path, content: str, word: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(UserError) as caught:
-        read_manifest([tmp_path], "toy", COUNTABLE)
+        read_manifest(tmp_path / "dataset.json", "toy", COUNTABLE)
     assert word in str(caught.value)
     assert str(tmp_path / "dataset.json") in str(caught.value)
 
@@ -198,7 +198,7 @@ def test_stems_are_found_at_any_depth_whatever_the_ending(tmp_path: Path) -> Non
         "b": tmp_path / "y/b.JPEG",
         "B00006M009": tmp_path / "B00006M009.png",
     }
-    assert index.doubles == ("a",)
+    assert index.doubles == {"a"}
 
 
 def test_missing_and_empty_pictures_are_told_for_those_asked_for(tmp_path: Path) -> None:
