@@ -89,9 +89,14 @@ def atomic_write_bytes(path: Path, content: bytes) -> None:
 
 
 def atomic_write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that reads back to the same value, lone surrogates (names that are no UTF-8) included."""
-    text = json.dumps(value, indent=1, sort_keys=False, ensure_ascii=False) + "\n"
-    atomic_write_text(path, _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    """Write a JSON file that reads back to the same value, see `format_json`."""
+    atomic_write_text(path, format_json(value, indent=1) + "\n")
+
+
+def format_json(value: Any, indent: int | None = None) -> str:
+    """JSON that reads back to the same value, lone surrogates (names that are no UTF-8, captions) included."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def require_regular_file(path: Path) -> None:

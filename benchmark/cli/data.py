@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from benchmark.cli.arguments import add_options, run_values
+from benchmark.files import format_json
 
 SUMMARY = "check a data folder, write the demo data, or write out the queries"
 
@@ -58,7 +58,7 @@ def _verify(options: argparse.Namespace) -> int:
 
         context = text_context(options.backbone)
     found = verify_folder(discover(), options.dataset, Path(options.data_root), context)
-    print(json.dumps(found.as_json(), indent=1, ensure_ascii=False) if options.json else found.as_table())
+    print(format_json(found.as_json(), indent=1) if options.json else found.as_table())
     return 0 if found.ok else 1
 
 

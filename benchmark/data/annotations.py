@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.structured_files import read_json
+from benchmark.structured_files import read_json, read_text
 
 _SHOWN = 10
 _TYPE_WORDS: dict[type, str] = {
@@ -115,12 +115,9 @@ def record_faults(record: object, required: Mapping[str, type]) -> Iterator[str]
 def read_names(path: Path, problems: Problems) -> list[str]:
     """Lines of a UTF-8 text file; any line ends, blanks around a line and final empty lines are dropped."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        problems.add(path, "no such file")
-        return []
-    except UnicodeDecodeError as error:
-        problems.add(path, f"not UTF-8 text (byte {error.start})")
+        text = read_text(path)
+    except UserError as error:
+        problems.add_error(path, error)
         return []
     lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
     while lines and not lines[-1]:

@@ -21,7 +21,6 @@ Keys of a query line:
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Pictures, Task
 from benchmark.errors import UserError
-from benchmark.files import atomic_path
+from benchmark.files import atomic_path, format_json
 from benchmark.interop.list_checks import subset_candidates
 from benchmark.interop.outside import METHOD, open_outside, queries_digest
 from benchmark.options import make_options
@@ -52,7 +51,7 @@ def export_queries(dataset: str, output: Path, split: str = "", **values: Any) -
     gallery, queries = list(gallery_lines(tasks, pictures)), list(query_lines(tasks, pictures))
     with atomic_path(output) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         for line in (*gallery, *queries):
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+            stream.write(format_json(line) + "\n")
     missing = sum(not Path(line["path"]).is_file() for line in gallery)
     if missing:
         say(f"{missing:,} of {len(gallery):,} pictures are not here; their paths say where they are looked for")
