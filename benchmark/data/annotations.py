@@ -141,13 +141,28 @@ def safe_relative(path: str) -> str:
     return "/".join(kept)
 
 
-def name_problem(name: str) -> str | None:
-    """What is wrong with a name that must not lead into another folder, in words."""
+def path_problem(path: str) -> str | None:
+    """Why a path does not lead below the data folder, in words."""
     try:
-        plain = safe_relative(name) == name and "/" not in name and "\\" not in name
+        safe_relative(path)
     except UserError as error:
         return str(error)
+    return None
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with a name that must not lead into another folder, in words."""
+    if (problem := path_problem(name)) is not None:
+        return problem
+    plain = safe_relative(name) == name and "/" not in name and "\\" not in name
     return None if plain else f"name '{name}' is a path; a plain name is expected"
+
+
+def relative_path(value: object) -> str:
+    """The entry of an image list that is to be a path, cleaned; raises UserError where it is none."""
+    if (fault := type_problem(value, str)) is not None:
+        raise UserError(f"the path {fault}")
+    return safe_relative(str(value))
 
 
 def list_faults(names: list[str], word: str, first: int) -> list[str]:

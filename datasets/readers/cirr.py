@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.data.annotations import AnnotationFile, Problems, read_records, safe_relative, type_problem
+from benchmark.data.annotations import AnnotationFile, Problems, read_records, relative_path, type_problem
 from benchmark.data.folders import Layouts
 from benchmark.dataset import Captions, IntArray, integers
 from benchmark.errors import UserError
@@ -127,9 +127,7 @@ def _read_paths(path: Path, problems: Problems) -> dict[str, str]:
     paths = {}
     for number, (name, relative) in enumerate(content.items()):
         try:
-            if (fault := type_problem(relative, str)) is not None:
-                raise UserError(f"the path {fault}")
-            paths[name] = safe_relative(relative)
+            paths[name] = relative_path(relative)
         except UserError as error:
             problems.add(path, f"entry {number} ({name}): {error}")
     return paths

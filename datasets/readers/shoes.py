@@ -17,10 +17,10 @@ from benchmark.data.annotations import (
     Problems,
     list_faults,
     name_problem,
+    path_problem,
     read_names,
     read_records,
-    safe_relative,
-    type_problem,
+    relative_path,
 )
 from benchmark.data.folders import Layouts
 from benchmark.errors import UserError
@@ -169,9 +169,7 @@ def _read_derived_names(path: Path, problems: Problems) -> list[str]:
     names = []
     for number, relative in enumerate(content):
         try:
-            if (fault := type_problem(relative, str)) is not None:
-                raise UserError(f"the path {fault}")
-            names.append(safe_relative(relative).rpartition("/")[2])
+            names.append(_base(relative_path(relative)))
         except UserError as error:
             problems.add(path, f"entry {number}: {error}")
     return names
@@ -199,19 +197,11 @@ def _base(name: str) -> str:
 
 def _faults(record: Mapping[str, Any], derived: bool) -> Iterator[str]:
     for key in ("ImageName", "ReferenceImageName"):
-        fault = _path_problem(record[key]) if derived else name_problem(record[key])
+        fault = path_problem(record[key]) if derived else name_problem(record[key])
         if fault is not None:
             yield f"{key}: {fault}"
     if not record["RelativeCaption"].strip():
         yield "RelativeCaption is empty"
-
-
-def _path_problem(path: str) -> str | None:
-    try:
-        safe_relative(path)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def _within(entry: Entry, names: frozenset[str]) -> int:
