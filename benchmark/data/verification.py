@@ -115,7 +115,8 @@ def _state(path: Path) -> _State:
         kind: Literal["missing", "empty", "unreadable"] = "empty" if path.is_file() else "unreadable"
         return _State(kind if path.exists() else "missing", problem)
     try:
-        return _State("", digest=file_digest(path), losses=conversion_losses(path))
+        losses = conversion_losses(path)  # first: it tells in one line what cannot be read
+        return _State("", digest=file_digest(path), losses=losses)
     except UserError as error:
         return _State("unreadable", str(error))
 
