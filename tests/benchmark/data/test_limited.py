@@ -20,7 +20,7 @@ def task(small_cirr: Path) -> Task:
     return discover().load_dataset("cirr", small_cirr, ("val",)).tasks("val", "official", "as-is")[0]
 
 
-@pytest.mark.parametrize("limit", [1, 5, 24, 1000])
+@pytest.mark.parametrize("limit", [1, 5, 24, 1000, 10**12])
 def test_a_limited_task_asks_the_same_questions(task: Task, limit: int) -> None:
     cut = limited_task(task, limit)
     n = min(limit, len(task.queries))
