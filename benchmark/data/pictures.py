@@ -62,8 +62,7 @@ def conversion_losses(path: Path) -> tuple[Loss, ...]:
     elif is_deep or image.mode in _DEEP_GREY:
         found.append("more than 8 bits")
     if image.has_transparency_data:
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-        if lowest < 255:
+        if np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
             found.append("transparency")
     with suppress(Exception), Image.open(path, formats=FORMATS) as unread:  # EXIF of any form, never needed otherwise
         if unread.getexif().get(_ORIENTATION, 1) != 1:
