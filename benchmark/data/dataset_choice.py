@@ -26,7 +26,7 @@ def open_dataset(
     """The dataset as the options name it: in the data root, or the demo data where none is given.
 
     ``needed``: the splits that are read; of all others no file is asked for. ``where_there``: splits that are
-    read beside them if all of their files are there.
+    read beside them if all of their files are there and as they should be.
     """
     info = registry.datasets().get(options.dataset)
     if info is None:
@@ -54,21 +54,23 @@ def open_dataset(
     else:
         folder = locate(registry, options.dataset, root)
     splits = tuple(dict.fromkeys(split or info.evaluation_split for split in needed))
-    if where_there:
-        present = registry.dataset_module(options.dataset).present_splits(folder)
-        also = (split or info.evaluation_split for split in where_there)
-        splits = (*splits, *(split for split in also if split in present and split not in splits))
-    dataset = registry.load_dataset(options.dataset, folder, splits)
-    if options.allow_missing:
-        dataset = without_missing(dataset, splits)
-    else:
-        require_counts(dataset)
+    wanted = (split or info.evaluation_split for split in where_there)
+    also = tuple(split for split in wanted if split not in splits)
+    try:
+        dataset = _read(registry, options, folder, (*splits, *also))
+    except UserError:
+        if not also:
+            raise
+        dataset = _read(registry, options, folder, splits)  # raises what is wrong with the needed ones
+        left_out = " and ".join(also)
+        say(f"{folder}: split {left_out} is not here, or not as it should be; it is not needed now and left out")
+        also = ()
     if options.limit is None:
         return dataset
     rules = [rule for rule in TEXT_RULES.values() if any(rule.mode in p.text_modes for p in dataset.protocols)]
     evaluated = [
         task
-        for split in splits
+        for split in (*splits, *also)
         for protocol in dataset.protocols
         if split in protocol.splits and protocol.name in (options.protocol or (protocol.name,))
         for task in dataset.tasks(
@@ -78,6 +80,15 @@ def open_dataset(
         )
     ]
     return LimitedDataset(dataset, options.limit, tuple(evaluated))
+
+
+def _read(registry: Registry, options: RunOptions, folder: Path, splits: tuple[str, ...]) -> Dataset:
+    """The splits, whole and of the published counts; with `--allow-missing` what is left of them."""
+    dataset = registry.load_dataset(options.dataset, folder, splits)
+    if options.allow_missing:
+        return without_missing(dataset, splits)
+    require_counts(dataset)
+    return dataset
 
 
 def locate(registry: Registry, name: str, data_root: Path) -> Path:

@@ -213,6 +213,13 @@ def test_evaluation_asks_for_no_training_files_and_test1_for_no_others(
     run = command("run", "--method", "sum", "--dataset", "cirr", *head, "--backbone", "tiny", "--weights", "random",
                   "--set", "method.encoder=untouched", "--output", tmp_path / "run")  # fmt: skip
     assert run.status == 0, run.err
+    captions = folder / "captions" / "cap.rc2.train.json"
+    for content in ("[{}]", "[", ""):
+        captions.write_text(content)
+        broken = command("evaluate", "--method", "sum", "--checkpoint", tmp_path / "run", *head, "--output", tmp_path / "broken",
+                         "--overwrite")  # fmt: skip
+        assert broken.status == 0 and "split train is not here, or not as it should be" in broken.err, broken.err
+        assert read_record(tmp_path / "broken").results == read_record(tmp_path / "run").results
     for path in [*folder.rglob("*.train.json"), *(folder / "train").rglob("*.png")]:
         path.unlink()
     again = command("evaluate", "--method", "sum", "--checkpoint", tmp_path / "run", *head, "--output", tmp_path / "again")
