@@ -99,6 +99,18 @@ def format_json(value: Any, indent: int | None = None) -> str:
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+@contextmanager
+def name_in_utf8(path: Path) -> Iterator[Path]:
+    """A file's name for libraries that take UTF-8 alone: its own, else one of the system's for the open file."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with path.open("rb") as stream:
+            yield Path(f"/dev/fd/{stream.fileno()}")
+        return
+    yield path
+
+
 def require_regular_file(path: Path) -> None:
     """Raise UserError where a path is no file that can be read to its end: missing, a folder, a pipe, a device."""
     try:

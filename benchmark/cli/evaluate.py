@@ -51,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.pipeline.reporting import format_summary
+    from benchmark.pipeline.reporting import extra, format_summary
 
     if not options.checkpoint and os.environ.get("RANK", "0") != "0":
         # A file from outside is no work for several processes.
         return 0
     record, folder = _of_checkpoint(options) if options.checkpoint else _of_file(options)
-    print(format_summary(record, folder))
+    with extra("the table"):
+        print(format_summary(record, folder))
     return 0
 
 

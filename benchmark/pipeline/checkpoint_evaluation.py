@@ -28,7 +28,7 @@ from benchmark.pipeline.contract_probe import probe, sample_of
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
-from benchmark.pipeline.preparation import backbone_of, draw_demo_data, rebuild_planned
+from benchmark.pipeline.preparation import advice_on_pictures, backbone_of, draw_demo_data, rebuild_planned
 from benchmark.pipeline.reporting import (
     StageOutcome,
     Tested,
@@ -103,7 +103,7 @@ def evaluate_checkpoint(
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}
     owner = Owner("evaluation", {"weights": weights, "seed": header.seed, **plan.identity})
-    with ExitStack() as held:
+    with ExitStack() as held, advice_on_pictures(plan):
         hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         probed = loaded.probe()

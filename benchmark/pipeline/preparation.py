@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import benchmark
 from benchmark.backbone import Backbone
 from benchmark.data.folders import require_pictures
-from benchmark.data.pictures import bad_pictures
+from benchmark.data.pictures import UnreadablePicture, bad_pictures
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.distributed.shards import own_span
 from benchmark.encoders.backbones import load_backbone
+from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan, PlannedStage
@@ -86,6 +88,18 @@ def rebuild_planned(
     return rebuild_stage(
         planned.stage, backbone, plan.method_settings, planned.settings, extra_state=extra_state, earlier=earlier
     )
+
+
+@contextmanager
+def advice_on_pictures(plan: Plan) -> Iterator[None]:
+    """Around work that decodes pictures: one that cannot be read is told with what can be done about all of them."""
+    try:
+        yield
+    except UnreadablePicture as error:
+        raise UserError(
+            f"{error}; `data verify {plan.dataset.info.name}` finds all such pictures, --skip-bad-images trains "
+            "without them, --allow-missing scores what is left"
+        ) from error
 
 
 def check_pictures(plan: Plan, job: Job) -> frozenset[int]:

@@ -17,7 +17,6 @@ import torch
 
 from benchmark.backbone import Backbone
 from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
-from benchmark.data.pictures import UnreadablePicture
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
@@ -30,7 +29,14 @@ from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remo
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan, owner_of, require_trainable
-from benchmark.pipeline.preparation import backbone_of, build_planned, check_pictures, draw_demo_data, facts_of
+from benchmark.pipeline.preparation import (
+    advice_on_pictures,
+    backbone_of,
+    build_planned,
+    check_pictures,
+    draw_demo_data,
+    facts_of,
+)
 from benchmark.pipeline.reporting import (
     StageOutcome,
     WeightsFrom,
@@ -88,13 +94,8 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
         if job.barrier.from_main("taking the run's folder", hold_folder):
             say(f"{plan.folder}: this run is finished; to make it again leave --resume out")
             return write_by_main(job, lambda: _tidied(plan))
-        try:
+        with advice_on_pictures(plan):
             return _Run(plan, job, resources).carry_out()
-        except UnreadablePicture as error:
-            raise UserError(
-                f"{error}; `data verify {plan.dataset.info.name}` finds all such pictures, --skip-bad-images trains "
-                "without them, --allow-missing scores what is left"
-            ) from error
 
 
 def _require_own_states(plan: Plan) -> None:

@@ -28,20 +28,24 @@ UNTRAINED = "weights/untrained.safetensors"
 Kind = Literal["run", "evaluation", "embeddings", "rankings"]
 
 _FORMAT = "cir-benchmark folder 1"
-_WORTH_KEEPING = ("per_query.npz", "weights/*.safetensors", "training*/resume.json")
+_OWN_WEIGHTS = ("weights/selected.safetensors", "weights/last.safetensors", UNTRAINED)
+_STATES = ("training/resume.json", "training-*/resume.json")
+_WORTH_KEEPING = ("per_query.npz", *_OWN_WEIGHTS, *_STATES)
 _WRITTEN = (
     RECORD_NAME,
     *_WORTH_KEEPING,
     "table.md",
     "examples.png",
     "training-log.json",
-    "training*/resume*",
+    "training/resume-*.pt",
+    "training-*/resume-*.pt",
     "monitor/**/*",
     "submission/submission.json",
     "submission/cirr-test1-*.json",
     "weights/evaluated-*/*",
 )
-"""What a run and the commands that take its folder leave in there. The record is the first to go."""
+"""What a run and the commands that take its folder leave in there: by name, since others may keep files of their
+own beside it. The record is the first to go."""
 _SELECTED = ("weights/selected.safetensors", "selected.safetensors", UNTRAINED)
 
 
@@ -114,17 +118,20 @@ def _is_finished(folder: Path) -> bool:
 def _refuse_unmarked(folder: Path, owner: Owner, goes_on: bool, overwrite: bool) -> None:
     """Of a folder that no run has begun: of an older version of this program, or somebody's."""
     held = _found(folder, (RECORD_NAME, *_WORTH_KEEPING))
-    if not held or (goes_on and _found(folder, ("training*/resume.json",))):
+    if not held or (goes_on and _found(folder, _STATES)):
         return
     if (folder / RECORD_NAME).is_file():
         record = read_record(folder)
-        its_weights = bool(_found(folder, ("weights/*.safetensors",)))
-        if overwrite and record.kind == ("run" if owner.kind == "evaluation" else owner.kind):
-            if owner.kind != "evaluation" or not its_weights:
-                return
+        if owner.kind == "evaluation":
+            # A record of the kind "run" in either case: the run's own has its weights beside it.
+            replaceable = record.kind == "run" and not _found(folder, _OWN_WEIGHTS)
+        else:
+            replaceable = record.kind == owner.kind
+        if overwrite and replaceable:
+            return
         raise UserError(
             f"{folder}: holds a record of {record.method} (seed {record.identity.seed}) of an older version; choose "
-            "another --output" + (", or replace it whole with --overwrite" if owner.kind == record.kind else "")
+            "another --output" + (", or replace it whole with --overwrite" if replaceable else "")
         )
     raise UserError(
         f"{folder}: holds {held[0].relative_to(folder)}, which would be written over, and no record that says whose "

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from benchmark.backbone import BackboneDescription
 from benchmark.errors import UserError
-from benchmark.files import atomic_path, file_digest
+from benchmark.files import atomic_path, file_digest, name_in_utf8
 from benchmark.settings import TrainingSettings, with_present_names
 from benchmark.structured_files import NotWellFormed, parse_json, typed
 
@@ -117,7 +117,7 @@ def read_header(path: Path) -> WeightsHeader:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        with safe_open(path, framework="pt") as stream:
+        with name_in_utf8(path) as name, safe_open(name, framework="pt") as stream:
             metadata = stream.metadata() or {}
     except (SafetensorError, OSError) as error:
         hint = f"; {_IMPORT}" if _is_of_torch(path) else ""
@@ -148,7 +148,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        state: dict[str, Tensor] = load_file(path)
+        with name_in_utf8(path) as name:
+            state: dict[str, Tensor] = load_file(name)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); get or write it again") from None
     return state

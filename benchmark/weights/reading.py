@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.files import name_in_utf8
 from benchmark.weights.torchscript import is_torchscript, read_torchscript
 
 StateDict = dict[str, Tensor]
@@ -129,7 +130,8 @@ def _read(path: Path, head: bytes, entry: str) -> WeightsFile:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         from safetensors.torch import load_file
 
-        return _without_prefix(WeightsFile(load_file(path), "safetensors"))
+        with name_in_utf8(path) as name:
+            return _without_prefix(WeightsFile(load_file(name), "safetensors"))
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if is_torchscript(archive):
