@@ -181,7 +181,7 @@ def require_trainable(plan: Plan) -> None:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with gathered(problems):
         _ = plan.selection_tasks if plan.selection == "heldout" else ()
-        problems += _doubled_columns(plan)
+        problems += doubled_columns(plan)
     for planned in plan.trained:
         with gathered(problems):
             layout = GroupLayout.of(planned.settings, world_size)
@@ -219,7 +219,7 @@ def _settings_without_effect(plan: Plan) -> Iterator[str]:
             yield f"--set {group}.{name}: has no effect here, only with {group}.{needed}; leave one of the two out"
 
 
-def _doubled_columns(plan: Plan) -> Iterator[str]:
+def doubled_columns(plan: Plan) -> Iterator[str]:
     """The columns that the record will have, where two are the same: it would be refused when all is computed."""
     columns = [str(task.key) for task in plan.tasks]
     averages = {str(replace(task.key, category=AVERAGE)) for task in plan.tasks if task.key.category}

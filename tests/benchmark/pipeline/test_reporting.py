@@ -79,3 +79,23 @@ def edited(record: Record, metric: str) -> Record:
     moved = first.metrics[metric] + (-1 if first.metrics[metric] > 50 else 1) * 50 / first.queries
     changed = first.model_copy(update={"metrics": {**first.metrics, metric: moved}})
     return record.model_copy(update={"results": (changed, *others)})
+
+
+def test_columns_that_a_record_would_have_twice_are_found_in_the_plan() -> None:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from benchmark.dataset import TaskKey
+    from benchmark.pipeline.planning import doubled_columns
+
+    def found(*keys: TaskKey) -> list[str]:
+        plan: Any = SimpleNamespace(tasks=[SimpleNamespace(key=key) for key in keys], dataset=SimpleNamespace(label="mine"))
+        return list(doubled_columns(cast(Any, plan)))
+
+    dress, shirt = (TaskKey("mine", "val", "official", "joined", name) for name in ("dress", "shirt"))
+    assert found(dress, shirt) == []
+    (problem,) = found(dress, shirt, dress)
+    assert problem.startswith("mine: gives 2 tasks for the column") and str(dress) in problem
+    # The mean over categories is a column, too.
+    (problem,) = found(dress, TaskKey("mine", "val", "official", "joined", "average"))
+    assert "gives 2 tasks" in problem
