@@ -72,31 +72,39 @@ class ShelfFile:
         if self.module in sys.modules:
             return sys.modules[self.module]
         self._refuse_old_form()
-        if not self.is_plugin:
+        if not self.is_foreign:
             return importlib.import_module(self.module)
-        spec = importlib.util.spec_from_file_location(self.module, self.path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[self.module] = module
         # Only here: torch takes long to import, and a shelf's facts are read without it.
         from benchmark.plugins import program_settings, put_back
 
         before = program_settings()
         try:
-            spec.loader.exec_module(module)
+            module = self._import_plugin() if self.is_plugin else importlib.import_module(self.module)
         except (Exception, SystemExit) as error:
-            del sys.modules[self.module]
             how = "ended the program" if isinstance(error, SystemExit) else "failed"
             told = " ".join(repr(error).split())
             raise UserError(f"{self.path}: the plug-in {how} on import: {told}") from error
         finally:
             changed = put_back(before)
         if changed:
-            del sys.modules[self.module]
+            sys.modules.pop(self.module, None)
             raise UserError(
                 f"{self.path}: the plug-in changes {changed[0]} on import; code from outside changes nothing but "
                 "its own"
             )
+        return module
+
+    def _import_plugin(self) -> ModuleType:
+        """Import a file by its path; what fails leaves no module behind."""
+        spec = importlib.util.spec_from_file_location(self.module, self.path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[self.module] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[self.module]
+            raise
         return module
 
     @cached_property
@@ -115,8 +123,8 @@ class ShelfFile:
             sys.modules |= {package: shelf, f"{package}.{stem}": self.load()}
         try:
             return importlib.import_module(f"{package}.parity.{stem}")
-        except Exception as error:
-            if not self.is_plugin:
+        except (Exception, SystemExit) as error:
+            if not self.is_foreign:
                 raise
             raise UserError(f"{self.path.parent}/parity/{stem}.py: failed on import: {error!r}") from error
 

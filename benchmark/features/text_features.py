@@ -171,7 +171,7 @@ def _parse(line: bytes) -> tuple[int, int, str] | None:
     """Row, checksum and text of a line of the log; None where it is empty, damaged or cut short."""
     try:
         row, checksum, text = json.loads(line)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return None
     if isinstance(row, int) and isinstance(checksum, int) and isinstance(text, str) and row >= 0:
         return row, checksum, text

@@ -39,7 +39,7 @@ class EarlierStage:
     prepared: dict[str, Any]
 
 
-class _ChosenBackbone(TypedDict, total=False):
+class ChosenBackbone(TypedDict, total=False):
     """The encoder that a run asked for; ``settings``: those of `BackboneSettings`."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
@@ -68,7 +68,7 @@ class WeightsHeader:
     dataset: str
     method_settings: dict[str, Any]
     training_settings: dict[str, Any]
-    backbone: dict[str, Any]
+    backbone: ChosenBackbone
     width: int
     seed: int
     encoder: str = ""
@@ -89,7 +89,6 @@ class WeightsHeader:
     def of_json(cls, values: Any, where: str) -> WeightsHeader:
         """Settings get the names of this version. Raises UserError that names the entry that is missing or wrong."""
         header = typed(cls, values, where, _DAMAGED)
-        typed(_ChosenBackbone, header.backbone, f"{where}, backbone", _DAMAGED)
         if header.start:
             typed(BackboneDescription, header.start, f"{where}, start", _DAMAGED)
         earlier = [

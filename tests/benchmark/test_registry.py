@@ -18,7 +18,7 @@ from benchmark.facts_file import read_facts
 from benchmark.pipeline.controlled_comparison import shared_conditions
 from benchmark.records.record import read_record
 from benchmark.registry import Registry, ShelfFile, discover
-from benchmark.settings import TrainingSettings, fill
+from benchmark.settings import MethodSettings, TrainingSettings, fill
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pydantic", "PIL", "open_clip", "timm", "deepspeed", "pandas", "numpy", "tqdm")
@@ -177,13 +177,23 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
         discover().add_plugin(method_file(tmp_path / "mine.py", "METHODS = {'spirit': 1}"))
 
 
+def specification_that_says(word: str) -> str:
+    return f"from benchmark.method import Specification\nMETHOD = Specification((), remarks=lambda settings: ('{word}',))"
+
+
+def said(registry: Registry, method: str) -> str:
+    (word,) = registry.specification(method).remarks(MethodSettings())
+    return word
+
+
 def test_a_plugin_without_a_toml_bears_its_file_s_name(tmp_path: Path) -> None:
     registry = discover()
-    registry.add_plugin(method_file(tmp_path / "mine.py", "METHOD = 1"))
+    registry.add_plugin(method_file(tmp_path / "mine.py", specification_that_says("1")))
     assert registry.methods()["mine"] == MethodInfo("mine", "mine")
-    registry.add_plugin(method_file(tmp_path / "named.py", "METHOD = 2", '[[method]]\nname = "other"\ntitle = "O"\n'))
+    facts_of_other = '[[method]]\nname = "other"\ntitle = "O"\n'
+    registry.add_plugin(method_file(tmp_path / "named.py", specification_that_says("2"), facts_of_other))
     assert registry.methods()["other"].title == "O" and "named" not in registry.methods()
-    assert (registry.specification("mine"), registry.specification("other")) == (1, 2)
+    assert (said(registry, "mine"), said(registry, "other")) == ("1", "2")
 
 
 ALONE = """
@@ -226,10 +236,11 @@ def test_a_plugin_of_a_dataset_needs_no_toml(tmp_path: Path) -> None:
 
 def test_two_plugins_of_the_same_file_name_are_two(tmp_path: Path) -> None:
     registry = discover()
-    registry.add_plugin(method_file(tmp_path / "a" / "m.py", "METHODS = {'one': 1}"))
-    registry.add_plugin(method_file(tmp_path / "b" / "m.py", "METHODS = {'two': 2}"))
+    for folder, name in (("a", "one"), ("b", "two")):
+        declared = specification_that_says(name).replace("METHOD =", f"METHODS = {{'{name}':") + "}"
+        registry.add_plugin(method_file(tmp_path / folder / "m.py", declared))
     registry.add_plugin(tmp_path / "b" / "m.py")
-    assert (registry.specification("one"), registry.specification("two")) == (1, 2)
+    assert (said(registry, "one"), said(registry, "two")) == ("one", "two")
 
 
 def test_a_plugin_that_fails_or_forgets_its_specification_is_told(tmp_path: Path) -> None:
@@ -264,11 +275,20 @@ def test_another_distribution_joins_by_its_entry_points(tmp_path: Path, monkeypa
 
 def test_an_entry_point_without_a_toml_names_its_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distribution(tmp_path / "site", "lone_method", "lone")
-    (tmp_path / "site" / "lone_method.py").write_text("METHOD = 1\n")
+    (tmp_path / "site" / "lone_method.py").write_text(specification_that_says("1"))
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     registry = discover()
     assert registry.methods()["lone"] == MethodInfo("lone", "lone") and "lone_method" not in sys.modules
-    assert registry.specification("lone") == 1
+    assert said(registry, "lone") == "1"
+    del sys.modules["lone_method"]
+
+
+def test_an_entry_point_s_module_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    distribution(tmp_path / "site", "lone_failing", "lone")
+    (tmp_path / "site" / "lone_failing.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(UserError, match="lone_failing.py: the plug-in ended the program on import"):
+        discover().specification("lone")
 
 
 def test_an_entry_point_of_another_name_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

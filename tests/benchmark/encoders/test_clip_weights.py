@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Command
 from torch import Tensor
 
 from benchmark.encoders.architectures import architecture_named
@@ -18,6 +19,7 @@ from benchmark.encoders.preprocessing import CLIP_MEAN
 from benchmark.encoders.pretrained import activation_of, normalisation_of, with_normalisation
 from benchmark.errors import UserError
 from benchmark.interop.imported_encoder import read_encoder
+from benchmark.records.record import read_record
 from benchmark.settings import BackboneSettings
 from benchmark.weights.reading import WeightsFile
 
@@ -288,3 +290,37 @@ def test_a_damaged_description_is_a_backbone_or_one_line(path: tuple[str, ...], 
         rebuild_backbone(description, "weights.safetensors")
     except UserError as error:
         assert len(str(error).splitlines()) == 1
+
+
+def test_a_run_on_an_architecture_and_a_normalisation_of_ones_own(
+    own: str, vit: ClipBackbone, command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    torch.save(behind("model.")(vit.openai_state_dict()), tmp_path / "mine.pt")
+    run = ("run", "--method", "sum", "--dataset", "cirr", "--data-root", small_cirr, "--limit", 24, "--backbone", own,
+           "--weights", tmp_path / "mine.pt", "--set", "method.encoder=untouched")  # fmt: skip
+    half = ("--set", "backbone.mean=[0.5,0.5,0.5]", "--set", "backbone.std=[0.5,0.5,0.5]")
+    told = command(*run, *half, "--dry-run")
+    assert told.status == 0 and "pixels     mean 0.5, 0.5, 0.5; std 0.5, 0.5, 0.5 (--set backbone.mean" in told.out, told.err
+    for folder, further, mean in (("plain", (), CLIP_MEAN), ("half", half, HALF)):
+        outcome = command(*run, *further, "--output", tmp_path / folder)
+        assert outcome.status == 0, outcome.err
+        encoder = read_record(tmp_path / folder).identity.encoder
+        assert encoder is not None and encoder.name == vit.description.name and encoder.mean == mean
+        assert f"mean {', '.join(f'{value:.4g}' for value in mean)}" in outcome.err
+    scores = [read_record(tmp_path / folder).results[0].metrics for folder in ("plain", "half")]
+    again = command("evaluate", "--method", "sum", "--checkpoint", tmp_path / "half", "--data-root", small_cirr,
+                    "--output", tmp_path / "again")  # fmt: skip
+    assert again.status == 0, again.err
+    assert read_record(tmp_path / "again").results[0].metrics == scores[1]
+
+
+def test_a_dry_run_refuses_weights_of_another_architecture(
+    own: str, vit: ClipBackbone, command: Command, small_cirr: Path, tmp_path: Path
+) -> None:
+    torch.save(vit.openai_state_dict(), tmp_path / "mine.pt")
+    run = ("run", "--method", "sum", "--dataset", "cirr", "--data-root", small_cirr, "--limit", 24, "--dry-run")
+    told = command(*run, "--backbone", "tiny", "--weights", tmp_path / "mine.pt")
+    assert told.status == 2 and "mine.pt as tiny: " in told.err and "tensors do not fit" in told.err
+    evaluated = command("evaluate", "--method", "clip4cir_sum", "--checkpoint", tmp_path / "mine.pt", "--dataset", "cirr",
+                        "--data-root", small_cirr)  # fmt: skip
+    assert evaluated.status == 2 and len(evaluated.errors) == 1 and "`import --method NAME FILE`" in evaluated.err
