@@ -91,6 +91,8 @@ def fault(status: int | None, folder: Path, seconds: float) -> str:
     if "Traceback (most recent call last)" in told:
         return f"traceback: {told.rstrip().splitlines()[-1][:150]}"
     errors = error_lines(told)
+    if status == 1 and "NOT OK; " in (folder / "out.txt").read_text(encoding="utf-8", errors="replace"):
+        return ""  # `data verify` has found what is wrong, and says it among its findings
     if status not in (0, 2):
         return f"status {status}: {(errors or told.splitlines()[-1:] or [''])[-1][:150]}"
     if status == 2 and not 1 <= len(errors) <= LINES:
@@ -119,10 +121,10 @@ def try_input(kind: str, number: int, base: Path, folder: Path, tally: Tally) ->
         tally.failures.append((number, wrong))
     elif not status:
         tally.accepted += 1
-    elif len(error_lines((folder / "err.txt").read_text(encoding="utf-8", errors="replace"))) == 1:
-        tally.one_line += 1
-    else:
+    elif len(error_lines((folder / "err.txt").read_text(encoding="utf-8", errors="replace"))) > 1:
         tally.several_lines += 1
+    else:
+        tally.one_line += 1
 
 
 def main(arguments: list[str] | None = None) -> int:
