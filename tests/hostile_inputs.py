@@ -35,6 +35,7 @@ from hostile_kinds import KINDS, prepare
 SECONDS = 60
 LETTERS, LINES = 2000, 11
 """Who sees more of an error sees none of it."""
+SHOWN = 20
 
 
 @dataclass
@@ -163,8 +164,10 @@ def main(arguments: list[str] | None = None) -> int:
         refused = f"{tally.one_line:>20} {tally.several_lines:>11}"
         print(f"{kind:<12} {tally.tried:>6} {refused} {tally.accepted:>9} {len(tally.failures):>9}")
     for kind, tally in tallies.items():
-        for number, wrong in tally.failures:
+        for number, wrong in tally.failures[:SHOWN]:
             print(f"{kind} {number}: {wrong}")
+        if len(tally.failures) > SHOWN:
+            print(f"{kind}: and {len(tally.failures) - SHOWN} more failures")
     return int(any(tally.failures for tally in tallies.values()))
 
 
