@@ -51,6 +51,8 @@ class Outcome:
 def forkserver() -> ForkServerContext:
     """Starts processes that have the libraries loaded."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    # Before this script's folder, where a folder of the package's name lies; the processes take the path over.
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["killed_run", "benchmark.pipeline.run", "benchmark.datasets.demo.demo_data"])
     return context

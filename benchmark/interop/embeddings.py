@@ -194,8 +194,8 @@ def _encoded(file: EmbeddingsFile, task: Task, names: Sequence[str]) -> EncodedT
     shown = _gallery_names(task, names)
     pictures = _rows(gallery, shown)
     # A picture that the labels name twice is two entries of a gallery, and equals no other picture.
-    rows = {name: hashlib.blake2b(pictures[i].numpy(), digest_size=16).digest() for i, name in enumerate(shown)}
-    found = Counter(rows.values())
+    rows = {name: pictures[i] for i, name in enumerate(shown)}
+    found = Counter(hashlib.blake2b(row.numpy().tobytes(), digest_size=16).digest() for row in rows.values())
     equal = sum(count for count in found.values() if count > 1)
     note = f"{equal:,} of {len(rows):,} gallery embeddings equal another picture's" if equal else ""
     return EncodedTask(with_note(task, note), _rows(queries, task.queries.ids), pictures)

@@ -75,8 +75,8 @@ def choose_protocol(lists: RankedLists, run: OutsideRun) -> ProtocolChoice:
             f"{lists.path}: --protocol is missing: the lists pass for {', '.join(fitting)}{hint}; name the one that "
             "they were made for"
         )
-    ((only, tasks),) = fitting.items()
-    return ProtocolChoice(tasks, (f"protocol {only}: the only one that the lists fit",), against[only])
+    (only,) = fitting
+    return ProtocolChoice(fitting[only], (f"protocol {only}: the only one that the lists fit",), against[only])
 
 
 def checked_gallery_lists(

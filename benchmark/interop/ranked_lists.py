@@ -108,12 +108,14 @@ def _json_lines(path: Path, text: str, faults: FormFaults) -> RankedLists:
         try:
             entry = parse_json(line)
         except NotWellFormed as error:
-            faults.add("json", f"line {number}: {error}")
+            faults.add("json", f"line {number}: {str(error).replace('at line 1, ', 'at ')}")
             continue
         query, ranking = (entry.get(key) if isinstance(entry, dict) else None for key in ("query", "ranking"))
         if type(query) not in (str, int) or not _are_names(ranking):
-            keys = f"; its keys are {first_of([repr(key) for key in entry])}" if isinstance(entry, dict) else ""
-            faults.add("form", f'line {number}: not of the form {{"query": "id", "ranking": ["name", …]}}{keys}')
+            what = ""
+            if isinstance(entry, dict) and not _LINE <= entry.keys():
+                what = f"; its keys are {first_of([repr(shortened(key)) for key in entry])}"
+            faults.add("form", f'line {number}: not of the form {{"query": "id", "ranking": ["name", …]}}{what}')
         elif str(query) in lists:
             faults.add("twice", f"line {number}: a second list for query {shortened(str(query))}")
         else:

@@ -72,11 +72,16 @@ def read_state_dict(path: Path, entry: str = "") -> WeightsFile:
     if head.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: a Git LFS pointer, not the weights; fetch the file with `git lfs pull`")
     try:
-        return _read(path, head, entry)
+        file = _read(path, head, entry)
     except UserError:
         raise
     except Exception as error:  # damaged files make zipfile, torch and safetensors raise almost anything
         raise UserError(f"{path}: {_problem(path, error)}") from error
+    for name, tensor in file.state_dict.items():
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise UserError(f"{path}: '{name}' is {kind}, and weights are plain tensors here; save it dense")
+    return file
 
 
 def _problem(path: Path, error: Exception) -> str:

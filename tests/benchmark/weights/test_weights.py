@@ -182,6 +182,13 @@ def test_what_is_no_weights_file_is_named(tmp_path: Path, content: bytes, proble
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_weights_are_plain_tensors(tmp_path: Path) -> None:
+    sparse = {"a": torch.zeros(2), "head.weight": torch.eye(3).to_sparse()}
+    torch.save(sparse, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"w.pt: 'head.weight' is sparse_coo, .* save it dense"):
+        read_state_dict(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
 def test_a_truncated_file_is_named(network: Network, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
