@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -55,7 +55,7 @@ from benchmark.stage_building import BuiltStage
 from benchmark.training.job import Diverged, State, Trained, TrainingJob
 from benchmark.training.resumable_state import ResumableState
 from benchmark.training.trainer import train
-from benchmark.weights.checkpoints import EarlierStage, WeightsHeader, save_weights
+from benchmark.weights.checkpoints import ChosenBackbone, EarlierStage, WeightsHeader, save_weights
 from benchmark.weights.fit import load_into
 
 
@@ -293,7 +293,7 @@ class _Run:
             dataset=plan.dataset.info.name,
             method_settings=plan.method_settings.model_dump(mode="json"),
             training_settings=planned.settings.model_dump(mode="json"),
-            backbone={**plan.backbone_identity, "seed": plan.options.seed},
+            backbone=cast(ChosenBackbone, {**plan.backbone_identity, "seed": plan.options.seed}),
             width=backbone.width if backbone else 0,
             seed=plan.options.seed,
             encoder=self._encoder_digest,

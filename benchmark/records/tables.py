@@ -213,8 +213,9 @@ def _selection_note(row: Row) -> Iterator[str]:
     if row.result.weights_from == "selected":
         yield from dict.fromkeys(r.identity.selection_note for r in row.records if r.identity.selection_note)
         margins: dict[str, list[float]] = {}
-        for chosen in (chosen for record in row.records for chosen in record.selected if chosen.margin is not None):
-            margins.setdefault(chosen.stage, []).append(chosen.margin)
+        for chosen in (chosen for record in row.records for chosen in record.selected):
+            if chosen.margin is not None:
+                margins.setdefault(chosen.stage, []).append(chosen.margin)
         if margins:
             told = ", ".join(f"{min(of_seeds):.2f} ({stage})" for stage, of_seeds in margins.items())
             yield f"selected epochs lead the next best by {'at least ' * (len(row.records) > 1)}{told}"
