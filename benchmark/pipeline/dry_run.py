@@ -10,7 +10,7 @@ from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
 from benchmark.method import FeatureInputs
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
-from benchmark.pipeline.planning import require_trainable
+from benchmark.pipeline.readiness import require_trainable
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import epoch_table, update_plan
 from benchmark.weights.assets import described

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,9 +25,7 @@ from benchmark.pipeline.controlled_comparison import (
     untrained_settings,
 )
 from benchmark.pipeline.plan import Plan, PlannedStage
-from benchmark.pipeline.run_folder import Owner, require_free
 from benchmark.pipeline.variants import chosen_variant, contradictions
-from benchmark.records.rows import AVERAGE
 from benchmark.registry import Registry, discover
 from benchmark.settings import (
     BackboneSettings,
@@ -39,8 +35,7 @@ from benchmark.settings import (
     fill,
     with_present_names,
 )
-from benchmark.text_rules import rule_of, text_rule
-from benchmark.training.batches import GroupLayout, require_one_batch
+from benchmark.text_rules import rule_of
 from benchmark.training.deepspeed_file import DeepspeedFile, read_deepspeed_file
 from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections, monitor_sections
@@ -73,7 +68,7 @@ def make_plan(
         plugins[options.recipe_file.name] = file_digest(options.recipe_file)
     dataset = open_dataset(registry, options, needed, ("train", EVALUATED))
     problems: list[str] = []
-    chosen = _by_namespace(options.set)
+    chosen = by_namespace(options.set)
     # A variant is recognised by its settings, however old the names are that they were given by.
     of_method = with_present_names(specification.settings, chosen.get("method", {}))
     present = {key: value for key, value in options.set.items() if not key.startswith("method.")}
@@ -170,77 +165,8 @@ def _execution(
     return file, execution, monitors
 
 
-def owner_of(plan: Plan) -> Owner:
-    """Whose the run's folder is: everything that its numbers depend on."""
-    return Owner("run", {"seed": plan.options.seed, **plan.identity})
-
-
-def require_trainable(plan: Plan) -> None:
-    """Raise UserError with all that would stop the run's training or evaluation later on, missing files too."""
-    problems = list(_settings_without_effect(plan))
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    with gathered(problems):
-        _ = plan.selection_tasks if plan.selection == "heldout" else ()
-        problems += doubled_columns(plan)
-    for planned in plan.trained:
-        with gathered(problems):
-            layout = GroupLayout.of(planned.settings, world_size)
-            if plan.deepspeed is not None:
-                brings = planned.stage.optimiser is not None
-                problems += plan.deepspeed.contradictions(planned.stage.name, planned.settings, layout, brings)
-        with gathered(problems):
-            rule = text_rule(planned.settings.text_rule)
-            captions = plan.triplets(planned, frozenset())(0).captions
-            require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
-    problems += filter(None, (need.problem(plan.options.assets) for need in plan.required_files))
-    with gathered(problems):
-        _require_weights(plan)
-    with gathered(problems):
-        require_free(plan.folder, owner_of(plan), plan.options.resume, plan.options.overwrite)
-    if problems:
-        raise UserError.collect(dict.fromkeys(problems))
-
-
-def _settings_without_effect(plan: Plan) -> Iterator[str]:
-    """What `--set` gives and nothing reads: a record would tell of it as if it had made the numbers."""
-    groups: dict[str, Settings] = {planned.stage.name: planned.settings for planned in plan.stages}
-    groups |= {"method": plan.method_settings, "backbone": plan.backbone_settings, "trainer": plan.trainer}
-    own_ways = {
-        planned.stage.name: [part for part in ("optimiser", "schedule") if getattr(planned.stage, part) is not None]
-        for planned in plan.stages
-    }
-    for group, given in _by_namespace(plan.options.set).items():
-        settings = groups.get(group)
-        if settings is None:
-            continue
-        defaults = type(settings).model_fields
-        chosen = [n for n in with_present_names(type(settings), given) if getattr(settings, n) != defaults[n].default]
-        for name, needed in settings.without_effect(chosen, own_ways.get(group, ())):
-            yield f"--set {group}.{name}: has no effect here, only with {group}.{needed}; leave one of the two out"
-
-
-def doubled_columns(plan: Plan) -> Iterator[str]:
-    """The columns that the record will have, where two are the same: it would be refused when all is computed."""
-    columns = [str(task.key) for task in plan.tasks]
-    averages = {str(replace(task.key, category=AVERAGE)) for task in plan.tasks if task.key.category}
-    for column, count in Counter([*columns, *averages]).items():
-        if count > 1:
-            yield f"{plan.dataset.label}: gives {count} tasks for the column {column}; each needs a name of its own"
-
-
-def _require_weights(plan: Plan) -> None:
-    """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
-    if not plan.backbone:
-        return
-    from benchmark.encoders.architectures import architecture_named
-    from benchmark.encoders.pretrained import weights_path
-
-    architecture_named(plan.backbone)
-    if plan.weights != "random":
-        weights_path(plan.backbone, plan.weights, plan.options.assets)
-
-
-def _by_namespace(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def by_namespace(assignments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings by their group: what stands before the first point of their names."""
     groups: dict[str, dict[str, Any]] = {}
     for key, value in assignments.items():
         group, _, name = key.partition(".")
@@ -263,7 +189,7 @@ class _Filler:
     def named(self, namespace: str) -> tuple[str, dict[str, Any]]:
         """The variant's layer of a namespace."""
         settings = self.variant.settings if self.variant else {}
-        return f"variant {self.variant.name if self.variant else ''}", _by_namespace(settings).get(namespace, {})
+        return f"variant {self.variant.name if self.variant else ''}", by_namespace(settings).get(namespace, {})
 
     def fill(self, model: type[S], layers: Sequence[tuple[str, Mapping[str, Any]]], namespace: str) -> S:
         """Settings from layers and `--set`; where these are wrong, from the layers alone."""

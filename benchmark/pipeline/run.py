@@ -28,7 +28,7 @@ from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
-from benchmark.pipeline.planning import make_plan, owner_of, require_trainable
+from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import (
     advice_on_pictures,
     backbone_of,
@@ -37,6 +37,7 @@ from benchmark.pipeline.preparation import (
     draw_demo_data,
     facts_of,
 )
+from benchmark.pipeline.readiness import owner_of, require_own_states, require_trainable
 from benchmark.pipeline.reporting import (
     StageOutcome,
     WeightsFrom,
@@ -53,7 +54,6 @@ from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
 from benchmark.stage_building import BuiltStage
 from benchmark.training.job import Diverged, State, Trained, TrainingJob
-from benchmark.training.resumable_state import ResumableState
 from benchmark.training.trainer import train
 from benchmark.weights.checkpoints import ChosenBackbone, EarlierStage, WeightsHeader, save_weights
 from benchmark.weights.fit import load_into
@@ -88,7 +88,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
             hold = held_folder(plan.folder, owner_of(plan), plan.options.resume, plan.options.overwrite)
             finished = resources.enter_context(hold)
             if not finished:
-                _require_own_states(plan)
+                require_own_states(plan)
             return finished
 
         if job.barrier.from_main("taking the run's folder", hold_folder):
@@ -96,17 +96,6 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
             return write_by_main(job, lambda: _tidied(plan))
         with advice_on_pictures(plan):
             return _Run(plan, job, resources).carry_out()
-
-
-def _require_own_states(plan: Plan) -> None:
-    """Raises UserError where a stage's state is one of other settings: before those in front of it are trained.
-
-    An encoder's own folder knows its settings.
-    """
-    for planned in plan.trained:
-        if planned.stage.output == "method":
-            folder = plan.folder / (WORK if planned is plan.last else f"{WORK}-{planned.stage.name}")
-            ResumableState(folder, plan.training_identity(planned)).require_same_settings()
 
 
 def _tidied(plan: Plan) -> Record:

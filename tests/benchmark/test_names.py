@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from command_line import Command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmark.cli import main
 from benchmark.files import atomic_write_json, atomic_write_text, format_json
 from benchmark.records.record import read_record, write_record
 from benchmark.structured_files import read_json
@@ -45,8 +48,6 @@ def test_files_of_odd_names_and_texts(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def odd_cirr(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data under an odd name, one caption of each split with half a character."""
-    import shutil
-
     folder = Path(shutil.copytree(small_cirr, tmp_path_factory.mktemp("odd") / ODD))
     for file in folder.glob("captions/*.json"):
         entries = json.loads(file.read_text())
@@ -55,13 +56,29 @@ def odd_cirr(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, bytes]:
+    """Status and what was written, as bytes: pytest's own streams read UTF-8 alone."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with monkeypatch.context() as patch:
+        for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+            patch.setattr(sys, name, stream)
+        status = main([str(argument) for argument in arguments])
+    for stream in streams:
+        stream.flush()
+    return status, b"".join(stream.buffer.getvalue() for stream in streams)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("method", ["sum", "clip4cir"])
-def test_a_run_between_odd_names(command: Command, odd_cirr: Path, tmp_path: Path, method: str) -> None:
+def test_a_run_between_odd_names(
+    monkeypatch: pytest.MonkeyPatch, odd_cirr: Path, tmp_path: Path, method: str
+) -> None:
     data = ("--data-root", odd_cirr, "--cache", tmp_path / f"cache{ODD}")
     short = ("--set", "encoders.epochs=1", "--epochs", 1) if method == "clip4cir" else ()
     run = tmp_path / ODD
-    outcome = command("run", "--method", method, "--dataset", "cirr", "--limit", 40, "--output", run, *data, *short)
-    assert outcome.status == 0, outcome.err
+    begun = ("run", "--method", method, "--dataset", "cirr", "--limit", 40, "--output", run, *data, *short)
+    status, shown = command(monkeypatch, *begun)
+    assert status == 0, shown
+    assert os.fsencode(run / "record.json") in shown
     record = read_record(run)
     identity = record.identity.model_copy(update={"plugins": {ODD: "0"}})
     copy = write_record(tmp_path / "copy", record.model_copy(update={"identity": identity, "files": {}}))
@@ -70,13 +87,17 @@ def test_a_run_between_odd_names(command: Command, odd_cirr: Path, tmp_path: Pat
     for arguments in (
         ("evaluate", "--method", method, "--checkpoint", run, "--output", tmp_path / f"e{ODD}", "--limit", 40, *data),
         ("export", run, "--output", tmp_path / f"{ODD}.safetensors"),
-        ("run", "--method", method, "--dataset", "cirr", "--limit", 40, "--output", run, "--resume", *data, *short),
+        (*begun, "--resume"),
     ):
-        outcome = command(*arguments)
-        assert outcome.status == 0, outcome.err
+        status, shown = command(monkeypatch, *arguments)
+        assert status == 0, shown
 
 
-def test_exported_queries_keep_their_captions(command: Command, odd_cirr: Path, tmp_path: Path) -> None:
-    assert command("data", "export-queries", "cirr", "--data-root", odd_cirr, "--output", "q.jsonl").status == 0
+def test_exported_queries_keep_their_captions(
+    monkeypatch: pytest.MonkeyPatch, odd_cirr: Path, tmp_path: Path
+) -> None:
+    export = ("data", "export-queries", "cirr", "--data-root", odd_cirr, "--output", tmp_path / "q.jsonl")
+    status, shown = command(monkeypatch, *export)
+    assert status == 0, shown
     lines = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text(encoding="utf-8").splitlines()]
     assert any(HALF in line.values() for line in lines)

@@ -10,7 +10,8 @@ import pytest
 from benchmark.errors import UserError, unknown_name
 from benchmark.options import make_options, parse_assignments, parse_data_roots, read_config
 from benchmark.pipeline.plan import Plan
-from benchmark.pipeline.planning import make_plan, require_trainable
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.readiness import require_trainable
 from benchmark.settings import TrainingSettings, fill
 
 

@@ -86,7 +86,7 @@ def test_columns_that_a_record_would_have_twice_are_found_in_the_plan() -> None:
     from typing import Any, cast
 
     from benchmark.dataset import TaskKey
-    from benchmark.pipeline.planning import doubled_columns
+    from benchmark.pipeline.readiness import doubled_columns
 
     def found(*keys: TaskKey) -> list[str]:
         plan: Any = SimpleNamespace(tasks=[SimpleNamespace(key=key) for key in keys], dataset=SimpleNamespace(label="mine"))
