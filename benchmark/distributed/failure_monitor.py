@@ -31,6 +31,7 @@ _ANSWER_SECONDS = 10.0
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _DIED = "ended without a word: killed, perhaps by the system for lack of memory"
 _DIED_STATUS = 1
+_INTERRUPTED_STATUS = 130
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ def format_failures(failures: dict[int, Failure]) -> list[str]:
     Where a rank told why it ended, those that merely died in its wake are left out.
     """
     spoken = {rank: failure for rank, failure in failures.items() if failure.message != _DIED}
+    # A launcher that sees one rank fail interrupts the others.
+    spoken = {rank: failure for rank, failure in spoken.items() if failure.status != _INTERRUPTED_STATUS} or spoken
     ranks_of: dict[str, list[int]] = {}
     for rank, failure in sorted((spoken or failures).items()):
         ranks_of.setdefault(failure.message, []).append(rank)

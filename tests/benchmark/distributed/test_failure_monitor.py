@@ -81,3 +81,9 @@ def test_strangers_at_the_monitor_s_port_change_nothing(said: bytes) -> None:
             assert stranger.recv(1) == b"", "shown the door"
     assert MonitoredRank(0, "localhost", monitor.address).leave() == 0
     monitor.wait_for_end()
+
+
+def test_a_rank_that_was_only_interrupted_is_left_out_beside_one_that_failed() -> None:
+    interrupted, failed = Failure("interrupted", 130), Failure("no such file", 2)
+    assert format_failures({0: interrupted, 1: failed, 2: interrupted}) == ["error (rank 1): no such file"]
+    assert format_failures({0: interrupted, 1: interrupted}) == ["error (ranks 0 and 1): interrupted"]
