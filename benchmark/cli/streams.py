@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from benchmark.files import SHOWN
@@ -85,9 +85,14 @@ def _lasting(name: str, number: int, restored: ExitStack) -> _LastingStream:
             os.open(os.devnull, os.O_WRONLY)
         stream = restored.enter_context(open(os.devnull, "w", encoding="utf-8"))
     elif hasattr(stream, "reconfigure"):
-        restored.callback(stream.reconfigure, errors=stream.errors)
+        restored.callback(_restore, stream, stream.errors)
         stream.reconfigure(errors=SHOWN)
     lasting = _LastingStream(stream)
     restored.callback(setattr, sys, name, before)
     setattr(sys, name, lasting)
     return lasting
+
+
+def _restore(stream: Any, errors: str) -> None:
+    with suppress(ValueError):  # somebody's code has closed it meanwhile
+        stream.reconfigure(errors=errors)

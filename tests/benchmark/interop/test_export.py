@@ -229,19 +229,3 @@ def test_a_plugin_s_method_is_exported(command: Command, small_cirr: Path, tmp_p
     model = load("toy.safetensors", plugins=[TOY_PLUGIN])
     assert model.header.method == "toy"
     assert rows(model.encode_target([Image.new("RGB", (64, 64))] * 3)) == 3
-
-
-def test_one_string_in_place_of_a_list_is_refused(runs: dict[str, Path], small_cirr: Path, tmp_path: Path) -> None:
-    model = load(export(runs["image_only"], tmp_path / "model.safetensors"))
-    (picture, *_) = entries_and_names(small_cirr)[1].values()
-    for call, words in (
-        (lambda: model.encode_target(str(picture)), "encode_target: one str in place of a list of pictures"),
-        (lambda: model.encode_target(picture), "in place of a list of pictures"),
-        (lambda: model.encode_query([picture] * 3, "red"), "encode_query: one str in place of a list of texts"),
-        (lambda: model.encode_query([picture], [None]), "entry 0 of the texts is of type NoneType"),
-        (lambda: model.encode_query([picture], [("red", 3)]), "entry 1 of the captions of a text is of type int, not str"),
-        (lambda: model.encode_query([3], ["red"]), "entry 0 of the pictures is of type int, not Image or str or Path"),
-    ):  # fmt: skip
-        with pytest.raises(UserError) as caught:
-            call()
-        assert words in str(caught.value)
