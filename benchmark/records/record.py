@@ -224,9 +224,13 @@ def write_record(folder: Path, record: Record, per_query: Mapping[int, PerQuery]
 def replace_record(folder: Path, record: Record) -> Record:
     """Write a record in the place of the one that it was made from; the files beside it stay.
 
-    Results may only have been added at the end, since per-query results are kept by their number.
+    Results may only have been added at the end, since per-query results are kept by their number. Raises UserError
+    where what was added contradicts what is there.
     """
-    checked = Record.model_validate(dict(record))
+    try:
+        checked = Record.model_validate(dict(record))
+    except ValidationError as error:
+        raise UserError(f"{folder}: {error.errors()[0]['msg']}; nothing was added to its record") from None
     atomic_write_json(folder / RECORD_NAME, checked.as_json())
     return checked
 

@@ -288,7 +288,7 @@ def test_any_ranks_prove_their_own_metrics_and_no_others(tmp_path: Path, data: s
 def test_a_mean_over_categories_is_made_again(tmp_path: Path) -> None:
     raw = real()
     raw["identity"]["data"].update(name="fashioniq", label="fashioniq")
-    usual = {"dataset": "fashioniq", "intervals": {}, "ties": 1}
+    usual = {"dataset": "fashioniq", "intervals": {}, "ties": 1, "texts_cut": 0}
     first = {**raw["results"][0], **usual}
     raw["results"] = [
         {**first, "category": "dress", "metrics": {"R@10": 30.0, "R@50": 50.0}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,47 @@ def test_metrics_stand_in_the_order_of_papers() -> None:
     assert metric_order(names) == [
         "R@5", "R@10", "R@50", "R_subset@1", "R_subset@2", "mAP@5", "(R@5+R_subset@1)/2",
     ]
+
+
+HOSTILE = (
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a | b", "`code`", "**bold**", "_slanted_", "~~gone~~",
+    "[link](javascript:alert(1))", "![picture](https://example.org/x.png)", "a\\", "# heading", "- entry", "> quote",
+    "line\nbreak\r\n", "\x1b[31mred\x1b[0m", "\x00", "\udce9", "a\u202eb", "<!-- ", "&lt;b&gt; <b>",
+)  # fmt: skip
+OBEYED = re.compile(r"(?<!\\)(?:\\\\)*[`<~]|(?<!\\)\*(?!\*?[\d.]+\*\*)|(?<!\\)\]\(|(?<![\w\\])_|[\x00-\x08\x0b-\x1f\x7f\u202e]")
+"""Markup that no backslash makes harmless; bold numbers and the pipes between cells are the table's own."""
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_somebody_typed_is_shown_and_never_obeyed(text: str) -> None:
+    """Title, recipe, encoder, notes, missing pictures: on a page and on a terminal, whatever stands in them."""
+    raw = made(recipe=text, selection_note=text, missing_pictures=[text]).model_dump(mode="python")
+    raw["title"] = text
+    raw["results"][0]["notes"] = (text,)
+    raw["identity"]["encoder"].update(name=text, start="pretrained", weights=text)
+    record = Record.model_validate(raw)
+    (table,) = tables([record, changed(made(1), title="Other")], bold=True)
+    content = f"{table.heading}\n{table.content()}"
+    assert not OBEYED.search(content.replace("**", "")), content
+    body = [line for line in table.body().splitlines()]
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in body}) == 1, "every line has as many cells"
+    assert not OBEYED.search(run_table(record)) and run_table(record).encode("utf-8")
+    letters = "".join(c for c in text if c.isalnum() and c.isascii())
+    assert letters in "".join(c for c in content if c.isalnum() and c.isascii()), "and nothing is lost"
+
+
+def test_a_selected_epoch_s_lead_over_the_next_is_told() -> None:
+    def with_margins(seed: int, *margins: float | None) -> Record:
+        chosen = [{"stage": f"stage{n}", "epoch": 3, "margin": m} for n, m in enumerate(margins)]
+        return changed(made(seed), selected=chosen)
+
+    notes = tables([with_margins(0, 0.4, 0.214)])[0].all_notes()
+    assert any("selected epochs lead the next best by 0.40 (stage0), 0.21 (stage1)" in note for note in notes)
+    notes = tables([with_margins(0, 0.4, None), with_margins(1, 0.1, None)])[0].all_notes()
+    assert any("lead the next best by at least 0.10 (stage0)" in note for note in notes)
+    assert not any("next best" in note for note in tables([with_margins(0, None)])[0].all_notes())
+
+
+def test_a_row_without_intervals_has_no_word_on_them() -> None:
+    for record in (with_result(made(), measured_by="server", intervals={}), with_result(made(), intervals={})):
+        assert "interval" not in run_table(record) and "±" not in run_table(record)
