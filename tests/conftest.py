@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     import torch
 
     torch.set_num_threads(1)
+    # A shell's background jobs ignore Ctrl-C, and so would the runs of tests that press it.
+    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, action)
     cache = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE"):
