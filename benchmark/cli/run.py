@@ -105,6 +105,9 @@ def _runs(options: argparse.Namespace, registry: Registry) -> list[RunOptions]:
         values = run_values(options)
         for plugin in values.get("plugins", ()):
             registry.add_plugin(Path(plugin))
+    if problems and options.config and not (options.method and options.dataset):
+        # What the file would have named is not missing.
+        raise UserError.collect(line for problem in problems for line in problem.splitlines())
     encoders = [{"fair": ""}]
     with gathered(problems):
         encoders = _encoders(options, values)
