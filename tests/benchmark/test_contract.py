@@ -62,7 +62,7 @@ def test_nothing_is_left_of_the_work(toy: tuple[Path, Record]) -> None:
     folder, _ = toy
     names = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
     assert names == {
-        "record.json", "per_query.npz", "table.md", "examples.png", "training-log.json",
+        "run.json", "record.json", "per_query.npz", "table.md", "examples.png", "training-log.json",
         "weights/selected.safetensors", "weights/last.safetensors",
     }  # fmt: skip
 

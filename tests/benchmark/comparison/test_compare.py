@@ -29,8 +29,6 @@ def ranked(seed: int) -> PerQuery:
         group=np.arange(QUERIES) // 3,
         rank=rng.integers(1, 30, QUERIES),
         subset_rank=rng.integers(1, 6, QUERIES),
-        top=np.zeros((QUERIES, 1), dtype=np.int64),
-        gallery=("one",),
     )
 
 
@@ -92,7 +90,7 @@ def test_an_average_over_categories_weighs_them_alike(tmp_path: Path) -> None:
     categories = [{"category": name} for name in ("dress", "shirt")]
     small = replace(
         ranked(9), ids=("x0", "x1"), group=np.arange(2), rank=np.array([1, 1]),
-        subset_rank=np.array([1, 1]), top=np.zeros((2, 1), dtype=np.int64),
+        subset_rank=np.array([1, 1]),
     )  # fmt: skip
     worse = replace(small, rank=np.array([1, 29]))
     runs = [

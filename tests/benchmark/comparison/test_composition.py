@@ -22,7 +22,7 @@ def of_ranks(*rank: int) -> PerQuery:
     count = len(rank)
     return replace(
         ranked(0), ids=tuple(f"q{n}" for n in range(count)), group=np.arange(count), rank=np.array(rank),
-        subset_rank=None, top=np.zeros((count, 1), dtype=np.int64),
+        subset_rank=None,
     )  # fmt: skip
 
 
