@@ -20,7 +20,7 @@ from benchmark.text_rules import TEXT_RULES
 
 SMALL = Sizes(2, 3, 2, 2, 2, 2)
 SIZES: dict[str, Any] = {"cirr": SMALL, "fashioniq": SMALL, "shoes": Sizes(3, 3, 0, 0, 3, 2), "fashion200k": LabelSizes(6, 6, 6)}
-TRIES = 80
+TRIES = 40
 ODD: list[Any] = [
     None, True, 0, -1, 10**18, 1.5, "", " ", "x", "\ud83d", "../x.png", "/etc/passwd", "a\u0000b", "a/b", "x" * 5000,
     [], {}, [None], {"": ""}, [[[]]], ["x", "y"], ["x", 3],
