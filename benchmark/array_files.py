@@ -21,7 +21,7 @@ from benchmark.errors import UserError
 from benchmark.files import require_regular_file
 
 _ENDING = ".npy"
-_FAULTS = (ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_FAULTS = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """What zipfile and numpy raise over bytes that are no archive: damaged, encrypted, packed in another way."""
 
 

@@ -214,7 +214,7 @@ FORESEEN: dict[str, BaseException] = {
     "recursion": RecursionError("maximum recursion depth exceeded"),
     "file size": OSError(errno.EFBIG, "File too large"),
     "open files": OSError(errno.EMFILE, "Too many open files", "a/b.png"),
-    "rights": PermissionError(errno.EACCES, "Permission denied", "/root/x"),
+    "rights": PermissionError(errno.EACCES, "Permission denied", "/data/x"),
     "bytes as a name": OSError(errno.EIO, "Input/output error", b"/disk/x"),
     "words alone": OSError("cannot identify"),
     "several lines": OSError(errno.EIO, "first\nsecond"),
