@@ -12,17 +12,17 @@ import numpy as np
 from benchmark.comparison.sides import Comparable, Side, comparables, read_sides
 from benchmark.comparison.statistics import (
     REPLICATES,
-    FloatArray,
     Stratum,
     bootstrap,
-    difference_interval,
     group_differences,
     holm,
     means,
+    percentile_interval,
     sign_flip_test,
 )
 from benchmark.dataset import TaskKey
 from benchmark.errors import unknown_name
+from benchmark.evaluation.metrics import FloatArray
 from benchmark.records.layout import metric_order
 
 MOST_DIFFERENT = 10
@@ -117,7 +117,7 @@ def _differences(
         for metric, found in strata.items():
             gains = _gains(found, first, second)
             by_group = group_differences(found, first, second)
-            low, high = difference_interval(drawn[metric], first, second)
+            low, high = percentile_interval(drawn[metric][:, first] - drawn[metric][:, second])
             one, other = float(values[metric][first]), float(values[metric][second])
             p = sign_flip_test(by_group, seed)
             yield MetricDifference(
@@ -138,8 +138,7 @@ def _most_different(comparable: Comparable, sides: Sequence[Side]) -> Iterator[Q
     """Of each pair of sides, the queries with the largest ratio of ranks; an average repeats its categories'."""
     if len(comparable.ids) > 1:
         return
-    (ids,), (ranks,) = comparable.ids, comparable.ranks
-    logs = [np.log(side["R"]).mean(axis=0) for side in ranks]
+    (ids,), logs = comparable.ids, comparable.log_ranks()
     for first, second in combinations(range(len(sides)), 2):
         ratio = np.abs(logs[first] - logs[second])
         for i in np.argsort(-ratio, kind="stable")[:MOST_DIFFERENT]:

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.comparison.sides import Comparable, Side, comparables, metric_values, read_sides
+from benchmark.comparison.sides import Comparable, Side, comparables, read_sides
 from benchmark.comparison.statistics import (
-    LEVEL,
     REPLICATES,
-    FloatArray,
     Stratum,
     bootstrap,
     group_differences,
     means,
+    percentile_interval,
     sign_flip_test,
 )
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
+from benchmark.evaluation.metrics import FloatArray
 from benchmark.records.layout import metric_order
 from benchmark.records.record import Record
 
@@ -154,12 +154,11 @@ def _encoder_name(record: Record) -> str:
 def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
     """Per category the hits of method, picture and text, ``(3, S, Q)``; one seed stands for several."""
     found = []
-    for ranks in comparable.ranks:
-        sides = [metric_values(metric, side) for side in ranks]
-        seeds = max(len(side) for side in sides)
-        if any(len(side) not in (1, seeds) for side in sides):
+    for stratum in comparable.strata(metric):
+        seeds = max(map(len, stratum.values))
+        if any(len(side) not in (1, seeds) for side in stratum.values):
             raise UserError("compose needs the same seeds of all three runs, or one of those of a single modality")
-        found.append(np.stack([np.broadcast_to(side, (seeds, side.shape[1])) for side in sides]))
+        found.append(np.stack([np.broadcast_to(side, (seeds, side.shape[1])) for side in stratum.values]))
     return found
 
 
@@ -181,10 +180,10 @@ def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: 
         hard_drawn = 100 * drawn[:, 4] / drawn[:, 6]
     return CompositionAt(
         comparable.key, metric, sum(map(len, comparable.ids)), picture=i, text=t, method=m,
-        gap=m - best, gap_interval=_interval(drawn[:, 0] - best_drawn),
-        union=union, gap_to_union=m - union, gap_to_union_interval=_interval(drawn[:, 0] - drawn[:, 3]),
+        gap=m - best, gap_interval=percentile_interval(drawn[:, 0] - best_drawn),
+        union=union, gap_to_union=m - union, gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
         composed=composed, lost=lost, hard=hard,
-        hard_recall=100 * composed / hard if hard else np.nan, hard_recall_interval=_interval(hard_drawn),
+        hard_recall=100 * composed / hard if hard else np.nan, hard_recall_interval=percentile_interval(hard_drawn),
         relative_gap=100 * (m - best) / (100 - best) if best < 100 else np.nan,
         p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),
         p_text=sign_flip_test(group_differences(strata, 0, 2), seed),
@@ -192,15 +191,6 @@ def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: 
     )  # fmt: skip
 
 
-def _interval(values: FloatArray) -> Interval:
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return np.nan, np.nan
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def _log_ratio(comparable: Comparable) -> float:
-    (ranks,) = comparable.ranks
-    method, picture, text = (np.log(side["R"]).mean(axis=0) for side in ranks)
+    method, picture, text = comparable.log_ranks()
     return float(np.median(np.minimum(picture, text) - method))

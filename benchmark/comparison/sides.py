@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.comparison.statistics import FloatArray, Stratum
+from benchmark.comparison.statistics import Stratum
 from benchmark.dataset import IntArray, TaskKey
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import components
+from benchmark.evaluation.metrics import FloatArray, metric_values
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.records.record import RECORD_NAME, Record, read_per_query, read_record, run_key
 
@@ -36,29 +36,35 @@ class Side:
 class Comparable:
     """What the sides can be compared on: a task (its category left out) with all or one of its categories.
 
-    ``ranks``: per category the queries' ids, their groups (Q,), and per side the ranks by kind, ``(S, Q)``.
+    ``ids`` and ``groups``: per category, of its Q queries. ``queries``: per category and side what each seed says of
+    them, in that order.
     """
 
     key: TaskKey
     metrics: tuple[str, ...]
     ids: tuple[tuple[str, ...], ...]
     groups: tuple[IntArray, ...]
-    ranks: tuple[tuple[Mapping[str, IntArray], ...], ...]
+    queries: tuple[tuple[tuple[PerQuery, ...], ...], ...]
 
     def strata(self, metric: str) -> list[Stratum]:
+        """Of one of its ``metrics``."""
         return [
-            Stratum(group, tuple(metric_values(metric, side) for side in sides))
-            for group, sides in zip(self.groups, self.ranks, strict=True)
+            Stratum(group, tuple(_of_seeds(metric, seeds) for seeds in sides))
+            for group, sides in zip(self.groups, self.queries, strict=True)
         ]
 
+    def log_ranks(self) -> list[FloatArray]:
+        """Of one category: per side the logarithm of each query's rank, seeds averaged, (Q,)."""
+        (sides,) = self.queries
+        return [np.mean([np.log(seed.rank) for seed in seeds], axis=0) for seeds in sides]
 
-def metric_values(metric: str, ranks: Mapping[str, IntArray]) -> FloatArray:
-    """What every query adds to a metric, between 0 and 1, of ``ranks`` by kind ("R", "R_subset"), ``(S, Q)``."""
-    if parts := components(metric):
-        found: FloatArray = np.mean([metric_values(part, ranks) for part in parts], axis=0)
-        return found
-    kind, _, cutoff = metric.partition("@")
-    return (ranks[kind] <= int(cutoff)).astype(np.float64)
+
+def _of_seeds(metric: str, seeds: Sequence[PerQuery]) -> FloatArray:
+    return np.stack([values for seed in seeds if (values := _values(metric, seed)) is not None])
+
+
+def _values(metric: str, queries: PerQuery) -> FloatArray | None:
+    return metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks)
 
 
 def read_sides(paths: Iterable[Path]) -> list[Side]:
@@ -177,7 +183,7 @@ def _nothing_shared(sides: Sequence[Side]) -> str:
 
 
 def _comparable(key: TaskKey, keys: Sequence[TaskKey], sides: Sequence[Side]) -> Comparable:
-    ids, groups, ranks = [], [], []
+    ids, groups, queries = [], [], []
     for part in keys:
         first = sides[0].queries[0][part]
         # Hidden labels have rank 0.
@@ -185,31 +191,23 @@ def _comparable(key: TaskKey, keys: Sequence[TaskKey], sides: Sequence[Side]) ->
         names = [first.ids[i] for i in scored]
         ids.append(tuple(names))
         groups.append(first.group[scored])
-        ranks.append(tuple(_ranks_of(side, part, names) for side in sides))
-    kinds = set.intersection(*(set(side) for category in ranks for side in category))
+        queries.append(
+            tuple(tuple(_in_order(side, seed[part], part, names) for seed in side.queries) for side in sides)
+        )
     named = [
         {metric for result in record.results if result.key in keys for metric in result.metrics}
         for side in sides for record in side.records
     ]  # fmt: skip
-    every = set.intersection(*named)
-    derivable = {m for m in every if {part.partition("@")[0] for part in components(m) or (m,)} <= kinds}
-    return Comparable(key, tuple(derivable), tuple(ids), tuple(groups), tuple(ranks))
+    every = [seed for category in queries for seeds in category for seed in seeds]
+    derivable = (m for m in set.intersection(*named) if all(_values(m, seed) is not None for seed in every))
+    return Comparable(key, tuple(derivable), tuple(ids), tuple(groups), tuple(queries))
 
 
-def _ranks_of(side: Side, key: TaskKey, names: Sequence[str]) -> dict[str, IntArray]:
-    ranks, subset = [], []
-    for found in side.queries:
-        place = {name: i for i, name in enumerate(found[key].ids)}
-        missing = [name for name in names if name not in place]
-        if missing or int((found[key].rank > 0).sum()) != len(names):
-            what = f"query {missing[0]} is missing" if missing else "it has other queries"
-            raise UserError(f"{side.label}: {what} in {key}; only runs on the same queries can be compared")
-        order = np.array([place[name] for name in names])
-        ranks.append(found[key].rank[order])
-        other = found[key].subset_rank
-        if other is not None:
-            subset.append(other[order])
-    kinds = {"R": np.stack(ranks)}
-    if len(subset) == len(ranks):
-        kinds["R_subset"] = np.stack(subset)
-    return kinds
+def _in_order(side: Side, found: PerQuery, key: TaskKey, names: Sequence[str]) -> PerQuery:
+    """What one seed says of the queries of these names; raises UserError where it has others."""
+    place = {name: i for i, name in enumerate(found.ids)}
+    missing = [name for name in names if name not in place]
+    if missing or int((found.rank > 0).sum()) != len(names):
+        what = f"query {missing[0]} is missing" if missing else "it has other queries"
+        raise UserError(f"{side.label}: {what} in {key}; only runs on the same queries can be compared")
+    return found.take(np.array([place[name] for name in names]))

@@ -13,17 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmark.dataset import IntArray
+from benchmark.evaluation.metrics import LEVEL, FloatArray, resampled
 
-FloatArray = NDArray[np.float64]
-
-LEVEL = 0.95
 REPLICATES = 10_000
 FLIPS = 10_000
 _EXACT = 2**20
-_CELLS = 2**22
+_DRAWN_AT_ONCE = 2**22
 _DIGITS = 12
 
 
@@ -34,10 +31,10 @@ class Stratum:
     group: IntArray
     values: tuple[FloatArray, ...]
 
-    def sums(self) -> tuple[list[FloatArray], FloatArray]:
+    def sums(self) -> tuple[list[FloatArray], IntArray]:
         """Sums of every group, per side ``(S, G)``, and the groups' sizes ``(G,)``."""
         _, member = np.unique(self.group, return_inverse=True)
-        sizes = np.bincount(member).astype(np.float64)
+        sizes = np.bincount(member)
         return [np.stack([np.bincount(member, v, len(sizes)) for v in side]) for side in self.values], sizes
 
 
@@ -58,26 +55,24 @@ def bootstrap(strata: Sequence[Stratum], seed: int = 0, replicates: int = REPLIC
         generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=replicates) / len(side)
         for side in strata[0].values
     ]
+    ends = np.cumsum([shares.shape[1] for shares in seeds])[:-1]
     total = np.zeros((replicates, len(seeds)))
     for stratum in strata:
         sums, sizes = stratum.sums()
-        # Groups of equal sums and size are exchangeable: only how often each kind is drawn matters.
-        kinds, count = np.unique(np.vstack([sizes, *sums]).round(_DIGITS), axis=1, return_counts=True)
-        step = max(1, _CELLS // len(count))
-        for start in range(0, replicates, step):
-            stop = min(start + step, replicates)
-            drawn = generator.multinomial(len(sizes), count / len(sizes), size=stop - start) @ kinds.T
-            row = 1
-            for side, shares in enumerate(seeds):
-                end = row + shares.shape[1]
-                total[start:stop, side] += (drawn[:, row:end] * shares[start:stop]).sum(axis=1) / drawn[:, 0]
-                row = end
+        first = 0
+        for totals, weights in resampled(np.vstack(sums).round(_DIGITS), sizes, generator, replicates):
+            block = slice(first, first := first + len(weights))
+            for side, of_seeds in enumerate(np.split(totals, ends, axis=1)):
+                total[block, side] += (of_seeds * seeds[side][block]).sum(axis=1) / weights
     return total / len(strata)
 
 
-def difference_interval(replicates: FloatArray, first: int, second: int) -> tuple[float, float]:
-    """Both ends of the 95 % interval of side ``first`` minus side ``second``, from :func:`bootstrap`."""
-    low, high = np.quantile(replicates[:, first] - replicates[:, second], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def percentile_interval(values: FloatArray) -> tuple[float, float]:
+    """Both ends of the 95 % interval of replicates (R,); of the finite ones, NaN where there are none."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.nan, np.nan
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -103,7 +98,7 @@ def sign_flip_test(differences: FloatArray, seed: int = 0, flips: int = FLIPS) -
         return _exact_tail(kinds, count, observed)
     generator = np.random.default_rng(seed)
     reached = 0
-    step = max(1, _CELLS // len(kinds))
+    step = max(1, _DRAWN_AT_ONCE // len(kinds))
     for start in range(0, flips, step):
         drawn = min(step, flips - start)
         # Of n equal groups the number that stay positive is binomial.

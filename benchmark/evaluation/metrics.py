@@ -13,7 +13,7 @@ Notation: Q queries, of which N have positives.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,24 +139,24 @@ def interval(hits: ArrayLike, group: IntArray, seed: int = 0, replicates: int = 
         return (certain, 100.0) if values.min() == 1.0 else (0.0, 100.0 - certain)
     if len(sizes) == 1:
         return 0.0, 100.0
-    means = _replicates(np.bincount(member, values).astype(np.float64), sizes, seed, replicates)
+    sums = np.bincount(member, values).astype(np.float64)
+    drawn = resampled(sums[None], sizes, np.random.default_rng(seed), replicates)
+    means = np.concatenate([totals[:, 0] / weights for totals, weights in drawn])
     low, high = 100.0 * np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def _replicates(sums: NDArray[np.float64], sizes: IntArray, seed: int, replicates: int) -> NDArray[np.float64]:
-    """Means of resampled groups, (replicates,).
+def resampled(
+    sums: NDArray[np.float64], sizes: IntArray, generator: np.random.Generator, replicates: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Sums and sizes of resampled groups, a block of replicates at a time: ``(r, N)`` and ``(r,)``.
 
-    Groups of equal sum and size are exchangeable, so that only how often each kind is drawn
-    matters: a multinomial draw over the kinds.
+    ``sums`` (N, G): of N values over each of G groups, which are drawn together. Groups of equal sums and
+    size are exchangeable, so that only how often each kind is drawn matters: a multinomial draw over the kinds.
     """
-    kinds, count = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
-    generator = np.random.default_rng(seed)
+    kinds, count = np.unique(np.vstack([sums, sizes]), axis=1, return_counts=True)
     step = max(1, _CELLS // len(count))
-    means = np.empty(replicates)
     for start in range(0, replicates, step):
-        stop = min(start + step, replicates)
-        drawn = generator.multinomial(len(sums), count / len(sums), size=stop - start)
-        total, weight = (drawn @ kinds.T).T
-        means[start:stop] = total / weight
-    return means
+        size = min(start + step, replicates) - start
+        drawn = generator.multinomial(len(sizes), count / len(sizes), size=size) @ kinds.T
+        yield drawn[:, :-1], drawn[:, -1]

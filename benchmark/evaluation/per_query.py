@@ -53,6 +53,19 @@ class PerQuery:
         """The ranks alone."""
         return replace(self, top=None, gallery=())
 
+    def take(self, index: IntArray) -> PerQuery:
+        """The queries of these places, in that order."""
+        positives = self.positive_ranks
+        return PerQuery(
+            ids=tuple(self.ids[i] for i in index),
+            group=self.group[index],
+            rank=self.rank[index],
+            top=None if self.top is None else self.top[index],
+            gallery=self.gallery,
+            subset_rank=None if self.subset_rank is None else self.subset_rank[index],
+            positive_ranks=None if positives is None else Ragged.of([positives[int(i)].tolist() for i in index]),
+        )
+
     def check(self, where: str) -> None:
         """Raises ValueError where shapes or indices do not belong together."""
         shapes = {"group": self.group.shape, "rank": self.rank.shape}

@@ -11,10 +11,10 @@ from scipy import stats
 from benchmark.comparison.statistics import (
     Stratum,
     bootstrap,
-    difference_interval,
     group_differences,
     holm,
     means,
+    percentile_interval,
     sign_flip_test,
 )
 
@@ -83,7 +83,7 @@ def test_the_interval_is_that_of_a_loop_over_drawn_groups_seeds_and_strata() -> 
         drawn.append(values[0] - values[1])
     plain = np.quantile(drawn, [0.025, 0.975])
     replicates = bootstrap(strata)
-    low, high = difference_interval(replicates, 0, 1)
+    low, high = percentile_interval(replicates[:, 0] - replicates[:, 1])
     assert np.abs(np.array([low, high]) - plain).max() < 0.12 * (plain[1] - plain[0])
     assert replicates.mean(axis=0) == pytest.approx(means(strata), abs=0.005)
 
@@ -92,7 +92,8 @@ def test_the_interval_of_single_queries_is_scipys() -> None:
     rng = np.random.default_rng(6)
     first = hits(rng, 1, 400, 0.55)
     second = np.where(rng.random((1, 400)) < 0.8, first, hits(rng, 1, 400, 0.5))
-    low, high = difference_interval(bootstrap([Stratum(np.arange(400), (first, second))]), 0, 1)
+    replicates = bootstrap([Stratum(np.arange(400), (first, second))])
+    low, high = percentile_interval(replicates[:, 0] - replicates[:, 1])
     of_scipy = stats.bootstrap(
         (first[0], second[0]), lambda a, b, axis: (a - b).mean(axis=axis), paired=True, method="percentile",
         n_resamples=10_000, rng=np.random.default_rng(7),
