@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 from benchmark.backbone import Backbone, BackboneDescription
 from benchmark.dataset import Pictures
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.features.store import FeatureStore
+from benchmark.features.store import FeatureStore, PictureFeatures
 
 WIDTH, SIDE, LENGTH = 6, 8, 12
+COUNT, BLOCK = 10, 4
+"""Pictures, and how many of them one block of the store holds in tests."""
+BOTH = ("global", "patches")
 
 
 class SmallBackbone(Backbone):
@@ -79,3 +83,13 @@ def small_store(folder: Path, backbone: SmallBackbone | None = None) -> FeatureS
         device=torch.device("cpu"),
         workers=2,
     )
+
+
+def ask(
+    store: FeatureStore, pictures: Pictures, views: tuple[str, ...] = BOTH, **other: Any
+) -> PictureFeatures:
+    return store.pictures("toy", "all", pictures, np.arange(len(pictures)), views, **other)
+
+
+def same(one: PictureFeatures, other: PictureFeatures) -> bool:
+    return all(torch.equal(one.views[view], other.views[view]) for view in one.views)
