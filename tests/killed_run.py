@@ -18,6 +18,9 @@ RUN = [
 ]  # fmt: skip
 LONGEST = 180.0  # seconds that a run may take on a busy machine
 
+SLOW_RECORD = "SLOW_RECORD"
+"""A variable of a process that waits before it writes its record, to be killed there."""
+
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 Job = list[ForkServerProcess]
@@ -29,11 +32,16 @@ def run(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     from benchmark.datasets.demo import demo_data as demo
 
     from benchmark.cli import main
+    from benchmark.records import record
 
     # What an earlier test's process group left in the parent's environment is no launcher of this run.
     for name in LAUNCHER:
         os.environ.pop(name, None)
     os.environ |= variables
+    if SLOW_RECORD in variables:
+        # Between the ranks' file and the record lie milliseconds, in which no kill is sure to fall.
+        written = record.atomic_write_json
+        record.atomic_write_json = lambda *given: (time.sleep(LONGEST), written(*given))
     torch.set_num_threads(1)
     stream = Path(log).open("a", encoding="utf-8")
     os.dup2(stream.fileno(), 1)
@@ -45,7 +53,9 @@ def run(arguments: list[str], log: str, variables: dict[str, str]) -> None:
     os._exit(status)
 
 
-def start(context: ForkServerContext, folder: Path, *further: str, processes: int = 1) -> Job:
+def start(
+    context: ForkServerContext, folder: Path, *further: str, processes: int = 1, slow_record: bool = False
+) -> Job:
     """A run on as many processes, everything of it under ``folder``."""
     arguments = [*RUN, "--cache", str(folder / "cache"), "--output", str(folder / "out"), *further]
     with socket.socket() as free:
@@ -54,6 +64,7 @@ def start(context: ForkServerContext, folder: Path, *further: str, processes: in
     job = []
     for rank in range(processes):
         variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+        variables |= {SLOW_RECORD: "1"} if slow_record else {}
         variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
         process = context.Process(target=run, args=(arguments, str(folder / f"log-{rank}"), variables))
         process.start()

@@ -52,7 +52,7 @@ PHASES = {
 def test_a_killed_run_is_resumed_to_the_same_numbers(
     context: ForkServerContext, tmp_path: Path, undisturbed: Path, phase: str
 ) -> None:
-    job = start(context, tmp_path)
+    job = start(context, tmp_path, slow_record=phase == "record writing")
     kill_when(job, lambda: any(path.is_file() for path in tmp_path.glob(PHASES[phase])))
     assert job[0].exitcode == -signal.SIGKILL
     assert not (tmp_path / "out" / "record.json").exists()
