@@ -79,7 +79,7 @@ VALUES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from(sorted(RunOptions.model_fields)), VALUES, min_size=1, max_size=4))
 def test_a_file_of_options_is_read_or_refused_in_lines(tmp_path: Path, values: dict[str, str]) -> None:
     file = tmp_path / "config.toml"

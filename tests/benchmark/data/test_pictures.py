@@ -178,7 +178,7 @@ def sound() -> list[bytes]:
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     which=st.sampled_from(sound()),
     end=st.floats(0, 1),
