@@ -135,7 +135,14 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
     return words
 
 
-@pytest.mark.parametrize("line", [line for line in commands() if line not in BY_CI])
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] if "--growth" in line else [])
+        for line in commands()
+        if line not in BY_CI
+    ],
+)
 def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: Path, finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "spirit"))
     for name in ("image_only", "text_only", "other"):

@@ -131,7 +131,6 @@ def measure(root: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_full_size_fits_in_two_gigabytes(benchmark: Any, number: Any, tmp_path: Path) -> None:
     """In a process of its own, so that the peak is that of this work."""
     root = write_labels(tmp_path)
@@ -159,7 +158,6 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> fashion200k.Fashion20
     return fashion200k.load(write_labels(tmp_path_factory.mktemp("full")), splits=("train", "test"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pair_sampling", PAIR_SAMPLINGS)
 def test_drawing_pairs(benchmark: Any, full_size: fashion200k.Fashion200k, pair_sampling: str) -> None:
     triplets = benchmark.pedantic(lambda: full_size.train_triplets(0, 0, pair_sampling), rounds=3, warmup_rounds=1)

@@ -96,6 +96,7 @@ def test_triplets_are_drawn_without_replacement_and_never_of_the_own_pair(pairs:
         assert all(negative % pairs != anchor % pairs for negative in negatives)
 
 
+@pytest.mark.slow
 def test_twenty_triplets_can_be_overfitted_with_soft_triplets_and_in_artemis_s_implementation() -> None:
     for build in (lambda: original("tirg", loss="soft_triplet"), lambda: in_artemis("tirg")):
         method, batch = built(build)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 WORLDS = (1, 2, 4)
 WIDTH, BATCH, FLOAT = 6, 16, 4

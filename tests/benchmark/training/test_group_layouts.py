@@ -1,6 +1,6 @@
 """Batch and negative group belong to the recipe: methods trained with the same groups on 1, 2 and 4 processes.
 
-`pytest -q -s tests/benchmark/training/test_group_layouts.py` prints the table: the largest difference of any
+`pytest -q -s -m slow tests/benchmark/training/test_group_layouts.py` prints the table: the largest difference of any
 parameter's entry from one process's, as a part of its tensor's largest entry, after five updates.
 With CIR_BENCHMARK_LAYOUTS=all four processes train all methods, and not SPIRIT alone (a minute of two cores).
 
