@@ -209,6 +209,9 @@ def parse_assignments(values: list[str]) -> dict[str, Any]:
         if not separator or "." not in key:
             problems.append(f"--set {value}: write it as group.key=value, such as spirit.epochs=20")
             continue
+        if key.strip() in assignments:
+            problems.append(f"--set {key.strip()}: is given twice; leave one of them out")
+            continue
         try:
             assignments[key.strip()] = parse_toml(f"x = {text.strip()}")["x"]
         except OutOfBounds as error:

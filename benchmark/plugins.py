@@ -3,7 +3,7 @@ whole program is one line that names file, method and function.
 
 A plug-in's :class:`Specification` is wrapped once, where the registry gives it out; its stages and the methods
 that they build are wrapped as they come. What our own code raises on the way stays what it is: a fault is the
-plug-in's where its file stands in the traceback.
+plug-in's where its file stands in the traceback, or where what it handed over could not be built.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmark.errors import UserError
+from benchmark.errors import UserError, described
 from benchmark.method import FeatureInputs, Method, PixelInputs, RequiredFile, Specification, Stage
 
 _METHOD_FUNCTIONS = (
@@ -78,11 +78,13 @@ class ForeignCode:
             raise
         except (Exception, SystemExit) as error:
             line = self._line(error)
-            if line is None:
+            # What builds a method may fail where our own code calls it: a constructor of other parameters, say.
+            if line is None and (function in _METHOD_FUNCTIONS or described(error) is not None):
                 raise
+            where = "in what is called for it" if line is None else f"line {line}"
             told = " ".join(str(error).split())[:300]
             how = "ends the program" if isinstance(error, SystemExit) else f"raises {type(error).__name__}: {told}"
-            raise self._fault(function, f"{how} (line {line}); --traceback shows more") from error
+            raise self._fault(function, f"{how} ({where}); --traceback shows more") from error
         finally:
             changed = put_back(before)
         if changed:

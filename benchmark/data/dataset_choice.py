@@ -57,11 +57,11 @@ def open_dataset(
     wanted = (split or info.evaluation_split for split in where_there)
     also = tuple(split for split in wanted if split not in splits)
     try:
-        dataset = _read(registry, options, folder, (*splits, *also))
+        dataset = _read(registry, options, folder, (*splits, *also), splits)
     except UserError:
         if not also:
             raise
-        dataset = _read(registry, options, folder, splits)  # raises what is wrong with the needed ones
+        dataset = _read(registry, options, folder, splits, splits)  # raises what is wrong with the needed ones
         left_out = " and ".join(also)
         say(f"{folder}: split {left_out} is not here, or not as it should be; it is not needed now and left out")
         also = ()
@@ -82,11 +82,13 @@ def open_dataset(
     return LimitedDataset(dataset, options.limit, tuple(evaluated))
 
 
-def _read(registry: Registry, options: RunOptions, folder: Path, splits: tuple[str, ...]) -> Dataset:
-    """The splits, whole and of the published counts; with `--allow-missing` what is left of them."""
+def _read(
+    registry: Registry, options: RunOptions, folder: Path, splits: tuple[str, ...], needed: tuple[str, ...]
+) -> Dataset:
+    """The splits, whole and of the published counts; with `--allow-missing` what is left of the needed ones."""
     dataset = registry.load_dataset(options.dataset, folder, splits)
     if options.allow_missing:
-        return without_missing(dataset, splits)
+        return without_missing(dataset, needed)
     require_counts(dataset)
     return dataset
 

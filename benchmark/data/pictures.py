@@ -49,8 +49,12 @@ def open_picture(path: Path) -> Image.Image:
     Raises UnreadablePicture naming the file where it is missing, no file, empty, truncated, not a picture or beyond
     the bounds. Pillow's warning about very large pictures stays a warning.
     """
-    image, is_deep = _load(path)
-    return _in_8_bits(image, is_deep) if image.mode in _DEEP_GREY else image
+    return in_8_bits(*_load(path))
+
+
+def in_8_bits(image: Image.Image, is_deep: bool = False) -> Image.Image:
+    """A decoded picture as `open_picture` gives it; ``is_deep``: 16 bits a channel in its file, whatever its mode."""
+    return _scaled(image, is_deep) if image.mode in _DEEP_GREY else image
 
 
 def conversion_losses(path: Path) -> tuple[Loss, ...]:
@@ -95,7 +99,7 @@ def _require_bounds(path: Path, width: int, height: int) -> None:
         )
 
 
-def _in_8_bits(image: Image.Image, is_deep: bool) -> Image.Image:
+def _scaled(image: Image.Image, is_deep: bool) -> Image.Image:
     """A grey picture of 16 or 32 bits, or of floats, in mode L."""
     values = np.asarray(image)
     if image.mode == "I" and not is_deep and getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (0,))[0] == _UNSIGNED:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.backbone import Backbone
-from benchmark.data.pictures import open_picture
+from benchmark.data.pictures import in_8_bits, open_picture
 from benchmark.encoders.backbones import rebuild_backbone
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
@@ -161,7 +161,7 @@ class Model:
 
 def _opened(image: Picture) -> Image.Image:
     if isinstance(image, Image.Image):
-        return image
+        return in_8_bits(image)
     if not isinstance(image, str | Path):
         raise UserError(f"a {type(image).__name__} is no picture; give a PIL image or a path")
     return open_picture(Path(image))

@@ -147,11 +147,12 @@ def _read_list(path: Path, split: str, problems: Problems) -> ImageList:
     if not path.is_file():
         problems.add(path, f"no such file; split {split} is read from it")
         return ImageList(path, ())
+    before = len(problems)
     names = read_names(path, problems) if path.suffix == ".txt" else _read_derived_names(path, problems)
     word, first = ("line", 1) if path.suffix == ".txt" else ("entry", 0)
     for fault in list_faults(names, word, first):
         problems.add(path, fault)
-    if not names:
+    if not names and len(problems) == before:
         problems.add(path, "names no picture")
     return ImageList(path, tuple(names))
 
@@ -217,6 +218,7 @@ class Reader:
         self._problems = Problems(obtain)
         self._entries: dict[Path, list[Entry]] = {}
         self._listed: set[str] = set()
+        self._some_list_is_empty = False
 
     def read(self, splits: Sequence[str]) -> dict[str, ShoesSplit]:
         read: dict[str, ShoesSplit] = {}
@@ -239,8 +241,13 @@ class Reader:
                 self._entries[path] = []
         return self._entries[path]
 
+    def _lists(self, split: str) -> list[ImageList]:
+        lists = [_read_list(path, split, self._problems) for path in self._files.lists(split)]
+        self._some_list_is_empty |= not all(found.names for found in lists)
+        return lists
+
     def _train(self) -> Training:
-        listed = _read_list(self._files.lists("train")[0], "train", self._problems)
+        (listed,) = self._lists("train")
         names = frozenset(listed.names)
         self._listed |= names
         entries = self._captions("train")
@@ -248,7 +255,7 @@ class Reader:
         return Training(listed.names, tuple(e for e in entries if _within(e, names) == 2))
 
     def _test(self) -> Evaluation:
-        lists = [_read_list(path, "test", self._problems) for path in self._files.lists("test")]
+        lists = self._lists("test")
         official, val = self._roles(lists)
         entries = self._captions("test")
         rankings = {}
@@ -284,9 +291,10 @@ class Reader:
                 self._problems.add(path, text)
 
     def _refuse_unlisted(self) -> None:
+        # What a list that could not be read would name is no fault of the captions.
         listed = frozenset(self._listed)
         for path, entries in self._entries.items():
-            for entry in entries if listed else []:
+            for entry in entries if not self._some_list_is_empty else []:
                 if not _within(entry, listed):
                     self._problems.add(path, f"entry {entry.number}: '{entry.target}' is in no image list")
 

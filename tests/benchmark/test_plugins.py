@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import Command
 
+from benchmark.encoders.backbones import load_backbone
 from benchmark.errors import UserError
 from benchmark.method import BuildContext, FeatureInputs, Method
 from benchmark.plugins import program_settings
 from benchmark.registry import Registry
-from benchmark.settings import MethodSettings, TrainingSettings
+from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 GOOD = """
 import os, sys
@@ -187,6 +189,29 @@ def test_a_fault_of_our_own_stays_a_fault(tmp_path: Path) -> None:
     method = stage.build(BuildContext(None, MethodSettings(), TrainingSettings()))
     with pytest.raises(TypeError):
         method.encode_target()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("constructor", "told"),
+    [
+        ("def __init__(self, width, settings): super().__init__(); return 5", "TypeError: __init__() should return None"),
+        ("def __init__(self): super().__init__()", "TypeError: Plain.__init__() takes 1 positional argument"),
+        ("def __init__(self, width, settings, more): super().__init__()", "TypeError: Plain.__init__() missing 1"),
+    ],
+)
+def test_a_class_that_cannot_be_built_is_told(constructor: str, told: str, tmp_path: Path) -> None:
+    """It is our own code that calls the class: no line of the file stands in the traceback."""
+    (tmp_path / "mine.py").write_text(
+        "from benchmark.method import Method\nfrom benchmark.methods.networks.clip_finetuning import on_clip_features\n"
+        f"from benchmark.settings import EncoderChoice\nclass Plain(Method):\n    {constructor}\n"
+        "METHOD = on_clip_features(Plain, EncoderChoice)\n"
+    )
+    registry = Registry()
+    registry.add_plugin(tmp_path / "mine.py")
+    *_, stage = registry.specification("mine").stages(EncoderChoice(), "random")
+    backbone = load_backbone("tiny", "random")
+    with pytest.raises(UserError, match=re.escape(f"mine.py: method mine, build raises {told}")):
+        stage.build(BuildContext(backbone, EncoderChoice(), TrainingSettings()))
 
 
 @pytest.mark.parametrize(

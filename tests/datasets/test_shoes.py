@@ -342,6 +342,14 @@ def test_a_missing_file_is_named(tmp_path: Path, gone: str, said: str) -> None:
         assert load(root, left).counts()
 
 
+@pytest.mark.parametrize("broken", ["train_im_names.txt", "eval_im_names.txt"])
+def test_what_an_unreadable_list_would_name_is_no_problem_of_the_captions(tmp_path: Path, broken: str) -> None:
+    root = write(tmp_path, lists=official())
+    (root / broken).write_bytes(b"\xff\xfe not UTF-8")
+    message = str(pytest.raises(UserError, shoes.load, root, splits=SPLITS).value)
+    assert message.startswith(f"{root / broken}: not UTF-8 text") and "\n" not in message
+
+
 def test_names_that_are_unknown_are_refused(tmp_path: Path) -> None:
     dataset = load(write(tmp_path), ("test",))
     for arguments, word in (

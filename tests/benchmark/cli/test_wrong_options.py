@@ -24,6 +24,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "variant twice": (("--variant", "a", "a"), "--variant: a is given twice"),
     "fair twice": (("--fair", "untouched", "untouched"), "--fair: untouched is given twice"),
     "monitor twice": (("--monitors", "csv", "csv"), "csv is given twice"),
+    "setting twice": (("--set", "method.alpha=1", "--set", "method.alpha=2"), "--set method.alpha: is given twice"),
     "seed too large": (("--seed", str(10**30)), "seed = 1000000000000000000000000000000"),
     "seed below zero": (("--seed", "3", "-1"), "seed = -1"),
     "no folder": (("--data-root", ""), "'data-root' is given empty"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmark.data.partial import PartialDataset, missing_pictures, remaining_task, without_missing
+from benchmark.data.dataset_choice import EVALUATED, open_dataset
+from benchmark.data.partial import PartialDataset, missing_names, missing_pictures, remaining_task, without_missing
 from benchmark.dataset import Counts, Dataset, Queries, Ragged, Task, TaskKey
+from benchmark.options import make_options
+from benchmark.registry import discover
 
 CUT = Path(__file__).resolve().parents[2] / "data" / "cirr_cut"
 PICTURES = 12
@@ -141,3 +146,16 @@ def test_a_missing_picture_goes_from_tasks_lists_and_names(dataset: Dataset) -> 
 
 def test_all_pictures_of_the_cut_are_missing(dataset: Dataset) -> None:
     assert missing_pictures(dataset, ("val",)).tolist() == list(range(18))
+
+
+@pytest.mark.parametrize("needed", [("train", EVALUATED), (EVALUATED,)], ids=["a training run", "an evaluation"])
+def test_pictures_of_splits_that_are_not_needed_are_not_looked_for(
+    small_cirr: Path, tmp_path: Path, needed: tuple[str, ...]
+) -> None:
+    data = shutil.copytree(small_cirr, tmp_path / "cirr")
+    pictures = json.loads((data / "image_splits" / "split.rc2.train.json").read_text())
+    name, path = next(iter(pictures.items()))
+    (data / path).write_bytes((data / path).read_bytes()[:30])
+    options = make_options(method="sum", dataset="cirr", data_root=data, allow_missing=True)
+    opened = open_dataset(discover(), options, needed, ("train", EVALUATED))
+    assert missing_names(opened) == ((name,) if "train" in needed else ())

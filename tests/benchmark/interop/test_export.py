@@ -119,6 +119,18 @@ def test_the_file_is_whole_in_itself(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors"]
 
 
+def test_a_deep_grey_picture_in_memory_is_the_one_of_its_file(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Pillow's own conversion makes white of all that is above 255."""
+    grey = np.random.default_rng(0).integers(0, 2**16, (40, 40)).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    model = load(export(runs["spirit"], tmp_path / "model.safetensors"))
+    with Image.open(tmp_path / "deep.png") as opened:
+        in_memory, of_file = model.encode_target([opened]), model.encode_target([tmp_path / "deep.png"])
+    white = model.encode_target([Image.new("RGB", (40, 40), (255, 255, 255))])
+    assert isinstance(in_memory, Tensor) and isinstance(of_file, Tensor) and isinstance(white, Tensor)
+    assert torch.equal(in_memory, of_file) and not torch.allclose(in_memory, white)
+
+
 def with_text_rule(file: Path, rule: str, to: Path) -> Model:
     header = read_header(file)
     settings = {**header.training_settings, "text_rule": rule}
