@@ -94,8 +94,11 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def format_json(value: Any, indent: int | None = None) -> str:
-    """JSON that reads back to the same value, lone surrogates (names that are no UTF-8, captions) included."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    """JSON that reads back to the same value, lone surrogates (names that are no UTF-8, captions) included.
+
+    Raises ValueError for numbers that JSON does not have, which other readers would refuse.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.data.annotated import Checked
 from benchmark.data.annotations import AnnotationFile
 from benchmark.data.pictures import Loss
 from benchmark.dataset import Counts
@@ -17,6 +18,12 @@ _ROW_HEADERS = (
     "split", "protocol", "category", "queries", "gallery", "pictures",
     "missing", "empty", "unreadable", "reference = target", "",
 )  # fmt: skip
+
+_CHECKED: Mapping[Checked, str] = {
+    "digest": "the official file",
+    "counts": "found, of the published counts",
+    "differs": "found, not the official file",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,8 @@ class Verification:
 
     ``shared``: groups of picture names with the same content in several splits. ``refused``: why a
     protocol cannot be built from the files that are there. ``losses``: names of pictures by what the
-    conversion to 8 bits of red, green and blue does not keep of them.
+    conversion to 8 bits of red, green and blue does not keep of them. ``checked``: how annotation files were held
+    against the official ones, by file name; empty for other data.
     """
 
     name: str
@@ -86,6 +94,7 @@ class Verification:
     refused: tuple[str, ...]
     losses: Mapping[Loss, tuple[str, ...]] = field(default_factory=dict)
     long_texts: tuple[LongTexts, ...] = ()
+    checked: Mapping[str, Checked] = field(default_factory=dict)
 
     @cached_property
     def half_there(self) -> tuple[AnnotationFile, ...]:
@@ -107,7 +116,7 @@ class Verification:
         """Whether every split that is there can be trained on or scored as published.
 
         Splits that are absent as a whole, broken pictures that nothing needs, pictures shared by
-        splits, and what conversions lose are told, and are no failure.
+        splits, files that are not the official ones and what conversions lose are told, and are no failure.
         """
         return not (self.half_there or self.wrong_counts or self.refused) and all(row.ok for row in self.rows)
 
@@ -118,7 +127,10 @@ class Verification:
             "dataset": self.name,
             "root": str(self.root),
             "kind": self.kind,
-            "files": [{"split": f.split, "path": str(f.path), "found": f.found} for f in self.files],
+            "files": [
+                {"split": f.split, "path": str(f.path), "found": f.found, "official": self.checked.get(f.path.name)}
+                for f in self.files
+            ],
             "counts": [asdict(c) for c in self.counts],
             "protocols": [{**asdict(row), "ok": row.ok} for row in self.rows],
             "broken_pictures": [asdict(picture) for picture in self.broken],
@@ -140,7 +152,7 @@ def _blocks(found: Verification) -> Iterator[str]:
     kind = {"official": "official data", "drawn": "demo data (synthetic pictures)", "own": "own data"}[found.kind]
     yield f"{found.name}, {kind}, in {found.root}"
     if found.files:
-        files = [(f.split, str(f.path), "found" if f.found else "missing") for f in found.files]
+        files = [(f.split, str(f.path), _file_word(f, found.checked)) for f in found.files]
         yield tabulate(files, headers=("split", "file", ""), tablefmt="github")
     counts = [
         (c.split, c.what, f"{c.found:,}", "" if c.expected is None else f"{c.expected:,}", _count_word(c))
@@ -160,6 +172,10 @@ def _cells(row: CheckedPictures) -> tuple[str | int, ...]:
     found = (row.missing, row.empty, row.unreadable, row.self_targets)
     verdict = "ok" if row.ok else "broken pictures"
     return row.split, row.protocol or "-", category, row.queries, gallery, row.pictures, *found, verdict
+
+
+def _file_word(file: AnnotationFile, checked: Mapping[str, Checked]) -> str:
+    return _CHECKED[checked[file.path.name]] if file.path.name in checked else "found" if file.found else "missing"
 
 
 def _count_word(count: Counts) -> str:

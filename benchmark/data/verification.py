@@ -17,6 +17,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 import numpy as np
 
 from benchmark.backbone import TextContext
+from benchmark.data.annotated import checked_files
 from benchmark.data.annotations import AnnotationFile
 from benchmark.data.dataset_choice import locate
 from benchmark.data.findings import BrokenPicture, CheckedPictures, LongTexts, Verification
@@ -64,6 +65,7 @@ def verify(
         broken=tuple(_broken(dataset, states, needs)),
         shared=_shared(dataset, states),
         losses=_losses(dataset, states),
+        checked=checked_files(dataset),
         long_texts=tuple(_long_texts(dataset, context)) if context else (),
         refused=tuple(refused),
     )

@@ -11,6 +11,7 @@ from benchmark.datasets.cirr import CIRR, load
 
 from benchmark.data.annotated import checked_files
 from benchmark.data.partial import LimitedDataset
+from benchmark.data.verification import verify
 from benchmark.files import file_digest
 from benchmark.pipeline.reporting import data_identity
 from benchmark.registry import discover
@@ -44,6 +45,13 @@ def test_a_changed_file_differs_even_where_its_counts_do_not(folder: Path) -> No
     dataset = load(folder, splits=("val",))
     assert dataset.checked["cap.rc2.val.json"] == "differs"
     assert data_identity(dataset).different == ["cap.rc2.val.json"]
+    found = verify(dataset)
+    told = {Path(file["path"]).name: file["official"] for file in found.as_json()["files"]}
+    assert told["cap.rc2.val.json"] == "differs" and told["split.rc2.val.json"] == "digest"
+    assert told["cap.rc2.train.json"] is None  # that split was not read
+    lines = {line.split("|")[2].split("/")[-1].strip(): line for line in found.as_table().splitlines() if ".json" in line}
+    assert "found, not the official file" in lines["cap.rc2.val.json"]
+    assert "the official file" in lines["split.rc2.val.json"] and "not" not in lines["split.rc2.val.json"]
 
 
 def test_a_file_that_is_not_listed_is_told_by_its_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
