@@ -10,6 +10,7 @@ from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
 from benchmark.method import FeatureInputs
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
+from benchmark.pipeline.preparation import build_planned
 from benchmark.pipeline.readiness import require_trainable
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import epoch_table, update_plan
@@ -51,6 +52,10 @@ def _problems(plan: Plan) -> list[str]:
     if plan.backbone and plan.weights != "random":
         with gathered(problems):
             require_weights_fit(plan.backbone, plan.weights, plan.options.assets)
+    if not plan.backbone and not problems:
+        # Built as it will be: what its files hold (word vectors, a CNN's weights) is read, and fits or not.
+        with gathered(problems):
+            build_planned(plan, plan.stages[0], None)
     for split in splits:
         found = picture_problems(dataset.pictures, dataset.split_pictures(split))
         if found:

@@ -120,6 +120,21 @@ def test_a_dry_run_and_a_run_tell_all_that_is_missing(command: Command, small_ci
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name != ".lock"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("glove.txt", b"red 1 2\nblue 4 5\n", "glove.txt, line 1: 2 numbers instead of 3"),
+        (MOBILENET, b"no weights", MOBILENET),
+    ],
+)
+def test_a_dry_run_reads_what_the_files_hold(
+    name: str, content: bytes, problem: str, command: Command, small_cirr: Path, assets: Path
+) -> None:
+    (assets / name).write_bytes(content)
+    told = command(*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, "--assets-root", assets, "--dry-run")
+    assert told.status == 2 and problem in told.err and len(told.errors) == 1 and not told.out
+
+
 def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, assets: Path, tmp_path: Path) -> None:
     told = command(*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, "--assets-root", assets, "--dry-run").out
     assert f"{MOBILENET} (17 MB, Apache-2.0 (timm), trained on ImageNet)" in told
