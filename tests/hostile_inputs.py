@@ -92,8 +92,9 @@ def fault(status: int | None, folder: Path, seconds: float) -> str:
     if "Traceback (most recent call last)" in told:
         return f"traceback: {told.rstrip().splitlines()[-1][:150]}"
     errors = error_lines(told)
-    if status == 1 and "NOT OK; " in (folder / "out.txt").read_text(encoding="utf-8", errors="replace"):
-        return ""  # `data verify` has found what is wrong, and says it among its findings
+    findings = (folder / "out.txt").read_text(encoding="utf-8", errors="replace")
+    if status == 1 and re.search("NOT OK; |outputs? deviates? too much", findings):
+        return ""  # `data verify` or `parity` has found what is wrong, and says it among its findings
     if status not in (0, 2):
         return f"status {status}: {(errors or told.splitlines()[-1:] or [''])[-1][:150]}"
     if status == 2 and not 1 <= len(errors) <= LINES:
@@ -103,7 +104,8 @@ def fault(status: int | None, folder: Path, seconds: float) -> str:
     if (folder / "pwned").exists():
         return "code of the input was run"
     left = [path for path in folder.rglob("*") if ".partial" in path.name]
-    if status == 2 and (folder / "o" / "record.json").exists():
+    # A standard output that broke is told when the record stands.
+    if status == 2 and "the work itself is done" not in told and (folder / "o" / "record.json").exists():
         left.append(folder / "o" / "record.json")
     return f"left behind: {left[0].relative_to(folder)}" if left else ""
 
