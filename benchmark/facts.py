@@ -161,6 +161,60 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class WeightsSource:
+    """Where a weights file comes from: ``file`` is its usual name, ``megabytes`` its rough size."""
+
+    tag: str
+    file: str
+    url: str
+    mirror: str
+    megabytes: int
+    licence: str
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """A backbone that is listed by name.
+
+    ``width``: d of its global vector, 0 where it gives none. ``image_size``: side of the input in pixels.
+    ``family``: what loads it (`benchmark.encoders.families`). ``mean``, ``std``: of each colour, what pixels of 0…1
+    are normalised with; by default CLIP's.
+    """
+
+    name: str
+    summary: str
+    width: int
+    image_size: int
+    default_weights: str
+    sources: tuple[WeightsSource, ...] = ()
+    family: str = "open_clip"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class BackboneDescription:
+    """What a backbone is. ``weights``: a tag, a file's stem or "random"; ``digest``: of all its tensors.
+
+    ``width``: d of its global vector, ``context_length``: tokens of a text; both 0 where it has none.
+    ``activation``: "" where the architecture leaves no choice. ``configuration``: of an architecture of the user's
+    own, which no name stands for. ``family``: what builds it again.
+    """
+
+    name: str
+    weights: str
+    width: int
+    image_size: int
+    context_length: int
+    activation: str
+    digest: str
+    preprocessing: dict[str, Any]
+    parameters: int
+    configuration: dict[str, Any] = field(default_factory=dict)
+    family: str = "open_clip"
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that one file says."""
 

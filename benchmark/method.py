@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import Backbone, Output
 from benchmark.encoding import Encoding
+from benchmark.errors import UserError
 from benchmark.facts import Initialisation
 from benchmark.settings import MethodSettings, TrainingSettings
 
@@ -117,11 +118,17 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """A stage that trains on stored features of a frozen encoder and never opens a picture."""
+    """A stage that trains on stored features of a frozen encoder and never opens a picture.
+
+    ``reference``, ``target``: outputs of the backbone by name, and "patches", its global output of the crops of
+    ``grids``. ``text``: the backbone's features of a text ("global", stored), or what the method's own `tokenize`
+    makes of the strings (token ids and masks), where a text enters a network that is trained.
+    """
 
     reference: tuple[str, ...] = ("global",)
     target: tuple[str, ...] = ("global",)
     grids: tuple[int, ...] = (2, 3)
+    text: Literal["features", "tokenized"] = "features"
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -163,6 +170,17 @@ class BuildContext:
         if self.backbone is None:
             raise TypeError("this method has no backbone of the engine's")
         return self.backbone.width
+
+    def picture_output(self, name: str) -> Output:
+        """Shape and type of what the backbone gives of a picture. Raises UserError where it does not give it."""
+        given = self.backbone.picture_outputs if self.backbone is not None else {}
+        if name not in given:
+            told = self.backbone.identity.name if self.backbone is not None else "no backbone"
+            raise UserError(
+                f"--backbone {told}: gives {', '.join(given) or 'nothing'} of a picture, but '{name}' is read; "
+                "choose another one (`list backbones`)"
+            )
+        return given[name]
 
     def start(self, asked: Initialisation) -> Initialisation:
         """Where a network of the method's own starts: as asked for, but anyhow where its weights follow."""
@@ -223,6 +241,7 @@ class Specification:
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
+    ``default_backbone``, ``demo_backbone``: what no `--backbone` means on real data and on demo data.
     ``required_files``: those that the settings ask for, the backbone's weights excepted. ``remarks``:
     what every output of a run says of its settings (words that start at random, say).
 
@@ -233,5 +252,7 @@ class Specification:
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Initialisation] | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
+    default_backbone: str = "RN50x4"
+    demo_backbone: str = "tiny"
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: ()
     remarks: Callable[[MethodSettings], tuple[str, ...]] = lambda settings: ()

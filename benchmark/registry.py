@@ -27,6 +27,7 @@ from benchmark.files import digest_of
 from benchmark.progress import counting
 
 if TYPE_CHECKING:
+    from benchmark.backbone import BackboneFamily
     from benchmark.dataset import Dataset
     from benchmark.method import Specification
 
@@ -222,6 +223,11 @@ class Registry:
     def dataset_module(self, name: str) -> ModuleType:
         """Import a dataset's file: its ``INFO``, ``LAYOUTS``, ``load`` and ``present_splits``."""
         return self._file_of_dataset(name).load()
+
+    def backbone_families(self) -> tuple[BackboneFamily, ...]:
+        """Those that files from outside bring (``BACKBONES``); the engine's are in `benchmark.encoders.families`."""
+        found = (getattr(file.load(), "BACKBONES", None) for file in self.files if file.is_foreign)
+        return tuple(family for family in found if family is not None)
 
     def sizes(self, method: str) -> tuple[PublishedSizes, ...]:
         """Published numbers of a method's parameters."""

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmark.backbone import Backbone, BackboneDescription
+from benchmark.backbone import Backbone
 from benchmark.dataset import Pictures
 from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.facts import BackboneDescription
 from benchmark.features.store import FeatureStore, PictureFeatures
 
 WIDTH, SIDE, LENGTH = 6, 8, 12

@@ -54,9 +54,10 @@ def _verify(options: argparse.Namespace) -> int:
 
     context = None
     if options.backbone:
-        from benchmark.encoders.backbones import text_context
+        from benchmark.backbone import BackboneChoice
+        from benchmark.encoders.families import family_of
 
-        context = text_context(options.backbone)
+        context = family_of(options.backbone).outline(BackboneChoice(options.backbone, "random")).text_context
     found = verify_folder(discover(), options.dataset, Path(options.data_root), context)
     print(format_json(found.as_json(), indent=1) if options.json else found.as_table())
     return 0 if found.ok else 1

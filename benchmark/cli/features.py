@@ -65,8 +65,8 @@ def _fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job:
     pictures = sum(len(dataset.split_pictures(split)) for split in splits)
     if backbone is None:
         raise UserError(f"method {options.method} brings its own networks; there are no features of a backbone")
-    width = backbone.width
-    size = bytes_needed(width, pictures=pictures, views=views) / 2**20
+    size = bytes_needed(backbone.picture_outputs, pictures=pictures, views=views) / 2**20
+    width = backbone.description.width
     told = f"{pictures:,} pictures of {dataset.label}, {' and '.join(views)}, width {width}: {size:,.1f} MiB"
     place = options.cache_root / "features"
     if dry_run:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
+    from benchmark.encoders.backbone_table import BACKBONES, listed, plain_architectures
     from benchmark.pipeline.controlled_comparison import shared_conditions
     from benchmark.registry import discover
 
@@ -44,11 +44,13 @@ def run(options: argparse.Namespace) -> int:
 
         print(size_table(registry))
         return 0
+    # Only a file's own code tells what backbones it brings: it is imported where these are asked for.
+    families = registry.backbone_families() if options.kind == "backbones" else ()
     found: dict[str, list[dict[str, Any]]] = {
         "methods": [asdict(info) for info in registry.methods().values()],
         "variants": [asdict(variant) for variant in registry.variants()],
         "datasets": [asdict(info) for info in registry.datasets().values()],
-        "backbones": [asdict(info) for info in BACKBONES.values()],
+        "backbones": [asdict(info) for info in listed(families)],
         "recipes": [asdict(recipe) for recipe in (*registry.recipes(), *shared_conditions())],
     }
     chosen = {kind: found[kind] for kind in ([options.kind] if options.kind else _KINDS)}

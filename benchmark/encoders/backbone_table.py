@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmark.facts import Asset
+from benchmark.facts import Asset, BackboneInfo, WeightsSource
 from benchmark.files import digest_of
 from benchmark.structured_files import SMALL, read_json, read_toml
+
+if TYPE_CHECKING:
+    from benchmark.backbone import BackboneFamily
 
 CLIP_VOCABULARY = 49408
 LEAST_VOCABULARY = 514
 """CLIP's 256 bytes inside a word and at its end, and the two special tokens."""
 
 
-@dataclass(frozen=True)
-class WeightsSource:
-    """Where a weights file comes from: ``file`` is its usual name, ``megabytes`` its rough size."""
-
-    tag: str
-    file: str
-    url: str
-    mirror: str
-    megabytes: int
-    licence: str
-
-
-@dataclass(frozen=True)
-class BackboneInfo:
-    """``width``: d of the embedding. ``image_size``: side of the input in pixels."""
-
-    name: str
-    summary: str
-    width: int
-    image_size: int
-    default_weights: str
-    sources: tuple[WeightsSource, ...] = ()
-
-    @classmethod
-    def of(cls, facts: dict[str, Any]) -> BackboneInfo:
-        return cls(**{**facts, "sources": tuple(WeightsSource(**source) for source in facts.get("sources", ()))})
-
-
 _TABLE = read_toml(Path(__file__).with_suffix(".toml"))
 
-BACKBONES: dict[str, BackboneInfo] = {facts["name"]: BackboneInfo.of(facts) for facts in _TABLE["backbone"]}
+
+
+def _info(facts: dict[str, Any]) -> BackboneInfo:
+    return BackboneInfo(**{**facts, "sources": tuple(WeightsSource(**source) for source in facts.get("sources", ()))})
+
+
+BACKBONES: dict[str, BackboneInfo] = {facts["name"]: _info(facts) for facts in _TABLE["backbone"]}
 
 
 def backbone_label(name: str) -> str:
@@ -80,8 +60,12 @@ def is_plain(config: Mapping[str, Any]) -> bool:
 def clip_asset(info: BackboneInfo) -> Asset | None:
     """The default weights of a backbone that is listed by name; None for one that starts at random."""
     source = next((source for source in info.sources if source.tag == info.default_weights), None)
-    if source is None:
-        return None
+    return None if source is None else asset_of(info, source)
+
+
+def asset_of(info: BackboneInfo, source: WeightsSource) -> Asset:
+    """One of its weights files, as it is looked for on disk."""
+    repository = source.mirror.partition("huggingface.co/")[2]
     return Asset(
         name=info.name,
         summary=f"weights '{source.tag}' of {info.name}",
@@ -89,7 +73,14 @@ def clip_asset(info: BackboneInfo) -> Asset | None:
         megabytes=source.megabytes,
         source=source.url,
         licence=source.licence,
-        hub=f"{source.mirror.partition('huggingface.co/')[2]}/open_clip_model.safetensors",
+        hub=f"{repository}/open_clip_model.safetensors" if repository else "",
         cache=".cache/clip",
         when="the backbone; --backbone for another",
     )
+
+
+def listed(families: Sequence[BackboneFamily] = ()) -> Iterator[BackboneInfo]:
+    """All that are listed by name: the engine's, and those of the families that files from outside bring."""
+    yield from BACKBONES.values()
+    for family in families:
+        yield from family.backbones.values()

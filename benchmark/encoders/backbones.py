@@ -18,7 +18,7 @@ from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
-from benchmark.backbone import Backbone, BackboneDescription, TextContext
+from benchmark.backbone import Backbone, BackboneIdentity, TextContext
 from benchmark.encoders.architectures import (
     Activation,
     Architecture,
@@ -31,11 +31,15 @@ from benchmark.encoders.clip_weights import as_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import RANDOM, activation_of, is_path, normalisation_of, published, weights_path
 from benchmark.errors import UserError
+from benchmark.facts import BackboneDescription
 from benchmark.progress import say
 from benchmark.settings import BackboneSettings
 from benchmark.structured_files import typed
 from benchmark.weights.fit import load_into, require_module_fits
-from benchmark.weights.reading import WeightsFile, read_state_dict, state_digest
+from benchmark.weights.reading import WeightsFile, read_state_dict
+
+OPEN_CLIP = "open_clip"
+"""The family's name in descriptions."""
 
 _START, _END = "<start_of_text>", "<end_of_text>"
 
@@ -45,17 +49,11 @@ class ClipBackbone(Backbone):
 
     preprocessing: Preprocessing
 
-    def __init__(
-        self, clip: CLIP, preprocessing: Preprocessing, name: str, weights: str, activation: Activation
-    ) -> None:
+    def __init__(self, clip: CLIP, preprocessing: Preprocessing, identity: BackboneIdentity) -> None:
         super().__init__()
         self.clip = clip
         self.preprocessing = preprocessing
-        self._name = name
-        self._weights = weights
-        self._activation = activation
-        self._configuration: dict[str, Any] = {}
-        self._digest: str | None = None
+        self.identity = identity
 
     @classmethod
     def of(
@@ -63,37 +61,18 @@ class ClipBackbone(Backbone):
     ) -> ClipBackbone:
         """In evaluation mode; an architecture of the user's own is kept, so that it can be built again without its
         file."""
-        backbone = cls(clip, preprocessing, architecture.label, weights, activation)
-        backbone._configuration = dict(architecture.config) if architecture.is_file else {}
-        return backbone.eval()
+        configuration = dict(architecture.config) if architecture.is_file else {}
+        identity = BackboneIdentity(OPEN_CLIP, architecture.label, weights, activation, configuration)
+        return cls(clip, preprocessing, identity).eval()
 
-    @property
-    def description(self) -> BackboneDescription:
-        """The digest is taken once; see :meth:`relabel` after training."""
-        if self._digest is None:
-            self._digest = state_digest(self.openai_state_dict())
-        return BackboneDescription(
-            name=self._name,
-            weights=self._weights,
-            width=self.width,
-            image_size=self.preprocessing.size,
-            context_length=int(self.clip.context_length),
-            activation=self._activation,
-            digest=self._digest,
-            preprocessing=self.preprocessing.key(),
-            parameters=sum(parameter.numel() for parameter in self.clip.parameters()),
-            configuration=self._configuration,
-        )
+    def digested_state(self) -> dict[str, Tensor]:
+        """By OpenAI's names, as it always was: digests name folders of features and artefacts."""
+        return self.openai_state_dict()
 
     @property
     def width(self) -> int:
         """d."""
         return int(self.clip.text_projection.shape[1])
-
-    def relabel(self, weights: str) -> None:
-        """Name the weights anew after they changed; the next description takes a new digest."""
-        self._weights = weights
-        self._digest = None
 
     def openai_state_dict(self) -> dict[str, Tensor]:
         """The state dict with OpenAI's names and shapes: the logit scale is a scalar there."""
@@ -106,17 +85,30 @@ class ClipBackbone(Backbone):
         return encoded
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) int64 → (B, d), not normalised; L may be shorter than the context.
+        """(B, L) int64 → (B, d), not normalised; L may be shorter than the context."""
+        return self.encode_embedded(self.embed_tokens(tokens), tokens)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """(B, L) int64 → (B, L, w)."""
+        embedded: Tensor = self.clip.token_embedding(tokens)
+        return embedded
+
+    def encode_embedded(self, embedded: Tensor, tokens: Tensor) -> Tensor:
+        """(B, L, w) and (B, L) int64 → (B, d).
 
         A position sees only those before it and the end token's is read: padding behind the
         longest text changes nothing, so that it need not be computed.
         """
         clip, length = self.clip, tokens.shape[1]
-        states = clip.token_embedding(tokens) + clip.positional_embedding[:length]
+        states = embedded + clip.positional_embedding[:length]
         states = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
         ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
         encoded: Tensor = ends @ clip.text_projection
         return encoded
+
+    def shortened(self, tokens: Tensor) -> Tensor:
+        """Up to the end token of the longest text, (B, L)."""
+        return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64, padded with 0; longer texts are cut, their end token kept; "" is allowed."""
@@ -126,7 +118,25 @@ class ClipBackbone(Backbone):
 
     @property
     def text_context(self) -> TextContext:
-        return _context(self._name, int(self.clip.context_length), int(self.clip.vocab_size))
+        return _context(self.identity.name, int(self.clip.context_length), int(self.clip.vocab_size))
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The picture side is `visual`, the text side the rest; the logit scale belongs to neither."""
+        names = sorted({name.partition(".")[0] for name, _ in self.clip.named_parameters()} - {"visual", "logit_scale"})
+        return {"image": ("clip.visual.",), "text": tuple(f"clip.{name}{_dot(self.clip, name)}" for name in names)}
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """CLIP's own scale, and a shift that the attention pool's softmax removes."""
+        still = ("clip.logit_scale", "clip.visual.attnpool.k_proj.bias")
+        names = {name for name, _ in self.named_parameters()}
+        return tuple(name for name in still if name in names)
+
+
+def _dot(clip: CLIP, name: str) -> str:
+    """A module's parameters begin with its name and a dot."""
+    return "" if isinstance(getattr(clip, name), Tensor) else "."
 
 
 def text_context(name: str) -> TextContext:
@@ -199,7 +209,7 @@ class PretrainedClip:
 def read_pretrained(name: str, weights: str | None, assets_root: Path | None = None) -> PretrainedClip:
     """The weights that are asked for, by their CLIP's names; see `load_backbone` for what it raises."""
     architecture = architecture_named(name)
-    label = weights or _default_weights(architecture.label)
+    label = weights or default_weights(architecture.label)
     entry: Mapping[str, Any] = {}
     path = None
     if label != RANDOM:
@@ -274,7 +284,7 @@ class _Rebuilt(BackboneDescription):
     activation: Activation
 
 
-def _default_weights(architecture: str) -> str:
+def default_weights(architecture: str) -> str:
     if architecture in BACKBONES:
         return BACKBONES[architecture].default_weights
     tags = sorted(published(architecture))

@@ -69,9 +69,10 @@ def _network(specification: Specification, sizes: PublishedSizes) -> nn.Module:
     with torch.device("meta"):
         backbone: Any = SimpleNamespace(width=sizes.width)
         if sizes.backbone:
-            from benchmark.encoders.backbones import load_backbone
+            from benchmark.backbone import BackboneChoice
+            from benchmark.encoders.families import load_choice
 
-            backbone = load_backbone(sizes.backbone, "random")
+            backbone = load_choice(BackboneChoice(sizes.backbone, "random"))
         settings = specification.settings.model_validate(dict(sizes.settings))
         stage = specification.stages(settings, "pretrained")[-1]
         words = ["".join(letters) for letters in islice(product(ascii_lowercase, repeat=4), sizes.words)]

@@ -44,14 +44,21 @@ class FeatureEvaluation:
     """Looks everything up in the feature store: a reference's features are those of the gallery."""
 
     def __init__(
-        self, inputs: FeatureInputs, pictures: PicturesOfSplit, store: SharedStore, device: torch.device
+        self,
+        inputs: FeatureInputs,
+        pictures: PicturesOfSplit,
+        store: SharedStore,
+        method: Method,
+        device: torch.device,
     ) -> None:
-        self._inputs, self._pictures, self._store, self._device = inputs, pictures, store, device
+        self._inputs, self._pictures, self._store = inputs, pictures, store
+        self._method, self._device = method, device
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         for split in dict.fromkeys(task.key.split for task in tasks):
             self._pictures(split)
-        self._store.fill_texts([text for task in tasks for text in task.queries.texts])
+        if self._inputs.text == "features":
+            self._store.fill_texts([text for task in tasks for text in task.queries.texts])
 
     def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
         views = self._views(split, self._inputs.reference, pictures)
@@ -63,6 +70,8 @@ class FeatureEvaluation:
         return self._views(split, self._inputs.target, pictures)
 
     def texts(self, strings: Sequence[str]) -> Views:
+        if self._inputs.text == "tokenized":
+            return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
         features = self._store.texts(strings)
         return {"global": features.view[features.rows(strings)].to(self._device)}
 

@@ -70,16 +70,10 @@ class PictureFeatures:
 
 
 def bytes_needed(
-    width: int,
-    *,
-    pictures: int = 0,
-    texts: int = 0,
-    views: Sequence[str] = (GLOBAL,),
-    grids: tuple[int, ...] = GRIDS,
+    outputs: Mapping[str, Output], *, pictures: int, views: Sequence[str] = (GLOBAL,), grids: tuple[int, ...] = GRIDS
 ) -> int:
-    """Bytes on disk of the features of so many pictures and texts of an encoder of this width."""
-    outputs = {GLOBAL: Output((width,))}
-    return pictures * sum(_kept(view, outputs, grids).bytes for view in views) + texts * outputs[GLOBAL].bytes
+    """Bytes on disk of so many pictures in these views, of a backbone that gives these outputs of one."""
+    return pictures * sum(_kept(view, outputs, grids).bytes for view in views)
 
 
 def _kept(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]) -> Output:

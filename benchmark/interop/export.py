@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmark.backbone import Backbone
-from benchmark.encoders.backbones import load_backbone, rebuild_backbone
+from benchmark.backbone import Backbone, BackboneChoice
+from benchmark.encoders.families import load_choice, rebuild
 from benchmark.errors import UserError
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
 from benchmark.method import FeatureInputs
 from benchmark.pipeline.checkpoint_evaluation import encoder_file
 from benchmark.pipeline.run_folder import checked_weights
 from benchmark.registry import Registry, discover
-from benchmark.settings import fill
+from benchmark.settings import BackboneSettings, fill
 from benchmark.stage_building import rebuild_stage
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
@@ -47,7 +47,8 @@ def export(
     if path.suffix != ".safetensors":
         raise UserError(f"--output {path}: give a name that ends in .safetensors")
     state, start = read_weights(file), header.start
-    method, inputs = build_method(registry, header, rebuild_backbone(start) if start else None)
+    backbone = rebuild(start, str(file), registry.backbone_families()) if start else None
+    method, inputs = build_method(registry, header, backbone)
     load_into(method, state, str(file))
     tensors = {f"{METHOD_PART}{name}": tensor for name, tensor in state.items()}
     if isinstance(inputs, FeatureInputs):
@@ -81,15 +82,12 @@ def _encoder(
 ) -> Backbone:
     """The encoder whose features the method reads, with its weights."""
     if not header.encoder:
-        return load_backbone(
-            header.backbone["name"],
-            header.backbone["weights"],
-            preprocessing=header.backbone["settings"]["preprocessing"],
-            seed=header.backbone["seed"],
-            assets_root=assets_root,
-        )
+        told = header.backbone
+        settings = fill(BackboneSettings, [(str(file), told["settings"])], "backbone")
+        choice = BackboneChoice(told["name"], told["weights"], settings, assets_root, told["seed"])
+        return load_choice(choice, registry.backbone_families())
     path = encoder_file(header, file, named)
-    backbone = rebuild_backbone(header.start)
+    backbone = rebuild(header.start, str(file), registry.backbone_families())
     stage = next((s for s in stages_of(registry, header) if s.output == "encoder" and s.name != header.stage), None)
     if stage is None:
         load_into(backbone, read_weights(path), str(path))

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmark.backbone import Backbone
 from benchmark.data.pictures import in_8_bits, open_picture
-from benchmark.encoders.backbones import rebuild_backbone
+from benchmark.encoders.families import rebuild
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
@@ -190,7 +190,7 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
         registry.add_plugin(Path(plugin))
     state = read_weights(file)
     place = torch.device(device)
-    backbone = rebuild_backbone(header.start) if header.start else None
+    backbone = rebuild(header.start, str(file), registry.backbone_families()) if header.start else None
     method, inputs = build_method(registry, header, backbone)
     encoder = None
     if isinstance(inputs, FeatureInputs):

@@ -18,7 +18,7 @@ from benchmark.data.dataset_choice import EVALUATED
 from benchmark.data.long_texts import with_cut_texts
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
-from benchmark.encoders.backbones import rebuild_backbone
+from benchmark.encoders.families import rebuild
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_full
 from benchmark.files import file_digest
@@ -177,7 +177,7 @@ def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
 def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | None, str]:
     """The backbone and the digest of its start; what it started from is not read where its weights follow."""
     if header.start and (header.encoder or plan.last.stage.output == "encoder"):
-        rebuilt = rebuild_backbone(header.start).to(job.process.device)
+        rebuilt = rebuild(header.start, "the checkpoint's header", plan.backbone_families).to(job.process.device)
         return rebuilt, str(header.start["digest"])
     backbone = backbone_of(plan)
     return backbone, backbone.description.digest if backbone else ""

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
-from benchmark.encoders.backbone_table import BACKBONES, backbone_label, clip_asset
-from benchmark.encoders.backbones import require_weights_fit
-from benchmark.encoders.pretrained import normalisation_of, weights_path
 from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed
-from benchmark.method import FeatureInputs
+from benchmark.method import BuildContext, FeatureInputs
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
 from benchmark.pipeline.preparation import build_planned
 from benchmark.pipeline.readiness import require_trainable
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import epoch_table, update_plan
-from benchmark.weights.assets import described
 
 _SHOWN = 10
 
@@ -49,9 +45,9 @@ def _problems(plan: Plan) -> list[str]:
     problems: list[str] = []
     with gathered(problems):
         require_trainable(plan)
-    if plan.backbone and plan.weights != "random":
+    if plan.backbone:
         with gathered(problems):
-            require_weights_fit(plan.backbone, plan.weights, plan.options.assets)
+            plan.backbone_family.require_fit(plan.backbone_choice)
     if not plan.backbone and not problems:
         # Built as it will be: what its files hold (word vectors, a CNN's weights) is read, and fits or not.
         with gathered(problems):
@@ -69,21 +65,17 @@ def _backbone_lines(plan: Plan) -> list[str]:
         return ["backbone   none, own networks"]
     lines = [f"backbone   {plan.backbone}, weights {plan.weights}"]
     if plan.weights != "random":
-        path = weights_path(plan.backbone, plan.weights, plan.options.assets)
-        found = normalisation_of(backbone_label(plan.backbone), plan.weights, path, plan.backbone_settings)
-        lines.append(f"pixels     {found}")
+        lines.append(f"pixels     {plan.backbone_family.pixels(plan.backbone_choice)}")
     return lines
 
 
 def _need_lines(plan: Plan) -> list[str]:
     """What is needed from outside, where it was found, and what is done without."""
     needs = [f"needs      {need.line(plan.options.assets)}" for need in plan.required_files]
-    if plan.backbone and plan.weights != "random":
-        path = weights_path(plan.backbone, plan.weights, plan.options.assets)
-        info = BACKBONES.get(plan.backbone)
-        asset = clip_asset(info) if info is not None and plan.weights == info.default_weights else None
-        what = described(asset) if asset is not None else f"weights {plan.weights} of {plan.backbone}"
-        needs.append(f"needs      {what}: found at {path}")
+    if plan.backbone:
+        needs += [
+            f"needs      {file.what}: found at {file.path}" for file in plan.backbone_family.files(plan.backbone_choice)
+        ]
     return [*(needs or ["needs      nothing from outside"]), *(f"note       {remark}" for remark in plan.remarks)]
 
 
@@ -122,12 +114,13 @@ def _execution_lines(plan: Plan) -> list[str]:
 
 
 def _store_lines(plan: Plan) -> list[str]:
-    info = BACKBONES.get(plan.backbone)
-    if info is None or plan.last.stage.output == "encoder":
+    if not plan.backbone:
+        return []
+    backbone = plan.backbone_family.outline(plan.backbone_choice)
+    inputs = plan.last.stage.inputs(BuildContext(backbone, plan.method_settings, plan.last.settings))
+    if not isinstance(inputs, FeatureInputs):
         return []
     pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
-    grids = getattr(plan.method_settings, "grids", None)
-    views = ("global", "patches") if grids else ("global",)
-    size = bytes_needed(info.width, pictures=pictures, views=views, grids=grids or FeatureInputs().grids)
+    size = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
     place = plan.options.cache_root / "features"
-    return [f"features   {pictures:,} pictures, {' and '.join(views)}: {size / 2**20:,.0f} MiB in {place}"]
+    return [f"features   {pictures:,} pictures, {' and '.join(inputs.views)}: {size / 2**20:,.0f} MiB in {place}"]

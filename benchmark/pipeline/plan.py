@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
@@ -56,7 +57,10 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that can start. ``backbone`` is "" for a method that brings its own networks."""
+    """A run that can start. ``backbone`` is "" for a method that brings its own networks.
+
+    ``backbone_families``: those that files from outside bring.
+    """
 
     options: RunOptions
     method: MethodInfo
@@ -68,6 +72,7 @@ class Plan:
     initialisation: Initialisation
     method_settings: MethodSettings
     backbone_settings: BackboneSettings
+    backbone_families: tuple[BackboneFamily, ...]
     trainer: TrainerSettings
     stages: tuple[PlannedStage, ...]
     plugins: Mapping[str, str]
@@ -81,6 +86,20 @@ class Plan:
     def title(self) -> str:
         """What tables call the run's row: the method, and the configuration where it has a name."""
         return f"{self.method.title} ({self.variant.label})" if self.variant else self.method.title
+
+    @property
+    def backbone_choice(self) -> BackboneChoice:
+        """What a family loads the backbone by."""
+        options = self.options
+        return BackboneChoice(self.backbone, self.weights, self.backbone_settings, options.assets, options.seed)
+
+    @property
+    def backbone_family(self) -> BackboneFamily:
+        """What loads the backbone."""
+        # Only here: open_clip takes long to import.
+        from benchmark.encoders.families import family_of
+
+        return family_of(self.backbone, self.backbone_families)
 
     @property
     def last(self) -> PlannedStage:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.dataset_choice import EVALUATED, open_dataset
 from benchmark.dataset import Dataset, read_splits
 from benchmark.encoders.backbone_table import BACKBONES
@@ -41,8 +42,6 @@ from benchmark.training.execution import Execution
 from benchmark.training.monitoring import Sections, monitor_sections
 from benchmark.weights.assets import RequiredAsset
 
-_REAL_BACKBONE = "RN50x4"
-_DEMO_BACKBONE = "tiny"
 _NAMESPACES = ("method", "backbone", "trainer")
 S = TypeVar("S", bound=Settings)
 
@@ -58,6 +57,7 @@ def make_plan(
     plugins = {
         Path(name).name: file_digest(registry.add_plugin(Path(name)).path) for name in options.plugins
     }
+    families = registry.backbone_families()
     methods = registry.methods()
     if options.method not in methods:
         raise unknown_name("method", options.method, methods)
@@ -83,9 +83,10 @@ def make_plan(
     above = [filler.named("method"), ("--fair", {"encoder": options.fair} if options.fair and not problems else {})]
     method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
-        backbone = options.backbone or (_DEMO_BACKBONE if dataset.is_demo else _REAL_BACKBONE)
-        known_weights = BACKBONES[backbone].default_weights if backbone in BACKBONES else "openai"
-        weights = options.weights or known_weights
+        backbone = options.backbone or (
+            specification.demo_backbone if dataset.is_demo else specification.default_backbone
+        )
+        weights = options.weights or _default_weights(backbone, families, problems)
         initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
         problems += [
@@ -108,11 +109,12 @@ def make_plan(
             f"{wanted} from {initialisation} weights"
         )
     backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
-    if backbone and weights != "random":
-        from benchmark.encoders.pretrained import with_normalisation
+    if backbone:
+        from benchmark.encoders.families import family_of
 
         with suppress(UserError):  # of weights that are not there; they are told below
-            backbone_settings = with_normalisation(backbone_settings, backbone, weights, options.assets)
+            choice = BackboneChoice(backbone, weights, backbone_settings, options.assets)
+            backbone_settings = family_of(backbone, families).settled(choice)
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
@@ -138,6 +140,7 @@ def make_plan(
         initialisation=initialisation,
         method_settings=method_settings,
         backbone_settings=backbone_settings,
+        backbone_families=families,
         trainer=trainer,
         stages=planned,
         plugins=plugins,
@@ -149,6 +152,17 @@ def make_plan(
             RequiredAsset(assets[file.asset], file.given) for file in specification.required_files(method_settings)
         ),
     )
+
+
+def _default_weights(backbone: str, families: Sequence[BackboneFamily], problems: list[str]) -> str:
+    """Those that no `--weights` means; what is wrong with the name is told, too."""
+    if backbone in BACKBONES:
+        return BACKBONES[backbone].default_weights
+    from benchmark.encoders.families import family_of
+
+    with gathered(problems):
+        return family_of(backbone, families).default_weights(backbone)
+    return ""
 
 
 def _execution(

@@ -18,7 +18,6 @@ from benchmark.data.pictures import UnreadablePicture, bad_pictures
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import this_process
 from benchmark.distributed.shards import own_span
-from benchmark.encoders.backbones import load_backbone
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.options import RunOptions
@@ -48,16 +47,7 @@ def backbone_of(plan: Plan) -> Backbone | None:
     """The plan's backbone as it starts, on this process's device; None for methods without one."""
     if not plan.backbone:
         return None
-    backbone = load_backbone(
-        plan.backbone,
-        plan.weights,
-        preprocessing=plan.backbone_settings.preprocessing,
-        rgb_first=plan.backbone_settings.rgb_first,
-        seed=plan.options.seed,
-        assets_root=plan.options.assets,
-        settings=plan.backbone_settings,
-    )
-    return backbone.to(this_process(plan.options.device).device)
+    return plan.backbone_family.load(plan.backbone_choice).to(this_process(plan.options.device).device)
 
 
 def build_planned(

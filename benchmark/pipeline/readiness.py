@@ -81,12 +81,9 @@ def _require_weights(plan: Plan) -> None:
     """Raise UserError for a backbone that is not known, and for weights that are not on this machine."""
     if not plan.backbone:
         return
-    from benchmark.encoders.architectures import architecture_named
-    from benchmark.encoders.pretrained import weights_path
-
-    architecture_named(plan.backbone)
-    if plan.weights != "random":
-        weights_path(plan.backbone, plan.weights, plan.options.assets)
+    for file in plan.backbone_family.files(plan.backbone_choice):
+        if file.path is None:
+            raise UserError(file.missing)
 
 
 def require_own_states(plan: Plan) -> None:

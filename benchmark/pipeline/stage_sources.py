@@ -64,7 +64,7 @@ class StageSources:
         device = self._job.process.device
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
-            return FeatureTraining(triplets, rule, inputs, pictures, self._store, seed, device)
+            return FeatureTraining(triplets, rule, inputs, pictures, self._store, method, seed, device)
         # With a gradient cache a batch may be of any size: it waits on the host, micro-batches move one by one.
         waits = torch.device("cpu") if self._plan.execution.micro_batch else device
         return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, waits)
@@ -73,7 +73,7 @@ class StageSources:
         """What tasks are evaluated on."""
         device = self._job.process.device
         if isinstance(inputs, FeatureInputs):
-            return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, device)
+            return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, method, device)
         return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device)
 
     def validation(

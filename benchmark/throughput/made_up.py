@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbone import Backbone, BackboneDescription, BackbonePreprocessing
+from benchmark.backbone import Backbone, BackbonePreprocessing
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
 from benchmark.encoding import Encoding, map_tensors
+from benchmark.facts import BackboneDescription
 from benchmark.features.block_file import map_rows
 from benchmark.features.store import PictureFeatures
 

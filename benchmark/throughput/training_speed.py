@@ -167,7 +167,7 @@ def training_source(
     store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
     patches = sum(grid * grid for grid in stage.inputs.grids)
     features = made_up_features(folder, shown, stage.width, patches, stage.inputs.views)
-    return FeatureTraining(lambda epoch: triplets, rule, stage.inputs, features, store, seed, device)
+    return FeatureTraining(lambda epoch: triplets, rule, stage.inputs, features, store, stage.method, seed, device)
 
 
 def _gathering(

@@ -5,7 +5,7 @@ Both are a `benchmark.training.batches.TrainingSource`; a method never knows whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
 from benchmark.features.loader import Column, FeatureLoader, feature_loader
 from benchmark.features.store import PictureFeatures, SharedStore
-from benchmark.method import FeatureInputs, Method, PixelInputs
+from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
@@ -22,6 +22,11 @@ from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
 TripletsOfEpoch = Callable[[int], Triplets]
 
 _REFERENCE, _TARGET = 0, 1
+
+
+def tokenized(method: Method, texts: Sequence[str], own: slice, device: torch.device) -> Views:
+    """Of a whole group's texts the own ones: what they are padded to is the longest of all."""
+    return {name: handed_over(tensor[own], device) for name, tensor in method.tokenize(texts).items()}
 
 
 class FeatureTraining:
@@ -34,41 +39,52 @@ class FeatureTraining:
         inputs: FeatureInputs,
         pictures: PictureFeatures,
         store: SharedStore,
+        method: Method,
         seed: int,
         device: torch.device,
     ) -> None:
         self._triplets, self._rule, self._inputs = triplets, rule, inputs
-        self._pictures, self._store = pictures, store
+        self._pictures, self._store, self._method = pictures, store, method
         self._seed, self._device = seed, device
         self._loader: FeatureLoader | None = None
         self._columns: list[Column] = []
+        self._texts: tuple[str, ...] = ()
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
-        # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
-        texts = self._store.fill_texts(table.texts)
         if self._loader is None:
             views = {name: self._pictures.views[name] for name in self._inputs.views}
             self._loader = feature_loader(views, self._device)
-        self._loader.put("text", texts.view)
+        text_columns: list[Column] = []
+        if self._inputs.text == "features":
+            # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
+            texts = self._store.fill_texts(table.texts)
+            self._loader.put("text", texts.view)
+            text_columns = [("text", texts.rows(table.texts))]
+        self._texts = table.texts
         reference_rows = self._pictures.rows(table.reference_picture)
         target_rows = self._pictures.rows(table.target_picture)
         self._columns = [
             *((name, reference_rows) for name in self._inputs.reference),
             *((name, target_rows) for name in self._inputs.target),
-            ("text", texts.rows(table.texts)),
+            *text_columns,
         ]
         return len(table)
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         assert self._loader is not None, "start_epoch comes before batches"
-        count = len(self._inputs.reference)
-        for *pictures, text in self._loader.batches(self._columns, (share.rows for share in plan)):
+        plan = list(plan)
+        first, end = len(self._inputs.reference), len(self._inputs.reference) + len(self._inputs.target)
+        rows = self._loader.batches(self._columns, [share.rows for share in plan])
+        for share, columns in zip(plan, rows, strict=True):
             yield Batch(
-                reference=dict(zip(self._inputs.reference, pictures[:count], strict=True)),
-                target=dict(zip(self._inputs.target, pictures[count:], strict=True)),
-                text={"global": text},
+                reference=dict(zip(self._inputs.reference, columns[:first], strict=True)),
+                target=dict(zip(self._inputs.target, columns[first:end], strict=True)),
+                text={"global": columns[end]} if end < len(columns) else self._tokenized(share),
             )
+
+    def _tokenized(self, share: Share) -> Views:
+        return tokenized(self._method, [self._texts[i] for i in share.group], share.own, self._device)
 
 
 class PixelTraining:
@@ -105,10 +121,9 @@ class PixelTraining:
             wanted.append((np.concatenate(pictures), keys))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
-            # All of the group's texts: what they are padded to is the longest of them.
-            texts = self._method.tokenize([table.texts[i] for i in share.group])
+            texts = [table.texts[i] for i in share.group]
             yield Batch(
                 reference={"pixels": views[: len(share.rows)]},
                 target={"pixels": views[len(share.rows) :]},
-                text={name: tensor[share.own].to(self._device) for name, tensor in texts.items()},
+                text=tokenized(self._method, texts, share.own, self._device),
             )

@@ -16,8 +16,8 @@ from pydantic import ConfigDict
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from benchmark.backbone import BackboneDescription
 from benchmark.errors import UserError
+from benchmark.facts import BackboneDescription
 from benchmark.files import atomic_path, file_digest, name_in_utf8
 from benchmark.settings import TrainingSettings, with_present_names
 from benchmark.structured_files import NotWellFormed, parse_json, typed

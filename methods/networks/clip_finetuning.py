@@ -37,10 +37,6 @@ from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .layers import contrastive_loss, normalise
 
-_TEXT_SIDE = [
-    "clip.positional_embedding", "clip.text_projection", "clip.token_embedding.", "clip.transformer.", "clip.ln_final.",
-]  # fmt: skip
-
 
 class FinetuningSettings(TrainingSettings):
     """Settings of stage 1."""
@@ -79,17 +75,14 @@ class ClipSum(Method):
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
-        """The encoder that is not trained; CLIP's own scale; a shift that the attention pool's softmax removes."""
-        still = ["clip.logit_scale"]
-        still += ["clip.visual."] if self._trained == "text" else ["clip.visual.attnpool.k_proj.bias"]
-        still += _TEXT_SIDE if self._trained == "image" else []
-        names = [name for name, _ in self.backbone.named_parameters()]
-        return tuple(f"backbone.{begin}" for begin in still if any(name.startswith(begin) for name in names))
+        """The encoder that is not trained, and what no loss on the backbone's outputs can move."""
+        untrained = {"text": "image", "image": "text"}.get(self._trained, "")
+        still = (*self.backbone.without_gradient, *self.backbone.parts.get(untrained, ()))
+        return tuple(f"backbone.{beginning}" for beginning in still)
 
     def tokenize(self, texts: Sequence[str]) -> Views:
-        """Tokens up to the batch's longest text, (B, L)."""
-        tokens = self.backbone.tokenize(texts)
-        return {"tokens": tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]}
+        """Tokens up to the batch's longest text, (B, L), where what stands behind changes nothing."""
+        return {"tokens": self.backbone.shortened(self.backbone.tokenize(texts))}
 
     def _image(self, views: Views) -> Tensor:
         return views["global"] if "global" in views else self.backbone.encode_image(views["pixels"])
@@ -99,10 +92,12 @@ class ClipSum(Method):
 
 
 def _freeze_untrained(backbone: Backbone, trained: str) -> None:
-    """CLIP's own logit scale takes no part; DeepSpeed would decay it if it asked for a gradient."""
+    """What belongs to neither encoder (CLIP's own logit scale) takes no part; DeepSpeed would decay it if it asked
+    for a gradient."""
+    chosen = [part for side, part in backbone.parts.items() if trained in ("both", side)]
+    beginnings = tuple(beginning for part in chosen for beginning in part)
     for name, parameter in backbone.named_parameters():
-        side = "image" if ".visual." in f".{name}" else "text"
-        parameter.requires_grad_(trained in ("both", side) and not name.endswith("logit_scale"))
+        parameter.requires_grad_(name.startswith(beginnings))
 
 
 def _build(context: BuildContext) -> Method:

@@ -13,8 +13,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmark.backbone import BackboneIdentity
 from benchmark.encoders.architectures import Activation, openai_architecture
-from benchmark.encoders.backbones import ClipBackbone, build_clip
+from benchmark.encoders.backbones import OPEN_CLIP, ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_names, compare_output
 from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, Matrix, Rows, StateDict
@@ -79,7 +80,7 @@ def golden_backbone(name: str, sizes: EncoderSizes, prefix: str, activation: Act
     clip = build_clip(openai_architecture(sizes.model_dump()), activation)
     draw_weights(clip, clip_weight, prefix)
     preprocessing = Preprocessing("targetpad", sizes.image_resolution)
-    return ClipBackbone(clip, preprocessing, name, "golden", activation).eval()
+    return ClipBackbone(clip, preprocessing, BackboneIdentity(OPEN_CLIP, name, "golden", activation)).eval()
 
 
 def golden_tokens(file: GoldenFile, rows: list[list[int]], sizes: EncoderSizes) -> Tensor:

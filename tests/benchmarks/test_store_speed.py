@@ -65,14 +65,14 @@ class Epoch:
         )
         inputs = FeatureInputs(reference=VIEWS, target=VIEWS)
         store = SharedStore(small_store(folder / "texts", WideTexts()), ALONE)
+        self.method = Spirit(WIDTH, SpiritSettings()).train()
         self.source = FeatureTraining(
-            lambda epoch: triplets, text_rule("joined"), inputs, features, store, 0, torch.device("cpu")
+            lambda epoch: triplets, text_rule("joined"), inputs, features, store, self.method, 0, torch.device("cpu")
         )
         self.start()
         order = draw.permutation(TRIPLETS)
         self.plan = [Share(order[n * ROWS : (n + 1) * ROWS]) for n in range(UPDATES)]
         self.in_memory = [_copied(batch) for batch in self.source.batches(self.plan)]
-        self.method = Spirit(WIDTH, SpiritSettings()).train()
         trained = [p for p in self.method.parameters() if p.requires_grad]
         self.optimiser = standard_optimiser([{"params": trained}], TrainingSettings())
 

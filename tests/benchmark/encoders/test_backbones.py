@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmark.backbone import BackboneIdentity
 from benchmark.encoders.architectures import Activation, backbone_configuration, openai_architecture, split_name
 from benchmark.encoders.backbone_table import BACKBONES, plain_architectures
-from benchmark.encoders.backbones import ClipBackbone, build_clip, load_backbone
+from benchmark.encoders.backbones import OPEN_CLIP, ClipBackbone, build_clip, load_backbone
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import find_weights, published
 from benchmark.errors import UserError
@@ -31,7 +32,7 @@ def golden_backbone(name: str, activation: Activation = "quickgelu") -> ClipBack
     sizes = GOLDEN["models"][name]["config"]
     clip = build_clip(openai_architecture(sizes), activation)
     preprocessing = Preprocessing("targetpad", sizes["image_resolution"])
-    backbone = ClipBackbone(clip, preprocessing, name, "golden", activation).eval()
+    backbone = ClipBackbone(clip, preprocessing, BackboneIdentity(OPEN_CLIP, name, "golden", activation)).eval()
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.openai_state_dict().items()}
     drawn = {name: torch.from_numpy(clip_weight(name, shape, PREFIX)) for name, shape in shapes.items()}
     load_into(clip, drawn, "golden rule")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from benchmark.backbone import BackboneIdentity
 from benchmark.encoders.architectures import TINY
 from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
@@ -25,7 +26,7 @@ def known_networks() -> Names:
     registry = discover()
     with torch.device("meta"):
         clip = build_clip(TINY, "quickgelu")
-        backbone = ClipBackbone(clip, Preprocessing("targetpad", 64), "tiny", "none", "quickgelu")
+        backbone = ClipBackbone(clip, Preprocessing("targetpad", 64), BackboneIdentity("open_clip", "tiny", "none", "quickgelu"))
         known = [("CLIP's encoders", frozenset(clip.state_dict()))]
         for name, info in registry.methods().items():
             specification = registry.specification(name)
