@@ -28,7 +28,7 @@ from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS,
 from benchmark.encoders.preprocessing import GRIDS, Preprocessing
 from benchmark.records.measurement import Measurement
 from benchmark.records.tables import SYNTHETIC
-from benchmark.throughput.limits import Products, bare_patches, bare_picture, computing_in, large_product, memory_copy
+from benchmark.throughput.limits import BARE_PRODUCTS, Products, bare_patches, bare_picture, computing_in, large_product, memory_copy, with_bytes_moved
 from benchmark.throughput.timing import Setting
 
 _PICTURES, _TEXTS = 64, 256
@@ -37,6 +37,8 @@ _TEXT_PASSES = 4
 _LOADER, _STORE = "loader", "store"
 _BARE_LOOP = "bare Pillow loop"
 _BARE_FORWARD = "bare forward pass"
+IN_PRODUCTS = "encoding pictures, in products"
+"""The name of the speed of encoding beside its bare products."""
 
 
 @dataclass(frozen=True)
@@ -133,20 +135,29 @@ def encoding_speeds(
     patches = np.concatenate([pipeline.patches(open_picture(path), GRIDS) for path in sample.pictures.paths[:wanted]])
     work = f"one pass of {PICTURES_PER_PASS} x {pipeline.size}²"
 
-    def encoding(given: Sequence[NDArray[np.uint8]], pictures: float, work: str) -> Measurement:
-        """Of one pass, filled with the pictures (S, S, 3) given, over and over."""
+    def encoding(given: Sequence[NDArray[np.uint8]], pictures: float, work: str) -> list[Measurement]:
+        """Of one pass, filled with the pictures (S, S, 3) given, over and over: beside each of its two limits."""
         pixels = np.stack(given)[np.arange(PICTURES_PER_PASS) % len(given)]
         with computing_in(setting.precision, setting.device), torch.no_grad():
             ready = pipeline.normalise(torch.from_numpy(pixels).to(setting.device))
-            flops = len(pixels) * Products.recorded(lambda: backbone.encode_image(ready[:1])).flops
+            products = Products.recorded(lambda: backbone.encode_image(ready))
+            # Besides: the pixels read, and written as numbers.
+            bare = with_bytes_moved(products.replay(), pixels.nbytes + ready.nbytes, setting.device)
             rounds = setting.rounds(
-                {_STORE: lambda: encoder.pictures(pixels), _BARE_FORWARD: lambda: backbone.encode_image(ready)}
+                {
+                    _STORE: lambda: encoder.pictures(pixels),
+                    _BARE_FORWARD: lambda: backbone.encode_image(ready),
+                    BARE_PRODUCTS: bare,
+                }
             )
-        return setting.rate(rounds, _STORE, pictures, "pictures", work, _BARE_FORWARD, flops)
+        limits = (_BARE_FORWARD, BARE_PRODUCTS)
+        return [setting.rate(rounds, _STORE, pictures, "pictures", work, limit, products.flops) for limit in limits]
 
+    of_pictures, in_products = encoding(whole, PICTURES_PER_PASS, work)
     return {
-        "encoding pictures": encoding(whole, PICTURES_PER_PASS, work),
-        "encoding 13 patches": encoding(list(patches), PICTURES_PER_PASS / per_picture, f"{work} patches"),
+        "encoding pictures": of_pictures,
+        IN_PRODUCTS: in_products,
+        "encoding 13 patches": encoding(list(patches), PICTURES_PER_PASS / per_picture, f"{work} patches")[0],
         "encoding texts": _text_encoding(encoder, backbone, sample.texts, setting),
     }
 

@@ -1,8 +1,8 @@
 """What parts of the program are held against: the same work with nothing around it.
 
 Pillow's decoding and resizing in a plain loop, a training step in plain PyTorch on tensors already in
-memory, the bare matrix products and convolutions of such a step, a copy of memory, one large matrix
-product. (A bare forward pass is one line where it is measured.)
+memory, the bare matrix products and convolutions of such a step and the bytes that it must move besides,
+a copy of memory, one large matrix product. (A bare forward pass is one line where it is measured.)
 
 Notation: S side of a backbone's input, B batch.
 """
@@ -38,6 +38,8 @@ _ATEN = torch.ops.aten
 _INTO_BUFFERS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm)
 _COPIED_BYTES = 1 << 28
 _PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
+BARE_PRODUCTS = "bare products of the same shapes, and the bytes that must move"
+"""What the arithmetic of a step or a pass takes at least, as a limit is named."""
 Shape = tuple[int, ...]
 
 
@@ -89,37 +91,60 @@ def _bare_input(image: Image.Image, preprocessing: Preprocessing) -> NDArray[np.
     return np.asarray(image.crop((left, top, left + side, top + side)).convert("RGB"))
 
 
-def bare_step(
-    method: Method, stage: Stage, settings: TrainingSettings, batches: Sequence[Batch]
-) -> Callable[[], Tensor]:
+class BareStep:
     """One update of a copy of the method on ready batches, one per negative group: a plain PyTorch loop."""
-    own = copy.deepcopy(method).train()
-    groups = stage.parameter_groups(own, settings)
-    optimiser = (stage.optimiser or standard_optimiser)(groups, settings)
-    if settings.batch_norm == "eval":
-        for module in own.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-                module.eval()
-    device = next(own.parameters()).device
-    half = _AUTOCAST.get(settings.precision)
-    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
 
-    def step() -> Tensor:
-        loss = torch.zeros((), device=device)
-        for batch in batches:
-            with torch.autocast(device.type, half, enabled=half is not None):
+    def __init__(self, method: Method, stage: Stage, settings: TrainingSettings, batches: Sequence[Batch]) -> None:
+        self._method = copy.deepcopy(method).train()
+        self._settings, self._batches = settings, batches
+        groups = stage.parameter_groups(self._method, settings)
+        self._optimiser = (stage.optimiser or standard_optimiser)(groups, settings)
+        if settings.batch_norm == "eval":
+            for module in self._method.modules():
+                if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        self._device = next(self._method.parameters()).device
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=settings.precision == "fp16")
+
+    def __call__(self) -> Tensor:
+        own, scaler, optimiser = self._method, self._scaler, self._optimiser
+        half = _AUTOCAST.get(self._settings.precision)
+        loss = torch.zeros((), device=self._device)
+        for batch in self._batches:
+            with torch.autocast(self._device.type, half, enabled=half is not None):
                 queries = own.encode_query(batch.reference, batch.text)
-                loss = own.loss(queries, own.encode_target(batch.target)) / len(batches)
+                loss = own.loss(queries, own.encode_target(batch.target)) / len(self._batches)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if settings.gradient_clip:
+        if self._settings.gradient_clip:
             scaler.unscale_(optimiser)
-            torch.nn.utils.clip_grad_norm_(own.parameters(), settings.gradient_clip)
+            torch.nn.utils.clip_grad_norm_(own.parameters(), self._settings.gradient_clip)
         scaler.step(optimiser)
         scaler.update()
         optimiser.zero_grad(set_to_none=True)
         return loss.detach()
 
-    return step
+    @property
+    def moved_bytes(self) -> int:
+        """What its optimiser must read and write in an update: weights and moments both ways, gradients once.
+
+        Known after the first update. What products read and write is theirs.
+        """
+        weights = sum(p.nbytes for group in self._optimiser.param_groups for p in group["params"])
+        moments = sum(
+            part.nbytes for state in self._optimiser.state.values() for part in state.values() if torch.is_tensor(part)
+        )
+        return 3 * weights + 2 * moments
+
+
+def with_bytes_moved(call: Callable[[], object], size: int, device: torch.device) -> Callable[[], None]:
+    """The call, and behind it a copy of memory that reads and writes so many bytes in all."""
+    copied = memory_copy(device, size // 2)
+
+    def both() -> None:
+        call()
+        copied()
+
+    return both
 
 
 def memory_copy(device: torch.device, size: int = _COPIED_BYTES) -> Callable[[], Tensor]:

@@ -10,7 +10,7 @@ Notation: B rows of a negative group, S side of a picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle
@@ -29,10 +29,17 @@ from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.features.store import FeatureStore, SharedStore
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
 from benchmark.pipeline.plan import Plan, PlannedStage
-from benchmark.records.measurement import Measurement
+from benchmark.records.measurement import Measurement, Precision
 from benchmark.settings import TrainerSettings
 from benchmark.text_rules import text_rule
-from benchmark.throughput.limits import Products, bare_step, computing_in, memory_copy
+from benchmark.throughput.limits import (
+    BARE_PRODUCTS,
+    BareStep,
+    Products,
+    computing_in,
+    memory_copy,
+    with_bytes_moved,
+)
 from benchmark.throughput.made_up import MadeUpBackbone, made_up_features
 from benchmark.throughput.timing import Setting, repeated
 from benchmark.training.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
@@ -79,20 +86,47 @@ def cut_to_machine(planned: PlannedStage, side: int | None, on_cpu: bool) -> Pla
     return replace(planned, settings=cut)
 
 
-def stage_speeds(stage: StageToMeasure, process: Process, setting: Setting) -> dict[str, Measurement]:
-    """Updates and triplets a second of one stage, and how fast what it reads is read."""
+@contextmanager
+def ready_stage(stage: StageToMeasure, process: Process) -> Iterator[ReadyStage]:
+    """What a stage trains on, made up or decoded; its folder is removed at the end."""
     entries = _UPDATES * stage.planned.settings.batch_size
     with TemporaryDirectory(prefix="throughput-") as name, ExitStack() as stack:
         source = training_source(stage, entries, Path(name), process, stack)
         plan = _shares(source, stage.planned)
         ready = list(source.batches([share for update in plan[:2] for share in update]))
+        trained_on = source if isinstance(stage.inputs, FeatureInputs) else _Ready(ready, entries)
+        yield ReadyStage(source, trained_on, plan, ready[: len(plan[0])], Path(name))
+
+
+@dataclass(frozen=True)
+class ReadyStage:
+    """``source``: as in a run. ``trained_on``: the same for features; of pictures a few decoded batches, over and
+    over. ``plan``: the negative groups of every update of an epoch, ``first``: the batches of one update."""
+
+    source: TrainingSource
+    trained_on: TrainingSource
+    plan: list[list[Share]]
+    first: Sequence[Batch]
+    folder: Path
+
+
+def stage_speeds(stage: StageToMeasure, process: Process, setting: Setting) -> dict[str, Measurement]:
+    """Updates and triplets a second of one stage, and how fast what it reads is read."""
+    with ready_stage(stage, process) as ready:
         if isinstance(stage.inputs, FeatureInputs):
-            read = _gathering(stage, source, [update[0] for update in plan], setting)
+            read = _gathering(stage, ready.source, [update[0] for update in ready.plan], setting)
         else:
             read = _loading(stage, stage.inputs, setting)
-            source = _Ready(ready, entries)
-        first = ready[: len(plan[0])]
-        return {**_updates(stage, source, first, Path(name), process, setting), **read}
+        return {**_updates(stage, ready, process, setting), **read}
+
+
+def updates_alone(stage: StageToMeasure, process: Process, setting: Setting) -> Measurement:
+    """Triplets a second with nothing measured beside: the peak memory is that of training alone."""
+    rows = stage.planned.settings.batch_size
+    with ready_stage(stage, process) as ready, computing_in(_outside_autocast(setting), process.device):
+        with closing(endless_updates(training_job(stage, ready.trained_on, ready.folder, process))) as updates:
+            rounds = setting.rounds({"trainer": lambda: next(updates)})
+    return setting.rate(rounds, "trainer", rows, "triplets", f"batch {rows}, {setting.precision}")
 
 
 def _shares(source: TrainingSource, planned: PlannedStage) -> list[list[Share]]:
@@ -102,27 +136,28 @@ def _shares(source: TrainingSource, planned: PlannedStage) -> list[list[Share]]:
     return [rank_shares(rows, settings, layout, 0) for rows in update_plan(source.start_epoch(0), settings, 0, 0)]
 
 
+def _outside_autocast(setting: Setting) -> Precision:
+    """Half precision is the step's own autocast."""
+    return "tf32" if setting.precision == "tf32" else "fp32"
+
+
 def _updates(
-    stage: StageToMeasure,
-    source: TrainingSource,
-    first: Sequence[Batch],
-    folder: Path,
-    process: Process,
-    setting: Setting,
+    stage: StageToMeasure, ready: ReadyStage, process: Process, setting: Setting
 ) -> dict[str, Measurement]:
-    """``first``: the groups of the update that the limits make over and over."""
+    """The limits make the first update over and over."""
     name, settings = stage.planned.stage.name, stage.planned.settings
-    loop, bare = "plain PyTorch loop", "bare products of the same shapes"
-    with computing_in("tf32" if setting.precision == "tf32" else "fp32", process.device):
-        step = bare_step(stage.method, stage.planned.stage, settings, first)
+    loop, device = "plain PyTorch loop", process.device
+    with computing_in(_outside_autocast(setting), device):
+        step = BareStep(stage.method, stage.planned.stage, settings, ready.first)
         products = Products.recorded(step)
-        with closing(endless_updates(training_job(stage, source, folder, process))) as updates:
-            rounds = setting.rounds({"trainer": lambda: next(updates), loop: step, bare: products.replay()})
+        bare = with_bytes_moved(products.replay(), step.moved_bytes, device)
+        with closing(endless_updates(training_job(stage, ready.trained_on, ready.folder, process))) as updates:
+            rounds = setting.rounds({"trainer": lambda: next(updates), loop: step, BARE_PRODUCTS: bare})
     rows, group = settings.batch_size, settings.group
     work = f"batch {rows}" + (f" in groups of {group}" if group < rows else "") + f", {setting.precision}"
     return {
         f"{name}: updates": setting.rate(rounds, "trainer", 1, "updates", work, loop),
-        f"{name}: triplets": setting.rate(rounds, "trainer", rows, "triplets", work, bare, products.flops),
+        f"{name}: triplets": setting.rate(rounds, "trainer", rows, "triplets", work, BARE_PRODUCTS, products.flops),
     }
 
 

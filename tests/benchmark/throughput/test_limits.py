@@ -14,7 +14,7 @@ from benchmark.data.pictures import open_picture
 from benchmark.encoders.preprocessing import GRIDS, PADS, Preprocessing
 from benchmark.settings import TrainingSettings
 from benchmark.throughput import limits
-from benchmark.throughput.limits import bare_patches, bare_picture, bare_step, computing_in, large_product, memory_copy
+from benchmark.throughput.limits import BareStep, bare_patches, bare_picture, computing_in, large_product, memory_copy, with_bytes_moved
 from benchmark.training.batches import GroupLayout, rank_shares, update_plan
 from benchmark.training.trainer import endless_updates
 
@@ -42,7 +42,7 @@ def test_the_plain_step_is_the_trainer_s(tmp_path: Path, groups: int):
     (order,) = update_plan(rows, settings, job.seed, 0)
     batches = list(source.batches(rank_shares(order, settings, GroupLayout.of(settings, 1), 0)))
     before = {name: tensor.clone() for name, tensor in job.method.state_dict().items()}
-    step = bare_step(job.method, small_stage(), settings, batches)
+    step = BareStep(job.method, small_stage(), settings, batches)
     first, second = step(), step()
     assert second < first
     assert all(torch.equal(before[name], tensor) for name, tensor in job.method.state_dict().items())
@@ -53,6 +53,25 @@ def test_the_plain_step_is_the_trainer_s(tmp_path: Path, groups: int):
     queries = job.method.train().encode_query(last.reference, last.text)
     loss = job.method.loss(queries, job.method.encode_target(last.target)) / groups
     torch.testing.assert_close(loss.detach(), second)
+
+
+def test_an_optimiser_s_bytes_are_those_of_weights_gradients_and_moments():
+    method = Small(norm=False)
+    weights, moved = (sum(p.nbytes for p in part.parameters()) for part in (method, method.layer))
+    weights -= method.frozen.nbytes
+    for optimiser, moments in (("sgd", 0), ("adamw", 2)):
+        settings = TrainingSettings(batch_size=8, learning_rate=0.1, optimiser=optimiser)
+        step = BareStep(method, small_stage(), settings, [Vectors(8).batch(np.arange(8))])
+        step()
+        counters = 2 * 4 * 2 if moments else 0  # AdamW counts the updates of weight and bias
+        assert step.moved_bytes == 3 * weights + 2 * moments * moved + counters
+
+
+def test_bytes_are_moved_behind_a_call(monkeypatch: pytest.MonkeyPatch):
+    done: list[object] = []
+    monkeypatch.setattr(limits, "memory_copy", lambda device, size: lambda: done.append(size))
+    with_bytes_moved(lambda: done.append("products"), 4096, CPU)()
+    assert done == ["products", 2048]
 
 
 def test_the_precision_is_set_and_put_back():
