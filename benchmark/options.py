@@ -64,6 +64,7 @@ class RunOptions(Settings):
     backbone: str = _option("", "RN50x4 by default, tiny on the demo data", "NAME")
     weights: str = _option("", "the backbone's weights", "TAG|FILE|random")
     protocol: tuple[str, ...] = _option((), "by default all that fit the text rule", "NAME")
+    subset: str = _option("", "score the queries alone whose ids a file lists, one a line", "FILE")
     recipe: str = _option("", "a named recipe (see `list recipes`), or a file of your own", "NAME|FILE.toml")
     variant: str = _option(
         "", "named configurations of the method, or all; see `list variants`", "NAME", several="+"

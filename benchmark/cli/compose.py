@@ -1,7 +1,8 @@
 """Whether a method composes: its ranks beside those of the picture alone and the text alone, on its own encoder.
 
-Name three runs of one dataset, in any order: the method's, one of image_only and one of text_only, made with the same
-encoder and seed (`run --method M image_only text_only` makes them). Folders that hold several seeds are taken too.
+Name a run, or the folder of its seeds: it has found out what either modality finds alone on its encoder. Or name three
+runs of one dataset, in any order, the method's, one of image_only and one of text_only, made with the same encoder and
+seed (`run --method M image_only text_only` makes them).
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         *DATA,
         "protocol",
         "overwrite",
+        "subset",
         method="the checkpoint's method",
         dataset="by default the one that the checkpoint was trained on",
         text_mode="how captions became the queries of a file",

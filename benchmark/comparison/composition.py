@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,11 @@ from benchmark.comparison.statistics import (
 )
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
+from benchmark.evaluation.metrics import REPLICATES as INTERVAL_REPLICATES
 from benchmark.evaluation.metrics import FloatArray
+from benchmark.evaluation.per_query import PerQuery
 from benchmark.records.layout import metric_order
+from benchmark.records.measurement import ComposedRecall
 from benchmark.records.record import Record
 
 PICTURE_ALONE, TEXT_ALONE = "image_only", "text_only"
@@ -70,6 +73,19 @@ class CompositionAt:
     p_text: float
     table: Mapping[tuple[bool, bool, bool], int]
 
+    def for_record(self) -> ComposedRecall:
+        """As a record keeps it; the method's own value stands beside it there."""
+        values = {name: _written(getattr(self, name)) for name in ComposedRecall.model_fields}
+        return ComposedRecall.model_validate(values)
+
+
+def _written(value: float | Interval) -> float | Interval | None:
+    """Without digits of no meaning, which may lead out of 0 to 100; None where there is no value."""
+    if isinstance(value, tuple):
+        low, high = value
+        return None if np.isnan(low) else (round(low, 6), round(high, 6))
+    return None if np.isnan(value) else round(value, 6)
+
 
 @dataclass(frozen=True)
 class CompositionFindings:
@@ -83,14 +99,60 @@ class CompositionFindings:
 
 
 def compose(*runs: str | Path, seed: int = 0, replicates: int = REPLICATES) -> CompositionFindings:
-    """Hold a run (or its seeds) against runs of ``image_only`` and ``text_only`` on the same encoder.
+    """Hold a run (or its seeds) against what one modality alone finds on the same encoder.
 
-    The three are told apart by their methods. Raises UserError where one is missing, where their encoders
-    are not the same, and as :func:`benchmark.comparison.comparison.compare` does.
+    That is what the run itself has found out, or, where they are named, runs of ``image_only`` and ``text_only``: the
+    three are told apart by their methods. Raises UserError where one is missing, where their encoders are not the
+    same, and as :func:`benchmark.comparison.comparison.compare` does.
     """
-    method, picture, text = sides = _roles(read_sides(map(Path, runs)))
+    named = read_sides(map(Path, runs), least=1)
+    if len(named) == 1:
+        return compose_side(named[0], seed, replicates)
+    sides = _roles(named)
     _check_encoders(sides)
-    found = comparables(sides)
+    return _findings(sides, seed, replicates)
+
+
+def compose_side(method: Side, seed: int = 0, replicates: int = REPLICATES) -> CompositionFindings:
+    """A run (or its seeds) beside the ranks of either modality that it has kept; raises UserError without them."""
+    known = {key for key in method.keys() if all(queries[key].picture_rank is not None for queries in method.queries)}
+    if not known:
+        raise UserError(
+            f"{method.label}: its record tells nothing of one modality alone (it is one itself, its labels are hidden, "
+            "or it is of an older version): `evaluate --checkpoint` finds it out, or name runs of "
+            f"{PICTURE_ALONE} and {TEXT_ALONE} on its encoder beside it"
+        )
+    return _findings(
+        tuple(
+            replace(method, queries=tuple({key: _alone(q, name) for key, q in queries.items() if key in known}
+                                          for queries in method.queries))
+            for name in ("rank", "picture_rank", "text_rank")
+        ), seed, replicates,
+    )  # fmt: skip
+
+
+def _alone(queries: PerQuery, name: str) -> PerQuery:
+    """The ranks of that name in the place of the method's own, and nothing else that is of the method."""
+    return replace(queries, rank=getattr(queries, name), subset_rank=None, positive_ranks=None, top=None)
+
+
+def compose_tasks(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> dict[str, ComposedRecall]:
+    """Of one run's task (``tasks``: its categories), or none where they have no ranks of either modality."""
+    if any(queries.picture_rank is None for queries in tasks):
+        return {}
+    comparable = Comparable(
+        key,
+        tuple(metrics),
+        tuple(queries.ids for queries in tasks),
+        tuple(queries.group for queries in tasks),
+        tuple(tuple((_alone(queries, name),) for name in ("rank", "picture_rank", "text_rank")) for queries in tasks),
+    )
+    names = [metric for metric in metric_order(metrics) if metric.startswith("R@")]
+    return {metric: _composition_at(comparable, metric, 0, INTERVAL_REPLICATES).for_record() for metric in names}
+
+
+def _findings(sides: Sequence[Side], seed: int, replicates: int) -> CompositionFindings:
+    method, found = sides[0], comparables(sides)
     return CompositionFindings(
         label=method.label,
         encoder=_encoder_name(method.records[0]),

@@ -11,7 +11,8 @@ from typing import Any
 
 from benchmark.comparison.composition import CompositionAt, CompositionFindings
 from benchmark.comparison.layout import format_p
-from benchmark.records.layout import listed, paragraph, pipe_table
+from benchmark.records.layout import WIDTH, listed, paragraph, pipe_table
+from benchmark.records.record import Record
 
 _TABLE_CUTOFF = "R@10"
 
@@ -23,6 +24,12 @@ _READING = (
     "finds and the method does not; composed - lost is the gap to the union",
     "hard: queries that neither modality solves, and the method's recall on those. On this encoder they are chosen by "
     "its own failures, which raises the recall on them: compare it across encoders only",
+)
+
+_SHORT_READING = (
+    "Picture, text: one modality alone on the same encoder; gap: method - max of both; one: found by either; composed: "
+    "found by the method alone; lost: by either and not by the method; hard: the method's recall on what neither finds",
+    "`compose RUN` tells more",
 )
 
 
@@ -119,3 +126,20 @@ def _plain(value: Any) -> Any:
 
 
 COMPOSITION_FORMATS: Mapping[str, Callable[[CompositionFindings], str]] = {"markdown": _markdown, "json": _json}
+
+
+def composition_section(record: Record, width: int = WIDTH) -> str:
+    """What `run` prints below its tables: each task's composition at one cut-off; "" where none is known."""
+    known = {result.key: result for result in reversed(record.results) if _TABLE_CUTOFF in result.composition}
+    rows = [
+        [" · ".join(filter(None, (result.protocol, result.text_mode, result.category))),
+         f"{at.picture:.2f}", f"{at.text:.2f}", f"{result.metrics[_TABLE_CUTOFF]:.2f}", f"{at.gap:+.2f}",
+         f"{(at.gap_interval[1] - at.gap_interval[0]) / 2:.1f}", f"{at.union:.2f}", f"{at.composed:.2f}",
+         f"{at.lost:.2f}", "" if at.hard_recall is None else f"{at.hard_recall:.2f}"]
+        for result in reversed(known.values()) for at in [result.composition[_TABLE_CUTOFF]]
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    heads = [f"composition, {_TABLE_CUTOFF}", *"picture text method gap ± one composed lost hard".split()]
+    table = pipe_table([heads], rows, ["left", *["right"] * (len(heads) - 1)])
+    return f"{table}\n{paragraph(_SHORT_READING, width)}"

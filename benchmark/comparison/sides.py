@@ -67,10 +67,10 @@ def _values(metric: str, queries: PerQuery) -> FloatArray | None:
     return metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks)
 
 
-def read_sides(paths: Iterable[Path]) -> list[Side]:
+def read_sides(paths: Iterable[Path], least: int = 2) -> list[Side]:
     """The records at or below the paths; seeds of one configuration are one side, in the order first named.
 
-    Raises UserError where a path holds no record, a record has no results per query, or fewer than two
+    Raises UserError where a path holds no record, a record has no results per query, or fewer than ``least``
     sides are found.
     """
     found: dict[str, list[tuple[Path, Record]]] = {}
@@ -82,7 +82,7 @@ def read_sides(paths: Iterable[Path]) -> list[Side]:
             seen.add(file.resolve())
             record = read_record(file)
             found.setdefault(run_key(record), []).append((file, record))
-    if len(found) < 2:
+    if len(found) < least:
         raise UserError(
             "compare needs runs of at least two configurations; all that were named are seeds of one"
             if found else "compare needs the folders or records of at least two runs"

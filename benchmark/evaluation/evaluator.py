@@ -49,12 +49,15 @@ class TaskResult:
     """What a task's ranking gave: ranks, and what follows from them.
 
     ``top`` (Q, K): gallery indices of the best pictures of each query, best first, -1 where fewer are ranked;
-    None where they were not asked for.
+    None where they were not asked for. ``picture_rank``, ``text_rank`` (Q,): what one modality alone gives
+    (:mod:`benchmark.evaluation.single_modality`), where that was asked for.
     """
 
     task: Task
     ranks: Ranks
     top: IntArray | None = None
+    picture_rank: IntArray | None = None
+    text_rank: IntArray | None = None
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -75,14 +78,18 @@ class TaskResult:
         """What is stored of every query; ``names`` are the dataset's picture names."""
         if self.top is None:
             raise ValueError(f"{self.task.key}: was scored without the best pictures of its queries")
+        return replace(self.ranked(), top=self.top, gallery=tuple(names[i] for i in self.task.gallery))
+
+    def ranked(self) -> PerQuery:
+        """What is stored of every query without its list."""
         return PerQuery(
             ids=self.task.queries.ids,
             group=self.task.queries.group,
             rank=self.ranks.rank,
-            top=self.top,
-            gallery=tuple(names[i] for i in self.task.gallery),
             subset_rank=self.ranks.subset_rank,
             positive_ranks=self.ranks.positive_ranks if self.task.queries.positives.sizes().max() > 1 else None,
+            picture_rank=self.picture_rank,
+            text_rank=self.text_rank,
         )
 
 
@@ -119,7 +126,7 @@ def _encode_gallery(
     def block(rows: slice) -> Encoding:
         return encode(method.encode_target, target=source.target(split, pictures[rows]))
 
-    return _encode_shards(block, len(pictures), job, f"encoding the gallery of {split}")
+    return encode_shards(block, len(pictures), job, f"encoding the gallery of {split}")
 
 
 def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: Job) -> Encoding:
@@ -132,10 +139,10 @@ def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: J
         )
         return encode(method.encode_query, reference=reference, text=source.texts(queries.texts[rows]))
 
-    return _encode_shards(block, len(queries), job, f"encoding the queries of {task.key}")
+    return encode_shards(block, len(queries), job, f"encoding the queries of {task.key}")
 
 
-def _encode_shards(encode_block: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
+def encode_shards(encode_block: Callable[[slice], Encoding], count: int, job: Job, phase: str) -> Encoding:
     """Encodings of all rows, from this rank's blocks and those of the others."""
     first, end = own_span(count, job, _BLOCK)
     blocks = [

@@ -7,6 +7,8 @@ For the result at index i of the record the archive holds
   same among the subset's candidates, where there is one;
 - where some query has several positives, ``i/positives`` (Q,): how many each has, and ``i/positive_rank`` (P,):
   the place of every one in the whole list, one query's after the other's;
+- where they were looked for, ``i/picture_rank``, ``i/text_rank`` (Q,): the rank that the reference picture alone, and
+  the text alone, give on the same encoder;
 - ``i/top`` (Q, K): gallery indices of the best K pictures, best first, K = 50 or the gallery's
   size; -1 where fewer are ranked; ``i/gallery`` (G,): the names that the indices stand for. Both are left out in the
   book of results, which keeps what proves a record's numbers.
@@ -31,6 +33,8 @@ from benchmark.files import atomic_path, file_digest
 
 FILE_NAME = "per_query.npz"
 TOP = 50
+_COLUMNS = ("group", "rank", "subset_rank", "picture_rank", "text_rank")
+"""One number a query; the first two are always there."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class PerQuery:
     gallery: tuple[str, ...] = ()
     subset_rank: IntArray | None = None
     positive_ranks: Ragged | None = None
+    picture_rank: IntArray | None = None
+    text_rank: IntArray | None = None
 
     @property
     def queries(self) -> int:
@@ -56,21 +62,17 @@ class PerQuery:
     def take(self, index: IntArray) -> PerQuery:
         """The queries of these places, in that order."""
         positives = self.positive_ranks
-        return PerQuery(
+        taken = {name: array[index] for name in (*_COLUMNS, "top") if (array := getattr(self, name)) is not None}
+        return replace(
+            self,
             ids=tuple(self.ids[i] for i in index),
-            group=self.group[index],
-            rank=self.rank[index],
-            top=None if self.top is None else self.top[index],
-            gallery=self.gallery,
-            subset_rank=None if self.subset_rank is None else self.subset_rank[index],
             positive_ranks=None if positives is None else Ragged.of([positives[int(i)].tolist() for i in index]),
+            **taken,
         )
 
     def check(self, where: str) -> None:
         """Raises ValueError where shapes or indices do not belong together."""
-        shapes = {"group": self.group.shape, "rank": self.rank.shape}
-        if self.subset_rank is not None:
-            shapes["subset_rank"] = self.subset_rank.shape
+        shapes = {name: array.shape for name in _COLUMNS if (array := getattr(self, name)) is not None}
         if self.positive_ranks is not None:
             shapes["positives"] = self.positive_ranks.sizes().shape
         for name, shape in shapes.items():
@@ -85,13 +87,10 @@ class PerQuery:
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What is stored, in the smallest integers that hold it."""
-        found: dict[str, NDArray[np.generic]] = {
-            "ids": np.asarray(self.ids, dtype=np.str_), "group": _small(self.group), "rank": _small(self.rank)
-        }  # fmt: skip
+        found: dict[str, NDArray[np.generic]] = {"ids": np.asarray(self.ids, dtype=np.str_)}
+        found |= {name: _small(array) for name in _COLUMNS if (array := getattr(self, name)) is not None}
         if self.top is not None:
             found |= {"top": _small(self.top), "gallery": np.asarray(self.gallery, dtype=np.str_)}
-        if self.subset_rank is not None:
-            found["subset_rank"] = _small(self.subset_rank)
         if self.positive_ranks is not None:
             found["positives"] = _small(self.positive_ranks.sizes())
             found["positive_rank"] = _small(self.positive_ranks.values)
@@ -156,7 +155,7 @@ def _fits(name: str, header: ArrayHeader, queries: int, gallery: int) -> bool:
         return len(shape) == 2 and shape[0] == queries and shape[1] <= TOP
     if name == "positive_rank":
         return len(shape) == 1 and shape[0] <= queries * gallery
-    return name in ("group", "rank", "subset_rank", "positives") and shape == (queries,)
+    return name in (*_COLUMNS, "positives") and shape == (queries,)
 
 
 def _from_arrays(own: Mapping[str, NDArray[Any]]) -> PerQuery:
@@ -170,10 +169,9 @@ def _from_arrays(own: Mapping[str, NDArray[Any]]) -> PerQuery:
         positive_ranks = Ragged(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]), values)
     return PerQuery(
         ids=tuple(own["ids"].tolist()),
+        gallery=tuple(own["gallery"].tolist()) if "gallery" in own else (),
+        positive_ranks=positive_ranks,
         group=numbers["group"],
         rank=numbers["rank"],
-        top=numbers.get("top"),
-        gallery=tuple(own["gallery"].tolist()) if "gallery" in own else (),
-        subset_rank=numbers.get("subset_rank"),
-        positive_ranks=positive_ranks,
+        **{name: numbers[name] for name in ("top", *_COLUMNS[2:]) if name in numbers},
     )

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Literal
 
 from benchmark.data.dataset_choice import EVALUATED, open_dataset
+from benchmark.data.protocols import chosen_tasks
 from benchmark.dataset import Dataset, Task
 from benchmark.evaluation.evaluator import TaskResult
+from benchmark.evaluation.query_subset import QuerySubset, read_query_subset
 from benchmark.files import digest_of, file_digest
 from benchmark.options import RunOptions
-from benchmark.pipeline.reporting import Tested, command_line, data_identity, results_of, write_run
+from benchmark.pipeline.reporting import (
+    Tested,
+    command_line,
+    data_identity,
+    listed_queries,
+    results_of,
+    write_run,
+)
 from benchmark.pipeline.run_folder import Owner, held_folder
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.identity import Identity
@@ -36,6 +45,7 @@ class OutsideRun:
     rule: TextRule
     plugins: Mapping[str, str]
     started: float
+    subset: QuerySubset | None = None
 
 
 def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
@@ -49,7 +59,11 @@ def open_outside(options: RunOptions, split: str = "") -> OutsideRun:
     added = [registry.add_plugin(Path(name)).path for name in options.plugins]
     dataset = open_dataset(registry, options, (split or EVALUATED,))
     rule = rule_of(options.text_mode or dataset.info.text_rule)
-    return OutsideRun(options, dataset, rule, {path.name: file_digest(path) for path in added}, started)
+    subset = read_query_subset(options.subset) if options.subset else None
+    if subset is not None:
+        tasks = chosen_tasks(dataset, split or dataset.info.evaluation_split, options.protocol, rule)
+        subset.require_known(tasks)
+    return OutsideRun(options, dataset, rule, {path.name: file_digest(path) for path in added}, started, subset)
 
 
 def queries_digest(tasks: Sequence[Task], names: Sequence[str]) -> str:
@@ -76,7 +90,7 @@ def write_outside(
     run: OutsideRun,
     kind: Literal["embeddings", "rankings"],
     title: str,
-    tested: Sequence[TaskResult],
+    scored: Sequence[TaskResult],
     inputs: Mapping[str, str],
     seen: Outside,
 ) -> tuple[Record, Path]:
@@ -85,7 +99,7 @@ def write_outside(
     ``inputs``: digests of the files by name; ``seen``: what these are seen to be. The folder is ``--output``, or
     ./runs/<dataset>/external/<digest of inputs, title and tasks>.
     """
-    weights: Tested = {"external": tested}
+    weights: Tested = {"external": run.subset.restrict(scored) if run.subset else scored}
     record = Record(
         kind=kind,
         method=METHOD,
@@ -93,7 +107,10 @@ def write_outside(
         command=command_line(),
         created=utc_now(),
         results=tuple(results_of(weights)),
-        identity=Identity(data=data_identity(run.dataset), plugins=dict(run.plugins), inputs=dict(inputs)),
+        identity=Identity(
+            data=data_identity(run.dataset), plugins=dict(run.plugins), inputs=dict(inputs),
+            subset=listed_queries(run.subset),
+        ),
         code=code_version(),
         environment=environment("cpu", 1),
         timings={"evaluation": round(time.monotonic() - run.started, 2)},

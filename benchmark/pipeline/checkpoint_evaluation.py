@@ -20,7 +20,8 @@ from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.families import rebuild
 from benchmark.errors import UserError
-from benchmark.evaluation.evaluator import EncodedTask, encode_tasks, score_in_full
+from benchmark.evaluation.evaluator import EncodedTask, TaskResult, encode_tasks
+from benchmark.evaluation.single_modality import score_beside_modalities
 from benchmark.files import file_digest
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
@@ -55,7 +56,8 @@ class LoadedCheckpoint:
     """A method with the weights of a file, ready to encode, and what a record says of them.
 
     ``encoder`` is the backbone that the method's features come from, with its weights; None where
-    the method brings its own networks.
+    the method brings its own networks. ``trained_backbone``: the one that the weights are of, where an encoder's
+    stage is evaluated.
     """
 
     plan: Plan
@@ -67,11 +69,21 @@ class LoadedCheckpoint:
     start_digest: str
     weights_from: WeightsFrom
     imported: Mapping[str, str]
+    trained_backbone: Backbone | None = None
 
     def encode(self, tasks: Sequence[Task]) -> list[EncodedTask]:
         """Encodings of tasks of the plan's dataset."""
         with StageSources(self.plan, self.job, self.backbone) as sources:
             return encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
+
+    def score(self, tasks: Sequence[Task]) -> list[TaskResult]:
+        """Results of tasks of the plan's dataset, beside those of either modality alone."""
+        with StageSources(self.plan, self.job, self.backbone) as sources:
+            encoded = encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
+        # An encoder's own features are those of the weights that were loaded into it.
+        with StageSources(self.plan, self.job, self.trained_backbone or self.backbone) as sources:
+            alone = sources.single_modalities(self.plan.last.stage, self.method, self.inputs, tasks)
+            return [score_beside_modalities(self.method, task, alone, self.job) for task in encoded]
 
     def probe(self) -> Probe:
         """What a few rows say of the method's contract; raises UserError where it is broken."""
@@ -107,8 +119,8 @@ def evaluate_checkpoint(
         hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         probed = loaded.probe()
-        encoded = loaded.encode(with_cut_texts(plan.tasks, loaded.backbone))
-        tested: Tested = {loaded.weights_from: [score_in_full(loaded.method, task, job) for task in encoded]}
+        results = loaded.score(with_cut_texts(plan.tasks, loaded.backbone))
+        tested: Tested = {loaded.weights_from: plan.subset.restrict(results) if plan.subset else results}
         timings = {"evaluation": time.monotonic() - started}
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
@@ -163,6 +175,7 @@ def load_checkpoint(
         start_digest=start_digest,
         weights_from=_weights_from(plan, header, file),
         imported=header.imported,
+        trained_backbone=backbone if plan.last.stage.output == "encoder" else None,
     )
 
 

@@ -19,6 +19,7 @@ from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
+from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.features.picture_digests import picture_digests
 from benchmark.files import digest_of
@@ -81,6 +82,7 @@ class Plan:
     execution: Execution = Execution()
     monitors: Sections = field(default_factory=dict)
     required_files: tuple[RequiredAsset, ...] = ()
+    subset: QuerySubset | None = None
 
     @property
     def title(self) -> str:
@@ -216,6 +218,7 @@ class Plan:
             "limit": self.options.limit,
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
+            **({"subset": self.subset.digest} if self.subset else {}),
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }

@@ -13,6 +13,7 @@ from benchmark.data.dataset_choice import EVALUATED, open_dataset
 from benchmark.dataset import Dataset, read_splits
 from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
+from benchmark.evaluation.query_subset import QuerySubset, read_query_subset
 from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of
 from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
@@ -117,6 +118,9 @@ def make_plan(
             backbone_settings = family_of(backbone, families).settled(choice)
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
+    subset: QuerySubset | None = None
+    with gathered(problems):
+        subset = read_query_subset(options.subset) if options.subset else None
     known = [*_NAMESPACES, *(stage.stage.name for stage in planned)]
     if options.lr_sweep and planned[-1].stage.output == "encoder":
         problems.append(f"--lr-sweep: {options.method} trains an encoder, which other runs take as it is; leave it out")
@@ -129,7 +133,7 @@ def make_plan(
     if problems:
         raise UserError.collect(dict.fromkeys(problems))
     assets = registry.assets()
-    return Plan(
+    plan = Plan(
         options=options,
         method=methods[options.method],
         specification=specification,
@@ -151,7 +155,11 @@ def make_plan(
         required_files=tuple(
             RequiredAsset(assets[file.asset], file.given) for file in specification.required_files(method_settings)
         ),
+        subset=subset,
     )
+    if subset is not None:
+        subset.require_known(plan.tasks)
+    return plan
 
 
 def _default_weights(backbone: str, families: Sequence[BackboneFamily], problems: list[str]) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.comparison.composition import compose_tasks
+from benchmark.comparison.composition_layout import composition_section
 from benchmark.data.annotated import checked_files
 from benchmark.data.partial import missing_names
 from benchmark.dataset import Dataset
@@ -22,6 +24,7 @@ from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, colours
 from benchmark.errors import format_failure
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.metrics import mean_over_categories
+from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
@@ -29,7 +32,7 @@ from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.progress import say
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
-from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, StageIdentity
+from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, ListedQueries, StageIdentity
 from benchmark.records.layout import WIDTH
 from benchmark.records.measurement import Cost, Probe, Selected
 from benchmark.records.record import Record, Result, write_record
@@ -98,7 +101,7 @@ def results_of(tested: Tested) -> list[Result]:
     """The record's entries in order, each protocol's mean over categories behind them."""
     results: list[Result] = []
     for weights, tasks in tested.items():
-        results += [_result(task, weights) for task in tasks]
+        results += [_result(task, weights, [task]) for task in tasks]
         by_column: dict[tuple[str, str, str], list[TaskResult]] = {}
         for task in tasks:
             key = task.task.key
@@ -108,7 +111,8 @@ def results_of(tested: Tested) -> list[Result]:
     return results
 
 
-def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
+def _result(tested: TaskResult, weights_from: WeightsFrom, categories: Sequence[TaskResult]) -> Result:
+    """``categories``: the results that its composition is of."""
     task, key = tested.task, tested.task.key
     return Result(
         dataset=key.dataset,
@@ -124,6 +128,7 @@ def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
         ties=tested.ties,
         texts_cut=task.texts_cut,
         notes=task.notes,
+        composition=compose_tasks(key, [each.ranked() for each in categories], list(tested.metrics)),
     )
 
 
@@ -137,7 +142,7 @@ def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
         "ties": sum(t.ties for t in tasks),
         "texts_cut": sum(t.task.texts_cut for t in tasks),
     }
-    return _result(tasks[0], weights_from).model_copy(update=update)
+    return _result(tasks[0], weights_from, tasks).model_copy(update=update)
 
 
 def build_record(
@@ -194,6 +199,7 @@ def build_record(
         text_rule=plan.rule.name,
         seed=plan.options.seed,
         limit=plan.options.limit,
+        subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),
         inputs=dict(imported or {}),
         missing_pictures=missing_names(plan.dataset),
@@ -233,6 +239,10 @@ def build_record(
     )
 
 
+def listed_queries(subset: QuerySubset | None) -> ListedQueries | None:
+    return ListedQueries(name=subset.name, sha256=subset.digest, queries=len(subset.ids)) if subset else None
+
+
 def data_identity(dataset: Dataset) -> DataIdentity:
     return DataIdentity(
         name=dataset.info.name,
@@ -260,7 +270,8 @@ def write_run(folder: Path, record: Record, tested: Tested, dataset: Dataset, ti
     per_query = {i: scored[column].per_query(dataset.pictures.names) for i, column in columns if column in scored}
     written = write_record(folder, record, per_query)
     with extra(TABLE):
-        atomic_write_text(folder / TABLE, run_table(written) + "\n")
+        parts = filter(None, [run_table(written), composition_section(written).rstrip("\n")])
+        atomic_write_text(folder / TABLE, "\n\n".join(parts) + "\n")
     with extra(EXAMPLES):
         _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
     return written
@@ -318,7 +329,8 @@ def _example_rows(tested: TaskResult, dataset: Dataset) -> list[ExampleRow]:
 def format_summary(record: Record, folder: Path) -> str:
     """What ends a run: its tables, as wide as the terminal, where everything lies, and what the numbers are not."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-    lines = ["", run_table(record, width), "", f"record:   {folder / 'record.json'}"]
+    lines = ["", run_table(record, width), "", *filter(None, [composition_section(record, width)])]
+    lines += [f"record:   {folder / 'record.json'}"]
     lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
     data = record.identity.data
     if data is not None and data.is_demo:

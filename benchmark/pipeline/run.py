@@ -20,6 +20,7 @@ from benchmark.data.long_texts import format_long_texts, training_strings, with_
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
+from benchmark.evaluation.single_modality import score_beside_modalities
 from benchmark.files import atomic_write_json
 from benchmark.method import Method, PixelInputs
 from benchmark.options import make_options
@@ -317,7 +318,14 @@ class _Run:
                 load_into(method, state, f"weights '{name}'")
             with self._timed("evaluation"):
                 encoded = encode_tasks(method.eval(), self._tasks, source, self._job)
-                tested[name] = [score_in_full(method, task, self._job) for task in encoded]
+                if tested:
+                    tested[name] = [score_in_full(method, task, self._job) for task in encoded]
+                else:
+                    # What one modality alone finds is asked once, beside the weights that are reported first.
+                    alone = self._sources.single_modalities(plan.last.stage, method, built.inputs, self._tasks)
+                    tested[name] = [score_beside_modalities(method, task, alone, self._job) for task in encoded]
+        if plan.subset is not None:
+            tested = {name: plan.subset.restrict(results) for name, results in tested.items()}
         record = build_record(
             plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
             self._cost, self._weights, self._sweep, probed=self._probed,

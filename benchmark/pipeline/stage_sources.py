@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -16,12 +16,13 @@ import torch
 
 from benchmark.backbone import Backbone
 from benchmark.data.pixels import PixelSource
+from benchmark.dataset import Task
 from benchmark.distributed.job import Job
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
 from benchmark.files import digest_of
-from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Transform
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Stage, Transform
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import TrainingSource
@@ -76,6 +77,22 @@ class StageSources:
             return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, method, device)
         return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device)
 
+    def single_modalities(
+        self, stage: Stage, method: Method, inputs: Inputs, tasks: Sequence[Task]
+    ) -> EvaluationSource:
+        """What either modality alone is ranked on: of a stage that trains an encoder, that encoder's own features."""
+        live = self._live(stage, inputs)
+        if live is not None:
+            live.prepare(tasks)
+        return live or self.evaluation(method, inputs)
+
+    def _live(self, stage: Stage, inputs: Inputs) -> LiveFeatures | None:
+        """Features of the encoder as it stands, for the stage that trains it."""
+        if stage.output != "encoder" or not isinstance(inputs, PixelInputs):
+            return None
+        assert self.backbone is not None
+        return LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._job)
+
     def validation(
         self, planned: PlannedStage, method: Method, inputs: Inputs
     ) -> Callable[[Method], Score] | None:
@@ -84,11 +101,7 @@ class StageSources:
         if plan.options.selection == "last":
             return None
         tasks = plan.selection_tasks
-        live: LiveFeatures | None = None
-        if planned.stage.output == "encoder" and isinstance(inputs, PixelInputs):
-            assert self.backbone is not None
-            live = LiveFeatures(self.backbone, inputs, self._pixels(inputs.evaluate), self._job)
-        source = live or self.evaluation(method, inputs)
+        source = self._live(planned.stage, inputs) or self.evaluation(method, inputs)
 
         def validate(current: Method) -> Score:
             scores = evaluate(current, tasks, source, self._job)

@@ -69,6 +69,14 @@ class StageIdentity(RecordPart):
     artefact: str | None = None
 
 
+class ListedQueries(RecordPart):
+    """The file that an evaluation was restricted to: its name without ending, its digest, how many ids it lists."""
+
+    name: Name
+    sha256: str
+    queries: Count
+
+
 class Identity(RecordPart):
     """Everything that makes two numbers comparable or not.
 
@@ -77,6 +85,7 @@ class Identity(RecordPart):
     (empty where nothing is trained). ``tuning``: how that stage's learning rate was searched for, where
     it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
+    ``subset``: the queries that `--subset` left.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -96,6 +105,7 @@ class Identity(RecordPart):
     text_rule: str = ""
     seed: int | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
+    subset: ListedQueries | None = None
     plugins: dict[str, str] = {}
     inputs: dict[str, str] = {}
     missing_pictures: tuple[str, ...] = ()

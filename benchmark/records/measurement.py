@@ -10,6 +10,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Name = Annotated[str, Field(pattern=r"^[^\W_][\w.\-]*$", max_length=100)]
 """Of what is made a folder or a column: letters, digits, "-", "_" and ".", so that it leads nowhere else."""
 NameOrNone = Annotated[str, Field(pattern=r"^([^\W_][\w.\-]*)?$", max_length=100)]
@@ -60,6 +61,42 @@ class Outside(RecordPart):
     norms: tuple[float, float] | None = None
     score: str = ""
     evidence: tuple[str, ...] = ()
+
+
+Points = Annotated[float, Field(ge=-100, le=100)]
+
+
+class ComposedRecall(RecordPart):
+    """A recall of one task beside those of the picture alone and of the text alone, on the same encoder, in percent.
+
+    ``gap``: method - max(picture, text). ``union``: solvable by one modality; ``gap_to_union``: method - union.
+    ``composed``: what the method alone finds; ``lost``: what one modality finds and the method does not. ``hard``:
+    found by neither modality, and ``hard_recall`` the method's recall on those (None where there are none).
+    ``p_picture, p_text``: sign-flip tests of the method against either. :mod:`benchmark.comparison.composition`
+    computes them; intervals are 95 %.
+    """
+
+    picture: Percent
+    text: Percent
+    gap: Points
+    gap_interval: tuple[Points, Points]
+    union: Percent
+    gap_to_union: Points
+    gap_to_union_interval: tuple[Points, Points]
+    composed: Percent
+    lost: Percent
+    hard: Percent
+    hard_recall: Percent | None = None
+    hard_recall_interval: tuple[Percent, Percent] | None = None
+    p_picture: Annotated[float, Field(ge=0, le=1)]
+    p_text: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Self:
+        """The gap to the union is what is composed less what is lost; what no modality solves is hard."""
+        if abs(self.composed - self.lost - self.gap_to_union) > 0.01 or abs(self.union + self.hard - 100) > 0.01:
+            raise ValueError("the shares of a composition do not add up")
+        return self
 
 
 class Measurement(RecordPart):

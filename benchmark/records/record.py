@@ -25,14 +25,25 @@ from benchmark.evaluation.per_query import FILE_NAME as PER_QUERY_NAME
 from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_per_query_file
 from benchmark.files import atomic_write_json, digest_of
 from benchmark.records.identity import Code, Environment, Identity
-from benchmark.records.measurement import Cost, Count, Name, NameOrNone, Outside, Probe, RecordPart, Selected, Trial
+from benchmark.records.measurement import (
+    ComposedRecall,
+    Cost,
+    Count,
+    Name,
+    NameOrNone,
+    Outside,
+    Percent,
+    Probe,
+    RecordPart,
+    Selected,
+    Trial,
+)
 from benchmark.records.measurement import Measurement as Measurement
 from benchmark.structured_files import read_json
 
 SCHEMA_VERSION: Final = 4
 RECORD_NAME = "record.json"
 
-Percent = Annotated[float, Field(ge=0, le=100)]
 MetricName = Annotated[str, Field(pattern=r"^[\w@+,()/]+$")]
 _OWN_FOLDERS = re.compile(r" --(?:cache|output)[ =](?:'[^']*'|\S+)")
 """Options of a command that name somebody's own folders and change no number."""
@@ -47,7 +58,8 @@ class Result(RecordPart):
     numbers returned by an official test server. ``metrics``: name ("R@10", "R_subset@1", "mAP@10") to
     percent; ``intervals``: the 95 % interval of those that have one. ``ties``: queries whose best
     positive ties with another picture; ``texts_cut``: texts longer than the encoder's context. In a mean
-    over categories (``category`` "average") the counts are sums.
+    over categories (``category`` "average") the counts are sums. ``composition``: of its recalls, where what one
+    modality alone finds was looked for.
     """
 
     dataset: Name
@@ -64,6 +76,7 @@ class Result(RecordPart):
     ties: Count = 0
     texts_cut: Count = 0
     notes: tuple[str, ...] = ()
+    composition: dict[MetricName, ComposedRecall] = {}
 
     @property
     def key(self) -> TaskKey:
@@ -76,6 +89,10 @@ class Result(RecordPart):
                 raise ValueError(f"interval of '{name}', which is no metric of this result")
             if low > high:
                 raise ValueError(f"interval of '{name}' ends ({high}) before it begins ({low})")
+        for name, found in self.composition.items():
+            better = max(found.picture, found.text)
+            if name not in self.metrics or abs(self.metrics[name] - better - found.gap) > 0.01:
+                raise ValueError(f"the composition of '{name}' is not that of this result's {name}")
         return self
 
     @model_validator(mode="after")
@@ -164,6 +181,12 @@ class Record(RecordPart):
         """The record as `record.json` holds it. File names keep their bytes, which pydantic replaces in keys."""
         values = self.model_dump(mode="json")
         values["identity"] |= {"plugins": dict(self.identity.plugins), "inputs": dict(self.identity.inputs)}
+        # What later versions of the program added is absent where it says nothing, so that records are written as read.
+        if self.identity.subset is None:
+            del values["identity"]["subset"]
+        for result in values["results"]:
+            if not result["composition"]:
+                del result["composition"]
         return values
 
 
