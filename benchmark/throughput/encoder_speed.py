@@ -28,7 +28,16 @@ from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, TEXTS_PER_PASS,
 from benchmark.encoders.preprocessing import GRIDS, Preprocessing
 from benchmark.records.measurement import Measurement
 from benchmark.records.tables import SYNTHETIC
-from benchmark.throughput.limits import BARE_PRODUCTS, Products, bare_patches, bare_picture, computing_in, large_product, memory_copy, with_bytes_moved
+from benchmark.throughput.limits import (
+    BARE_PRODUCTS,
+    Products,
+    bare_patches,
+    bare_picture,
+    computing_in,
+    large_product,
+    memory_copy,
+    with_bytes_moved,
+)
 from benchmark.throughput.timing import Setting
 
 _PICTURES, _TEXTS = 64, 256

@@ -14,7 +14,15 @@ from benchmark.data.pictures import open_picture
 from benchmark.encoders.preprocessing import GRIDS, PADS, Preprocessing
 from benchmark.settings import TrainingSettings
 from benchmark.throughput import limits
-from benchmark.throughput.limits import BareStep, bare_patches, bare_picture, computing_in, large_product, memory_copy, with_bytes_moved
+from benchmark.throughput.limits import (
+    BareStep,
+    bare_patches,
+    bare_picture,
+    computing_in,
+    large_product,
+    memory_copy,
+    with_bytes_moved,
+)
 from benchmark.training.batches import GroupLayout, rank_shares, update_plan
 from benchmark.training.trainer import endless_updates
 
