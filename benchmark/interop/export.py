@@ -82,9 +82,9 @@ def _encoder(
 ) -> Backbone:
     """The encoder whose features the method reads, with its weights."""
     if not header.encoder:
-        told = header.backbone
-        settings = fill(BackboneSettings, [(str(file), told["settings"])], "backbone")
-        choice = BackboneChoice(told["name"], told["weights"], settings, assets_root, told["seed"])
+        start = header.backbone
+        settings = fill(BackboneSettings, [(str(file), start["settings"])], "backbone")
+        choice = BackboneChoice(start["name"], start["weights"], settings, assets_root, start["seed"])
         return load_choice(choice, registry.backbone_families())
     path = encoder_file(header, file, named)
     backbone = rebuild(header.start, str(file), registry.backbone_families())

@@ -133,7 +133,7 @@ class BareStep:
         moments = sum(
             part.nbytes for state in self._optimiser.state.values() for part in state.values() if torch.is_tensor(part)
         )
-        return 3 * weights + 2 * moments
+        return int(3 * weights + 2 * moments)
 
 
 def with_bytes_moved(call: Callable[[], object], size: int, device: torch.device) -> Callable[[], None]:
