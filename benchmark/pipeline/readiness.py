@@ -10,8 +10,8 @@ from dataclasses import replace
 from benchmark.errors import UserError, gathered
 from benchmark.pipeline.encoder_artefact import WORK
 from benchmark.pipeline.plan import Plan
-from benchmark.pipeline.planning import by_namespace
 from benchmark.pipeline.run_folder import Owner, require_free
+from benchmark.pipeline.run_settings import by_namespace
 from benchmark.records.rows import AVERAGE
 from benchmark.settings import Settings, with_present_names
 from benchmark.text_rules import text_rule

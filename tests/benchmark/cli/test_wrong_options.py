@@ -54,6 +54,25 @@ def test_a_wrong_option_is_one_line(command: Command, tmp_path: Path, name: str)
     assert "synthetic" not in outcome.err and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--set", "method.nonsense=1"), "method.nonsense"),
+        (("--set", "sum.x=1", "--weights", "openai", "--backbone", "nonsense"), "nonsense"),
+        (("--recipe", "nonsense"), "nonsense"),
+        (("--variant", "nonsense"), "nonsense"),
+        (("--text-mode", "nonsense"), "nonsense"),
+        (("--deepspeed-config", "nonsense.json"), "nonsense.json"),
+    ],
+)
+def test_settings_are_held_against_what_there_is_before_demo_data_is_drawn(
+    command: Command, tmp_path: Path, wrong: tuple[str, ...], told: str
+) -> None:
+    outcome = command("run", "--method", "spirit", "--dataset", "cirr", "--cache", tmp_path / "cache", *wrong)
+    assert outcome.status == 2 and told in outcome.err, outcome.err
+    assert "synthetic" not in outcome.err and list(tmp_path.iterdir()) == []
+
+
 def test_all_that_is_wrong_is_told_at_once(command: Command) -> None:
     outcome = command(
         *RUN, "--protocol", "x", "x", "--seed", 0, 0, "--method", "a", "a", "--device", "gpu", "--monitors", "csv", "csv"
