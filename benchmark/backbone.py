@@ -136,7 +136,7 @@ class Backbone(nn.Module):
         return BackboneDescription(
             name=identity.name,
             weights=identity.weights,
-            width=self.width if GLOBAL in self.picture_outputs else 0,
+            width=self.vector_width,
             image_size=self.preprocessing.size,
             context_length=context.length if context is not None else 0,
             activation=identity.activation,
@@ -160,6 +160,11 @@ class Backbone(nn.Module):
     def width(self) -> int:
         """d of the global vector."""
         raise TypeError(f"{type(self).__name__} must define width, or have picture_outputs without 'global'")
+
+    @property
+    def vector_width(self) -> int:
+        """d, or 0 where it gives no global vector of a picture."""
+        return self.width if GLOBAL in self.picture_outputs else 0
 
     @property
     def picture_outputs(self) -> Mapping[str, Output]:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from benchmark.backbone import Backbone, Output
+from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.encoding import Encoding
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
@@ -169,13 +169,13 @@ class BuildContext:
     def width(self) -> int:
         if self.backbone is None:
             raise TypeError("this method has no backbone of the engine's")
-        return self.backbone.width
+        return self.picture_output(GLOBAL).shape[0]
 
     def picture_output(self, name: str) -> Output:
         """Shape and type of what the backbone gives of a picture. Raises UserError where it does not give it."""
         given = self.backbone.picture_outputs if self.backbone is not None else {}
         if name not in given:
-            told = self.backbone.identity.name if self.backbone is not None else "no backbone"
+            told = self.backbone.description.name if self.backbone is not None else "none"
             raise UserError(
                 f"--backbone {told}: gives {', '.join(given) or 'nothing'} of a picture, but '{name}' is read; "
                 "choose another one (`list backbones`)"

@@ -73,11 +73,14 @@ def bytes_needed(
     outputs: Mapping[str, Output], *, pictures: int, views: Sequence[str] = (GLOBAL,), grids: tuple[int, ...] = GRIDS
 ) -> int:
     """Bytes on disk of so many pictures in these views, of a backbone that gives these outputs of one."""
-    return pictures * sum(_kept(view, outputs, grids).bytes for view in views)
+    return pictures * sum(view_output(view, outputs, grids).bytes for view in views)
 
 
-def _kept(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]) -> Output:
-    """What is kept of one picture in a view: (d), (P, d), or an output of the backbone as it is."""
+def view_output(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]) -> Output:
+    """What is kept of one picture in a view: (d), (P, d), or an output of the backbone as it is.
+
+    Raises UserError where the backbone gives no such output.
+    """
     if view == PATCHES:
         return Output((sum(grid * grid for grid in grids), *outputs[GLOBAL].shape))
     if view not in outputs:
@@ -185,7 +188,7 @@ class FeatureStore:
         return self._texts.serve()
 
     def _file(self, folder: Path, identity: str, view: str, rows: int, grids: tuple[int, ...]) -> BlockFile:
-        preprocessing, kept = self._encoder.backbone.preprocessing, _kept(view, self._encoder.outputs, grids)
+        preprocessing, kept = self._encoder.backbone.preprocessing, view_output(view, self._encoder.outputs, grids)
         key = {
             **self._key,
             "view": view,

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import GLOBAL, Backbone
 from benchmark.data.pictures import in_8_bits, open_picture
 from benchmark.encoders.families import rebuild
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
+from benchmark.features.picture_filling import PATCHES
 from benchmark.method import FeatureInputs, Inputs, Method, Stage, Views
 from benchmark.pipeline.stage_sources import apart_from
 from benchmark.registry import Registry, discover
@@ -131,27 +132,29 @@ class Model:
         return {"pixels": transform.normalise(torch.from_numpy(pixels).to(self._device))}
 
     def _features(self, view: str, images: Sequence[Image.Image], grids: tuple[int, ...]) -> Tensor:
-        """(B, d) of whole pictures, (B, P, d) of patches, as the feature store has them."""
+        """(B, d) of whole pictures, (B, P, d) of patches, or another output, as the feature store has them."""
         assert self._encoder is not None
         preprocessing = self._encoder.backbone.preprocessing
-        if view == "global":
-            return self._encoded(np.stack([preprocessing.picture(image) for image in images]))
+        if view != PATCHES:
+            return self._encoded(np.stack([preprocessing.picture(image) for image in images]), view)
         crops = np.stack([preprocessing.patches(image, grids) for image in images])
-        features = self._encoded(crops.reshape(-1, *crops.shape[2:]))
+        features = self._encoded(crops.reshape(-1, *crops.shape[2:]), GLOBAL)
         return features.reshape(*crops.shape[:2], -1)
 
-    def _encoded(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """(m, S, S, 3) → (m, d), in passes of at most one batch."""
+    def _encoded(self, pixels: NDArray[np.uint8], output: str) -> Tensor:
+        """(m, S, S, 3) → (m, *shape of the output), in passes of at most one batch."""
         assert self._encoder is not None
         backbone, passes = self._encoder.backbone, []
+        dtype = getattr(torch, backbone.picture_outputs[output].dtype)
         with self._encoder.frozen():
             for start in range(0, len(pixels), _BATCH):
                 part = torch.from_numpy(pixels[start : start + _BATCH]).to(self._device)
-                passes.append(backbone.encode_image(backbone.preprocessing.normalise(part)).float())
+                normalised = backbone.preprocessing.normalise(part)
+                passes.append(backbone.encode_picture_outputs(normalised, [output])[output].to(dtype))
         return torch.cat(passes)
 
     def _texts(self, strings: Sequence[str]) -> Views:
-        if not isinstance(self._inputs, FeatureInputs):
+        if not isinstance(self._inputs, FeatureInputs) or self._inputs.text == "tokenized":
             return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
         assert self._encoder is not None
         backbone = self._encoder.backbone

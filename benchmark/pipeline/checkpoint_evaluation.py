@@ -140,9 +140,9 @@ def load_checkpoint(
     Raises UserError where the width differs, or the encoder is gone or another one.
     """
     backbone, start_digest = _backbone(plan, header, job)
-    if backbone is not None and backbone.width != header.width:
+    if backbone is not None and backbone.vector_width != header.width:
         raise UserError(
-            f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.width}"
+            f"{file}: for a backbone of width {header.width}, but {plan.backbone} has {backbone.vector_width}"
         )
     stages: list[StageOutcome] = []
     before: dict[str, Method] = {}

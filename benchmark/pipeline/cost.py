@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.encoding import missing_view
+from benchmark.features.picture_filling import PATCHES
+from benchmark.features.store import view_output
 from benchmark.method import Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Cost, EncodingCost
 
@@ -99,8 +101,10 @@ class _PassCosts:
     """Example views of a stage's inputs, one row each, and what the encoders before them cost."""
 
     def __init__(self, inputs: Inputs, backbone: Backbone | None, text: str) -> None:
-        self._passes = {"global": 1, "pixels": 1}
-        self._picture_flops = self._text_flops = 0
+        self._patches = 0
+        self._encoder: Backbone | None = None
+        self._pixels = torch.empty(0)
+        self._text_flops = 0
         self._text_view: Views | None = None
         if isinstance(inputs, PixelInputs):
             white = Image.new("RGB", (_BLANK_SIDE, _BLANK_SIDE), "white")
@@ -111,22 +115,38 @@ class _PassCosts:
         if backbone is None:
             raise TypeError("stored features need the encoder that gives them")
         side = backbone.preprocessing.size
-        frozen, pixels = _without_weights(backbone), torch.zeros(1, 3, side, side, device="meta")
-        _, self._picture_flops = _counted(lambda: frozen.encode_image(pixels))
-        _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
-        self._passes["patches"] = sum(grid * grid for grid in inputs.grids)
-        shapes = {"global": (1, backbone.width), "patches": (1, self._passes["patches"], backbone.width)}
-        self.reference = {name: torch.zeros(shapes[name]) for name in inputs.reference}
-        self.target = {name: torch.zeros(shapes[name]) for name in inputs.target}
-        self._text_view = {"global": torch.zeros(1, backbone.width)}
+        self._encoder = _without_weights(backbone)
+        self._pixels = torch.zeros(1, 3, side, side, device="meta")
+        self._patches = sum(grid * grid for grid in inputs.grids)
+        self.reference, self.target = (
+            {view: _blank(view_output(view, backbone.picture_outputs, inputs.grids)) for view in views}
+            for views in (inputs.reference, inputs.target)
+        )
+        if inputs.text == "features":
+            frozen = self._encoder
+            _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
+            self._text_view = {GLOBAL: _blank(backbone.text_outputs[GLOBAL])}
 
     def text(self, method: Method, text: str) -> Views:
         return self._text_view if self._text_view is not None else method.tokenize([text])
 
     def cost(self, own_flops: int, pictures: set[str], texts: set[str] | frozenset[str]) -> EncodingCost:
-        passes, reads_text = sum(self._passes[name] for name in pictures), bool(texts)
-        flops = own_flops + passes * self._picture_flops + reads_text * self._text_flops
-        return EncodingCost(picture_passes=passes, text_passes=int(reads_text), flops=flops)
+        whole, reads_text = sorted(pictures - {PATCHES}), bool(texts)
+        patches = self._patches if PATCHES in pictures else 0
+        flops = own_flops + reads_text * self._text_flops
+        flops += self._picture_flops(whole) + patches * self._picture_flops([GLOBAL] if patches else [])
+        return EncodingCost(picture_passes=patches + bool(whole), text_passes=int(reads_text), flops=flops)
+
+    def _picture_flops(self, outputs: list[str]) -> int:
+        """Of one pass of the frozen encoder that gives these outputs; 0 where there is none, or nothing is read."""
+        encoder = self._encoder
+        if encoder is None or not outputs:
+            return 0
+        return _counted(lambda: encoder.encode_picture_outputs(self._pixels, outputs))[1]
+
+
+def _blank(output: Output) -> Tensor:
+    return torch.zeros(1, *output.shape, dtype=getattr(torch, output.dtype))
 
 
 def _without_weights(backbone: Backbone) -> Backbone:

@@ -284,7 +284,7 @@ class _Run:
             method_settings=plan.method_settings.model_dump(mode="json"),
             training_settings=planned.settings.model_dump(mode="json"),
             backbone=cast(ChosenBackbone, {**plan.backbone_identity, "seed": plan.options.seed}),
-            width=backbone.width if backbone else 0,
+            width=backbone.vector_width if backbone else 0,
             seed=plan.options.seed,
             encoder=self._encoder_digest,
             encoder_file=str(self._encoder_file or ""),

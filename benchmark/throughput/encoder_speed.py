@@ -193,6 +193,5 @@ def _text_encoding(
 
 
 def short_tokens(backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """(B, L), L being the tokens of the longest text."""
-    tokens = backbone.tokenize(texts)
-    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+    """(B, L), L being the tokens of the longest text where no more are read."""
+    return backbone.shortened(backbone.tokenize(texts))

@@ -148,7 +148,7 @@ def train_an_epoch(size: int, chosen: RunOptions, folder: Path) -> Callable[[], 
     inputs = built.inputs
     assert isinstance(inputs, FeatureInputs) and backbone is not None
     planned = cut_to_machine(planned, None, process.device.type == "cpu")
-    stage = StageToMeasure(plan, planned, built.method, inputs, backbone.width)
+    stage = StageToMeasure(plan, planned, built.method, inputs, backbone.picture_outputs)
     updates = max(size // planned.settings.batch_size, 1)
     entries = updates * planned.settings.batch_size
 

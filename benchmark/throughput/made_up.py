@@ -7,14 +7,14 @@ Notation: n pictures, P patches, d width, Q queries, G gallery pictures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbone import Backbone, BackbonePreprocessing
+from benchmark.backbone import Backbone, BackbonePreprocessing, Output
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
 from benchmark.encoding import Encoding, map_tensors
 from benchmark.facts import BackboneDescription
@@ -65,19 +65,17 @@ class MadeUpBackbone(Backbone):
         return torch.tensor([code + [0] * (_CONTEXT - len(code)) for code in codes])
 
 
-def made_up_features(
-    folder: Path, pictures: IntArray, width: int, patches: int, views: Sequence[str]
-) -> PictureFeatures:
+def made_up_features(folder: Path, pictures: IntArray, views: Mapping[str, Output]) -> PictureFeatures:
     """Features of the pictures (n,), each index once, mapped from new files in ``folder``."""
     mapped, count = {}, len(pictures)
-    for view in views:
-        path, shape = folder / f"{view}.f32", (width,) if view == "global" else (patches, width)
-        block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype("<f4")
+    for view, output in views.items():
+        path, shape = folder / f"{view}.rows", output.shape
+        block = torch.randn(_DISTINCT_ROWS, *shape, generator=_generator()).numpy().astype(output.dtype)
         with path.open("wb") as stream:
             for start in range(0, count, _DISTINCT_ROWS):
                 # No two blocks alike, at the cost of one.
                 stream.write(np.roll(block, start // _DISTINCT_ROWS, axis=-1)[: count - start].tobytes())
-        mapped[view] = map_rows(path, (count, *shape))
+        mapped[view] = map_rows(path, (count, *shape), dtype=output.dtype)
     return PictureFeatures(mapped, pictures)
 
 

@@ -109,7 +109,8 @@ class _Measuring:
             started = time.monotonic()
             speeds = {}
             if planned.stage.trains:
-                stage = StageToMeasure(plan, planned, method, inputs, backbone.width if backbone else 0)
+                outputs = backbone.picture_outputs if backbone else {}
+                stage = StageToMeasure(plan, planned, method, inputs, outputs)
                 setting = replace(self._encoders, precision=self._precision(planned))
                 speeds = stage_speeds(stage, self._process, setting)
             if is_last:

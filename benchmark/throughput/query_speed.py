@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbone import Backbone
+from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.data.pictures import open_picture
 from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluation.evaluator import EncodedTask, score_task
 from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK
+from benchmark.features.picture_filling import PATCHES
+from benchmark.features.store import view_output
 from benchmark.interop.exported import Model
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Measurement
@@ -39,6 +41,7 @@ _LEAST_QUERIES = 20
 _AS_ASKED = "as-is"
 """The text rule of strings that a task's rule has made already."""
 
+_IDS = "tokens"
 _NO_FILE = WeightsHeader("", "", "", {}, {}, {}, 0, 0)
 
 
@@ -65,17 +68,29 @@ def _few_views(
     """A few rows of reference, text and target: random features, or pictures and texts of the sample."""
     if isinstance(inputs, FeatureInputs):
         assert backbone is not None
-        patches = sum(grid * grid for grid in inputs.grids)
-        shapes = {"global": (backbone.width,), "patches": (patches, backbone.width)}
-        text: Views = {"global": torch.randn(_ENCODED, backbone.width, device=device)}
+        outputs, grids = backbone.picture_outputs, inputs.grids
         reference, target = (
-            {view: torch.randn(_ENCODED, *shapes[view], device=device) for view in views}
+            {view: _random_rows(view_output(view, outputs, grids), device) for view in views}
             for views in (inputs.reference, inputs.target)
         )
-        return reference, text, target
+        return reference, _few_texts(method, inputs, backbone, sample, device), target
     pairs = zip(cycle(sample.pictures.paths), cycle(sample.texts), strict=True)
     pixels, tokens = _decoded(method, inputs, list(islice(pairs, _ENCODED)), device)
     return pixels, tokens, pixels
+
+
+def _random_rows(output: Output, device: torch.device) -> Tensor:
+    return torch.randn(_ENCODED, *output.shape, device=device).to(getattr(torch, output.dtype))
+
+
+def _few_texts(
+    method: Method, inputs: FeatureInputs, backbone: Backbone, sample: Sample, device: torch.device
+) -> Views:
+    """Random features, or tokens of the sample's texts."""
+    if inputs.text == "features":
+        return {GLOBAL: _random_rows(backbone.text_outputs[GLOBAL], device)}
+    tokens = method.tokenize(list(islice(cycle(sample.texts), _ENCODED)))
+    return {name: tensor.to(device) for name, tensor in tokens.items()}
 
 
 def _decoded(
@@ -152,17 +167,25 @@ def _ready(
         return lambda: method.encode_query(pixels, tokens)
     assert backbone is not None
     image, pipeline = open_picture(picture), backbone.preprocessing
-    views = {"global": np.stack([pipeline.picture(image)])}
-    if _reads_patches(inputs):
-        views["patches"] = pipeline.patches(image, inputs.grids)
-    ready = {name: pipeline.normalise(torch.from_numpy(view).to(device)) for name, view in views.items()}
-    words = short_tokens(backbone, [text]).to(device)
+    outputs, tokenized = backbone.picture_outputs, inputs.text == "tokenized"
+    kept = {view: getattr(torch, view_output(view, outputs, inputs.grids).dtype) for view in inputs.reference}
+    pixels = {
+        view: pipeline.normalise(torch.from_numpy(shown).to(device))
+        for view in inputs.reference
+        for shown in (pipeline.patches(image, inputs.grids) if view == PATCHES else pipeline.picture(image)[None],)
+    }
+    words = method.tokenize([text]) if tokenized else {_IDS: short_tokens(backbone, [text])}
+    words = {name: tensor.to(device) for name, tensor in words.items()}
 
     def forward() -> Encoding:
-        features = {name: backbone.encode_image(view).float() for name, view in ready.items()}
-        if "patches" in features:
-            features["patches"] = features["patches"][None]
-        return method.encode_query(features, {"global": backbone.encode_text(words).float()})
+        views = {
+            view: backbone.encode_image(part)[None]
+            if view == PATCHES
+            else backbone.encode_picture_outputs(part, [view])[view]
+            for view, part in pixels.items()
+        }
+        modification = words if tokenized else {GLOBAL: backbone.encode_text(words[_IDS]).float()}
+        return method.encode_query({view: part.to(kept[view]) for view, part in views.items()}, modification)
 
     return forward
 

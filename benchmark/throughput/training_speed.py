@@ -9,7 +9,7 @@ Notation: B rows of a negative group, S side of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,13 +20,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from benchmark.backbone import GLOBAL, Output
 from benchmark.data.pictures import cores, open_picture
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.features.store import FeatureStore, SharedStore
+from benchmark.features.store import FeatureStore, SharedStore, view_output
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.records.measurement import Measurement, Precision
@@ -59,13 +60,13 @@ _NEVER = 1e9
 
 @dataclass(frozen=True)
 class StageToMeasure:
-    """A stage as the plan would train it, built; ``width``: that of the stored features, where it reads any."""
+    """A stage as the plan would train it, built; ``outputs``: what its backbone gives of a picture."""
 
     plan: Plan
     planned: PlannedStage
     method: Method
     inputs: Inputs
-    width: int
+    outputs: Mapping[str, Output]
 
     @cached_property
     def triplets(self) -> Triplets:
@@ -198,10 +199,11 @@ def training_source(
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
     count = len(shown)
     triplets = Triplets(triplets.reference_picture % count, triplets.target_picture % count, triplets.captions)
-    backbone = MadeUpBackbone(stage.width, Preprocessing("clip", _STORE_SIDE)).to(device)
+    width = stage.outputs[GLOBAL].shape[0] if GLOBAL in stage.outputs else 1
+    backbone = MadeUpBackbone(width, Preprocessing("clip", _STORE_SIDE)).to(device)
     store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
-    patches = sum(grid * grid for grid in stage.inputs.grids)
-    features = made_up_features(folder, shown, stage.width, patches, stage.inputs.views)
+    views = {view: view_output(view, stage.outputs, stage.inputs.grids) for view in stage.inputs.views}
+    features = made_up_features(folder, shown, views)
     return FeatureTraining(lambda epoch: triplets, rule, stage.inputs, features, store, stage.method, seed, device)
 
 

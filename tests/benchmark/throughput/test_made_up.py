@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmark.backbone import Output
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.evaluation.ranking import rank_queries
 from benchmark.features.store import FeatureStore
@@ -15,11 +16,12 @@ from benchmark.throughput.made_up import MadeUpBackbone, made_up_features, made_
 
 def test_features_are_mapped_and_found_by_picture(tmp_path: Path):
     pictures = np.array([7, 3, 600], dtype=np.int64)
-    found = made_up_features(tmp_path, pictures, 6, 13, ("global", "patches"))
+    found = made_up_features(tmp_path, pictures, {"global": Output((6,)), "patches": Output((13, 6)), "tokens": Output((5, 4), "float16")})
+    assert found.views["tokens"].shape == (3, 5, 4) and found.views["tokens"].dtype == torch.float16
     assert found.views["global"].shape == (3, 6) and found.views["patches"].shape == (3, 13, 6)
     assert found.rows(np.array([600, 7])).tolist() == [2, 0]
     (tmp_path / "many").mkdir()
-    many = made_up_features(tmp_path / "many", np.arange(700), 6, 13, ("global",)).views["global"]
+    many = made_up_features(tmp_path / "many", np.arange(700), {"global": Output((6,))}).views["global"]
     assert many.shape == (700, 6) and bool(torch.isfinite(many).all())
     assert len(torch.unique(many[:256], dim=0)) == 256
 
