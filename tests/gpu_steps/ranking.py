@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from benchmark.evaluation.ranking import Ranks, rank_queries
+from benchmark.evaluation.scoring import chunks_on
 from benchmark.throughput.limits import computing_in
 from benchmark.throughput.made_up import CIRR_VALIDATION, made_up_task
 from gpu_steps.bench import Bench
@@ -18,7 +19,6 @@ SIZES = {"CIRR": CIRR_VALIDATION, "Fashion200k": (33_480, 29_789), "a million pi
 TINY = {"CIRR": (64, 128), "Fashion200k": (96, 300), "a million pictures": (32, 2_000)}
 _CHECKED = 256
 """Queries whose ranks are computed on the CPU, too."""
-_BLOCK = 4_096
 
 
 def evaluator(bench: Bench) -> None:
@@ -35,12 +35,13 @@ def _ranked(bench: Bench, name: str, asked: int, pictures: int) -> None:
     # Equal pictures, whose ties are settled exactly.
     gallery[1::97] = gallery[0]
     host = [queries.cpu(), gallery.cpu()]
+    rows, columns = chunks_on(device)
 
     def product() -> None:
-        """In blocks that are thrown away: whole, a million pictures' scores would be 16 GB."""
-        for start in range(0, pictures, _BLOCK * 16):
-            for first in range(0, asked, _BLOCK):
-                torch.mm(queries[first : first + _BLOCK], gallery[start : start + _BLOCK * 16].T)
+        """In the evaluator's blocks, which are thrown away: a million pictures' scores would be 16 GB."""
+        for start in range(0, pictures, columns):
+            for first in range(0, asked, rows):
+                torch.mm(queries[first : first + rows], gallery[start : start + columns].T)
 
     with computing_in("fp32", device), torch.no_grad():
         rounds = bench.setting("fp32").rounds(
