@@ -75,7 +75,7 @@ def keys_on_device(gallery: Tensor) -> IntArray:
     """
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[gallery.element_size()]
     factors = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63, gallery.shape[1])).to(gallery.device)
-    parts = gallery.split(max(1, _KEYED_CELLS // gallery.shape[1]))
+    parts = torch.split(gallery, max(1, _KEYED_CELLS // gallery.shape[1]))
     keys: IntArray = torch.cat([(p.contiguous().view(whole) * factors).sum(dim=1) for p in parts]).cpu().numpy()
     return keys
 

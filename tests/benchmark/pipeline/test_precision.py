@@ -24,7 +24,7 @@ def test_a_run_computes_convolutions_in_float32(
 
     monkeypatch.setattr(run_module._Run, "carry_out", carry_out)
     assert torch.backends.cudnn.allow_tf32
-    outcome = command("run", "--method", "image_only", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", "tiny")
+    outcome = command("run", "--method", "image_only", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", "tiny", "--set", "encoders.batch_size=8")
     assert outcome.status == 2 and "seen" in outcome.err
     assert seen == [False] and torch.backends.cudnn.allow_tf32
 
