@@ -14,6 +14,8 @@ from benchmark.dataset import IntArray
 from benchmark.errors import UserError
 
 Scores = NDArray[np.float64]
+_KEYED_CELLS = 2**24
+"""Cells of a gallery that are looked at together: 134 MB as whole numbers."""
 
 
 def norms(tensor: Tensor, kind: str, ids: Sequence[str] = ()) -> Scores:
@@ -43,15 +45,39 @@ def exponents(lengths: Scores, dtype: torch.dtype) -> IntArray:
 
 def first_twins(gallery: Tensor) -> IntArray:
     """For every row the first row with the same bytes, (G,)."""
-    first: dict[int, int] = {}
-    twins = np.arange(len(gallery))
-    for start, stop in spans(len(gallery), 1024):
-        part = gallery[start:stop].detach().contiguous().cpu().view(torch.uint8).numpy()
-        for i, row in enumerate(part, start):
-            other = first.setdefault(hash(row.tobytes()), i)
-            if other != i and bool((gallery[other] == gallery[i]).all()):
-                twins[i] = other
+    gallery = gallery.detach()
+    keys = _keys_on_host(gallery) if gallery.device.type == "cpu" else keys_on_device(gallery)
+    order = keys.argsort(kind="stable")
+    ordered = keys[order]
+    # Where each run of equal keys begins; the sort is stable, so that it is the lowest row.
+    begins = np.maximum.accumulate(np.where(np.diff(ordered, prepend=ordered[:1]) != 0, np.arange(len(order)), 0))
+    twins = np.empty(len(order), dtype=np.int64)
+    twins[order] = order[begins]
+    again = np.flatnonzero(twins != np.arange(len(twins)))
+    for start, stop in spans(len(again), max(1, _KEYED_CELLS // gallery.shape[1])):
+        rows = again[start:stop]
+        one, other = (gallery[torch.from_numpy(part).to(gallery.device)] for part in (rows, twins[rows]))
+        unlike = rows[(one != other).any(dim=1).cpu().numpy()]
+        twins[unlike] = unlike  # different rows that share a key by chance
     return twins
+
+
+def _keys_on_host(gallery: Tensor) -> IntArray:
+    """A number for each row's bytes, (G,)."""
+    every = (hash(row.tobytes()) for row in gallery.contiguous().view(torch.uint8).numpy())
+    return np.fromiter(every, dtype=np.int64, count=len(gallery))
+
+
+def keys_on_device(gallery: Tensor) -> IntArray:
+    """The same where rows lie on a GPU, which adds whole numbers up faster than it sends them to the host.
+
+    A sum wraps around, alike on every device and in any order.
+    """
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[gallery.element_size()]
+    factors = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63, gallery.shape[1])).to(gallery.device)
+    parts = torch.split(gallery, max(1, _KEYED_CELLS // gallery.shape[1]))
+    keys: IntArray = torch.cat([(p.contiguous().view(whole) * factors).sum(dim=1) for p in parts]).cpu().numpy()
+    return keys
 
 
 def fixed_order_sum(terms: Tensor) -> Tensor:
@@ -84,11 +110,30 @@ def full_precision() -> Iterator[None]:
     with ExitStack() as stack:
         for device in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device, enabled=False))
-        # Older functions for the same settings refuse to answer where somebody has used these.
+        try:
+            # Torch has an older and a newer setting of the same, and on a GPU no product where the two contradict
+            # each other. The older one sets both.
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+        except RuntimeError:
+            pass  # somebody has used the newer one, which then is to be set alone
         for backend in (torch.backends.cuda, torch.backends.mkldnn):
             products = getattr(backend, "matmul")  # noqa: B009 - typed for one of them only
             stack.callback(setattr, products, "fp32_precision", products.fp32_precision)
             products.fp32_precision = "ieee"
+        yield
+
+
+@contextmanager
+def float32_convolutions() -> Iterator[None]:
+    """cuDNN's convolutions and recurrent layers in float32, where torch would have them in TF32; restored afterwards.
+
+    A run that says fp32 means it, on a GPU as on a CPU. Products are in float32 unless somebody asks otherwise.
+    """
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+    ):
         yield
 
 

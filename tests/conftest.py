@@ -11,6 +11,7 @@ import pytest
 from command_line import Command, Outcome
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core; benchmarks are timed in one process alone."""
     return 0 if config.getoption("benchmark_only") else len(os.sched_getaffinity(0))

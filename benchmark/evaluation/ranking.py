@@ -24,7 +24,7 @@ from benchmark.evaluation.cells import Cells, Sieve, Sifted, check_task, flat_po
 from benchmark.evaluation.scoring import GALLERY_CHUNK as GALLERY_CHUNK
 from benchmark.evaluation.scoring import QUERY_CHUNK as QUERY_CHUNK
 from benchmark.evaluation.scoring import ScoreFunction as ScoreFunction
-from benchmark.evaluation.scoring import Scorer, make_scorer
+from benchmark.evaluation.scoring import Scorer, chunks_on, make_scorer
 from benchmark.evaluation.scoring import dot_product as dot_product
 
 _SETTLED_AT_ONCE = 2**18
@@ -52,13 +52,14 @@ def rank_queries(
     gallery: Encoding,
     task: Task,
     score: ScoreFunction = dot_product,
-    query_chunk: int = QUERY_CHUNK,
-    gallery_chunk: int = GALLERY_CHUNK,
+    query_chunk: int | None = None,
+    gallery_chunk: int | None = None,
     device: torch.device | None = None,
 ) -> Ranks:
     """Ranks of Q query rows among G gallery rows, the same for any chunk, thread count or device.
 
-    A positive that is the removed reference is a certain miss: its rank is G. Memory beyond the
+    ``query_chunk, gallery_chunk``: None leaves them to the device. A positive that is the removed reference is a
+    certain miss: its rank is G. Memory beyond the
     encodings is a few blocks of ``query_chunk x gallery_chunk``; time beyond the products grows
     with the number of positives, not with the number of ties. Raises UserError where an encoding
     or a score is not finite, ValueError where encodings and task do not fit together.
@@ -68,7 +69,8 @@ def rank_queries(
         scorer = make_scorer(queries, gallery, task, score, device)
         with torch_threads(1):
             positives = _Positives.of(task, scorer)
-            beaten, tied, members = _count(scorer, positives, task, query_chunk, gallery_chunk)
+            rows, columns = chunks_on(scorer.device)
+            beaten, tied, members = _count(scorer, positives, task, query_chunk or rows, gallery_chunk or columns)
             subset = None if members is None else _subset_ranks(scorer, positives, task, members)
     places = np.full(len(task.queries.positives.values), len(task.gallery), dtype=np.int64)
     places[positives.entry] = 1 + beaten + positives.place

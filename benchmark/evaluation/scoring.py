@@ -43,10 +43,18 @@ ScoreFunction = Callable[[Encoding, Encoding], Tensor]
 
 QUERY_CHUNK = 512
 GALLERY_CHUNK = 8192
+_DEVICE_CHUNKS = (4096, 65536)
+"""Of queries and gallery on a GPU, where a block of the other size is gone before the host has asked for the next:
+scores of 1 GB."""
 _EPS32 = 2.0**-23
 _TIE_SLACK = 1e-12
 _SAMPLE = 64
 _LINE = 16
+
+
+def chunks_on(device: torch.device) -> tuple[int, int]:
+    """Rows of queries and of the gallery that are scored together; no rank depends on them."""
+    return (QUERY_CHUNK, GALLERY_CHUNK) if device.type == "cpu" else _DEVICE_CHUNKS
 
 
 def dot_product(queries: Encoding, targets: Encoding) -> Tensor:
@@ -105,13 +113,18 @@ class DotScorer:
         self._buffer = torch.empty(0, device=device)
         self._twin = first_twins(gallery)
         self._any_twins = bool((self._twin != np.arange(len(gallery))).any())
+        # On a GPU once, not for every chunk of the gallery anew.
+        self._ready = None if device.type == "cpu" else self._scaled(queries, self._query_exponent)
 
     def targets(self, start: int, stop: int) -> Encoding:
         return self._scaled(self.gallery[start:stop], self._gallery_exponent)
 
     def block(self, query: IntArray, targets: Encoding) -> Tensor:
         assert isinstance(targets, Tensor)
-        scaled = self._scaled(_rows_of(self.queries, query), self._query_exponent[query])
+        if self._ready is None:
+            scaled = self._scaled(_rows_of(self.queries, query), self._query_exponent[query])
+        else:
+            scaled = _rows_of(self._ready, query)
         # Rows that begin on a cache line: products into them are a tenth faster than into odd widths.
         stride = -(-len(targets) // _LINE) * _LINE
         size = len(query) * stride

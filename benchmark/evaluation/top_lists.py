@@ -13,7 +13,7 @@ from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
 from benchmark.dataset import IntArray, Task
 from benchmark.encoding import Encoding
 from benchmark.evaluation.cells import Cells, cells_where, check_task, flat_positives, removed
-from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK, ScoreFunction, Scorer, dot_product, make_scorer
+from benchmark.evaluation.scoring import ScoreFunction, Scorer, chunks_on, dot_product, make_scorer
 
 
 def top_pictures(
@@ -22,8 +22,8 @@ def top_pictures(
     task: Task,
     k: int,
     score: ScoreFunction = dot_product,
-    query_chunk: int = QUERY_CHUNK,
-    gallery_chunk: int = GALLERY_CHUNK,
+    query_chunk: int | None = None,
+    gallery_chunk: int | None = None,
     device: torch.device | None = None,
 ) -> IntArray:
     """The k best gallery indices ``(Q, k)`` of every query, best first.
@@ -35,7 +35,8 @@ def top_pictures(
     with full_precision(), torch.no_grad():
         scorer = make_scorer(queries, gallery, task, score, device)
         with torch_threads(1):
-            return _best(scorer, task, k, query_chunk, gallery_chunk)
+            rows, columns = chunks_on(scorer.device)
+            return _best(scorer, task, k, query_chunk or rows, gallery_chunk or columns)
 
 
 def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: int) -> IntArray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.arithmetic import float32_convolutions
 from benchmark.backbone import Backbone
 from benchmark.data.dataset_choice import EVALUATED
 from benchmark.data.long_texts import with_cut_texts
@@ -115,7 +116,7 @@ def evaluate_checkpoint(
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}
     owner = Owner("evaluation", {"weights": weights, "seed": header.seed, **plan.identity})
-    with ExitStack() as held, advice_on_pictures(plan):
+    with ExitStack() as held, advice_on_pictures(plan), float32_convolutions():
         hold = held_folder(folder, owner, overwrite=plan.options.overwrite)
         job.barrier.from_main("taking the evaluation's folder", lambda: held.enter_context(hold))
         probed = loaded.probe()

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 
+from benchmark.arithmetic import float32_convolutions
 from benchmark.backbone import Backbone
 from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
 from benchmark.distributed.job import Job, join_job
@@ -95,7 +96,7 @@ def execute(plan: Plan, job: Job | None = None) -> Record:
         if job.barrier.from_main("taking the run's folder", hold_folder):
             say(f"{plan.folder}: this run is finished; to make it again leave --resume out")
             return write_by_main(job, lambda: _tidied(plan))
-        with advice_on_pictures(plan):
+        with advice_on_pictures(plan), float32_convolutions():
             return _Run(plan, job, resources).carry_out()
 
 

@@ -92,7 +92,8 @@ def settle(
     method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (specification.demo_backbone if is_demo else specification.default_backbone)
-        weights = options.weights or _default_weights(backbone, families, problems)
+        default = _default_weights(backbone, families, problems)
+        weights = options.weights or default
         initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
         problems += [
@@ -118,11 +119,9 @@ def settle(
     if backbone:
         from benchmark.encoders.families import family_of
 
-        with gathered(problems):
-            family = family_of(backbone, families)
-            with suppress(UserError):  # of weights that are not there; they are told with all files that are not
-                choice = BackboneChoice(backbone, weights, backbone_settings, options.assets)
-                backbone_settings = family.settled(choice)
+        with suppress(UserError):  # of weights that are not there; they are told with all files that are not
+            choice = BackboneChoice(backbone, weights, backbone_settings, options.assets)
+            backbone_settings = family_of(backbone, families).settled(choice)
     trainer = filler.fill(TrainerSettings, [], "trainer")
     deepspeed, execution, monitors = _execution(options, trainer, problems)
     subset: QuerySubset | None = None

@@ -103,7 +103,7 @@ def check_accelerator(device: str = "") -> None:
     reason = _why_torch_cannot_use_it()
     if reason:
         raise UserError(
-            f"an NVIDIA device is here (driver {_driver_version()}) but torch cannot use it: {reason}; "
+            f"an NVIDIA device is here (driver {driver_version()}) but torch cannot use it: {reason}; "
             "update the driver or install a torch wheel for this driver's CUDA "
             "(pytorch.org/get-started/locally), or choose the CPU with --device cpu"
         )
@@ -131,7 +131,8 @@ def _why_torch_cannot_use_it() -> str:
     return ""
 
 
-def _driver_version() -> str:
+def driver_version() -> str:
+    """Of NVIDIA's driver, in words."""
     found = _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     return found.splitlines()[0] if found else "of unknown version"
 

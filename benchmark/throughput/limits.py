@@ -38,8 +38,8 @@ _ATEN = torch.ops.aten
 _INTO_BUFFERS = (_ATEN.mm, _ATEN.addmm, _ATEN.bmm, _ATEN.baddbmm)
 _COPIED_BYTES = 1 << 28
 _PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}
-BARE_PRODUCTS = "bare products of the same shapes, and the bytes that must move"
-"""What the arithmetic of a step or a pass takes at least, as a limit is named."""
+BARE_PRODUCTS = "bare products, and bytes moved"
+"""How this limit is named: products and convolutions of the same shapes, and a copy of the bytes that must move."""
 Shape = tuple[int, ...]
 
 

@@ -20,7 +20,7 @@ from benchmark.data.pictures import open_picture
 from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluation.evaluator import EncodedTask, score_task
-from benchmark.evaluation.scoring import GALLERY_CHUNK, QUERY_CHUNK
+from benchmark.evaluation.scoring import chunks_on
 from benchmark.features.picture_filling import PATCHES
 from benchmark.features.store import view_output
 from benchmark.interop.exported import Model
@@ -108,14 +108,15 @@ def _ranking(method: Method, queries: Encoding, gallery: Encoding, setting: Sett
     asked, pictures = rows(queries), rows(gallery)
     encoded = EncodedTask(made_up_task(asked, pictures), queries, gallery)
     there = [map_tensors(lambda tensor: tensor.to(setting.device), encoding) for encoding in (queries, gallery)]
+    rows_at_once, columns = chunks_on(setting.device)
     limit = "bare matrix product" if method.scores_by_dot_product else "the method's score, in float32"
 
     def every_score() -> None:
         """In the evaluator's blocks, and nothing done with them."""
-        for start in range(0, pictures, GALLERY_CHUNK):
-            targets = take(there[1], slice(start, start + GALLERY_CHUNK))
-            for first in range(0, asked, QUERY_CHUNK):
-                method.score(take(there[0], slice(first, first + QUERY_CHUNK)), targets)
+        for start in range(0, pictures, columns):
+            targets = take(there[1], slice(start, start + columns))
+            for first in range(0, asked, rows_at_once):
+                method.score(take(there[0], slice(first, first + rows_at_once)), targets)
 
     with computing_in("fp32", setting.device), torch.no_grad():
         rounds = setting.rounds({"evaluator": lambda: score_task(method, encoded), limit: every_score})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -87,6 +88,9 @@ class StageEngine:
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
         with _refusals_in_one_line(execution), _scalars_broadcast(method, process):
             self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
+                # It would take the GPU of LOCAL_RANK's number: another one than `--device cuda:1` without a
+                # launcher, and none where srun shows each rank its own GPU alone.
+                args=SimpleNamespace(device_rank=process.device.index or 0),
                 model=_LossModule(method, group, settings.precision, execution.micro_batch, process.device),
                 model_parameters=[p for p in method.parameters() if p.requires_grad],
                 # Torch's: an optimiser that the configuration names would be compiled from C++. Its schedule

@@ -12,10 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.arithmetic import torch_threads
+from benchmark import arithmetic
+from benchmark.arithmetic import _keys_on_host, first_twins, full_precision, keys_on_device, torch_threads
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.ranking import dot_product, rank_queries
+from benchmark.evaluation.scoring import DotScorer
 from benchmark.evaluation.top_lists import top_pictures
 
 CHUNKS = (1, 7, 256, 10_000)
@@ -443,6 +445,49 @@ def test_ranks_are_the_same_under_reduced_precision(reduced_precision):
         torch.set_float32_matmul_precision("medium")
         assert np.array_equal(inside.rank, outside.rank)
     assert (queries @ gallery.T).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+def test_no_product_of_a_gpu_meets_settings_that_contradict_each_other(before):
+    """Its first act is to ask for the older setting, which refuses where the newer one says otherwise."""
+    try:
+        torch.set_float32_matmul_precision(before)
+        with full_precision():
+            assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert torch.get_float32_matmul_precision() == before
+        assert torch.backends.cuda.matmul.allow_tf32 is (before != "highest")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("keys", [_keys_on_host, keys_on_device])
+def test_equal_rows_are_found_on_host_and_device_alike(monkeypatch, keys, dtype):
+    gallery = unit(np.random.default_rng(12), 60, 7).to(dtype)
+    gallery[[9, 31, 59]] = gallery[4].clone()
+    gallery[20] = gallery[19].clone()
+    gallery[40], gallery[41] = 0.0, -0.0
+    expected = np.arange(60)
+    expected[[9, 31, 59]], expected[20] = 4, 19
+    monkeypatch.setattr(arithmetic, "_KEYED_CELLS", 40)
+    monkeypatch.setattr(arithmetic, "_keys_on_host", keys)
+    assert np.array_equal(first_twins(gallery), expected)
+    monkeypatch.setattr(arithmetic, "_keys_on_host", lambda rows: np.zeros(len(rows), dtype=np.int64))
+    found = first_twins(gallery)
+    assert all((gallery[i] == gallery[j]).all() for i, j in enumerate(found.tolist())), "equal keys are no proof"
+
+
+def test_queries_that_were_scaled_beforehand_give_the_same_blocks():
+    generator = np.random.default_rng(13)
+    queries, gallery = unit(generator, 9).float(), unit(generator, 20).float()
+    queries[3] *= 2.0**60
+    scorer = DotScorer(queries, gallery, random_task(generator, 9, 20, True), torch.device("cpu"))
+    targets = scorer.targets(0, 20)
+    for index in (np.arange(2, 7), np.array([8, 3, 0])):
+        expected = scorer.block(index, targets).clone()
+        scorer._ready = scorer._scaled(queries, scorer._query_exponent)
+        assert torch.equal(scorer.block(index, targets), expected)
+        scorer._ready = None
 
 
 def test_blocks_are_scored_on_the_callers_threads_and_errors_restore_everything():

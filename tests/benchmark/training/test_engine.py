@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import torch
 from small_training import Small, Vectors
 from torch import Tensor
 
-from benchmark.distributed.process import this_process
+from benchmark.distributed.process import Process, this_process
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import TrainingSettings
+from benchmark.training import engine as engine_module
 from benchmark.training.batches import GroupLayout
 from benchmark.training.engine import StageEngine
 from benchmark.training.execution import Execution, LossScale, LossScaling, deepspeed_configuration
@@ -248,3 +251,26 @@ def test_what_deepspeed_refuses_is_told_in_one_line() -> None:
     with pytest.raises(UserError, match="DeepSpeed refuses the configuration: .*; change --deepspeed-config") as error:
         engine_of(Small(), sgd(), Execution(zero=2, deepspeed=passed))
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("device", "number"), [("cuda:1", 1), ("cuda:0", 0), ("cpu", 0)])
+def test_deepspeed_takes_the_device_of_this_process(monkeypatch: pytest.MonkeyPatch, device: str, number: int) -> None:
+    """Not the one of LOCAL_RANK's number: `--device cuda:1` alone has 0, a rank that srun shows one GPU may have 3."""
+    given: list[Any] = []
+
+    class Asked(Exception):
+        pass
+
+    def initialize(**arguments: Any) -> None:
+        given.append(arguments["args"].device_rank)
+        raise Asked
+
+    monkeypatch.setattr(engine_module, "start_process_group", lambda process: None)
+    monkeypatch.setattr(engine_module, "quiet_deepspeed", lambda verbose: SimpleNamespace(initialize=initialize))
+    settings = TrainingSettings(batch_size=4)
+    method = Small()
+    optimiser = standard_optimiser([{"params": [method.layer.weight]}], settings)
+    process = Process(rank=0, world_size=1, local_rank=3, device=torch.device(device))
+    with pytest.raises(Asked):
+        StageEngine(method, optimiser, standard_schedule(settings, 1), settings, GroupLayout.of(settings, 1), process)
+    assert given == [number]
