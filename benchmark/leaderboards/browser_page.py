@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from benchmark.leaderboards.entries import facts_of, literal
 from benchmark.records.layout import TIE_MARKS, places_of, short_name
@@ -18,6 +19,17 @@ _TEMPLATE = "browser_page.html"
 _FILTERS = {"dataset": "dataset", "protocol": "protocol", "text": "text mode", "encoder": "encoder", "year": "year",
             "extra": "extra data", "rows": "rows"}  # fmt: skip
 _SHOWN_FACTS = ("encoder", "year", "source", "rerun by", "extra data", "language model", "reproduced", "seeds")
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A table as the template reads it. ``groups``: categories, each with how many columns it has."""
+
+    heading: str
+    groups: list[tuple[str, int]]
+    metrics: list[str]
+    notes: list[str]
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ def browser_page(tables: Sequence[Table], title: str, remark: str = "") -> str:
     )  # fmt: skip
     sections = [_section(table) for table in tables]
     choices = {
-        name: sorted({str(row[name]) for section in sections for row in section["rows"] if row[name]})
+        name: sorted({row[name] for section in sections for row in section.rows if row[name]})
         for name in _FILTERS
     }
     return environment.get_template(_TEMPLATE).render(
@@ -49,25 +61,20 @@ def browser_page(tables: Sequence[Table], title: str, remark: str = "") -> str:
     )
 
 
-def _section(table: Table) -> dict[str, object] | Mapping[str, list[dict[str, object]]]:
+def _section(table: Table) -> _Section:
     places = places_of(table.rows)
     best = {p: max((r.cells[p].value for r in table.rows if r.records and p in r.cells), default=0.0) for p in places}
-    return {
-        "heading": literal(table.heading),
-        "groups": [(category, len(list(of))) for category, of in groupby(places, key=lambda place: place[0])],
-        "metrics": [short_name(metric) for _, metric in places],
-        "notes": [literal(note).replace("~~", "") for note in (*table.caption(), *table.all_notes())],
-        "rows": [
-            {
-                "dataset": table.key.dataset, "protocol": table.key.protocol, "text": table.key.text_mode,
-                **_row(row, places, best if table.bold else {}),
-            }
-            for row in table.rows
-        ],
-    }  # fmt: skip
+    column = {"dataset": table.key.dataset, "protocol": table.key.protocol, "text": table.key.text_mode}
+    return _Section(
+        heading=literal(table.heading),
+        groups=[(category, len(list(of))) for category, of in groupby(places, key=lambda place: place[0])],
+        metrics=[short_name(metric) for _, metric in places],
+        notes=[literal(note).replace("~~", "") for note in (*table.caption(), *table.all_notes())],
+        rows=[column | _row(row, places, best if table.bold else {}) for row in table.rows],
+    )
 
 
-def _row(row: Row, places: Sequence[Place], best: Mapping[Place, float]) -> dict[str, object]:
+def _row(row: Row, places: Sequence[Place], best: Mapping[Place, float]) -> dict[str, Any]:
     facts = facts_of(row)
     return {
         "name": literal(row.name),

@@ -240,12 +240,12 @@ def pages(
     found[results / MEASURED_FOLDER / BROWSER_PAGE] = browser_page(every, "Measured and published results")
     variants = {variant.name for _, declared in ablations.values() for variant in declared}
     for name in sorted({dataset_of(record) for record in sources.demo.records}):
-        info = datasets.get(name)
-        controlled = controlled_section(info, sources.demo.records, outside) if info else ""
-        page = render_demo(name, info.title if info else name, sources, controlled, variants)
+        known = datasets.get(name)
+        controlled = controlled_section(known, sources.demo.records, outside) if known else ""
+        page = render_demo(name, known.title if known else name, sources, controlled, variants)
         found[results / DEMO_FOLDER / f"{name}.md"] = page
         for method, (method_info, declared) in ablations.items():
-            text = ablation_page(method_info, declared, info, _demo_records(name, sources.demo)) if info else ""
+            text = ablation_page(method_info, declared, known, _demo_records(name, sources.demo)) if known else ""
             if text:
                 found[results / DEMO_FOLDER / f"{name}-{method}-ablations.md"] = text
     return found

@@ -32,9 +32,18 @@ class Selection:
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> Selection:
-        given = {name: getattr(options, name) for name in cls.__dataclass_fields__}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v or cls.__dataclass_fields__[n].default
-                      for n, v in given.items()})  # fmt: skip
+        return cls(
+            demo=options.demo,
+            dataset=tuple(options.dataset),
+            protocol=tuple(options.protocol),
+            text_mode=tuple(options.text_mode),
+            encoder=tuple(options.encoder),
+            method=tuple(options.method),
+            year=tuple(options.year),
+            extra_data=options.extra_data or "",
+            rows=options.rows or "",
+            sort=options.sort or "",
+        )
 
 
 def selected(sources: Sources, datasets: Mapping[str, DatasetInfo], chosen: Selection) -> list[Table]:

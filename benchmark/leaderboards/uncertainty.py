@@ -27,7 +27,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.metrics import REPLICATES, metric_values
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.records.layout import places_of
-from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Place, Row
+from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Cell, Place, Row
 from benchmark.records.tables import Table
 
 SIGNIFICANCE = 0.05
@@ -60,7 +60,7 @@ def _side(row: Row, kept: KeptRanks) -> Side | None:
     return Side(row.name, row.records, tuple(queries)) if queries and all(queries) else None
 
 
-def _average_intervals(row: Row, side: Side) -> Iterator[tuple[Place, object]]:
+def _average_intervals(row: Row, side: Side) -> Iterator[tuple[Place, Cell]]:
     """Half intervals of averages over categories, which no record holds: groups are drawn within each category."""
     parts = sorted((key for key in side.keys() if key.category), key=str)
     for place, cell in row.cells.items():
