@@ -7,22 +7,41 @@ of the dataset's default protocol, averaged over categories where it has some.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmark.data.partial import SUFFIX
-from benchmark.facts import MethodInfo, Variant
+from benchmark.facts import DatasetInfo, MethodInfo, Variant
 from benchmark.files import atomic_write_text
-from benchmark.pipeline.plan import Plan
 from benchmark.records.layout import listed, paragraph, table_of_rows
 from benchmark.records.record import Record, Result
 from benchmark.records.rows import AVERAGE, FACTS, Row, format_facts, rows_of
 from benchmark.records.tables import DEMO_CAPTION, SYNTHETIC, Table, notes_of
 
+if TYPE_CHECKING:
+    from benchmark.pipeline.plan import Plan
+
 FILE_NAME = "ablations.md"
 _WITH, _WITHOUT = "✓", ""
+
+
+def ablation_page(
+    method: MethodInfo, variants: Sequence[Variant], dataset: DatasetInfo, records: Iterable[Record]
+) -> str:
+    """The table of kept records of a method and its ablations, markdown; "" without a record of an ablation."""
+    study = AblationStudy(method, variants, dataset.default_protocol)
+    known = {"", *(variant.name for variant in variants)}
+    for record in records:
+        if record.method == method.name and record.identity.variant in known and record.kind == "run":
+            study.runs.setdefault(record.identity.variant, []).append(record)
+    if set(study.runs) <= {""}:
+        return ""
+    for variant in variants:
+        if variant.name not in study.runs:
+            study.left_out[variant.name] = "it was not run; it may be the same as the method itself with this recipe"
+    return study.table()
 
 
 @dataclass

@@ -1,18 +1,26 @@
-"""The book of results: the records in it, each with the ranks that prove its numbers, and how one is added."""
+"""The book of results: the records in it, each with the ranks that prove its numbers, and how one is added.
+
+Records of official data lie in `records`, those of demo runs in `demo/records`. Beside each stand the digests of its
+files as they were added. A record that `excluded.toml` names, with a reason, enters no table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError, first_of, gathered
-from benchmark.files import atomic_write_bytes
+from benchmark.evaluation.per_query import PerQuery
+from benchmark.files import atomic_write_json, file_digest
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
 from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
+from benchmark.records.shared import shareable, shareable_json
+from benchmark.structured_files import read_json, read_toml, typed
 
-RECORDS_FOLDER = "records"
+RECORDS_FOLDER, DEMO_FOLDER = "records", "demo"
+EXCLUDED, DIGESTS = "excluded.toml", "digests.json"
 _SHOWN = 10
 
 
@@ -31,19 +39,29 @@ class FurtherPage:
     folder: Callable[[Record], Path]
 
 
-def collect(paths: Iterable[Path]) -> list[Record]:
-    """All records at or below the paths, each file once, sorted by what they are.
-
-    Raises UserError where a path does not exist or a record cannot be read, all problems at once.
-    """
+def record_files(paths: Sequence[Path]) -> list[Path]:
+    """Files of all records at or below the paths, each once; raises UserError for a path that is not there."""
     files: set[Path] = set()
-    problems: list[str] = []
+    problems = [
+        f"{path}: no such file or folder; give a run's folder or one that holds runs"
+        for path in paths if not path.exists()
+    ]  # fmt: skip
+    if problems:
+        raise UserError.collect(problems)
     for path in paths:
-        if not path.exists():
-            problems.append(f"{path}: no such file or folder; give a run's folder or one that holds runs")
         files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
+    return sorted(files)
+
+
+def collect(paths: Sequence[Path]) -> list[Record]:
+    """All records at or below the paths, sorted by what they are; raises UserError with all problems at once."""
     records: list[Record] = []
-    for file in sorted(files):
+    problems: list[str] = []
+    files: list[Path] = []
+    with gathered(problems):
+        files = record_files([path for path in paths if path.exists()])
+        record_files([path for path in paths if not path.exists()])
+    for file in files:
         with gathered(problems):
             records.append(read_record(file))
     if problems:
@@ -51,22 +69,85 @@ def collect(paths: Iterable[Path]) -> list[Record]:
     return sorted(records, key=record_order)
 
 
-def proved(kept: Path) -> list[Record]:
-    """The records of the book; what no ranks of theirs prove is told in their notes.
+@dataclass(frozen=True)
+class Exclusion:
+    """``record``: its folder below the records, such as "cirr/spirit/0123456789ab/seed-0"."""
+
+    record: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Book:
+    """``ranks``: by the digest of their file, then by the index of the record's result. ``excluded``: records that
+    enter no table, each with the reason."""
+
+    records: tuple[Record, ...]
+    ranks: Mapping[str, Mapping[int, PerQuery]]
+    excluded: tuple[tuple[Record, str], ...] = ()
+
+
+NO_BOOK = Book((), {})
+
+
+def proved(kept: Path) -> Book:
+    """The records below a folder; what no ranks of theirs prove is told in their notes.
 
     Raises UserError where numbers are not those of the ranks beside them, all problems at once.
     """
-    records, problems = [], list[str]()
+    records, ranks, excluded, problems = [], {}, [], list[str]()
+    reasons: dict[str, str] = {}
+    with gathered(problems):
+        reasons = _reasons(kept)
     for file in sorted(kept.rglob(RECORD_NAME)):
         with gathered(problems):
+            problems += _digest_faults(file.parent)
             record = read_record(file)
             # Intervals were held against the ranks when the record was added.
             proof = prove(file.parent, record, with_intervals=False)
             problems += (f"{file}: {fault}" for fault in proof.faults)
+            if shareable(record) != record:
+                problems.append(f"{file}: holds an absolute path; add the run with `leaderboard --add`")
+            reason = reasons.get(file.parent.relative_to(kept).as_posix())
+            if reason is not None:
+                excluded.append((record, reason))
+                continue
             records.append(_with_reservations(record, proof))
+            if "per_query" in record.files:
+                ranks[record.files["per_query"].sha256] = proof.ranks
     if problems:
         raise UserError.collect(problems)
-    return sorted(records, key=record_order)
+    return Book(tuple(sorted(records, key=record_order)), ranks, tuple(excluded))
+
+
+def _reasons(kept: Path) -> dict[str, str]:
+    """Why records enter no table, by their folder; raises UserError for one that is not there, or without a reason."""
+    file = kept.parent / EXCLUDED
+    if not file.is_file():
+        return {}
+    remedy = "write [[excluded]] with record and reason"
+    tables = read_toml(file, remedy=remedy)
+    if tables.keys() - {"excluded"}:
+        raise UserError(f"{file}: entry '{min(tables.keys() - {'excluded'})}' is not known here; {remedy}")
+    found = typed(list[Exclusion], tables.get("excluded", []), str(file), remedy)
+    for entry in found:
+        if not entry.reason.strip():
+            raise UserError(f"{file}: '{entry.record}' has no reason; say why it enters no table")
+        if not (kept / entry.record / RECORD_NAME).is_file():
+            raise UserError(f"{file}: '{entry.record}' names no record in {kept}; correct it, or take it out")
+    return {entry.record: entry.reason for entry in found}
+
+
+def _digest_faults(folder: Path) -> list[str]:
+    """Files of a record's folder that are not as they were added; none where the digests were not kept."""
+    if not (folder / DIGESTS).is_file():
+        return []
+    wanted = typed(dict[str, str], read_json(folder / DIGESTS), str(folder / DIGESTS), "add the run again")
+    return [
+        f"{folder / name}: not as it was added; take back the change, or add the run again"
+        for name in sorted(wanted)
+        if not (folder / name).is_file() or file_digest(folder / name) != wanted[name]
+    ]
 
 
 def _with_reservations(record: Record, proof: Proof) -> Record:
@@ -79,17 +160,19 @@ def _with_reservations(record: Record, proof: Proof) -> Record:
     return record.model_copy(update={"results": results})
 
 
-def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) -> tuple[Path, tuple[str, ...]]:
+def add(
+    run_folder: Path, results: Path, further: Sequence[FurtherPage] = (), demo: bool = False
+) -> tuple[Path, tuple[str, ...]]:
     """Copy a record, with the ranks that prove its numbers, into the book of results.
 
-    Gives its folder there, and which numbers no ranks can prove. Raises UserError where the run is none for a
-    leaderboard, where its numbers are not those of its ranks, or where another record of the same identity and seed
-    is there already.
+    Gives its folder there, and which numbers no ranks can prove. ``demo``: a run on demo data goes to the demo's
+    records, and replaces an earlier one. Raises UserError where the run is none for a leaderboard, where its numbers
+    are not those of its ranks, or where another record of the same identity and seed is there already.
     """
     file = run_folder / RECORD_NAME if run_folder.is_dir() else run_folder
     record = read_record(file)
     page = next((page for page in further if page.kind == record.kind), None)
-    problems = page.refusals(record) if page else refusals(record)
+    problems = page.refusals(record) if page else demo_refusals(record) if demo else refusals(record)
     if record.kind == "rankings":
         problems += _other_protocols(record, results / RECORDS_FOLDER)
     if problems:
@@ -101,22 +184,34 @@ def add(run_folder: Path, results: Path, further: Sequence[FurtherPage] = ()) ->
             + [f"{run_folder}: {len(proof.faults):,} numbers do not fit its ranks; add a record as `run` wrote it"]
         )
     unproved = (*proof.measured_elsewhere, *proof.without_ranks)
+    record = shareable(record)
     seed = "none" if record.identity.seed is None else record.identity.seed
     run = Path(dataset_of(record)) / record.method / run_key(record)[:12] / f"seed-{seed}"
-    folder = results / RECORDS_FOLDER / (page.folder(record) if page else run)
+    book = results / DEMO_FOLDER if demo else results
+    folder = book / RECORDS_FOLDER / (page.folder(record) if page else run)
     kept = record.model_copy(update={"files": {}})
-    if (folder / RECORD_NAME).exists():
+    if (folder / RECORD_NAME).exists() and not demo:
         if read_record(folder).model_copy(update={"files": {}}) == kept:
             return folder, unproved
         raise UserError(
             f"{folder}: holds another record of the same run and seed; remove it first to replace it"
         )
     if proof.without_ranks and not proof.ranks:
-        # As it was written: its version says why it has none.
-        atomic_write_bytes(folder / RECORD_NAME, file.read_bytes())
+        # In the version that it was written in, which says why it has none.
+        atomic_write_json(folder / RECORD_NAME, shareable_json(read_json(file)))
     else:
         write_record(folder, kept, {index: ranks.without_lists() for index, ranks in proof.ranks.items()})
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != DIGESTS]
+    atomic_write_json(folder / DIGESTS, {path.name: file_digest(path) for path in files})
     return folder, unproved
+
+
+def demo_refusals(record: Record) -> list[str]:
+    """Why a record is none for the demo's pages, in words."""
+    if record.kind == "throughput" or record.identity.data is None or not record.identity.data.is_demo:
+        return ["it was not made on demo data; add it with --add"]
+    limit = record.identity.limit
+    return [f"it was shortened by --limit {limit}; run it without"] if limit else []
 
 
 def refusals(record: Record) -> list[str]:

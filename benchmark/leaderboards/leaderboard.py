@@ -1,42 +1,66 @@
 """Leaderboards: pages of tables made from records, the same from the same records, always.
 
 Measured pages (`results/leaderboard`) come from the committed records in `results/records`, with
-the published numbers of `results/published.csv` beside them; demo pages (`results/demo`) from run
-folders that are named, with nothing beside them. A page has one table per split, protocol and text
+the published numbers of `results/published.csv` beside them; demo pages (`results/demo`) from
+`results/demo/records`, with nothing beside them. A page has one table per split, protocol and text
 mode: numbers of two tables are not to be compared. Records of other kinds (speeds) have a `FurtherPage`,
 which the caller names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.errors import UserError, gathered
 from benchmark.evaluation.metrics import components
+from benchmark.facts import MethodInfo, Variant
 from benchmark.files import atomic_write_text
+from benchmark.leaderboards.ablations import ablation_page
 from benchmark.leaderboards.blocks import page_blocks
-from benchmark.leaderboards.book import RECORDS_FOLDER, FurtherPage, collect, dataset_of, proved, record_order, refusals
+from benchmark.leaderboards.book import (
+    DEMO_FOLDER,
+    NO_BOOK,
+    RECORDS_FOLDER,
+    Book,
+    FurtherPage,
+    dataset_of,
+    demo_refusals,
+    proved,
+    record_order,
+    refusals,
+)
+from benchmark.leaderboards.browser_page import FILE_NAME as BROWSER_PAGE
+from benchmark.leaderboards.browser_page import browser_page
 from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
+from benchmark.leaderboards.other_protocols import FILE_NAME as OTHER_PROTOCOLS
+from benchmark.leaderboards.other_protocols import render_other_protocols
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
-from benchmark.leaderboards.published_rows import published_rows, references
-from benchmark.records.layout import paragraph
+from benchmark.leaderboards.published_rows import published_rows, references, reproduction_section
+from benchmark.leaderboards.reproductions import FILE_NAME as REPRODUCTIONS
+from benchmark.leaderboards.reproductions import Reproduction, read_reproductions
+from benchmark.leaderboards.uncertainty import with_uncertainty
+from benchmark.records.layout import listed, paragraph
 from benchmark.records.record import Record, repeatable_command
 from benchmark.records.rows import plain
-from benchmark.records.tables import DEMO, SYNTHETIC, Printed, format_tables, tables
+from benchmark.records.tables import DEMO, SYNTHETIC, Printed, Table, format_tables, tables
 
 Reasons = Mapping[str, str]
 _NO_REASONS: Reasons = MappingProxyType({})
 
-MEASURED_FOLDER, DEMO_FOLDER = "leaderboard", "demo"
+Ablations = Mapping[str, tuple[MethodInfo, Sequence[Variant]]]
+_NO_ABLATIONS: Ablations = MappingProxyType({})
+
+MEASURED_FOLDER = "leaderboard"
 
 _EMPTY = """There are no measured rows yet: nobody has added a run on the official data.
 
 """
 
-_READING = """Numbers are comparable within one table only. Measured rows say so (bold: the best of them);
+_READING = """Numbers are comparable within one table only. Measured rows say so (bold: the best, from three seeds on);
 published ones name their encoder, year, and the kind and number of their sources. Sources and papers
 stand at the foot of the page.
 
@@ -54,56 +78,117 @@ the official one, and runs shortened by `--limit` are refused.
 """
 
 
-def render(
-    info: DatasetInfo,
-    records: Iterable[Record],
-    published: Sequence[PublishedNumber] = (),
-    controlled: str = "",
-) -> str:
+@dataclass(frozen=True)
+class Sources:
+    """All that pages are made of, read and checked: records of official data and of demo runs, published numbers."""
+
+    measured: Book = NO_BOOK
+    demo: Book = NO_BOOK
+    published: tuple[PublishedNumber, ...] = ()
+    found_again: tuple[Reproduction, ...] = ()
+
+
+def read_sources(results: Path) -> Sources:
+    """Read a book of results; raises UserError with all problems at once."""
+    problems: list[str] = []
+    measured = demo = NO_BOOK
+    published: tuple[PublishedNumber, ...] = ()
+    found_again: tuple[Reproduction, ...] = ()
+    with gathered(problems):
+        measured = proved(results / RECORDS_FOLDER)
+    with gathered(problems):
+        demo = proved(results / DEMO_FOLDER / RECORDS_FOLDER)
+    with gathered(problems):
+        published = read_published(results / FILE_NAME)
+        found_again = read_reproductions(results / REPRODUCTIONS, published)
+    if problems:
+        raise UserError.collect(problems)
+    return Sources(measured, demo, published, found_again)
+
+
+def measured_tables(info: DatasetInfo, sources: Sources) -> list[Table]:
+    """The tables of a dataset's measured and published results.
+
+    Left out are records that `add` would refuse, and those of a controlled comparison, which have their own section.
+    """
+    printed = printed_rows(info, sources)
+    papers = [_with_averages(r, printed) for r in _accepted(info, sources.measured) if not is_controlled(r)]
+    return [with_uncertainty(t, sources.measured.ranks) for t in tables(papers, bold=True, published=printed)]
+
+
+def demo_tables(name: str, sources: Sources, ablations: Collection[str] = ()) -> list[Table]:
+    """The tables of a dataset's demo runs; ``ablations``: variants that have a page of their own."""
+    papers = [r for r in _demo_records(name, sources.demo) if not is_controlled(r)]
+    shown = [record for record in papers if record.identity.variant not in ablations]
+    return [with_uncertainty(table, sources.demo.ranks) for table in tables(shown)]
+
+
+def printed_rows(info: DatasetInfo, sources: Sources) -> dict[TaskKey, Printed]:
+    numbers = [n for n in sources.published if n.key.dataset == info.name]
+    return published_rows(numbers, [r for r in sources.found_again if r.key.dataset == info.name])
+
+
+def render(info: DatasetInfo, sources: Sources, controlled: str = "") -> str:
     """The page of measured and published results of one dataset, markdown.
 
-    Of ``records`` and ``published``, those of other datasets are left out, and records that `add`
-    would refuse. Records of a controlled comparison stand in their own section alone, ``controlled``.
+    ``controlled``: the section of the records of a controlled comparison.
     """
-    mine = sorted((r for r in records if dataset_of(r) == info.name and not refusals(r)), key=record_order)
-    numbers = [n for n in published if n.key.dataset == info.name]
-    printed = published_rows(numbers)
+    mine = _accepted(info, sources.measured)
+    numbers = [n for n in sources.published if n.key.dataset == info.name]
+    reproductions = [r for r in sources.found_again if r.key.dataset == info.name]
     heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
-    papers = [_with_averages(r, printed) for r in mine if not is_controlled(r)]
-    found = tables(papers, bold=True, published=printed)
+    found = measured_tables(info, sources)
     parts = [
         f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
         f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
         "" if mine else _EMPTY,
         _READING if numbers else "",
-        page_blocks(info, found, printed) if found else "",
+        page_blocks(info, found, printed_rows(info, sources)) if found else "",
         controlled,
+        _excluded([pair for pair in sources.measured.excluded if dataset_of(pair[0]) == info.name]),
         _how_to_repeat(mine) if mine else "",
         _HOW_TO_ADD.format(dataset=info.name),
+        reproduction_section(reproductions),
         references(numbers),
     ]
     return _joined(parts)
 
 
-def render_demo(name: str, title: str, records: Iterable[Record], controlled: str = "") -> str:
-    """The page of one dataset's runs on demo data, markdown; other records are left out.
-
-    ``controlled``: the section of the records of a controlled comparison.
-    """
-    mine = sorted((r for r in records if dataset_of(r) == name and _is_demo(r)), key=record_order)
-    papers = [record for record in mine if not is_controlled(record)]
+def render_demo(name: str, title: str, sources: Sources, controlled: str = "", ablations: Collection[str] = ()) -> str:
+    """The page of one dataset's runs on demo data, markdown."""
+    found = demo_tables(name, sources, ablations)
+    mine = [r for r in _demo_records(name, sources.demo) if r.identity.variant not in ablations]
     parts = [
-        f"# {title}: {DEMO}\n\nMade by `python -m benchmark leaderboard` from demo runs; not edited by hand.\n",
+        f"# {title}: {DEMO}\n\nMade by `python -m benchmark leaderboard` from the records in `results/demo/records`; "
+        "not edited by hand.\n",
         paragraph([
             "This program made the pictures. The tables show that everything works from end to end; they say "
             "nothing about how good a method is on photographs",
         ]),
-        format_tables(tables(papers), mark="## ") if papers else "" if mine else _EMPTY,
+        format_tables(found, mark="## ") if found else "" if mine else _EMPTY,
         controlled,
+        _excluded([pair for pair in sources.demo.excluded if dataset_of(pair[0]) == name]),
         _how_to_repeat(mine) if mine else "",
         f"Demo, {SYNTHETIC}: no number on this page is one of {title}.\n",
     ]
     return _joined(parts)
+
+
+def _accepted(info: DatasetInfo, book: Book) -> list[Record]:
+    mine = (record for record in book.records if dataset_of(record) == info.name and not refusals(record))
+    return sorted(mine, key=record_order)
+
+
+def _demo_records(name: str, book: Book) -> list[Record]:
+    mine = (record for record in book.records if dataset_of(record) == name and not demo_refusals(record))
+    return sorted(mine, key=record_order)
+
+
+def _excluded(found: Sequence[tuple[Record, str]]) -> str:
+    if not found:
+        return ""
+    told = [f"{plain(record.title)}, seed {record.identity.seed}: {plain(reason)}" for record, reason in found]
+    return f"## Left out of all tables\n\nFrom `excluded.toml`, with the reason:\n\n{listed(told)}"
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -127,46 +212,42 @@ def _with_averages(record: Record, published: Mapping[TaskKey, Printed]) -> Reco
 def pages(
     results: Path,
     datasets: Mapping[str, DatasetInfo],
-    runs: Sequence[Path] = (),
     outside: Reasons = _NO_REASONS,
     further: Sequence[FurtherPage] = (),
+    ablations: Ablations = _NO_ABLATIONS,
 ) -> dict[Path, str]:
     """Every page's path and text.
 
     ``results`` is the book of results; each of ``datasets`` (by name) gets a measured page, and each of
-    ``further`` that has records, or stands there already. ``runs``: folders of demo runs; datasets that have some
-    get a demo page. ``outside``: why methods are in no controlled comparison
-    (`controlled_comparison.reasons_outside`). Raises UserError where
+    ``further`` that has records, or stands there already; datasets that have demo records get a demo page.
+    ``outside``: why methods are in no controlled comparison (`controlled_comparison.reasons_outside`).
+    ``ablations``: by method, which have a demo page of their own. Raises UserError where
     a record or the published numbers cannot be read, all problems at once.
     """
-    kept = results / RECORDS_FOLDER
-    problems: list[str] = []
-    measured: list[Record] = []
-    demo: list[Record] = []
-    published: tuple[PublishedNumber, ...] = ()
-    with gathered(problems):
-        measured = proved(kept) if kept.exists() else []
-    with gathered(problems):
-        demo = [record for record in collect(runs) if _is_demo(record)]
-    with gathered(problems):
-        published = read_published(results / FILE_NAME)
-    if problems:
-        raise UserError.collect(problems)
-    accepted = [record for record in measured if not refusals(record)]
-    found = {
-        results / MEASURED_FOLDER / f"{name}.md": render(
-            info, measured, published, controlled_section(info, accepted, outside)
-        )
-        for name, info in datasets.items()
-    }
-    for page in further:
-        path = results / MEASURED_FOLDER / page.name
-        if path.is_file() or any(record.kind == page.kind for record in measured):
-            found[path] = page.render(measured)
-    for name in sorted({dataset_of(record) for record in demo}):
-        title = datasets[name].title if name in datasets else name
-        controlled = controlled_section(datasets[name], demo, outside) if name in datasets else ""
-        found[results / DEMO_FOLDER / f"{name}.md"] = render_demo(name, title, demo, controlled)
+    sources = read_sources(results)
+    accepted = [record for record in sources.measured.records if not refusals(record)]
+    found: dict[Path, str] = {}
+    for name, info in datasets.items():
+        page = render(info, sources, controlled_section(info, accepted, outside))
+        found[results / MEASURED_FOLDER / f"{name}.md"] = page
+    for extra in further:
+        path = results / MEASURED_FOLDER / extra.name
+        if path.is_file() or any(record.kind == extra.kind for record in sources.measured.records):
+            found[path] = extra.render(sources.measured.records)
+    by_dataset = {name: (info, measured_tables(info, sources)) for name, info in datasets.items()}
+    found[results / MEASURED_FOLDER / OTHER_PROTOCOLS] = render_other_protocols(by_dataset)
+    every = [table for _, tables_of_one in by_dataset.values() for table in tables_of_one]
+    found[results / MEASURED_FOLDER / BROWSER_PAGE] = browser_page(every, "Measured and published results")
+    variants = {variant.name for _, declared in ablations.values() for variant in declared}
+    for name in sorted({dataset_of(record) for record in sources.demo.records}):
+        known = datasets.get(name)
+        controlled = controlled_section(known, sources.demo.records, outside) if known else ""
+        page = render_demo(name, known.title if known else name, sources, controlled, variants)
+        found[results / DEMO_FOLDER / f"{name}.md"] = page
+        for method, (method_info, declared) in ablations.items():
+            text = ablation_page(method_info, declared, known, _demo_records(name, sources.demo)) if known else ""
+            if text:
+                found[results / DEMO_FOLDER / f"{name}-{method}-ablations.md"] = text
     return found
 
 
@@ -183,10 +264,6 @@ def write_stale(wanted: Mapping[Path, str]) -> list[Path]:
     return written
 
 
-def _is_demo(record: Record) -> bool:
-    return record.kind != "throughput" and record.identity.data is not None and record.identity.data.is_demo
-
-
 def _how_to_repeat(records: Sequence[Record]) -> str:
     """The stored command lines, each once, with the version of the code that ran them and what they gave."""
     named: dict[str, dict[str, None]] = {}
@@ -195,7 +272,7 @@ def _how_to_repeat(records: Sequence[Record]) -> str:
         commit = f", commit {code.commit[:12]}" if code.commit else ""
         changes = ", with uncommitted changes" if code.dirty else ""
         # Two backticks, so that one inside a command ends nothing.
-        command = " ".join(repeatable_command(record).split())
+        command = " ".join(repeatable_command(record.command).split())
         span = f"`` {command} ``" if "`" in command else f"`{command}`"
         line = f"- {span} (version {code.version}{commit}{changes})"
         named.setdefault(line, {})[plain(record.title)] = None

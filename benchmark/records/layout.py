@@ -13,13 +13,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from benchmark.evaluation.metrics import components
-from benchmark.records.rows import AVERAGE, Cell, Place, Row
+from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Cell, Place, Row, has_enough_seeds
 
 WIDTH = 100
 """Columns that a table takes at most where no terminal says otherwise; bold cells add their marks."""
 
+TIE_MARKS = {PAIRED: "≈", BINOMIAL: "ᵇ"}
+"""Behind a number that is not told from the best of its column."""
+
+_STYLES = re.compile(r"\*\*|~~")
+"""Marks of our own that a page does not show as characters."""
+
 _METRIC_ORDER = ("R@", "R_subset@", "mAP@")
-_NARROWEST_LABEL = 12
+_NARROWEST_LABEL, _NARROW_LABEL = 12, 24
 
 
 def paragraph(sentences: Iterable[str], width: int = WIDTH) -> str:
@@ -81,12 +87,15 @@ def table_of_rows(
     """
     places, leads = places_of(rows), dict(ticks or {})
     best = _best(rows, places) if bold else {}
-    texts = [[_text(row.cells.get(place), best.get(place)) for place in places] for row in rows]
+    texts = [[_text(row, place, best.get(place)) for place in places] for row in rows]
     heads = [[""] * len(leads) + _category_heads(places)] if any(category for category, _ in places) else []
     heads.append([*leads, *(short_name(metric) for _, metric in places)])
     numbers = [[*(lead[i] for lead in leads.values()), *texts[i]] for i in range(len(rows))]
-    sizes = [max(len(text.replace("**", "")) for text in column) for column in zip(*heads, *numbers, strict=True)]
-    room = max(width - sum(max(size, 3) + 3 for size in sizes) - len("|  |"), _NARROWEST_LABEL)
+    sizes = [max(map(_shown_length, column)) for column in zip(*heads, *numbers, strict=True)]
+    taken = sum(max(size, 3) + 3 for size in sizes) + len("|  |")
+    # Where names would have little room, no blank stands behind the numbers.
+    is_tight = width - taken < _NARROW_LABEL
+    room = max(width - taken + is_tight * (len(sizes) + 1), _NARROWEST_LABEL)
     lines: list[list[str]] = []
     numbered = list(enumerate(rows))
     for name, group in groupby(numbered, key=lambda member: member[1].name):
@@ -100,9 +109,9 @@ def table_of_rows(
             first, *rest = _wrapped(label, room, indent) or [""]
             lines.append([first, *numbers[i]])
             lines += [[text] for text in rest]
-            lines += _spreads(row, places, len(leads))
+            lines += _spreads(row, places, len(leads), room)
     heads = [["method" if n == 0 else "", *head] for n, head in enumerate(heads)]
-    return pipe_table(heads, lines, ["left", *["center"] * len(leads), *["right"] * len(places)])
+    return pipe_table(heads, lines, ["left", *["center"] * len(leads), *["right"] * len(places)], is_tight)
 
 
 def _category_heads(places: Sequence[Place]) -> list[str]:
@@ -111,10 +120,14 @@ def _category_heads(places: Sequence[Place]) -> list[str]:
     return [category if category != left else "" for (category, _), left in zip(places, before, strict=False)]
 
 
-def _text(cell: Cell | None, best: float | None) -> str:
+def _text(row: Row, place: Place, best: float | None) -> str:
+    cell = row.cells.get(place)
     if cell is None:
         return ""
-    return f"**{cell.text}**" if cell.value == best else cell.text
+    if cell.wrong:
+        return f"~~{cell.text}~~"
+    is_bold = cell.value == best and has_enough_seeds(row.records)
+    return (f"**{cell.text}**" if is_bold else cell.text) + TIE_MARKS.get(cell.tie, "")
 
 
 def _best(rows: Sequence[Row], places: Iterable[Place]) -> dict[Place, float]:
@@ -123,32 +136,50 @@ def _best(rows: Sequence[Row], places: Iterable[Place]) -> dict[Place, float]:
     return {place: max(values) for place, values in found.items() if len(values) > 1}
 
 
-def _spreads(row: Row, places: Sequence[Place], leads: int) -> Iterator[list[str]]:
-    """The lines below a row's numbers: half intervals, deviations over seeds."""
+def _spreads(row: Row, places: Sequence[Place], leads: int, room: int) -> Iterator[list[str]]:
+    """The lines below a row's numbers: half intervals, deviations over seeds, and its own further ones.
+
+    Half intervals of published numbers are binomial, and follow from the number and n: they take no line.
+    """
+    cells: list[Cell | None] = [row.cells.get(place) for place in places]
     for mark, values in (
-        ("±", [row.cells[place].half if place in row.cells else math.nan for place in places]),
-        ("sd", [row.cells[place].sd if place in row.cells else math.nan for place in places]),
+        ("±", [cell.half if cell and row.records else math.nan for cell in cells]),
+        ("sd", [cell.sd if cell else math.nan for cell in cells]),
     ):
         if not all(map(math.isnan, values)):
             yield [f"    {mark}", *[""] * leads, *("" if math.isnan(value) else f"{value:.1f}" for value in values)]
+    for label, texts in row.below:
+        first, *rest = _wrapped(f"    {label}", room, "     ")
+        yield [first, *[""] * leads, *(texts.get(place, "") for place in places)]
+        yield from ([text] for text in rest)
 
 
-def pipe_table(heads: Sequence[Sequence[str]], lines: Iterable[Sequence[str]], align: Sequence[str]) -> str:
+def pipe_table(
+    heads: Sequence[Sequence[str]], lines: Iterable[Sequence[str]], align: Sequence[str], is_tight: bool = False
+) -> str:
     """A markdown table, padded; further heads are its first lines. Short lines are filled with empty cells.
+
+    ``is_tight``: without a blank behind each cell.
 
     tabulate would strip the blanks that indent a label.
     """
     body = [*heads, *lines]
     cells = [[_escaped(text) for text in [*line, *[""] * (len(align) - len(line))]] for line in body]
-    sizes = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    sizes = [max(3, *map(_shown_length, column)) for column in zip(*cells, strict=True)]
     pad = {"left": str.ljust, "center": str.center, "right": str.rjust}
-    rules = {"left": ":{}-", "center": ":{}:", "right": "-{}:"}
-    shown = [
-        "| " + " | ".join(pad[a](text, size) for a, text, size in zip(align, line, sizes, strict=True)) + " |"
-        for line in cells
-    ]
+    behind = "" if is_tight else " "
+    rules = {"left": ":{}" + "-" * len(behind), "center": ":{}:"[: 3 + len(behind)], "right": "-" * len(behind) + "{}:"}
+    shown = []
+    for line in cells:
+        padded = [pad[a](text, size + len(text) - _shown_length(text))
+                  for a, text, size in zip(align, line, sizes, strict=True)]  # fmt: skip
+        shown.append("".join(f"| {text}{behind}" for text in padded) + "|")
     rule = "|" + "|".join(rules[a].format("-" * size) for a, size in zip(align, sizes, strict=True)) + "|"
     return "\n".join([shown[0], rule, *shown[1:]]) + "\n"
+
+
+def _shown_length(text: str) -> int:
+    return len(_STYLES.sub("", text))
 
 
 def _escaped(text: str) -> str:

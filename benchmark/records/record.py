@@ -336,6 +336,6 @@ def read_per_query(folder: Path, record: Record) -> dict[int, PerQuery]:
     return read_per_query_file(folder / stored.name, stored.size, stored.sha256, expected)
 
 
-def repeatable_command(record: Record) -> str:
-    """The stored command line without folders of the one who ran it."""
-    return _OWN_FOLDERS.sub("", record.command)
+def repeatable_command(command: str) -> str:
+    """A record's command line without folders of the one who ran it."""
+    return _OWN_FOLDERS.sub("", command)

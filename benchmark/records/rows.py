@@ -47,13 +47,25 @@ def _with_plain_notes(result: Result) -> Result:
     return result.model_copy(update={"notes": tuple(map(plain, result.notes))})
 
 
+ENOUGH_SEEDS = 3
+"""From so many on a deviation over seeds is told, and a best value is set in bold."""
+
+PAIRED, BINOMIAL = "paired", "binomial"
+"""How a number was not told from the best of its column."""
+
+
 class Cell(NamedTuple):
-    """A number in percent as it is printed, and as it is; NaN for a half interval or a deviation that is not known."""
+    """A number in percent as it is printed, and as it is; NaN for a half interval or a deviation that is not known.
+
+    ``tie``: by which test it is in the tie group of its column's best, "" where by none. ``wrong``: known to be.
+    """
 
     text: str
     value: float
     half: float = math.nan
     sd: float = math.nan
+    tie: str = ""
+    wrong: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +73,9 @@ class Row:
     """The seeds of one identity, or what a source prints of one method.
 
     ``label``: what tells rows of one ``name`` apart: which weights, which encoder and source. ``records``
-    (one per seed, in the order of seeds; none where the numbers are published) and ``results`` (by category,
-    one per record) are what ``cells`` are made of. ``superseded``: earlier records of the same seeds.
+    (in the order of seeds; none where the numbers are published) and ``results`` (by category, one per record)
+    are what ``cells`` are made of. ``below``: further lines of numbers, each behind its label. ``published``: what
+    is known of a published row (encoder, year, sources, …), by the names of :data:`benchmark.leaderboards.entries`.
     """
 
     name: str
@@ -70,7 +83,8 @@ class Row:
     cells: Mapping[Place, Cell]
     records: tuple[Record, ...] = ()
     results: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
-    superseded: int = 0
+    below: tuple[tuple[str, Mapping[Place, str]], ...] = ()
+    published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Record:
@@ -83,7 +97,7 @@ class Row:
 
 
 def rows_of(pairs: Sequence[tuple[Record, Result]]) -> list[Row]:
-    """Group results of one split, protocol and text mode by identity; of two with the same seed the later one stays.
+    """Group results of one split, protocol and text mode by identity; every record of it enters its mean.
 
     Where the selected epoch turned out to be the last one, in every seed, both are one row.
     """
@@ -98,11 +112,11 @@ def rows_of(pairs: Sequence[tuple[Record, Result]]) -> list[Row]:
 
 def _row(members: Sequence[tuple[Record, Result]]) -> Row:
     """One identity's row."""
-    by_seed = {r.identity.seed: r for r, _ in sorted(members, key=lambda m: m[0].created)}
-    records = tuple(by_seed[seed] for seed in sorted(by_seed, key=lambda s: -1 if s is None else s))
+    by_id = {id(record): record for record, _ in members}
+    records = tuple(sorted(by_id.values(), key=_seed_order))
     of_record: dict[int, list[Result]] = {id(record): [] for record in records}
     for record, result in members:
-        of_record.get(id(record), []).append(result)
+        of_record[id(record)].append(result)
     results: dict[str, tuple[Result, ...]] = {}
     for record in records:
         for result in of_record[id(record)]:
@@ -111,15 +125,22 @@ def _row(members: Sequence[tuple[Record, Result]]) -> Row:
     return Row(
         name=records[0].title + (f" (limited to {limit})" if limit else ""),
         label=_weights(records[0], members[0][1]),
-        cells=_statistics(results),
+        cells=_statistics(results, has_enough_seeds(records)),
         records=records,
         results=results,
-        superseded=len({id(record) for record, _ in members}) - len(records),
     )
 
 
-def _statistics(results: Mapping[str, Sequence[Result]]) -> dict[Place, Cell]:
-    """Of every place: the mean over seeds, their standard deviation, half of the mean interval over queries."""
+def _seed_order(record: Record) -> tuple[int, str]:
+    return -1 if record.identity.seed is None else record.identity.seed, record.created
+
+
+def has_enough_seeds(records: Sequence[Record]) -> bool:
+    return len({record.identity.seed for record in records}) >= ENOUGH_SEEDS
+
+
+def _statistics(results: Mapping[str, Sequence[Result]], with_deviation: bool) -> dict[Place, Cell]:
+    """Of every place: the mean over records, their standard deviation, half of the mean interval over queries."""
     cells: dict[Place, Cell] = {}
     for category, of_seeds in results.items():
         for metric in dict.fromkeys(name for result in of_seeds for name in result.metrics):
@@ -130,7 +151,7 @@ def _statistics(results: Mapping[str, Sequence[Result]]) -> dict[Place, Cell]:
                 f"{mean:.2f}",
                 mean,
                 half=statistics.fmean((high - low) / 2 for low, high in ends) if ends else math.nan,
-                sd=statistics.stdev(values) if len(values) > 1 else math.nan,
+                sd=statistics.stdev(values) if with_deviation and len(values) > 1 else math.nan,
             )
     return cells
 

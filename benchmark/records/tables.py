@@ -16,10 +16,10 @@ from benchmark.dataset import TaskKey
 from benchmark.errors import first_of
 from benchmark.evaluation.metrics import components
 from benchmark.records.identity import DataIdentity
-from benchmark.records.layout import WIDTH, listed, paragraph, places_of, short_name, table_of_rows
+from benchmark.records.layout import TIE_MARKS, WIDTH, listed, paragraph, places_of, short_name, table_of_rows
 from benchmark.records.measurement import format_cost
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import AVERAGE, Row, format_facts, plain, rows_of
+from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Row, format_facts, plain, rows_of
 
 SYNTHETIC = "synthetic pictures"
 DEMO = f"demo, {SYNTHETIC}"
@@ -161,13 +161,22 @@ def _format_sizes(row: Row) -> str:
     return f"Queries and gallery pictures: {told}"
 
 
+TIES = {
+    PAIRED: f"{TIE_MARKS[PAIRED]}: tie group, not told from the column's best by the paired sign-flip test over groups "
+    "of queries (p > .05 after Holm's correction in the column)",
+    BINOMIAL: f"{TIE_MARKS[BINOMIAL]}: tie group by binomial errors alone, for want of ranks to pair",
+}
+
+
 def _reading(rows: Sequence[Row]) -> str:
     """What the numbers are, and what short names stand for."""
     cells = [cell for row in rows for cell in row.cells.values()]
-    several = any(not math.isnan(cell.sd) for cell in cells)
-    parts = ["Percent" + (", means over seeds (sd: their standard deviation)" if several else "")]
-    if any(not math.isnan(cell.half) for cell in cells):
+    several = any(len(row.records) > 1 for row in rows)
+    deviation = " (sd: their standard deviation)" * any(not math.isnan(cell.sd) for cell in cells)
+    parts = ["Percent" + (f", means over records{deviation}" if several else "")]
+    if any(not math.isnan(cell.half) for row in rows if row.records for cell in row.cells.values()):
         parts.append("±: half the 95 % interval over queries (bootstrap over groups of queries)")
+    parts += [text for test, text in TIES.items() if any(cell.tie == test for cell in cells)]
     places = places_of(rows)
     if any(metric.startswith("R_subset@") for _, metric in places):
         parts.append("Rs: R_subset")
@@ -241,8 +250,9 @@ def _reduction_notes(row: Row) -> Iterator[str]:
             f"{len(identity.skipped_pictures):,} bad pictures and {identity.skipped_triplets:,} triplets "
             "were left out of training"
         )
-    if row.superseded:
-        yield f"{row.superseded} earlier records of the same seed are not shown"
+    seeds = [record.identity.seed for record in row.records]
+    if len(set(seeds)) < len(seeds):
+        yield f"{len(seeds)} records of {len(set(seeds))} seeds; each enters the mean"
 
 
 def _result_notes(row: Row) -> Iterator[str]:

@@ -272,7 +272,8 @@ def _measured_by(records: Sequence[Record]) -> str:
         commit = f", commit {record.code.commit[:12]}" if record.code.commit else ""
         changes = ", with uncommitted changes" if record.code.dirty else ""
         doubts = "".join(f"; {note}" for note in record.not_fixed)
-        lines[f"- version {record.code.version}{commit}{changes}: `{repeatable_command(record)}`{doubts}\n"] = None
+        command = repeatable_command(record.command)
+        lines[f"- version {record.code.version}{commit}{changes}: `{command}`{doubts}\n"] = None
     return "### How it was measured\n\n" + "".join(lines)
 
 

@@ -129,7 +129,7 @@ def test_what_no_ranks_prove_is_said_to_be_not_derivable(tmp_path: Path) -> None
     folder, unproved = add(run(tmp_path / "old", older), tmp_path / "results")
     assert len(unproved) == 2 and all("older record" in reason for reason in unproved)
     # Brought to the present version when it was added, it stays what it was.
-    (kept,) = proved(tmp_path / "results" / "records")
+    (kept,) = proved(tmp_path / "results" / "records").records
     notes = " ".join(kept.results[0].notes)
     assert "not every number of it can be derived" in notes and "nobody held its annotations" in notes
 
@@ -247,7 +247,7 @@ def test_a_hostile_file_of_ranks_is_refused_in_one_line_before_it_is_loaded(tmp_
 
 def test_the_book_is_proved_again_whenever_its_pages_are_made(tmp_path: Path) -> None:
     folder, _ = add(run(tmp_path / "run"), tmp_path / "results")
-    assert len(proved(tmp_path / "results" / "records")) == 1
+    assert len(proved(tmp_path / "results" / "records").records) == 1
     raw = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     raw["results"][0]["metrics"]["R@50"] += 0.25
     (folder / "record.json").write_text(json.dumps(raw), encoding="utf-8")

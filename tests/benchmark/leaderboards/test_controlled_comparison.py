@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from proved_records import write_proved
 
+from benchmark.leaderboards.book import Book
 from benchmark.leaderboards.controlled_comparison import comparisons, controlled_section
-from benchmark.leaderboards.leaderboard import pages, render
-from benchmark.records.record import Record, read_record, write_record
+from benchmark.leaderboards.leaderboard import Sources, pages, render
+from benchmark.records.record import Record, read_record
 from benchmark.registry import discover
 
 GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_2.json").model_dump(mode="json")
@@ -176,11 +177,11 @@ def test_fair_records_stand_in_their_own_section_of_a_page_alone(tmp_path: Path)
     paper = official(made("spirit", 0, {"identity.recipe": "paper", "identity.tuning": None, "trials": []}, recall=77.0))
     for number, record in enumerate((official(made("clip4cir", recall=11.0)), paper)):
         write_proved(tmp_path / "records" / str(number), record)
-    write_record(tmp_path / "runs", made("clip4cir", recall=33.0))
-    found = pages(tmp_path, {"cirr": CIRR}, [tmp_path / "runs"], REASONS)
+    write_proved(tmp_path / "demo" / "records" / "0", made("clip4cir", recall=33.0))
+    found = pages(tmp_path, {"cirr": CIRR}, REASONS)
     before, _, after = found[tmp_path / "leaderboard" / "cirr.md"].partition("## Controlled comparison")
     assert "77.00" in before and "11.00" not in before
     assert "11.00" in after and "77.00" not in after and "TIRG: brings a ResNet of its own" in after
     demo = found[tmp_path / "demo" / "cirr.md"]
     assert demo.count("33.00") == 1 and "11.00" not in demo and "synthetic pictures" in demo
-    assert "## Controlled comparison" not in render(CIRR, [paper])
+    assert "## Controlled comparison" not in render(CIRR, Sources(measured=Book((paper,), {})))

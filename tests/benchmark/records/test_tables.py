@@ -79,11 +79,14 @@ def test_rows_that_differ_in_a_stage_or_in_the_data_say_how() -> None:
     assert any("data.fingerprint 7777" in row[0] for row in lines([made(), other]))
 
 
-def test_the_same_seed_twice_shows_the_later_record_only() -> None:
+def test_every_record_of_a_configuration_enters_its_mean_and_two_seeds_have_no_deviation() -> None:
     later = changed(made(0, 40.0), created="2031-01-01T00:00:00Z")
     for order in ([made(0, 20.0), later], [later, made(0, 20.0)]):
-        assert lines(order)[0] == ["SPIRIT, best epoch", "40.00", "50.00"]
-        assert "1 earlier records of the same seed" in tables(order)[0].content()
+        assert lines(order) == [["SPIRIT, best epoch", "30.00", "50.00"], ["±", "2.0", ""]]
+        content = tables(order)[0].content()
+        assert "2 records of 1 seeds; each enters the mean" in content and "sd" not in content
+    found = lines([made(0, 20.0), later, made(1, 30.0)])
+    assert found == [["SPIRIT, best epoch", "30.00", "50.00"], ["±", "2.0", ""]]
 
 
 @pytest.mark.parametrize(
@@ -144,14 +147,19 @@ def test_the_caption_names_the_demo_once_and_nothing_is_bold() -> None:
     assert "R@1" in table.body().splitlines()[0]
 
 
-def test_the_best_measured_value_of_each_metric_is_bold() -> None:
-    other = changed(made(0, 25.0), method="sum", title="Sum")
-    found = lines([made(), other], bold=True)
-    assert found == [
-        ["SPIRIT, best epoch", "20.00", "**50.00**"], ["±", "2.0", ""],
-        ["Sum, best epoch", "**25.00**", "**50.00**"], ["±", "2.0", ""],
+def test_the_best_measured_value_of_each_metric_is_bold_from_three_seeds_on() -> None:
+    three = [made(seed) for seed in (0, 1, 2)]
+    others = [changed(made(seed, 25.0), method="sum", title="Sum") for seed in (0, 1, 2)]
+    found = lines([*three, *others], bold=True)
+    assert [row for row in found if row[0] not in ("±", "sd")] == [
+        ["SPIRIT, best epoch", "20.00", "**50.00**"], ["Sum, best epoch", "**25.00**", "**50.00**"],
     ]  # fmt: skip
-    assert "**" not in str(lines([made()], bold=True))
+    assert "**" not in str(lines(three, bold=True))
+    # Of two seeds the best is not set in bold, and nothing else is in its place.
+    fewer = lines([*three, *others[:2]], bold=True)
+    assert [row for row in fewer if row[0] not in ("±", "sd")] == [
+        ["SPIRIT, best epoch", "20.00", "**50.00**"], ["Sum, best epoch", "25.00", "50.00"],
+    ]  # fmt: skip
 
 
 def test_a_metric_that_a_row_lacks_is_an_empty_cell() -> None:
@@ -176,7 +184,7 @@ def test_selected_and_last_weights_are_rows_of_their_own_selected_first() -> Non
 
 
 def test_where_the_selected_epoch_is_the_last_one_both_are_one_row() -> None:
-    same = [with_last(made(seed)) for seed in (0, 1)]
+    same = [with_last(made(seed)) for seed in (0, 1, 2)]
     assert [row[0] for row in lines(same)] == ["SPIRIT, best = last epoch", "±", "sd"]
     heldout = lines([with_last(made(selection="heldout"))])
     assert heldout[0] == ["SPIRIT, held-out = last epoch", "20.00", "50.00"]

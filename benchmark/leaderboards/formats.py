@@ -1,0 +1,132 @@
+"""Tables in the formats that `leaderboard --format` prints: for reading, for a paper, for a program, for a browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from benchmark.leaderboards.browser_page import browser_page
+from benchmark.leaderboards.entries import Value, entries_of, further_lines, literal
+from benchmark.records import tables as markdown
+from benchmark.records.layout import places_of, short_name
+from benchmark.records.rows import BINOMIAL, PAIRED, Place, Row, has_enough_seeds
+from benchmark.records.tables import Table
+
+_FORMULA = re.compile(r"^[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would compute."""
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
+    **{">": r"\textgreater{}", "|": r"\textbar{}", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "·": r"$\cdot$"},
+    **{"±": r"$\pm$", "×": r"$\times$", "≈": r"$\approx$", "≤": r"$\leq$", "≥": r"$\geq$", "ᵇ": r"$^{\mathrm b}$"},
+    **{"✓": r"$\checkmark$", "…": r"\dots{}", '"': "''", "`": r"\textasciigrave{}"},
+}
+_TIES = {PAIRED: r"$^{\approx}$", BINOMIAL: r"$^{\mathrm b}$"}
+
+
+def format_tables(tables: Sequence[Table], form: str) -> str:
+    """``form``: a name of :data:`FORMATS`."""
+    return FORMATS[form](tables)
+
+
+def _markdown(tables: Sequence[Table]) -> str:
+    return markdown.format_tables(tables, mark="## ") if tables else ""
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    stream = io.StringIO()
+    entries = [entry for table in tables for entry in entries_of(table)]
+    writer = csv.DictWriter(stream, list(entries[0]) if entries else ["dataset"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _never_a_formula(value) for name, value in entry.items()} for entry in entries)
+    return stream.getvalue()
+
+
+def _never_a_formula(value: Value) -> Value:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def _json(tables: Sequence[Table]) -> str:
+    shown = [
+        {
+            "dataset": table.key.dataset, "split": table.key.split, "protocol": table.key.protocol,
+            "text_mode": table.key.text_mode, "remark": literal(table.remark), "caption": table.caption(),
+            "notes": [literal(note) for note in table.all_notes()], "numbers": list(entries_of(table)),
+        }
+        for table in tables
+    ]  # fmt: skip
+    return json.dumps(shown, indent=1, ensure_ascii=False) + "\n"
+
+
+def latex_escaped(text: str) -> str:
+    """Text that stands in LaTeX as it reads; other letters than ASCII need an engine or encoding that knows them."""
+    return "".join(_LATEX.get(sign, sign) for sign in literal(text))
+
+
+def _latex(tables: Sequence[Table]) -> str:
+    """A table environment each, for `\\usepackage{booktabs}`, `\\usepackage[normalem]{ulem}` and amssymb."""
+    return "\n".join(_latex_table(table) for table in tables)
+
+
+def _latex_table(table: Table) -> str:
+    places = places_of(table.rows)
+    best = {p: max((r.cells[p].value for r in table.rows if r.records and p in r.cells), default=0.0) for p in places}
+    lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(places)}}}", r"\toprule"]
+    lines += _latex_heads(places)
+    for row in table.rows:
+        cells = [_latex_cell(row, place, table.bold and row.cells[place].value == best[place])
+                 if place in row.cells else "" for place in places]  # fmt: skip
+        label = f"{row.name}, {row.label}" if row.label else row.name
+        lines.append(" & ".join([latex_escaped(label), *cells]) + r" \\")
+        for mark, texts in further_lines(row):
+            told = [rf"{{\scriptsize {latex_escaped(texts[place])}}}" if place in texts else "" for place in places]
+            lines.append(" & ".join([rf"\quad{{\scriptsize {latex_escaped(mark)}}}", *told]) + r" \\")
+    notes = [sentence.rstrip(".") + "." for sentence in (*table.caption(), *table.all_notes())]
+    caption = latex_escaped(f"{table.heading}. {' '.join(_unstruck(note) for note in notes)}")
+    key = re.sub(r"[^a-z0-9]+", "-", str(table.key).lower()).strip("-")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{key}}}",
+                      r"\end{table}", ""])  # fmt: skip
+
+
+def _latex_heads(places: Sequence[Place]) -> Iterator[str]:
+    groups = [(category, len(list(members))) for category, members in groupby(places, key=lambda place: place[0])]
+    if any(category for category, _ in groups):
+        yield " & ".join(["", *(rf"\multicolumn{{{n}}}{{c}}{{{latex_escaped(c)}}}" for c, n in groups)]) + r" \\"
+        first = 2
+        rules = []
+        for _, count in groups:
+            rules.append(rf"\cmidrule(lr){{{first}-{first + count - 1}}}")
+            first += count
+        yield " ".join(rules)
+    yield " & ".join(["Method", *(latex_escaped(short_name(metric)) for _, metric in places)]) + r" \\"
+    yield r"\midrule"
+
+
+def _latex_cell(row: Row, place: Place, is_best: bool) -> str:
+    cell = row.cells[place]
+    text = latex_escaped(cell.text)
+    if cell.wrong:
+        return rf"\sout{{{text}}}"
+    return (rf"\textbf{{{text}}}" if is_best and has_enough_seeds(row.records) else text) + _TIES.get(cell.tie, "")
+
+
+def _unstruck(note: str) -> str:
+    return note.replace("~~", "")
+
+
+def _html(tables: Sequence[Table]) -> str:
+    return browser_page(tables, "Leaderboard")
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Table]], str]] = {
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+    "html": _html,
+}
