@@ -17,6 +17,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
+from benchmark.backbone import GLOBAL, Output
 from benchmark.facts import Part, PublishedSizes
 from benchmark.method import Specification
 from benchmark.registry import Registry
@@ -67,7 +68,7 @@ def size_table(registry: Registry) -> str:
 
 def _network(specification: Specification, sizes: PublishedSizes) -> nn.Module:
     with torch.device("meta"):
-        backbone: Any = SimpleNamespace(width=sizes.width)
+        backbone: Any = SimpleNamespace(width=sizes.width, picture_outputs={GLOBAL: Output((sizes.width,))})
         if sizes.backbone:
             from benchmark.backbone import BackboneChoice
             from benchmark.encoders.families import load_choice

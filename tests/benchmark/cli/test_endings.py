@@ -33,7 +33,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "after the last update": (_StageTraining, "finish"),
     "while weights are written": (run, "save_run_weights"),
     "before evaluation": (stage_sources.StageSources, "evaluation"),
-    "in the middle of evaluation": (run, "score_in_full"),
+    "in the middle of evaluation": (run, "score_beside_modalities"),
     "before the record": (reporting, "write_record"),
 }
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -186,7 +186,7 @@ def test_a_plug_in_that_exits_has_not_done_the_work(
 def test_whoever_exits_in_the_middle_of_the_work_is_named(
     command: Command, toy: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "score_in_full", lambda *_: sys.exit(0))
+    monkeypatch.setattr(run, "score_beside_modalities", lambda *_: sys.exit(0))
     outcome = command(*toy)
     assert outcome.status == 2 and len(outcome.errors) == 1, outcome.err
     assert "test_endings.py, line" in outcome.err and "called exit(0) before the work was done" in outcome.err
