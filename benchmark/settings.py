@@ -96,6 +96,10 @@ class EncoderChoice(MethodSettings):
     )
 
 
+_LATER = ("cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora_rank", "lora_alpha")
+"""Settings of training that later versions added, and that identities name only where they are used."""
+
+
 class TrainingSettings(Settings):
     """Settings of one training stage, `--set STAGE.KEY=VALUE`.
 
@@ -113,13 +117,30 @@ class TrainingSettings(Settings):
     momentum: float = Field(0.0, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(0.0, ge=0, description="coupled for adam and sgd, decoupled for adamw")
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: none")
-    schedule: Literal["constant", "cosine", "cosine-rising", "step"] = Field(
+    schedule: Literal["constant", "cosine", "cosine-rising", "step", "one-cycle"] = Field(
         "constant",
-        description="cosine ends at zero; cosine-rising has its minimum at schedule_epochs and rises again",
+        description="cosine ends at zero; cosine-rising has its minimum at schedule_epochs and rises again; one-cycle "
+        "rises to the learning rate and falls, while the momentum does the opposite",
     )
-    schedule_epochs: int = Field(0, ge=0, description="epochs to the cosine's minimum, or between steps")
+    schedule_epochs: int = Field(
+        0, ge=0, description="epochs to the cosine's minimum, between steps, or of one cycle (0: all)"
+    )
     schedule_factor: float = Field(0.1, gt=0, description="factor of each step of the schedule 'step'")
     warmup: float = Field(0.0, ge=0, le=1, description="share of all updates with a rising rate")
+    cycle_start: float = Field(25.0, ge=1, description="one-cycle: the peak over the rate that it starts from")
+    cycle_end: float = Field(1e4, ge=1, description="one-cycle: the rate that it starts from over the last one")
+    cycle_momentum: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.85, 0.95), description="one-cycle: β₁ (of sgd: the momentum) at the peak, and at both ends"
+    )
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="learning rate, in place of the stage's, of parameters whose names begin so"
+    )
+    frozen: tuple[str, ...] = Field((), description="parameters that do not train: what their names begin with")
+    lora_rank: int = Field(
+        0, ge=0, description="train low-rank changes of the backbone's attention matrices, and nothing else of it; "
+        "0: the weights themselves"
+    )
+    lora_alpha: float = Field(16.0, gt=0, description="factor of the low-rank changes, times the rank")
     average_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
     batch_norm: Literal["train", "eval"] = Field(
         "train", description="eval: running statistics are used and kept, scale and shift still train"
@@ -139,9 +160,22 @@ class TrainingSettings(Settings):
         "betas": {"optimiser": ("adam", "adamw")},
         "eps": {"optimiser": ("adam", "adamw")},
         "momentum": {"optimiser": ("sgd",)},
-        "schedule_epochs": {"schedule": ("cosine-rising", "step")},
+        "schedule_epochs": {"schedule": ("cosine-rising", "step", "one-cycle")},
+        "cycle_start": {"schedule": ("one-cycle",)},
+        "cycle_end": {"schedule": ("one-cycle",)},
+        "cycle_momentum": {"schedule": ("one-cycle",)},
         "schedule_factor": {"schedule": ("step",)},
     }
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A run that asks for none of these is the run that it was before they were there: its folder keeps its name.
+        defaults = TrainingSettings.model_fields
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if name not in _LATER or getattr(self, name) != defaults[name].get_default(call_default_factory=True)
+        }
 
     @property
     def picks_an_epoch(self) -> bool:

@@ -24,7 +24,7 @@ from benchmark.progress import say
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.engine import StageEngine
-from benchmark.training.optimisation import standard_optimiser, standard_schedule
+from benchmark.training.optimisation import standard_momentum, standard_optimiser, standard_schedule
 
 BATCHES = 2
 """Which are an epoch, and taken by turns."""
@@ -195,7 +195,8 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     optimiser = (stage.optimiser or standard_optimiser)(stage.parameter_groups(case.method, settings), settings)
     schedule = (stage.schedule or standard_schedule)(settings, BATCHES)
     process = Process(0, 1, 0, torch.device("cpu"))
-    engine = StageEngine(case.method, optimiser, schedule, settings, GroupLayout.of(settings, 1), process)
+    engine = StageEngine(case.method, optimiser, schedule, settings, GroupLayout.of(settings, 1), process,
+                         momentum=None if stage.schedule else standard_momentum(settings, BATCHES))  # fmt: skip
     engine.training_mode()
     for step in range(steps):
         course.rates.append(engine.learning_rate())

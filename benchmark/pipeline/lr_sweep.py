@@ -33,7 +33,9 @@ def sweep(planned: PlannedStage, train: Callable[[PlannedStage, str], Trained]) 
     """
     found: list[tuple[PlannedStage, Trained | None]] = []
     for number, factor in enumerate(RATE_FACTORS, 1):
-        settings = planned.settings.model_copy(update={"learning_rate": factor * planned.settings.learning_rate})
+        own = planned.settings
+        rates = {name: factor * rate for name, rate in own.rates.items()}
+        settings = own.model_copy(update={"learning_rate": factor * own.learning_rate, "rates": rates})
         candidate = replace(planned, settings=settings)
         rate = f"{candidate.settings.learning_rate:.3g}"
         say(f"{planned.stage.name}: learning rate {rate}, {number} of {len(RATE_FACTORS)}")

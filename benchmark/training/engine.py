@@ -59,7 +59,8 @@ class _LossModule(nn.Module):
 class StageEngine:
     """One stage's method under DeepSpeed; `close` before the next stage's engine is made.
 
-    ``schedule`` gives the factor of the learning rate at update n, from 0.
+    ``schedule`` gives the factor of the learning rate at update n, from 0; ``momentum`` Adam's β₁ or SGD's
+    momentum, None where it stays as it is.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class StageEngine:
         layout: GroupLayout,
         process: Process,
         execution: Execution = DEFAULT_EXECUTION,
+        momentum: Callable[[int], float] | None = None,
     ) -> None:
         start_process_group(process)
         self._settings = settings
@@ -103,7 +105,7 @@ class StageEngine:
         # One process has nothing to average, and DeepSpeed would still copy all gradients into buckets and back.
         # ZeRO must: it cuts them there.
         self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
-        self._schedule = schedule
+        self._schedule, self._momentum = schedule, momentum
         self._rates: list[float] = [group["lr"] for group in optimiser.param_groups]
         self._updates = 0
         self._norm: Tensor | float = float("nan")
@@ -224,6 +226,10 @@ class StageEngine:
         factor = self._schedule(self._updates)
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
+            if self._momentum is not None:
+                moved = self._momentum(self._updates)
+                key, value = ("betas", (moved, *group["betas"][1:])) if "betas" in group else ("momentum", moved)
+                group[key] = value
 
     def measure_gradient(self) -> None:
         """Keep the norm of the gradient that the next `update` applies, without waiting for the device."""

@@ -40,12 +40,16 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
     ``cosine-rising`` is ½(1 + cos(πn/T)), T = ``schedule_epochs`` epochs of updates, never
     clamped: it rises again after T (SPIRIT's released schedule). ``cosine`` reaches zero at the
     last update. ``step`` multiplies by ``schedule_factor`` every ``schedule_epochs`` epochs.
+    ``one-cycle``: see `standard_momentum`, which moves the momentum against it.
     """
     total = max(settings.epochs * updates_per_epoch, 1)
     warmup = round(settings.warmup * total)
     period = max(settings.schedule_epochs * updates_per_epoch, 1)
 
     def factor(update: int) -> float:
+        if settings.schedule == "one-cycle":
+            start = 1 / settings.cycle_start
+            return _one_cycle(settings, updates_per_epoch, update, (start, 1.0, start / settings.cycle_end))
         if update < warmup:
             return (update + 1) / warmup
         if settings.schedule == "cosine-rising":
@@ -58,6 +62,31 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
         return 1.0
 
     return factor
+
+
+def standard_momentum(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float] | None:
+    """Adam's β₁ (SGD's momentum) at update n, where the schedule moves it; None where it stays.
+
+    One-cycle, of S updates with the rising share f: the peak stands at u = f·S − 1, which need not be whole;
+    half cosines lead from the start to the peak and on to the end (Smith and Topin, 2019, as PyTorch has it).
+    """
+    if settings.schedule != "one-cycle":
+        return None
+    lowest, highest = settings.cycle_momentum
+    return lambda update: _one_cycle(settings, updates_per_epoch, update, (highest, lowest, highest))
+
+
+def _one_cycle(
+    settings: TrainingSettings, updates_per_epoch: int, update: int, values: tuple[float, float, float]
+) -> float:
+    """Between values at the start, the peak and the end, by half cosines; after the end that of the end."""
+    total = max((settings.schedule_epochs or settings.epochs) * updates_per_epoch, 1)
+    peak, last = settings.warmup * total - 1, total - 1
+    start, middle, end = values
+    if update <= peak:
+        return middle + (start - middle) * (1 + math.cos(math.pi * update / peak)) / 2 if peak else middle
+    share = min((update - peak) / max(last - peak, 1), 1.0)
+    return end + (middle - end) * (1 + math.cos(math.pi * share)) / 2
 
 
 class MovingAverage:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmark.method import Method
 from benchmark.progress import Progress
+from benchmark.training.adaptation import adapt, merge, with_rates
 from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan
 from benchmark.training.engine import StageEngine
 from benchmark.training.job import Diverged, EpochLog, Interrupted, Trained, TrainingJob, clone_of
@@ -25,6 +26,7 @@ from benchmark.training.optimisation import (
     give_moments,
     groups_by_count,
     moments_of,
+    standard_momentum,
     standard_optimiser,
     standard_schedule,
 )
@@ -84,17 +86,19 @@ class _StageTraining:
         self.layout = GroupLayout.of(job.settings, job.process.world_size)
         # Before the optimiser is made, which keeps the parameters that it is given.
         job.method.to(job.process.device)
+        adapt(job.method, self.settings, job.stage.name, job.seed)
         per_epoch = len(update_plan(job.source.start_epoch(0), self.settings, job.seed, 0))
         moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
-        groups = job.stage.parameter_groups(job.method, self.settings)
+        groups = with_rates(job.stage.parameter_groups(job.method, self.settings), job.method, self.settings.rates)
         if moments and job.execution.zero:
             # ZeRO keeps one count of updates for a whole group of parameters.
             groups = groups_by_count(groups, job.method, moments)
         optimiser = (job.stage.optimiser or standard_optimiser)(groups, self.settings)
         schedule = (job.stage.schedule or standard_schedule)(self.settings, per_epoch)
         self.engine = StageEngine(
-            job.method, optimiser, schedule, self.settings, self.layout, job.process, job.execution
-        )
+            job.method, optimiser, schedule, self.settings, self.layout, job.process, job.execution,
+            momentum=None if job.stage.schedule else standard_momentum(self.settings, per_epoch),
+        )  # fmt: skip
         give_moments(self.engine.optimiser, job.method, moments)
         self.result = Trained({}, {}, -1, "", None, 0, 0)
         self.standing: list[float] = []
@@ -220,6 +224,7 @@ class _StageTraining:
         self.result.margin = margin_of([*self.standing, *scored])
         self.result.moments = moments_of(self.engine.optimiser, self.job.method)
         self.job.method.eval()
+        self.result.selected, self.result.last = merge(self.job.method, [self.result.selected, self.result.last])
         return self.result
 
     def save(self) -> None:

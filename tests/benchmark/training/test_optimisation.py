@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmark.settings import TrainingSettings
-from benchmark.training.optimisation import MovingAverage, standard_optimiser, standard_schedule
+from benchmark.training.optimisation import MovingAverage, standard_momentum, standard_optimiser, standard_schedule
 
 
 def factors(updates: list[int], per_epoch: int = 10, **settings: Any) -> list[float]:
@@ -35,6 +35,47 @@ def test_cosine_rising_is_never_clamped() -> None:
 def test_step_multiplies_at_the_start_of_an_epoch() -> None:
     found = factors([0, 39, 40, 79, 80], epochs=8, schedule="step", schedule_epochs=4, schedule_factor=0.5)
     assert found == [1.0, 1.0, 0.5, 0.5, 0.25]
+
+
+ONE_CYCLES = {
+    # SPRC's FashionIQ and CIRR recipes: settings, updates per epoch, then update: (rate, β₁) as published with them.
+    "fashioniq": (
+        {"epochs": 30, "learning_rate": 2e-5, "warmup": 0.05, "cycle_start": 100.0},
+        140,
+        {0: (2e-07, 0.95), 100: (9.43085527e-06, 0.903379519), 209: (2e-05, 0.85), 4199: (2e-11, 0.95)},
+    ),
+    "cirr": (
+        {"epochs": 50, "schedule_epochs": 80, "learning_rate": 1e-5, "warmup": 0.02},
+        220,
+        {1: (4.00192262e-07, 0.949997997), 352: (9.99999992e-06, 0.850000001), 10999: (3.19821561e-06, 0.918018116)},
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe", ONE_CYCLES)
+def test_one_cycle_is_the_released_recipes_and_torchs(recipe: str) -> None:
+    given, per_epoch, golden = ONE_CYCLES[recipe]
+    settings = TrainingSettings.model_validate({"optimiser": "adamw", "schedule": "one-cycle", **given})
+    factor, momentum = standard_schedule(settings, per_epoch), standard_momentum(settings, per_epoch)
+    assert momentum is not None
+    for update, (rate, beta) in golden.items():
+        assert settings.learning_rate * factor(update) == pytest.approx(rate, rel=1e-8)
+        assert momentum(update) == pytest.approx(beta, rel=1e-8)
+    optimiser = standard_optimiser([{"params": [nn.Parameter(torch.ones(1))]}], settings)
+    total = (settings.schedule_epochs or settings.epochs) * per_epoch
+    torchs = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, settings.learning_rate, total, pct_start=settings.warmup, div_factor=settings.cycle_start
+    )
+    optimiser.step()
+    for update in range(500):
+        group = optimiser.param_groups[0]
+        assert settings.learning_rate * factor(update) == pytest.approx(group["lr"], rel=1e-9)
+        assert momentum(update) == pytest.approx(group["betas"][0], rel=1e-12)
+        torchs.step()
+
+
+def test_only_one_cycle_moves_the_momentum() -> None:
+    assert standard_momentum(TrainingSettings(schedule="cosine"), 5) is None
 
 
 def test_constant() -> None:
