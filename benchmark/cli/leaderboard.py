@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from benchmark.leaderboards import audit, book, leaderboard
     from benchmark.leaderboards.controlled_comparison import reasons_outside
+    from benchmark.records.record import record_files
     from benchmark.registry import discover
     from benchmark.throughput.tables import THROUGHPUT_PAGE
 
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     registry = discover()
     datasets, further = registry.datasets(), [THROUGHPUT_PAGE]
     added = [Path(options.add)] if options.add else []
-    demo_runs = [file.parent for file in book.record_files([Path(name) for name in options.runs])]
+    demo_runs = [file.parent for file in record_files([Path(name) for name in options.runs])]
     for run_folder in [*added, *demo_runs]:
         folder, not_derivable = book.add(run_folder, results, further, demo=run_folder in demo_runs)
         print(f"added {folder}")

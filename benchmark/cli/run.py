@@ -43,18 +43,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_all_options(parser)
     parser.add_argument("--ablations", action="store_true", help="the method and all of its ablations, and their table")
     parser.add_argument("--config", metavar="FILE.toml", help="the same options in a file, or a ready one by name")
+    parser.add_argument("--from-record", metavar="FILE", help="repeat a record's run, and hold its numbers against it")
     parser.add_argument("--dry-run", action="store_true", help="check every input, print the plan, do nothing")
 
 
 def run(options: argparse.Namespace) -> int:
     try:
-        return _run(options)
+        return _repeat(options) if options.from_record else _run(options)
     except KeyboardInterrupt:
         going_on = "" if options.dry_run else "; the same command with --resume goes on from the last saved state"
         raise KeyboardInterrupt(f"interrupted{going_on}") from None
 
 
-def _run(options: argparse.Namespace) -> int:
+def _repeat(options: argparse.Namespace) -> int:
+    """A record's run again, and what came of it beside what the record says."""
+    from benchmark.cli.repetition import format_repetition, repeated_options
+    from benchmark.records.record import read_record
+
+    old = read_record(Path(options.from_record))
+    parser = argparse.ArgumentParser(add_help=False)
+    add_arguments(parser)
+    made: list[Record] = []
+    status = _run(repeated_options(old, options, parser), made)
+    if made and os.environ.get("RANK", "0") == "0":
+        print(f"\n{format_repetition(old, made[0])}", end="")
+    return status
+
+
+def _run(options: argparse.Namespace, made: list[Record] | None = None) -> int:
+    """``made`` gets the records of the runs."""
     from benchmark.distributed.job import join_job
     from benchmark.pipeline.reporting import extra
     from benchmark.progress import say
@@ -67,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     job = None if options.dry_run else join_job(runs[0].device, runs[0].cache_root)
     failures = []
-    made: list[Record] = []
+    made = [] if made is None else made
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
             say(f"[{number}/{len(runs)}] {_named(chosen)} on {chosen.dataset}, seed {chosen.seed}")
@@ -253,4 +270,10 @@ def _one(
     say(f"time: {format_timings(record.timings)}")
     with extra("the table"):
         print(format_summary(record, plan.folder))
+    with extra("what the paper prints"):
+        from benchmark.leaderboards.expected import band_lines, results_of_checkout
+
+        results = results_of_checkout()
+        for line in band_lines(record, results) if results is not None else ():
+            print(line)
     return [record]

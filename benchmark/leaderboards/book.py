@@ -15,7 +15,7 @@ from benchmark.evaluation.per_query import PerQuery
 from benchmark.files import atomic_write_json, file_digest
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
-from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
+from benchmark.records.record import RECORD_NAME, Record, read_record, record_files, run_key, write_record
 from benchmark.records.shared import shareable, shareable_json
 from benchmark.structured_files import read_json, read_toml, typed
 
@@ -37,20 +37,6 @@ class FurtherPage:
     render: Callable[[Iterable[Record]], str]
     refusals: Callable[[Record], list[str]]
     folder: Callable[[Record], Path]
-
-
-def record_files(paths: Sequence[Path]) -> list[Path]:
-    """Files of all records at or below the paths, each once; raises UserError for a path that is not there."""
-    files: set[Path] = set()
-    problems = [
-        f"{path}: no such file or folder; give a run's folder or one that holds runs"
-        for path in paths if not path.exists()
-    ]  # fmt: skip
-    if problems:
-        raise UserError.collect(problems)
-    for path in paths:
-        files.update(f.resolve() for f in ([path] if path.is_file() else path.rglob(RECORD_NAME)))
-    return sorted(files)
 
 
 def collect(paths: Sequence[Path]) -> list[Record]:

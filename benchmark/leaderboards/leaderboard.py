@@ -36,6 +36,8 @@ from benchmark.leaderboards.book import (
 from benchmark.leaderboards.browser_page import FILE_NAME as BROWSER_PAGE
 from benchmark.leaderboards.browser_page import browser_page
 from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
+from benchmark.leaderboards.expected import FILE_NAME as EXPECTED
+from benchmark.leaderboards.expected import Expected, read_expected, with_bands
 from benchmark.leaderboards.other_protocols import FILE_NAME as OTHER_PROTOCOLS
 from benchmark.leaderboards.other_protocols import render_other_protocols
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
@@ -86,6 +88,7 @@ class Sources:
     demo: Book = NO_BOOK
     published: tuple[PublishedNumber, ...] = ()
     found_again: tuple[Reproduction, ...] = ()
+    expected: Expected | None = None
 
 
 def read_sources(results: Path) -> Sources:
@@ -94,6 +97,7 @@ def read_sources(results: Path) -> Sources:
     measured = demo = NO_BOOK
     published: tuple[PublishedNumber, ...] = ()
     found_again: tuple[Reproduction, ...] = ()
+    expected: Expected | None = None
     with gathered(problems):
         measured = proved(results / RECORDS_FOLDER)
     with gathered(problems):
@@ -101,9 +105,10 @@ def read_sources(results: Path) -> Sources:
     with gathered(problems):
         published = read_published(results / FILE_NAME)
         found_again = read_reproductions(results / REPRODUCTIONS, published)
+        expected = read_expected(results / EXPECTED, published)
     if problems:
         raise UserError.collect(problems)
-    return Sources(measured, demo, published, found_again)
+    return Sources(measured, demo, published, found_again, expected)
 
 
 def measured_tables(info: DatasetInfo, sources: Sources) -> list[Table]:
@@ -113,7 +118,8 @@ def measured_tables(info: DatasetInfo, sources: Sources) -> list[Table]:
     """
     printed = printed_rows(info, sources)
     papers = [_with_averages(r, printed) for r in _accepted(info, sources.measured) if not is_controlled(r)]
-    return [with_uncertainty(t, sources.measured.ranks) for t in tables(papers, bold=True, published=printed)]
+    found = [with_uncertainty(t, sources.measured.ranks) for t in tables(papers, bold=True, published=printed)]
+    return [with_bands(t, sources.published, sources.expected) for t in found] if sources.expected else found
 
 
 def demo_tables(name: str, sources: Sources, ablations: Collection[str] = ()) -> list[Table]:

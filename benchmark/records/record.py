@@ -11,7 +11,7 @@ A folder holds ``record.json`` and, where queries were ranked here, ``per_query.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
@@ -256,6 +256,17 @@ def replace_record(folder: Path, record: Record) -> Record:
         raise UserError(f"{folder}: {error.errors()[0]['msg']}; nothing was added to its record") from None
     atomic_write_json(folder / RECORD_NAME, checked.as_json())
     return checked
+
+
+def record_files(paths: Iterable[Path]) -> list[Path]:
+    """Files of all records at or below the paths, each once; raises UserError for paths that are not there."""
+    named = list(paths)
+    missing = [path for path in named if not path.exists()]
+    if missing:
+        told = (f"{path}: no such file or folder; give a run's folder or one that holds runs" for path in missing)
+        raise UserError.collect(told)
+    found = {file.resolve() for path in named for file in ([path] if path.is_file() else path.rglob(RECORD_NAME))}
+    return sorted(found)
 
 
 def read_record(path: Path) -> Record:

@@ -279,21 +279,22 @@ def _difference(row: Row, alike: Sequence[Row]) -> str:
     mine = told[[other is row for other in alike].index(True)]
     if told.count(mine) == 1:
         return ", ".join(f"{name} {text}" for name, text in mine.items() if any(other[name] != text for other in told))
-    flat = [dict(_flattened(seedless_identity(other.first))) for other in alike]
-    own = dict(_flattened(seedless_identity(row.first)))
+    flat = [dict(flattened(seedless_identity(other.first))) for other in alike]
+    own = dict(flattened(seedless_identity(row.first)))
     names = sorted({name for entries in flat for name in entries})
     names = [name for name in names if len({str(entries.get(name)) for entries in flat}) > 1]
     differing = ", ".join(f"{name} {str(own.get(name, 'none'))[:16]}" for name in names[:3])
     return differing or identity_key(row.first, row.result)[:8]
 
 
-def _flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Entries of nested tables, behind the names of those that they are in."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _flattened(inner, f"{path}.{name}" if path else name)
+            yield from flattened(inner, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
             name = str(inner["name"]) if isinstance(inner, dict) and "name" in inner else str(number)
-            yield from _flattened(inner, f"{path}.{name}")
+            yield from flattened(inner, f"{path}.{name}")
     else:
         yield path, value

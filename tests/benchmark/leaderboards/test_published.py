@@ -21,7 +21,9 @@ from benchmark.leaderboards.published import (
     read_published,
 )
 from benchmark.leaderboards.published_averages import recomputed
-from benchmark.leaderboards.published_rows import published_rows
+from benchmark.leaderboards.published_rows import binomial_error, published_rows, reproduction_section
+from benchmark.leaderboards.reproductions import COLUMNS as REPRODUCTION_COLUMNS
+from benchmark.leaderboards.reproductions import read_reproductions
 from benchmark.registry import discover
 
 COMMITTED = Path(__file__).parents[3] / "results" / "published.csv"
@@ -34,9 +36,19 @@ LINE = {
 
 def written(path: Path, *lines: dict[str, str]) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
         writer.writeheader()
         writer.writerows({**LINE, **line} for line in lines)
+    return path
+
+
+def reproduced(path: Path, *lines: dict[str, str]) -> Path:
+    usual = {name: LINE[name] for name in REPRODUCTION_COLUMNS if name in LINE}
+    usual |= {"published": "40.00", "found": "38.50", "by": "a user", "source": "issue 6"}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, REPRODUCTION_COLUMNS, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows({**usual, **line} for line in lines)
     return path
 
 
@@ -93,6 +105,9 @@ def test_averages_that_papers_print_wrongly_are_found_in_the_committed_file() ->
         ({"source_kind": "hearsay"}, "unknown source_kind"),
         ({"confidence": "memory"}, "only numbers that were read"),
         ({"year": "20"}, "four digits"),
+        ({"source_kind": "rerun"}, "rerun_by '' must say who ran it again"),
+        ({"rerun_by": "somebody"}, "where source_kind is rerun, and only there"),
+        ({"erratum": "typo"}, "must begin with 'wrong: ' or 'doubtful: '"),
     ],
 )
 def test_what_the_schema_rules_out_is_told_with_its_line(tmp_path: Path, change: dict[str, str], told: str) -> None:
@@ -211,3 +226,75 @@ def declared_protocols(module: object) -> tuple[ProtocolInfo, ...]:
     classes = (value for value in vars(module).values() if isinstance(value, type))
     found = [c.protocols for c in classes if isinstance(getattr(c, "protocols", None), tuple)]
     return found[0] if found else ()
+
+
+def test_a_wrong_number_stays_struck_through_beside_a_right_one_and_enters_no_average(tmp_path: Path) -> None:
+    parts = [{"category": c, "value": "40.00"} for c in ("dress", "shirt", "toptee")]
+    wrong = {"category": "shirt", "value": "90.00", "source": "T", "erratum": "wrong: copied from another row"}
+    lonely = {"method": "N", "value": "10.00", "erratum": "wrong: a column to the left"}
+    doubtful = {"method": "N", "category": "shirt", "value": "11.00", "erratum": "doubtful: two tables differ"}
+    numbers = read_published(written(tmp_path / "p.csv", *parts, wrong, lonely, doubtful, {"category": "average", "metric": "R@10"}))
+    ((m, n), notes), = published_rows(numbers).values()
+    assert m.cells["shirt", "R@10"].text == "40.00" and m.cells["average", "R@10"].text == "40.00"
+    assert n.cells["dress", "R@10"].wrong and n.cells["dress", "R@10"].text == "10.00"
+    assert n.cells["shirt", "R@10"].text == "11.00?" and not n.cells["shirt", "R@10"].wrong
+    told = "\n".join(notes)
+    assert "M [CNN] shirt R@10 ~~90.00~~: copied from another row" in told
+    assert "N [CNN] dress R@10 ~~10.00~~: a column to the left" in told
+    assert "? in doubt: N [CNN] shirt R@10 11.00: two tables differ" in told
+    with pytest.raises(UserError, match="the same number as line 2"):
+        read_published(written(tmp_path / "p.csv", lonely, {**lonely, "value": "12.00"}))
+
+
+def test_what_decides_comparability_is_told(tmp_path: Path) -> None:
+    again = {"source_kind": "rerun", "rerun_by": "others", "value": "39.00"}
+    other = {"extra_data": "CC3M pictures", "language_model": "GPT <b>"}
+    numbers = read_published(written(tmp_path / "p.csv", {}, again, {**other, "method": "O"}))
+    (rows, notes), = published_rows(numbers).values()
+    assert [row.label for row in rows] == ["CNN, 2020, survey [1]", "CNN, re-run by others, 2020, rerun [1]", "CNN, 2020, survey [1]"]
+    told = "\n".join(notes)
+    assert "Trained on besides this dataset, where it is said: O [CNN]: CC3M pictures" in told
+    assert "A language model takes part, where it is said: O [CNN]: GPT \\<b>" in told
+    assert "1.11 at 50 % and 0.67 at 90 % on n = 2,017 queries" in told
+    assert rows[0].cells["dress", "R@10"].half == pytest.approx(1.96 * binomial_error(40.0, [2017]))
+
+
+def test_a_reproduction_stands_below_its_row_and_at_the_foot_with_all_that_is_said(tmp_path: Path) -> None:
+    numbers = read_published(written(tmp_path / "p.csv", {}, {"method": "Other"}))
+    found = read_reproductions(reproduced(tmp_path / "r.csv", {"remark": "at rate 1e-5"}), numbers)
+    ((mine, other), notes), = published_rows(numbers, found).values()
+    assert mine.below == (("reproduced, a user", {("dress", "R@10"): "-1.50"}),) and other.below == ()
+    assert mine.published["reproduced"] == "dress R@10 -1.50 by a user"
+    section = reproduction_section(found)
+    assert "| M [CNN] " in section and "| -1.50 | a user |" in section and "issue 6; at rate 1e-5" in " ".join(section.split())
+    assert any(note.startswith("Reproduced: ") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"dataset": "CIRCO"}, "unknown dataset 'CIRCO'"),
+        ({"metric": "R@7"}, "unknown metric of FashionIQ"),
+        ({"found": "lower"}, "found 'lower' must be a percentage"),
+        ({"by": ""}, "by '' must be given"),
+        ({"published": "41.00"}, "published '41.00': published.csv has 40.00"),
+    ],
+)
+def test_a_wrong_reproduction_is_told_with_its_line(tmp_path: Path, change: dict[str, str], told: str) -> None:
+    numbers = read_published(written(tmp_path / "p.csv", {}))
+    with pytest.raises(UserError) as error:
+        read_reproductions(reproduced(tmp_path / "r.csv", {}, change), numbers)
+    assert f"r.csv, line 3: {told}" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_committed_reproductions_and_errata_are_applied() -> None:
+    numbers = read_published(COMMITTED)
+    found = read_reproductions(COMMITTED.with_name("reproductions.csv"), numbers)
+    assert len(found) == 9 and {str(r.gap) for r in found} >= {"-6.82", "-0.02", "0.32", "-10.8"}
+    assert all(r.seeds == r.hardware == "" for r in found)
+    wrong = {(n.method, n.metric, str(n.value)) for n in numbers if n.is_wrong}
+    assert ("CoVR-2", "(R@5+R_subset@1)/2", "79.28") in wrong and len([w for w in wrong if w[0] == "TIRG"]) == 8
+    corrected = {n.method for n in numbers if n.key.text_mode == CORRECTED}
+    assert corrected == {"DQU-CIR", "ENCODER", "TG-CIR", "COMBINER", "MEDIAN", "OFFSET", "HABIT", "ConeSep"}
+    assert {n.key.text_mode for n in numbers if n.method == "HUG" and n.key.dataset == "fashioniq"} == {"joined"}
+    assert {n.rerun_by for n in numbers if n.source_kind == "rerun"} == {"QuRe authors", "CrossPath author", "a user"}
