@@ -94,6 +94,12 @@ class RunOptions(Settings):
         (), "write losses, rates, speeds and scores there while training"
     )
     verbose: bool = _option(False, "show DeepSpeed's own lines, too", flags=["-v", "--verbose"])
+    noise: float = _option(
+        0.0, "make shares of the training triplets wrong, each in a run of its own: 0.2 0.5 0.8, say", "SHARE",
+        several="+", ge=0, lt=1,
+    )
+    noise_seed: int = _option(42, "of the noise alone, whatever --seed; 42 by default, as published", "N", ge=0)
+    noise_scheme: Literal["ntc", "ntc-front"] = _option("ntc", "how parts are exchanged; ntc-front: TME's CIRR")
     output: str = _option("", "the run's folder, or the one above several runs'; by default under ./runs", "PATH")
     resume: bool = _option(False, "go on where an interrupted run stopped, or start where none was begun")
     overwrite: bool = _option(False, "replace the whole run that the output folder holds")

@@ -114,4 +114,4 @@ def _one_value(annotation: Any) -> tuple[type, list[str] | None]:
         return _one_value(inner[0])
     if get_origin(annotation) is Literal:
         return str, [choice for choice in inner if choice]
-    return (int if int in (annotation, *inner) else str), None
+    return next((kind for kind in (int, float) if kind in (annotation, *inner)), str), None

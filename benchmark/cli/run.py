@@ -144,32 +144,36 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
     known = [n for n, info in registry.methods().items() if not (values.get("fair") and refusal(info, registry))]
     chosen: dict[str, list[Any]] = {}
     problems: list[str] = []
-    for kind, all_names in (("method", known), ("dataset", list(registry.datasets())), ("seed", []), ("variant", [])):
+    kinds = {"method": known, "dataset": list(registry.datasets()), "seed": [], "variant": [], "noise": []}
+    for kind, all_names in kinds.items():
         given = getattr(options, kind) or values.pop(kind, None)
         values.pop(kind, None)
         with gathered(problems):
-            chosen[kind] = _names(kind, given, all_names)
+            chosen[kind] = _names(kind, given, list(all_names))
     if options.ablations and chosen.get("variant"):
         problems.append("--ablations runs the method and all of its ablations; leave --variant out")
-    for seed in chosen.get("seed") or [0]:
+    for seed, noise in product(chosen.get("seed") or [0], chosen.get("noise") or [0]):
         with gathered(problems):
             # What is wrong with the other options is wrong with them in every run.
-            make_options(method="", dataset="", seed=seed, **values)
+            make_options(method="", dataset="", seed=seed, noise=noise, **values)
     if problems:
         raise UserError.collect(problems)
     output = values.pop("output", "")
     runs = [
-        (dataset, method, variant, seed)
+        (dataset, method, variant, noise, seed)
         for dataset, method in product(chosen["dataset"], chosen["method"])
         for variant in _variants(method, chosen["variant"], options.ablations, registry)
-        for seed in chosen["seed"] or [0]
+        for noise, seed in product(chosen["noise"] or [0], chosen["seed"] or [0])
     ]
-    several = len({variant for _, _, variant, _ in runs}) > 1
-    for dataset, method, variant, seed in runs:
+    several, noises = len({run[2] for run in runs}) > 1, len({run[3] for run in runs}) > 1
+    for dataset, method, variant, noise, seed in runs:
         # Several runs would overwrite one another in one folder.
-        inner = Path(dataset) / method / (variant or _WHOLE if several else "") / f"seed-{seed}"
+        kinds_of = (variant or _WHOLE if several else "", f"noise-{float(noise):g}" if noises else "")
+        inner = Path(dataset, method, *kinds_of) / f"seed-{seed}"
         folder = str(Path(output) / inner) if output and len(runs) > 1 else output
-        yield make_options(method=method, dataset=dataset, variant=variant, seed=seed, output=folder, **values)
+        yield make_options(
+            method=method, dataset=dataset, variant=variant, noise=noise, seed=seed, output=folder, **values
+        )
 
 
 def _variants(method: str, given: list[str], ablations: bool, registry: Registry) -> list[str]:

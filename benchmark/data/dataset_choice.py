@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmark.data.annotated import require_counts
 from benchmark.data.folders import locate_root
+from benchmark.data.noise import NoisyDataset
 from benchmark.data.partial import LimitedDataset, without_missing
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError, unknown_name
@@ -87,6 +88,9 @@ def _read(
 ) -> Dataset:
     """The splits, whole and of the published counts; with `--allow-missing` what is left of the needed ones."""
     dataset = registry.load_dataset(options.dataset, folder, splits)
+    if options.noise and "train" in splits:
+        # Of all triplets in file order, before any is left out.
+        dataset = NoisyDataset(dataset, options.noise, options.noise_seed, options.noise_scheme)
     if options.allow_missing:
         return without_missing(dataset, needed)
     require_counts(dataset)

@@ -9,22 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmark.data.annotated import checked_files
 from benchmark.data.pictures import bad_pictures
+from benchmark.data.wrapped import WrappedDataset
 from benchmark.dataset import (
     Captions,
-    Counts,
     Dataset,
-    DatasetInfo,
     IntArray,
-    Pictures,
-    ProtocolInfo,
     Queries,
     Ragged,
     Task,
@@ -36,53 +30,11 @@ from benchmark.progress import counting
 SUFFIX = "-partial"
 
 
-@runtime_checkable
-class LeavesOut(Protocol):
-    """A dataset that some pictures were left out of."""
-
-    @property
-    def missing(self) -> tuple[str, ...]: ...
-
-
-def missing_names(dataset: Dataset) -> tuple[str, ...]:
-    """Names of the pictures that a dataset does without; empty for a whole one."""
-    return dataset.missing if isinstance(dataset, LeavesOut) else ()
-
-
-class _Part:
-    """What either way to cut a dataset leaves as it is. ``missing``: names of the pictures left out, for the record."""
-
-    def __init__(self, dataset: Dataset, ending: str, missing: tuple[str, ...]) -> None:
-        self._dataset, self.missing = dataset, missing
-        self.fingerprint = f"{dataset.fingerprint}-{ending}"
-        self.info: DatasetInfo = dataset.info
-        self.root: Path = dataset.root
-        self.label: str = dataset.label
-        self.is_demo: bool = dataset.is_demo
-        self.is_official: bool = dataset.is_official
-        self.checked = checked_files(dataset)
-        self.pictures: Pictures = dataset.pictures
-        self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
-
-    def training_texts(self) -> tuple[Captions, ...]:
-        """All captions of the training split: they are there, whatever pictures are not."""
-        return self._dataset.training_texts()
-
-    def side_texts(self) -> dict[str, tuple[str, ...]]:
-        return self._dataset.side_texts()
-
-    def counts(self) -> tuple[Counts, ...]:
-        return self._dataset.counts()
-
-    def criterion(self, metrics: dict[str, dict[str, float]]) -> tuple[str, float]:
-        return self._dataset.criterion(metrics)
-
-
-class LimitedDataset(_Part):
+class LimitedDataset(WrappedDataset):
     """A dataset's first N triplets, and each task's first N queries against the pictures they name."""
 
     def __init__(self, dataset: Dataset, limit: int, evaluated: tuple[Task, ...]) -> None:
-        super().__init__(dataset, f"limit-{limit}", missing_names(dataset))
+        super().__init__(dataset, f"limit-{limit}")
         self._limit = limit
         self._evaluated = tuple(limited_task(task, limit) for task in evaluated)
 
@@ -141,7 +93,7 @@ def without_missing(dataset: Dataset, splits: Sequence[str]) -> Dataset:
     return PartialDataset(dataset, missing) if len(missing) or wrong else dataset
 
 
-class PartialDataset(_Part):
+class PartialDataset(WrappedDataset):
     """A dataset without the pictures ``missing`` (indices), and without all that needs one of them.
 
     ``protocols`` are the names to ask for; what they give is called ``-partial`` where it is.

@@ -125,6 +125,7 @@ def _conditions(record: Record) -> Conditions:
         "precision of features": encoder.precision,
         "text rule": identity.text_rule,
         "shortened to": str(identity.limit or "nothing"),
+        "noise": identity.noise.words if identity.noise else "none",
         "pictures missing or skipped": str(len(identity.missing_pictures) + len(identity.skipped_pictures)),
     }
     if identity.stages:

@@ -1,7 +1,7 @@
 """Checking implementations against golden numbers: which reader a file has, and the report.
 
-A file's ``method`` names its form. The engine reads "preprocessing" and "training"; every other
-form belongs to a method of the registry, whose companion (`Registry.companion`) has its reader: of files in
+A file's ``method`` names its form. The engine reads "preprocessing", "training" and what concerns data alone; every
+other form belongs to a method of the registry, whose companion (`Registry.companion`) has its reader: of files in
 ``FORMS``, of the recipes in a training file in ``TRAINING``.
 """
 
@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown_name
 from benchmark.parity.comparison import Deviation
+from benchmark.parity.data import check_noise
 from benchmark.parity.files import GoldenFile
 from benchmark.parity.pictures import check_preprocessing
 from benchmark.parity.training import CaseReader, check_recipe, read_recipes
@@ -34,6 +35,7 @@ def check(path: Path, registry: Registry) -> list[Deviation]:
     file = GoldenFile.read(path)
     readers: dict[str, FormReader] = {
         "preprocessing": check_preprocessing,
+        "noisy_triplets": check_noise,
         "training": lambda golden: _check_training(golden, registry),
     }
     for companion in registry.companions():

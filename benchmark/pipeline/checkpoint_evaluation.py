@@ -17,6 +17,7 @@ from benchmark.arithmetic import float32_convolutions
 from benchmark.backbone import Backbone
 from benchmark.data.dataset_choice import EVALUATED
 from benchmark.data.long_texts import with_cut_texts
+from benchmark.data.noise import trained_with
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job, join_job
 from benchmark.encoders.families import rebuild
@@ -112,6 +113,7 @@ def evaluate_checkpoint(
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, discover(), job)
     plan = _named(make_plan(chosen, needed=(EVALUATED,)), header)
+    plan = replace(plan, dataset=trained_with(plan.dataset, header.noise))
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}

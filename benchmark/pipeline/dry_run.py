@@ -28,6 +28,7 @@ def describe(plan: Plan) -> str:
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
         f"text rule  {plan.rule.name}: {plan.rule.summary}",
+        *([f"noise      {plan.noise.share:.0%} of the training triplets ({plan.noise.scheme})"] if plan.noise else []),
         *_task_lines(plan),
         f"pictures   all files are there; none was decoded: `data verify {dataset.info.name}` finds unreadable ones",
         *(line for planned in plan.stages for line in _stage_lines(plan, planned)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import numpy as np
 from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
+from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
 from benchmark.evaluation.query_subset import QuerySubset
@@ -104,6 +105,11 @@ class Plan:
         return family_of(self.backbone, self.backbone_families)
 
     @property
+    def noise(self) -> Noise | None:
+        """What was done to the training triplets; a method that trains nothing has none."""
+        return noise_of(self.dataset) if self.trained else None
+
+    @property
     def last(self) -> PlannedStage:
         return self.stages[-1]
 
@@ -153,6 +159,7 @@ class Plan:
             "stage seed": self.seed_of(planned),
             "stage seeds": SEED_SCHEME,
             "skip": self.options.skip_bad_images,
+            **self._noise_identity,
         }
 
     def seed_of(self, planned: PlannedStage) -> int:
@@ -219,9 +226,15 @@ class Plan:
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
             **({"subset": self.subset.digest} if self.subset else {}),
+            **self._noise_identity,
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
+
+    @property
+    def _noise_identity(self) -> dict[str, Any]:
+        """Without noise nothing, so that earlier digests stay."""
+        return {} if self.noise is None else {"noise": asdict(self.noise)}
 
     @property
     def sweeps(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from benchmark.comparison.composition import compose_tasks
 from benchmark.comparison.composition_layout import composition_section
 from benchmark.data.annotated import checked_files
-from benchmark.data.partial import missing_names
+from benchmark.data.wrapped import missing_names
 from benchmark.dataset import Dataset
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import Process
@@ -32,7 +32,14 @@ from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.progress import say
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
-from benchmark.records.identity import DataIdentity, EncoderIdentity, Identity, ListedQueries, StageIdentity
+from benchmark.records.identity import (
+    DataIdentity,
+    EncoderIdentity,
+    Identity,
+    ListedQueries,
+    NoiseIdentity,
+    StageIdentity,
+)
 from benchmark.records.layout import WIDTH
 from benchmark.records.measurement import Cost, Probe, Selected
 from benchmark.records.record import Record, Result, write_record
@@ -199,6 +206,7 @@ def build_record(
         text_rule=plan.rule.name,
         seed=plan.options.seed,
         limit=plan.options.limit,
+        noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),
         inputs=dict(imported or {}),

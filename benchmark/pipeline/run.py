@@ -297,6 +297,7 @@ class _Run:
             prepared=dict(method.extra_state()),
             earlier=[self._earlier_header(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
+            noise=asdict(plan.noise) if plan.noise else {},
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

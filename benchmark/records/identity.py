@@ -69,6 +69,21 @@ class StageIdentity(RecordPart):
     artefact: str | None = None
 
 
+class NoiseIdentity(RecordPart):
+    """How a share of the training triplets was made wrong (`benchmark.data.noise`). ``digest``: of whose parts every
+    triplet then bore."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    seed: int
+    scheme: str
+    digest: str
+
+    @property
+    def words(self) -> str:
+        """Such as "20 % of the training triplets noisy"."""
+        return f"{100 * self.share:g} % of the training triplets noisy"
+
+
 class ListedQueries(RecordPart):
     """The file that an evaluation was restricted to: its name without ending, its digest, how many ids it lists."""
 
@@ -85,7 +100,7 @@ class Identity(RecordPart):
     (empty where nothing is trained). ``tuning``: how that stage's learning rate was searched for, where
     it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
-    ``subset``: the queries that `--subset` left.
+    ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -108,6 +123,7 @@ class Identity(RecordPart):
     subset: ListedQueries | None = None
     plugins: dict[str, str] = {}
     inputs: dict[str, str] = {}
+    noise: NoiseIdentity | None = None
     missing_pictures: tuple[str, ...] = ()
     skipped_pictures: tuple[str, ...] = ()
     skipped_triplets: Count = 0

@@ -121,9 +121,11 @@ def _row(members: Sequence[tuple[Record, Result]]) -> Row:
     for record in records:
         for result in of_record[id(record)]:
             results[result.category] = (*results.get(result.category, ()), result)
-    limit = records[0].identity.limit
+    limit, noise = records[0].identity.limit, records[0].identity.noise
     return Row(
-        name=records[0].title + (f" (limited to {limit})" if limit else ""),
+        name=records[0].title
+        + (f" (limited to {limit})" if limit else "")
+        + (f" ({100 * noise.share:g} % noise)" if noise else ""),
         label=_weights(records[0], members[0][1]),
         cells=_statistics(results, has_enough_seeds(records)),
         records=records,

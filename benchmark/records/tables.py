@@ -74,33 +74,42 @@ def format_demo_end(dataset: str) -> str:
 def tables(
     records: Iterable[Record], bold: bool = False, published: Mapping[TaskKey, Printed] | None = None
 ) -> list[Table]:
-    """One table per dataset, split, protocol and text mode, sorted.
+    """One table per dataset, split, protocol, text mode and share of noisy training triplets, sorted.
 
     ``bold`` marks the best measured value of each metric; demo data never has a best. ``published``:
     rows that stand below the measured ones of official data, by key without a category; what has no record
     is a table of these alone.
     """
     printed = dict(published or {})
-    found: dict[tuple[TaskKey, bool, bool], list[tuple[Record, Result]]] = {(key, False, True): [] for key in printed}
+    found: dict[_Block, list[tuple[Record, Result]]] = {(key, False, True, 0.0): [] for key in printed}
     for record in records:
         data = record.identity.data
         for result in record.results:
             if result.metrics and data is not None:
-                block = replace(result.key, category=""), data.is_demo, data.is_official and not data.different
+                noise = record.identity.noise
+                share = noise.share if noise is not None else 0.0
+                block = replace(result.key, category=""), data.is_demo, data.is_official and not data.different, share
                 found.setdefault(block, []).append((record, result))
     made = []
-    for (key, is_demo, is_official), pairs in sorted(found.items(), key=lambda block: _order(*block[0])):
-        rows, notes = printed.get(key, ((), ())) if is_official else ((), ())
+    for (key, is_demo, is_official, share), pairs in sorted(found.items(), key=lambda block: _order(*block[0])):
+        rows, notes = printed.get(key, ((), ())) if is_official and not share else ((), ())
         measured = rows_of(pairs)
         if rows:
             measured = [replace(row, label=_among_published(row)) for row in measured]
         data = pairs[0][0].identity.data if pairs else None
-        made.append(Table(key, _remark(data) if data else "", (*measured, *rows), tuple(notes), bold and not is_demo))
+        told = [pair[0].identity.noise for pair in pairs[:1]]
+        remark = "".join(f" · {noise.words}" for noise in told if noise is not None)
+        remark += _remark(data) if data else ""
+        made.append(Table(key, remark, (*measured, *rows), tuple(notes), bold and not is_demo))
     return made
 
 
-def _order(key: TaskKey, is_demo: bool, is_official: bool) -> tuple[str | bool, ...]:
-    return (key.dataset, key.split, key.protocol, key.text_mode, is_demo, is_official)
+_Block = tuple[TaskKey, bool, bool, float]
+"""What stands in one table: a column, whether demo and official, the share of training triplets that are noisy."""
+
+
+def _order(key: TaskKey, is_demo: bool, is_official: bool, share: float) -> tuple[str | bool | float, ...]:
+    return (key.dataset, key.split, key.protocol, key.text_mode, is_demo, is_official, share)
 
 
 def _among_published(row: Row) -> str:
@@ -242,6 +251,10 @@ def _reduction_notes(row: Row) -> Iterator[str]:
     identity = row.first.identity
     if identity.limit:
         yield f"limited to {identity.limit} by --limit: no result to compare"
+    if identity.noise is not None:
+        told = f"{identity.noise.scheme}, its seed {identity.noise.seed}"
+        held = "; so are those held out for the selection" if identity.selection == "heldout" else ""
+        yield f"{identity.noise.words} ({told}){held}"
     if identity.missing_pictures:
         count, first = len(identity.missing_pictures), plain(identity.missing_pictures[0])
         yield f"{count:,} pictures were missing (the first: {first}); listed in the record"

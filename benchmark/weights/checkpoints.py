@@ -61,6 +61,7 @@ class WeightsHeader:
     `Method.prepare` made; ``start`` the backbone's description as it started, from which it is built
     again without its weights' file; ``imported`` the files that weights from elsewhere were read from,
     name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
+    ``noise``: how the training triplets were made wrong, empty where they were not.
     """
 
     method: str
@@ -83,6 +84,7 @@ class WeightsHeader:
     start: dict[str, Any] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
     exported: bool = False
+    noise: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
@@ -105,8 +107,13 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(asdict(header))})
+        save_file(tensors, temporary, metadata={_HEADER_KEY: json.dumps(_plain(header))})
     return file_digest(path)
+
+
+def _plain(header: WeightsHeader) -> dict[str, Any]:
+    """Without noise nothing of it, so that the files are those of before."""
+    return {name: value for name, value in asdict(header).items() if name != "noise" or value}
 
 
 def read_header(path: Path) -> WeightsHeader:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmark.data.dataset_choice import EVALUATED, open_dataset
-from benchmark.data.partial import PartialDataset, missing_names, missing_pictures, remaining_task, without_missing
+from benchmark.data.partial import PartialDataset, missing_pictures, remaining_task, without_missing
+from benchmark.data.wrapped import missing_names
 from benchmark.dataset import Counts, Dataset, Queries, Ragged, Task, TaskKey
 from benchmark.options import make_options
 from benchmark.registry import discover

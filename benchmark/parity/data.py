@@ -1,0 +1,63 @@
+"""Golden numbers of what no method computes: how training triplets are made wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from pydantic import Field
+
+from benchmark.data.noise import SCHEMES, exchange
+from benchmark.parity.comparison import Deviation, compare_count, compare_names
+from benchmark.parity.files import Form, GoldenFile
+
+
+class _Released(Form):
+    """What a release's shuffle gave: how many references, texts, targets moved, and the digests of their sources."""
+
+    moved: tuple[int, int, int]
+    sha256: tuple[str, str, str]
+
+
+class _Case(Form):
+    dataset: str
+    triplets: int
+    share: float
+    seed: int
+    drawn: int
+    positions: list[int]
+    tme: _Released = Field(alias="TME")
+    habit: _Released = Field(alias="HABIT")
+    conesep: _Released = Field(alias="ConeSep")
+
+
+def check_noise(file: GoldenFile) -> Iterator[Deviation]:
+    """The positions drawn, and whose parts every triplet bears, under the scheme of each release."""
+    for case in file.parse(list[_Case], "cases"):
+        name = f"{case.dataset}, {case.share:.0%}"
+        found = {scheme: exchange(case.triplets, case.share, case.seed, scheme) for scheme in SCHEMES}
+        drawn = found["ntc"].drawn
+        yield compare_count(f"{name}: drawn", len(drawn), case.drawn)
+        firsts = drawn[: len(case.positions)].tolist()
+        yield compare_names(f"{name}: first positions", _numbered(firsts), _numbered(case.positions))
+        # TME gives CIRR's parts back from the front of the shuffled list, FashionIQ's from its end as all others.
+        of_tme = found["ntc-front" if case.dataset == "CIRR" else "ntc"]
+        for release, told, own in (
+            ("TME", case.tme, of_tme), ("HABIT", case.habit, found["ntc"]), ("ConeSep", case.conesep, found["ntc"]),
+        ):  # fmt: skip
+            every = np.arange(case.triplets)
+            for part, moved, sha256 in zip(("reference", "text", "target"), told.moved, told.sha256, strict=True):
+                source = getattr(own, part)
+                yield compare_count(f"{name}, {release}: {part}s moved", int((source != every).sum()), moved)
+                digest = hashlib.sha256(",".join(map(str, source.tolist())).encode()).hexdigest()
+                yield same_digest(f"{name}, {release}: {part} of each triplet", digest, sha256)
+
+
+def same_digest(output: str, found: str, expected: str) -> Deviation:
+    """0 where all strings or numbers behind the digests are the same, else 1."""
+    return Deviation(output, float(found != expected), 0.0, note=f"sha256 {found[:12]}")
+
+
+def _numbered(numbers: list[int]) -> dict[str, tuple[int, ...]]:
+    return {str(place): (number,) for place, number in enumerate(numbers)}
