@@ -59,7 +59,8 @@ def exchange(count: int, share: float, seed: int, scheme: str = "ntc") -> Exchan
         source = np.arange(count, dtype=np.int64)
         source[thirds] = given
         parts.append(source)
-    return Exchange(*parts, drawn=np.asarray(drawn, dtype=np.int64))
+    reference, text, target = parts
+    return Exchange(reference, text, target, drawn=np.asarray(drawn, dtype=np.int64))
 
 
 class NoisyDataset(WrappedDataset):

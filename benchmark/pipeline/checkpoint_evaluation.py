@@ -27,11 +27,12 @@ from benchmark.evaluation.single_modality import score_beside_modalities
 from benchmark.files import file_digest
 from benchmark.method import Inputs, Method
 from benchmark.options import RunOptions, make_options
-from benchmark.pipeline.contract_probe import probe, sample_of
+from benchmark.pipeline.contract_probe import probe
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import advice_on_pictures, backbone_of, draw_demo_data, rebuild_planned
+from benchmark.pipeline.probed_rows import sample_of
 from benchmark.pipeline.reporting import (
     StageOutcome,
     Tested,

@@ -10,9 +10,8 @@ was: weights, buffers, modes, gradients, and every generator of random numbers.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,48 +20,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.arithmetic import float64_device, full_precision
-from benchmark.dataset import Task
 from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError, described
-from benchmark.evaluation.sources import EvaluationSource
 from benchmark.method import Method
+from benchmark.pipeline.probed_rows import ProbedRows
 from benchmark.plugins import program_settings, put_back
 from benchmark.records.measurement import Probe
-from benchmark.training.batches import Batch
 
-ROWS = 4
 RELATIVE, ABSOLUTE = 1e-4, 2e-5
 """How far scores of the same pair may lie apart; the second in units of the largest score, if above 1."""
-
-
-@dataclass(frozen=True)
-class ProbedRows:
-    """A few queries, each with a target: ``views`` gives those of any of the ``rows``, read together."""
-
-    rows: int
-    views: Callable[[Sequence[int]], Batch]
-
-
-def sample_of(task: Task, source: EvaluationSource, rows: int = ROWS) -> ProbedRows:
-    """The first queries of a task and an answer of each (any picture where answers are hidden).
-
-    Every process of a job must call it, since the source is prepared.
-    """
-    count = min(rows, len(task.queries), len(task.gallery))
-    queries = task.queries.take(np.arange(count))
-    source.prepare([replace(task, queries=queries)])
-    answers = [int(own[0]) if len(own := queries.positives[i]) else i for i in range(count)]
-    split = task.key.split
-
-    def views(chosen: Sequence[int]) -> Batch:
-        own, gallery = queries.take(np.asarray(chosen)), task.gallery[[answers[i] for i in chosen]]
-        return Batch(
-            reference=source.reference(split, own.reference_picture, own.feature_picture),
-            target=source.target(split, gallery),
-            text=source.texts(own.texts),
-        )
-
-    return ProbedRows(count, views)
 
 
 def probe(name: str, method: Method, sample: ProbedRows, batch_norm: str | None) -> Probe:

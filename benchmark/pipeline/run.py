@@ -23,9 +23,9 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
 from benchmark.evaluation.single_modality import score_beside_modalities
 from benchmark.files import atomic_write_json
-from benchmark.method import Method, PixelInputs
+from benchmark.method import FeatureInputs, Method, PixelInputs
 from benchmark.options import make_options
-from benchmark.pipeline.contract_probe import probe, sample_of
+from benchmark.pipeline.contract_probe import probe
 from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
@@ -39,6 +39,7 @@ from benchmark.pipeline.preparation import (
     draw_demo_data,
     facts_of,
 )
+from benchmark.pipeline.probed_rows import ProbedRows, drawn_sample, sample_of
 from benchmark.pipeline.readiness import owner_of, require_own_states, require_trainable
 from benchmark.pipeline.reporting import (
     StageOutcome,
@@ -136,6 +137,7 @@ class _Run:
         trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if plan.trained else ()
         for line in format_long_texts(self._tasks, trained, backbone):
             say(line)
+        self._probe_ahead()
         for planned in self._plan.stages[:-1]:
             if planned.stage.output == "encoder":
                 self._encoder_stage(planned)
@@ -156,11 +158,23 @@ class _Run:
         built.method.to(self._process.device).eval()
         return built
 
-    def _probe(self, planned: PlannedStage, built: BuiltStage) -> None:
-        """Hold a stage's method against its contract before work is spent on it."""
+    def _probe_ahead(self) -> None:
+        """Hold the last method against its contract before an encoder is trained for it."""
+        plan, backbone = self._plan, self._sources.backbone
+        earlier = {planned.stage.output for planned in plan.stages[:-1]}
+        if backbone is None or earlier != {"encoder"}:
+            return
+        built = build_planned(plan, plan.last, backbone)
+        if isinstance(built.inputs, FeatureInputs):
+            built.method.to(self._process.device).eval()
+            sample = drawn_sample(built, backbone, plan.tasks[0].queries.texts, self._process.device)
+            self._probe(plan.last, built, sample)
+
+    def _probe(self, planned: PlannedStage, built: BuiltStage, sample: ProbedRows | None = None) -> None:
+        """Hold a stage's method against its contract before work is spent on it; by default on rows of the data."""
         plan = self._plan
         with self._timed("probe"):
-            sample = sample_of(plan.tasks[0], self._sources.evaluation(built.method, built.inputs))
+            sample = sample or sample_of(plan.tasks[0], self._sources.evaluation(built.method, built.inputs))
             norms = planned.settings.batch_norm if planned.stage.trains else None
             self._probed = probe(plan.method.name, built.method, sample, norms)
 

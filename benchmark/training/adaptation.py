@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +111,9 @@ def merge(method: Method, states: Sequence[dict[str, Tensor]]) -> list[dict[str,
     if not any(parametrize.is_parametrized(module) for module in method.modules()):
         return list(states)
     merged = {id(state): _merged(method, state) for state in states}
-    for module in list(method.modules()):
-        for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():
+    adapted: list[Any] = [module for module in method.modules() if parametrize.is_parametrized(module)]
+    for module in adapted:
+        for name in list(module.parametrizations):
             parametrize.remove_parametrizations(module, str(name), leave_parametrized=True)
     return [merged[id(state)] for state in states]
 

@@ -21,16 +21,17 @@ from command_line import TOY_PLUGIN
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmark.backbone import GLOBAL, Output
 from benchmark.distributed.process import this_process
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
 from benchmark.encoding import Encoding, encode
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.options import make_options
 from benchmark.parity.rules import without_dropout
-from benchmark.pipeline.contract_probe import ROWS as PROBED
-from benchmark.pipeline.contract_probe import ProbedRows
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.probed_rows import ROWS as PROBED
+from benchmark.pipeline.probed_rows import ProbedRows
 from benchmark.registry import Registry
 from benchmark.stage_building import BuiltStage, build_stage
 from benchmark.training.batches import Batch, Share
@@ -121,7 +122,7 @@ class Case:
         """The stage from a seed, its vocabulary learnt, or that of the stage that it goes on from."""
         backbone: Any = None
         if self.width:
-            backbone = SimpleNamespace(width=self.width)
+            backbone = SimpleNamespace(picture_outputs={GLOBAL: Output((self.width,))})
         elif self.plan.backbone:
             backbone = load_backbone("tiny", "random", seed=seed)
         earlier: dict[str, Method] = {}

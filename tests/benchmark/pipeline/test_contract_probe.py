@@ -18,7 +18,8 @@ from torch.nn.functional import normalize
 
 from benchmark.errors import UserError
 from benchmark.method import Method
-from benchmark.pipeline.contract_probe import ROWS, ProbedRows, probe
+from benchmark.pipeline.contract_probe import probe
+from benchmark.pipeline.probed_rows import ROWS, ProbedRows
 from benchmark.records.record import read_record
 from benchmark.training.batches import Batch
 
@@ -245,12 +246,17 @@ METHOD = Specification(
 RUN = ("--method", "mine", "--dataset", "cirr", "--backbone", "tiny", "--weights", "random", "--set", "mine.epochs=1", "--set", "mine.batch_size=8")
 
 
+BEHIND_AN_ENCODER = "from benchmark.methods.networks.clip_finetuning import FINETUNING\nSTAGES = lambda one: (FINETUNING, one)\n"
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
         ("Mine.score = lambda self, q, t: (q @ t.T).softmax(0)", "score gives other scores in a block and as a single pair"),
         ("Mine.loss = lambda self, q, t: exit(0)", "loss ends the program"),
         ("Mine.__init__ = lambda self, width: 1 / 0", "build raises ZeroDivisionError"),
+        (BEHIND_AN_ENCODER + "Mine.score = lambda self, q, t: (q @ t.T).softmax(0)", "score gives other scores in a block"),
+        (BEHIND_AN_ENCODER + "Mine.encode_query = lambda self, r, t: r['global'] - r['global'].mean(0)", "encode_query"),
         ("STAGES = lambda one: (one, one)", "has several stages of one name (mine, mine)"),
         ("STAGES = lambda one: ()", "stages gives a tuple; expected: a tuple of one or more Stage"),
     ],
@@ -259,7 +265,8 @@ def test_a_run_of_a_broken_plug_in_ends_in_one_line_before_it_trains(
     body: str, told: str, command: Command, small_cirr: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN.replace("BODY", body))
-    outcome = command("run", "--plugin", "mine.py", *RUN, "--data-root", small_cirr, "--output", "out")
+    further = ("--set", "encoders.batch_size=24") if "FINETUNING" in body else ()
+    outcome = command("run", "--plugin", "mine.py", *RUN, *further, "--data-root", small_cirr, "--output", "out")
     assert outcome.status == 2 and len(outcome.errors) == 1, outcome.err
     assert "method mine" in outcome.errors[0] and told in outcome.errors[0]
     assert not (tmp_path / "out" / "record.json").exists() and "epoch 1" not in outcome.err
