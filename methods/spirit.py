@@ -63,6 +63,11 @@ class Spirit(Method):
         """I (B, d) and P (B, 13, d); gradient flows into it."""
         return self.network.encode_target(target["global"], target.get("patches"))
 
+    def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
+        """What attends to what among the reference's patches; none where the design has no patches."""
+        local = self.network.visual_attn
+        return {} if local is None else local.attention(reference["patches"])
+
     @property
     def without_gradient(self) -> tuple[str, ...]:
         return tuple(f"network.{name}" for name in self.network.without_gradient)

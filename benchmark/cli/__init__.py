@@ -130,6 +130,7 @@ def _commands() -> dict[str, ModuleType]:
         leaderboard,
         listing,
         parity,
+        report,
         run,
         submit,
         throughput,
@@ -148,6 +149,7 @@ def _commands() -> dict[str, ModuleType]:
         "leaderboard": leaderboard,
         "compare": compare,
         "compose": compose,
+        "report": report,
         "throughput": throughput,
     }
 

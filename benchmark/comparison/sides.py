@@ -73,6 +73,17 @@ def read_sides(paths: Iterable[Path], least: int = 2) -> list[Side]:
     Raises UserError where a path holds no record, a record has no results per query, or fewer than ``least``
     sides are found.
     """
+    found = records_by_side(paths)
+    if len(found) < least:
+        raise UserError(
+            "compare needs runs of at least two configurations; all that were named are seeds of one"
+            if found else "compare needs the folders or records of at least two runs"
+        )  # fmt: skip
+    return with_distinct_labels([_side(members) for members in found])
+
+
+def records_by_side(paths: Iterable[Path]) -> list[list[tuple[Path, Record]]]:
+    """The records at or below the paths with their files, those of one configuration together, as first named."""
     found: dict[str, list[tuple[Path, Record]]] = {}
     seen: set[Path] = set()
     for path in paths:
@@ -82,12 +93,7 @@ def read_sides(paths: Iterable[Path], least: int = 2) -> list[Side]:
             seen.add(file.resolve())
             record = read_record(file)
             found.setdefault(run_key(record), []).append((file, record))
-    if len(found) < least:
-        raise UserError(
-            "compare needs runs of at least two configurations; all that were named are seeds of one"
-            if found else "compare needs the folders or records of at least two runs"
-        )  # fmt: skip
-    return _with_distinct_labels([_side(members) for members in found.values()])
+    return list(found.values())
 
 
 def _record_files(path: Path) -> list[Path]:
@@ -104,17 +110,16 @@ def _side(members: Sequence[tuple[Path, Record]]) -> Side:
     for file, record in members:
         if (first := by_seed.setdefault(record.identity.seed, file)) != file:
             raise UserError(f"{file}: the same configuration and seed as {first}; name one of them")
-    return Side(
-        label=members[0][1].title,
-        records=tuple(record for _, record in members),
-        queries=tuple(_queries(file, record) for file, record in members),
-    )
+    queries = tuple(queries_of(file, record) for file, record in members)
+    for (file, _), found in zip(members, queries, strict=True):
+        if not found:
+            raise UserError(f"{file}: has no results per query, which a paired comparison needs; run it again")
+    return Side(label=members[0][1].title, records=tuple(record for _, record in members), queries=queries)
 
 
-def _queries(file: Path, record: Record) -> dict[TaskKey, PerQuery]:
+def queries_of(file: Path, record: Record) -> dict[TaskKey, PerQuery]:
+    """What a record's file has beside it of each scored task, of the weights that are compared; {} for none."""
     stored = read_per_query(file.parent, record)
-    if not stored:
-        raise UserError(f"{file}: has no results per query, which a paired comparison needs; run it again")
     found: dict[TaskKey, PerQuery] = {}
     for weights in reversed(_WEIGHTS):
         for index, result in enumerate(record.results):
@@ -123,7 +128,7 @@ def _queries(file: Path, record: Record) -> dict[TaskKey, PerQuery]:
     return found
 
 
-def _with_distinct_labels(sides: list[Side]) -> list[Side]:
+def with_distinct_labels(sides: list[Side]) -> list[Side]:
     labels = [side.label for side in sides]
     if len(set(labels)) < len(labels):
         variants = [side.records[0].identity.variant or side.records[0].method for side in sides]

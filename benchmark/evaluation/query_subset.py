@@ -77,7 +77,7 @@ def read_query_subset(file: str) -> QuerySubset:
     if path.suffix == ".json":
         listed = read_json(path)
         if not isinstance(listed, list) or not all(isinstance(each, str | int) for each in listed):
-            raise UserError(f"--subset {path}: no list of query ids; write [\"id\", …], or a text file with one a line")
+            raise UserError(f'--subset {path}: no list of query ids; write ["id", …], or a text file with one a line')
         ids = [str(each) for each in listed]
     else:
         lines = (line.partition("#")[0].strip() for line in read_text(path).splitlines())

@@ -8,17 +8,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmark.backbone import Backbone, BackboneChoice
-from benchmark.encoders.families import load_choice, rebuild
+from benchmark.encoders.families import rebuild
 from benchmark.errors import UserError
-from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method, method_settings, stages_of
+from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method
+from benchmark.interop.run_model import encoder_of_run
 from benchmark.method import FeatureInputs
-from benchmark.pipeline.checkpoint_evaluation import encoder_file
 from benchmark.pipeline.run_folder import checked_weights
-from benchmark.registry import Registry, discover
-from benchmark.settings import BackboneSettings, fill
-from benchmark.stage_building import rebuild_stage
-from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
+from benchmark.registry import discover
+from benchmark.weights.checkpoints import read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
 
 
@@ -52,7 +49,7 @@ def export(
     load_into(method, state, str(file))
     tensors = {f"{METHOD_PART}{name}": tensor for name, tensor in state.items()}
     if isinstance(inputs, FeatureInputs):
-        backbone = _encoder(registry, header, file, encoder, assets_root)
+        backbone = encoder_of_run(registry, header, file, encoder, assets_root)
         tensors |= {f"{ENCODER_PART}{name}": tensor for name, tensor in backbone.state_dict().items()}
         start = asdict(backbone.description)
     save_weights(path, tensors, replace(header, start=start, encoder_file="", exported=True))
@@ -75,26 +72,3 @@ def summary(path: Path) -> str:
             "    scores = model.score(query, gallery)",
         ]
     )
-
-
-def _encoder(
-    registry: Registry, header: WeightsHeader, file: Path, named: str, assets_root: Path | None
-) -> Backbone:
-    """The encoder whose features the method reads, with its weights."""
-    if not header.encoder:
-        start = header.backbone
-        settings = fill(BackboneSettings, [(str(file), start["settings"])], "backbone")
-        choice = BackboneChoice(start["name"], start["weights"], settings, assets_root, start["seed"])
-        return load_choice(choice, registry.backbone_families())
-    path = encoder_file(header, file, named)
-    backbone = rebuild(header.start, str(file), registry.backbone_families())
-    stage = next((s for s in stages_of(registry, header) if s.output == "encoder" and s.name != header.stage), None)
-    if stage is None:
-        load_into(backbone, read_weights(path), str(path))
-        return backbone
-    told = next(earlier for earlier in header.earlier if earlier.name == stage.name)
-    training = fill(stage.settings, [(str(path), told.settings)], stage.name)
-    built = rebuild_stage(stage, backbone, method_settings(registry, header), training)
-    load_into(built.method, read_weights(path), str(path))
-    backbone.relabel(f"{header.backbone['weights']}+{stage.name}")
-    return backbone

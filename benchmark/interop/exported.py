@@ -102,6 +102,21 @@ class Model:
         with torch.no_grad(), tf32(False):
             return self._method.score(*here).cpu()
 
+    def explain(self, images: Sequence[Picture], strings: Sequence[str]) -> dict[str, Tensor]:
+        """What the method attends to in these references, by name, on the CPU; {} where it does not tell.
+
+        ``strings``: the modification texts as the run's text rule has made them.
+        """
+        with torch.no_grad(), tf32(False):
+            found = self._method.explain(self._pictures(images, "reference"), self._texts(strings))
+        return {name: tensor.float().cpu() for name, tensor in found.items()}
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """How a picture is cut into the patches that the method reads; () where it reads none."""
+        reads = isinstance(self._inputs, FeatureInputs) and "patches" in self._inputs.views
+        return self._inputs.grids if reads and isinstance(self._inputs, FeatureInputs) else ()
+
     def _encode(self, count: int, encode: Callable[[slice], Encoding]) -> Encoding:
         if not count:
             raise UserError("nothing to encode: give at least one picture")
@@ -197,19 +212,21 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
     method, inputs = build_method(registry, header, backbone)
     encoder = None
     if isinstance(inputs, FeatureInputs):
-        encoder = _frozen_encoder(apart_from(method, backbone), _part(state, ENCODER_PART), header, file, place)
+        stored = apart_from(method, backbone)
+        if stored is None:
+            raise UserError(f"{file}: its header tells no encoder, whose features the method reads; export it again")
+        load_into(stored, _part(state, ENCODER_PART), str(file))
+        encoder = frozen_encoder(stored, header, place)
     load_into(method, _part(state, METHOD_PART), str(file))
-    rule = text_rule(str(header.training_settings.get("text_rule", "as-is")))
-    return Model(header, method.to(place).eval(), inputs, encoder, rule, place)
+    return Model(header, method.to(place).eval(), inputs, encoder, rule_of_run(header), place)
 
 
-def _frozen_encoder(
-    backbone: Backbone | None, state: Mapping[str, Tensor], header: WeightsHeader, file: Path, place: torch.device
-) -> FrozenEncoder:
+def rule_of_run(header: WeightsHeader) -> TextRule:
+    return text_rule(str(header.training_settings.get("text_rule", "as-is")))
+
+
+def frozen_encoder(backbone: Backbone, header: WeightsHeader, place: torch.device) -> FrozenEncoder:
     """The encoder as the run's feature store used it; TF32 is a GPU's, and full precision elsewhere."""
-    if backbone is None:
-        raise UserError(f"{file}: its header tells no encoder, whose features the method reads; export the run again")
-    load_into(backbone, state, str(file))
     precision: Precision = header.backbone.get("settings", {}).get("precision", "fp32")
     if precision == "tf32" and place.type != "cuda":
         precision = "fp32"

@@ -65,6 +65,20 @@ class LocalNetwork(nn.Module):
         """patches: ``(B, P, d)``. Gives the style p, ``(B, d)`` of unit norm."""
         return self.styles(patches)["style_fusion"]
 
+    def attention(self, patches: Tensor) -> dict[str, Tensor]:
+        """What attends to what among the patches, for reading: each row of ``(B, P, P)`` and each ``(B, P)`` is shares.
+
+        Of PSC what every patch attends to (mean over heads), of VSA the weight of every patch, of PSD the shares of
+        the patches in the filter's sum (g_o has the rest).
+        """
+        found = {}
+        if self.transformer is not None:
+            found["commonality: what each patch attends to"] = self.transformer.attention(patches)
+        found["self-attention: weights of the patches"] = self.visual_sa.weights(patches).squeeze(-1)
+        if self.visual_gr is not None:
+            found["difference: shares of the patches"] = self.visual_gr.shares(self.visual_sa(patches), patches)
+        return found
+
     def styles(self, patches: Tensor) -> dict[str, Tensor]:
         """All four vectors, each ``(B, d)``: p_c, v, p_d, p under their names in full."""
         common = patches.mean(dim=1) if self.transformer is None else self.transformer(patches)
@@ -102,6 +116,12 @@ class StyleCommonality(nn.Module):
         mean: Tensor = self.resblocks[0](patches + self.positional_embedding)
         return mean + patches.mean(dim=1)
 
+    def attention(self, patches: Tensor) -> Tensor:
+        """What each patch attends to, ``(B, P, P)``, mean over heads."""
+        (block,) = self.resblocks
+        assert isinstance(block, TransformerBlock)
+        return block.attn.weights(block.ln_1(patches + self.positional_embedding))
+
 
 class TransformerBlock(nn.Module):
     """``mean over nodes of y + MLP(LN(y))``, where ``y = x + MHA(LN(x))``."""
@@ -138,12 +158,22 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, nodes: Tensor) -> Tensor:
         """``(B, P, d) -> (B, P, d)``."""
-        projected = F.linear(nodes, self.in_proj_weight, self.in_proj_bias)
-        split = projected.reshape(*nodes.shape[:2], 3, self.heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
+        query, key, value = self._split(nodes)
         attended = F.scaled_dot_product_attention(query, key, value)
         output: Tensor = self.out_proj(attended.transpose(1, 2).flatten(2))
         return output
+
+    def weights(self, nodes: Tensor) -> Tensor:
+        """The attention itself, ``(B, P, P)``, mean over heads."""
+        query, key, _ = self._split(nodes)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+        mean: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        return mean
+
+    def _split(self, nodes: Tensor) -> Tensor:
+        """q, k and v by head, ``(3, B, heads, P, d / heads)``."""
+        projected = F.linear(nodes, self.in_proj_weight, self.in_proj_bias)
+        return projected.reshape(*nodes.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
 
 class VisualSelfAttention(nn.Module):
@@ -169,11 +199,15 @@ class VisualSelfAttention(nn.Module):
                 "SPIRIT's batch norms cannot train on a negative group of one pair: "
                 "choose a batch and a negative group of at least 2 for each process"
             )
+        pooled = (self.weights(patches).transpose(1, 2) @ patches).squeeze(1)
+        return normalise(pooled + self.self_attention["aoa"](pooled))
+
+    def weights(self, patches: Tensor) -> Tensor:
+        """Shares of the patches in their mean, ``(B, P, 1)``."""
         local = self.embedding_local(patches)
         glob = self.embedding_global(patches.mean(dim=1))
-        weights = self.embedding_common(local * glob.unsqueeze(1)).softmax(dim=1)
-        pooled = (weights.transpose(1, 2) @ patches).squeeze(1)
-        return normalise(pooled + self.self_attention["aoa"](pooled))
+        weights: Tensor = self.embedding_common(local * glob.unsqueeze(1)).softmax(dim=1)
+        return weights
 
 
 class AttentionOnAttention(nn.Module):
@@ -214,13 +248,24 @@ class StyleDifference(nn.Module):
 
     def forward(self, attended: Tensor, patches: Tensor) -> Tensor:
         """v ``(B, d)`` and the patches ``(B, P, d)`` give p_d, ``(B, d)`` of unit norm."""
+        reasoned = self._reasoned(attended, patches)
+        filtered = self.attention_filtration(reasoned, patches)
+        return normalise(self.alpha * reasoned + self.beta * filtered)
+
+    def shares(self, attended: Tensor, patches: Tensor) -> Tensor:
+        """Shares of the patches in the filter's sum, ``(B, P)``; what is left to 1 is g_o's."""
+        nodes = torch.cat([self._reasoned(attended, patches).unsqueeze(1), patches], dim=1)
+        shares: Tensor = self.attention_filtration.shares(nodes)
+        return shares[:, 0, 1:]
+
+    def _reasoned(self, attended: Tensor, patches: Tensor) -> Tensor:
+        """g_o, ``(B, d)``."""
         first, second, last = self.graph
         nodes = torch.cat([attended.unsqueeze(1), patches], dim=1)
         nodes = first(nodes, nodes)
         nodes = second(nodes, nodes)
-        reasoned = last(nodes[:, :1], nodes).squeeze(1)
-        filtered = self.attention_filtration(reasoned, patches)
-        return normalise(self.alpha * reasoned + self.beta * filtered)
+        reasoned: Tensor = last(nodes[:, :1], nodes).squeeze(1)
+        return reasoned
 
 
 class GraphReasoning(nn.Module):
@@ -275,9 +320,12 @@ class AttentionFiltration(nn.Module):
     def forward(self, reasoned: Tensor, patches: Tensor) -> Tensor:
         """g_o ``(B, d)`` and the patches ``(B, P, d)`` give f, ``(B, d)`` of unit norm."""
         nodes = torch.cat([reasoned.unsqueeze(1), patches], dim=1)
-        gates = self.bn(self.attn_sim_w(nodes).transpose(1, 2)).sigmoid()
-        shares = gates / (gates.sum(dim=-1, keepdim=True) + 1e-8)
-        return normalise((shares @ nodes).squeeze(1))
+        return normalise((self.shares(nodes) @ nodes).squeeze(1))
+
+    def shares(self, nodes: Tensor) -> Tensor:
+        """a of the nodes ``(B, N, d)``, ``(B, 1, N)``."""
+        gates: Tensor = self.bn(self.attn_sim_w(nodes).transpose(1, 2)).sigmoid()
+        return gates / (gates.sum(dim=-1, keepdim=True) + 1e-8)
 
 
 def heads(width: int) -> int:

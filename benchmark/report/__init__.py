@@ -1,0 +1,1 @@
+"""One page about finished runs, which opens offline: tables, curves, composition, queries, provenance."""

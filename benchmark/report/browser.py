@@ -1,0 +1,81 @@
+"""The queries of a page as plain data for its script: columns of numbers, one table of pictures.
+
+What is drawn of a query: its text, its reference, the ten best pictures by each side with the right answers marked,
+and the target where it is lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmark.evaluation.per_query import PerQuery
+from benchmark.report.breakdowns import count_changes, has_negation
+from benchmark.report.runs import AskedQuery, Block, ReportedSide
+
+SHOWN = 10
+
+
+class PictureTable:
+    """Numbers of the pictures that a page shows, by their names."""
+
+    def __init__(self) -> None:
+        self._number: dict[str, int] = {}
+
+    def number(self, name: str) -> int:
+        return self._number.setdefault(name, len(self._number))
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._number)
+
+
+def browser_of(block: Block, sides: Sequence[ReportedSide], pictures: PictureTable) -> dict[str, Any]:
+    """A block's queries; of a side with several seeds the lists are the first one's."""
+    asked = [block.asked[category].get(query) for category, ids in block.ids.items() for query in ids]
+    return {
+        "categories": list(block.ids),
+        "category": [i for i, ids in enumerate(block.ids.values()) for _ in ids],
+        "ids": [query for ids in block.ids.values() for query in ids],
+        "texts": [each.text if each else "" for each in asked],
+        "changes": [count_changes(each.text) if each else 0 for each in asked],
+        "negation": [int(has_negation(each.text)) if each else 0 for each in asked],
+        "references": [pictures.number(each.reference) if each else -1 for each in asked],
+        "targets": [pictures.number(min(each.positives)) if each and each.positives else -1 for each in asked],
+        "sides": [_side(block, number, sides[number].label, asked, pictures) for number in block.ranked],
+    }
+
+
+def _side(
+    block: Block, number: int, label: str, asked: Sequence[AskedQuery | None], pictures: PictureTable
+) -> dict[str, Any]:
+    """``top``: ten pictures a query, one after the other, -1 for none; ``marks``: of each query the sum of
+    2^place of those among them that are right."""
+    top: list[int] = []
+    marks: list[int] = []
+    ranks: list[int] = []
+    position = 0
+    for seeds in block.ranked[number].values():
+        first = seeds[0]
+        ranks += first.rank.tolist()
+        for i in range(first.queries):
+            shown = _shown(first, i)
+            query = asked[position]
+            position += 1
+            if query is not None:
+                right = sum(2**place for place, name in enumerate(shown) if name in query.positives)
+            else:
+                # Without annotations the best right answer is known by its rank: all before it are wrong.
+                right = 2 ** (int(first.rank[i]) - 1) if 0 < first.rank[i] <= len(shown) else 0
+            marks.append(right)
+            top += [pictures.number(name) if name else -1 for name in shown] + [-1] * (SHOWN - len(shown))
+    return {"number": number, "label": label, "ranks": ranks, "top": top, "marks": marks}
+
+
+def _shown(found: PerQuery, i: int) -> list[str]:
+    """Names of a query's best pictures; none in the book of results, which keeps no lists."""
+    if found.top is None:
+        return []
+    return [found.gallery[g] for g in np.asarray(found.top[i, :SHOWN]).tolist() if g >= 0]

@@ -1,0 +1,171 @@
+"""One HTML page about runs, whole in itself: no request leaves it, and nothing that a name or caption says is executed.
+
+Style and script stand in the page, and its content security policy allows these two alone, by their digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from benchmark.comparison.composition import CompositionAt, compose_side
+from benchmark.errors import UserError
+from benchmark.evaluation.metrics import REPLICATES
+from benchmark.files import atomic_write_text, format_json
+from benchmark.progress import say
+from benchmark.records.environment import utc_now
+from benchmark.records.layout import places_of, short_name
+from benchmark.records.rows import AVERAGE, Row
+from benchmark.records.tables import Table, tables
+from benchmark.registry import Registry, discover
+from benchmark.report.attention import attention_of
+from benchmark.report.breakdowns import KINDS, breakdowns_of
+from benchmark.report.browser import PictureTable, browser_of
+from benchmark.report.figures import block_figures, training_figures
+from benchmark.report.pictures import embedded, linked
+from benchmark.report.provenance import facts_of, without_folders
+from benchmark.report.runs import Block, ReportedSide, blocks_of, reported_sides
+
+_COMPOSED_AT = "R@10"
+
+
+def write_report(
+    runs: Iterable[Path],
+    page: Path,
+    values: Mapping[str, Any],
+    *,
+    embed: bool = False,
+    registry: Registry | None = None,
+) -> Path:
+    """Write the page about the runs at or below these paths, and give its path.
+
+    ``values``: `RunOptions` that say where data, weights and caches lie. ``embed``: put real data's pictures into the
+    page, too, which it then says; demo pictures always are. Raises UserError where there is no run, or where the
+    pictures would make the page too large.
+    """
+    registry = registry or discover()
+    sides = reported_sides(runs)
+    blocks = blocks_of(sides, registry, values)
+    for problem in dict.fromkeys(block.data.problem for block in blocks if block.data.problem):
+        say(f"texts and pictures are left out: {problem}")
+    shown = PictureTable()
+    browsers = [browser_of(block, sides, shown) for block in blocks]
+    where = {
+        "assets_root": Path(values["assets_root"]) if values.get("assets_root") else None,
+        "plugins": tuple(values.get("plugins", ())),
+    }
+    attention, without_attention = attention_of(sides, blocks, shown, where)
+    pictures = _pictures(blocks, shown.names, page, embed)
+    data = {"pictures": shown.names, "sources": pictures, "blocks": browsers, "attention": attention}
+    atomic_write_text(page, _render(
+        sides=sides,
+        blocks=[_shown_block(block, sides) for block in blocks],
+        tables=[_shown_table(table) for table in tables(record for s in sides for record in s.side.records)],
+        training=list(training_figures(sides)),
+        facts=[(n, reported.label, facts_of(reported)) for n, reported in enumerate(sides)],
+        stamped=embed and any(not block.is_demo for block in blocks),
+        demo=any(block.is_demo for block in blocks),
+        problems=list(dict.fromkeys(without_folders(block.data.problem) for block in blocks if block.data.problem)),
+        attention=attention,
+        without_attention=[without_folders(line) for line in without_attention],
+        kinds=KINDS,
+        made=utc_now(),
+        data=_inert(data),
+    ))  # fmt: skip
+    return page
+
+
+def _pictures(blocks: Sequence[Block], names: Sequence[str], page: Path, embed: bool) -> list[str]:
+    """The address of each picture of the table; "" for one that is missing."""
+    found: dict[str, str] = {}
+    for data, is_demo in {id(block.data): (block.data, block.is_demo) for block in blocks}.values():
+        found |= embedded(data.paths, names) if is_demo or embed else linked(data.paths, names, page)
+    return [found.get(name, "") for name in names]
+
+
+def _inert(data: Mapping[str, Any]) -> Markup:
+    """JSON inside a script element: nothing in it can end the element, or be read as a comment or an entity."""
+    text = format_json(data)
+    return Markup(re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _render(**values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("benchmark.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["unmarked"] = _unmarked
+    templates = files("benchmark.report") / "templates"
+    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
+        "img-src file: data:; base-uri 'none'; form-action 'none'"
+    )
+    template = environment.get_template("report.html")
+    return template.render(style=Markup(style), script=Markup(script), policy=policy, **values)
+
+
+def _digest(content: str) -> str:
+    return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
+
+
+def _unmarked(text: str) -> str:
+    """A text that was made plain for Markdown, as it is to be read here."""
+    return re.sub(r"\\([\\`*<~_(#>+-])", r"\1", text)
+
+
+def _shown_table(table: Table) -> dict[str, Any]:
+    places = places_of(table.rows)
+    categories: list[tuple[str, int]] = []
+    for category, _ in places:
+        if categories and categories[-1][0] == category:
+            categories[-1] = (category, categories[-1][1] + 1)
+        else:
+            categories.append((category, 1))
+    return {
+        "heading": table.heading,
+        "caption": " ".join(f"{sentence}." for sentence in table.caption()),
+        "categories": categories if any(name for name, _ in categories) else [],
+        "metrics": [short_name(metric) for _, metric in places],
+        "rows": [_shown_row(row, places) for row in table.rows],
+        "notes": table.all_notes(),
+    }
+
+
+def _shown_row(row: Row, places: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    return {"name": row.name, "label": row.label, "cells": [row.cells.get(place) for place in places]}
+
+
+def _shown_block(block: Block, sides: Sequence[ReportedSide]) -> dict[str, Any]:
+    return {
+        "key": str(block.key),
+        "count": block.count,
+        "figures": list(block_figures(block, sides)),
+        "composition": list(_composition(block, sides)),
+        "breakdowns": list(breakdowns_of(block)),
+    }
+
+
+def _composition(block: Block, sides: Sequence[ReportedSide]) -> Iterable[tuple[int, CompositionAt]]:
+    """Of each side that knows what one modality alone finds, its number and its composition at one cut-off."""
+    category = AVERAGE if len(block.ids) > 1 else next(iter(block.ids))
+    for number in block.ranked:
+        try:
+            found = compose_side(sides[number].side, replicates=REPLICATES)
+        except UserError:
+            continue
+        for at in found.at:
+            if at.metric == _COMPOSED_AT and at.key == replace(block.key, category=category):
+                yield number, at
