@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.encoding import Encoding, dot_products
 from benchmark.errors import UserError
-from benchmark.errors import UserError
 from benchmark.facts import Initialisation
 from benchmark.settings import MethodSettings, TrainingSettings
 

@@ -166,10 +166,11 @@ class _Output(nn.Module):
         return changed
 
 
-def initialise_as_bert(module: nn.Module) -> None:
-    """BERT's start values: normal of 0.02, biases 0; layer norms keep theirs."""
-    for layer in module.modules():
+def initialise_as_bert(bert: Bert, width: int) -> None:
+    """BERT's start values: normal of 0.02, for other widths than 768 of the same effect; biases 0."""
+    std = 0.02 * (768 / width) ** 0.5
+    for layer in bert.modules():
         if isinstance(layer, nn.Linear | nn.Embedding):
-            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.normal_(layer.weight, std=std)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -31,7 +31,6 @@ TEXT_LENGTH = 32
 VOCABULARY = 30523
 """BERT's 30,522 pieces, and BLIP's ``[DEC]``, which retrieval never uses."""
 
-_EPS = 1e-5
 _TEMPERATURE = 0.07
 _PICTURE_SIDE = "visual_encoder."
 UNUSED = {
@@ -42,7 +41,7 @@ UNUSED = {
 """Beginnings of released names, and why they change no output."""
 
 
-class Blip2Settings(MethodSettings):
+class Blip2Sizes(MethodSettings):
     """Sizes behind the picture encoder; the defaults are those of the released files."""
 
     width: int = Field(768, ge=1, description="h of the Q-Former")
@@ -54,28 +53,24 @@ class Blip2Settings(MethodSettings):
     dropout: float = Field(0.1, ge=0, lt=1, description="in the Q-Former")
 
 
-SMALL = {"width": 64, "layers": 2, "heads": 4, "inner": 128, "queries": 8, "embedding": 32}
-"""Settings for the demo data, and for tests."""
-
-
 class FirstStage(nn.Module):
     """What BLIP-2 trains on the tokens of its frozen picture encoder, with random weights like BERT's."""
 
-    def __init__(self, picture_width: int, settings: Blip2Settings) -> None:
+    def __init__(self, picture_width: int, sizes: Blip2Sizes) -> None:
         super().__init__()
-        h = settings.width
-        self.ln_vision = nn.LayerNorm(picture_width, eps=_EPS)
-        self.query_tokens = nn.Parameter(torch.zeros(1, settings.queries, h))
+        h = sizes.width
+        self.ln_vision = nn.LayerNorm(picture_width, eps=1e-5)
+        self.query_tokens = nn.Parameter(torch.zeros(1, sizes.queries, h))
         self.Qformer = nn.Module()
         self.Qformer.bert = Bert(
             BertSizes(
-                VOCABULARY, h, settings.layers, settings.heads, settings.inner, settings.dropout,
-                looks_at=picture_width, looking=range(0, settings.layers, 2), queries_apart=True,
+                VOCABULARY, h, sizes.layers, sizes.heads, sizes.inner, sizes.dropout,
+                looks_at=picture_width, looking=range(0, sizes.layers, 2), queries_apart=True,
             )
         )  # fmt: skip
-        self.vision_proj, self.text_proj = nn.Linear(h, settings.embedding), nn.Linear(h, settings.embedding)
+        self.vision_proj, self.text_proj = nn.Linear(h, sizes.embedding), nn.Linear(h, sizes.embedding)
         self.temp = nn.Parameter(torch.tensor(_TEMPERATURE))
-        initialise_as_bert(self.Qformer)
+        initialise_as_bert(self.bert, h)
         nn.init.normal_(self.query_tokens, std=0.02)
 
     @property
@@ -111,28 +106,17 @@ class FirstStage(nn.Module):
         """
         return self._with_text(queries, text, None)
 
-    def prompted(self, prompts: Tensor, text: Tensor) -> Tensor:
-        """Prompts (1, n, h) behind the text's start, with positions like its words, no picture, (B, L + n, h)."""
-        words = self.bert.embeddings.word_embeddings(text)
-        rows = torch.cat([words[:, :1], prompts.expand(len(text), -1, -1).to(words.dtype), words[:, 1:]], dim=1)
-        return self.bert(self.bert.at_positions(rows), self._mask(text))
-
     def text_alone(self, text: Tensor) -> Tensor:
         """Text tokens (B, L) alone, (B, L, h)."""
         return self.bert(self.bert.words(text), text != PADDING)
 
     def targets(self, queries: Tensor) -> Tensor:
         """All n outputs of a picture (B, n, h) → its encoding as a target (B, n, e), each of unit norm."""
-        return normalize(self.vision_proj(queries), dim=-1)
+        return _embedded(self.vision_proj, queries)
 
     def query(self, row: Tensor) -> Tensor:
         """A text's row (B, h) → the encoding of a query (B, e), unit norm."""
-        return normalize(self.text_proj(row), dim=-1)
-
-    def load_pretrained(self, path: Path) -> None:
-        """Take `blip2_pretrained.pth`; raises UserError where it is refused or does not fit."""
-        file = read_state_dict(path, entry="model")
-        load_into(self, released(file.state_dict), str(path))
+        return _embedded(self.text_proj, row)
 
     def _with_text(self, queries: Tensor, text: Tensor, picture: Tensor | None) -> Tensor:
         words = self.bert.words(text)
@@ -143,6 +127,32 @@ class FirstStage(nn.Module):
         """(B, n + L), True for n rows that are always seen and for what is no padding."""
         seen = text != PADDING
         return torch.cat([seen.new_ones(len(text), self.queries), seen], dim=1)
+
+
+def _embedded(projection: nn.Linear, rows: Tensor) -> Tensor:
+    """Projected, of unit norm; in float32, since at the start of training all embeddings nearly agree."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return normalize(projection(rows.to(projection.weight.dtype)), dim=-1)
+
+
+class PromptedStage(FirstStage):
+    """With what SPRC adds: n learned prompts, and runs of a text into which they are put."""
+
+    def __init__(self, picture_width: int, sizes: Blip2Sizes) -> None:
+        super().__init__(picture_width, sizes)
+        self.prompt_tokens = nn.Parameter(0.02 * torch.randn_like(self.query_tokens))
+
+    def prompted(self, text: Tensor) -> Tensor:
+        """The prompts behind the start of texts (B, L), with positions like their words, no picture, (B, n + L, h)."""
+        words = self.bert.embeddings.word_embeddings(text)
+        prompts = self.prompt_tokens.expand(len(text), -1, -1).to(words.dtype)
+        rows = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)
+        return self.bert(self.bert.at_positions(rows), self._mask(text))
+
+    def load_pretrained(self, path: Path) -> None:
+        """Take `blip2_pretrained.pth`, which has no prompts. Raises UserError where it is refused or does not fit."""
+        state = released(read_state_dict(path, entry="model").state_dict)
+        load_into(self, {"prompt_tokens": self.prompt_tokens.detach(), **state}, str(path))
 
 
 def released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,8 +175,3 @@ def cleaned(text: str) -> str:
 def text_tokens(texts: Sequence[str]) -> Tensor:
     """Cleaned and cut up, (B, L) int64, padded with 0."""
     return padded([encode(cleaned(text), TEXT_LENGTH) for text in texts], TEXT_LENGTH)
-
-
-def best_of_tokens(queries: Tensor, targets: Tensor) -> Tensor:
-    """(b, e) and (g, n, e) → the largest of each target's n dot products, (b, g)."""
-    return (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(dim=2)
