@@ -126,7 +126,7 @@ _WEIGHTS = {"fashioniq": 1.0, "cirr": 0.4}
 def _check_schedule(name: str, form: _Schedule) -> Deviation:
     settings = SprcTraining(
         epochs=form.epochs, learning_rate=form.max_lr, schedule="one-cycle", warmup=form.pct_start,
-        schedule_factor=1 / form.div_factor,
+        cycle_start=form.div_factor,
     )  # fmt: skip
     rate = standard_schedule(settings, form.steps_per_epoch)
     momentum = standard_momentum(settings, form.steps_per_epoch)
@@ -164,7 +164,7 @@ class CycleConfig(Form):
         return {
             "epochs": self.epochs, "batch_size": self.batch, "optimiser": "adamw", "learning_rate": self.lr,
             "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay, "schedule": "one-cycle",
-            "warmup": self.pct_start, "schedule_factor": 1 / self.div_factor,
+            "warmup": self.pct_start, "cycle_start": self.div_factor,
         }  # fmt: skip
 
 

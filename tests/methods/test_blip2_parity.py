@@ -45,7 +45,7 @@ def test_golden_recipes_are_ours(dataset: str) -> None:
     assert (ours["schedule"], ours["optimiser"]) == ("one-cycle", config["optimiser"].lower())
     assert ours["learning_rate"] == config["lr_of_the_release"] and list(ours["betas"]) == config["betas"]
     assert (ours["eps"], ours["weight_decay"]) == (config["eps"], config["weight_decay"])
-    assert (ours["warmup"], 1 / ours["schedule_factor"]) == (config["pct_start"], pytest.approx(config["div_factor"]))
+    assert (ours["warmup"], ours["cycle_start"]) == (config["pct_start"], config["div_factor"])
     assert ours.get("schedule_epochs", ours["epochs"]) == config["epochs"]
     weights = config["loss_weights"]
     assert ours.get("prompt_weight", 1.0) == weights["loss_rtc"] and ours.get("align_weight", 1.0) == weights["loss_align"]
