@@ -73,3 +73,15 @@ def concatenate(parts: Sequence[Encoding]) -> Encoding:
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
     dicts = [part for part in parts if not isinstance(part, Tensor)]
     return {name: torch.cat([part[name] for part in dicts]) for name in first}
+
+
+def dot_products(queries: Encoding, targets: Encoding) -> Tensor:
+    """Scores (b, n) of queries (b, d) against targets (n, d), or the best of each target's T tokens, (n, T, d).
+
+    Raises TypeError for encodings of several tensors, which have no such score.
+    """
+    if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
+        raise TypeError("a dot product needs encodings of one tensor each")
+    if targets.ndim == 2:
+        return queries @ targets.T
+    return (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(dim=2)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.backbone import GLOBAL, Backbone, Output
-from benchmark.encoding import Encoding
+from benchmark.encoding import Encoding, dot_products
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
 from benchmark.settings import MethodSettings, TrainingSettings
@@ -55,10 +55,13 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} must define loss, or declare that it trains nothing")
 
     def score(self, queries: Encoding, targets: Encoding) -> Tensor:
-        """Scores of a block of b queries against n targets, (b, n); larger is better."""
+        """Scores of a block of b queries against n targets, (b, n); larger is better.
+
+        The dot product; of targets (n, T, d) with T tokens the best of them.
+        """
         if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
             raise TypeError(f"{type(self).__name__} has encodings of several tensors and must define score")
-        return queries @ targets.T
+        return dot_products(queries, targets)
 
     def tokenize(self, texts: Sequence[str]) -> Views:
         """Strings to tensors, for stages that read pixels; runs on the host."""

@@ -12,6 +12,9 @@ float32 values are exact in float64.)
 A score function of a method is not a product whose error could be bounded: it is called on float64
 copies throughout, and differences below ``1e-12`` of the query's largest score (over its positives
 and a fixed sample of the gallery) are ties.
+
+A gallery picture may have T tokens: its score is the best of their products. The best of products that are
+each off by no more than a bound is off by no more than it either, so that all of this holds for it as well.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from benchmark.arithmetic import (
     torch_threads,
 )
 from benchmark.dataset import IntArray, Task
-from benchmark.encoding import Encoding, map_tensors, take
+from benchmark.encoding import Encoding, dot_products, map_tensors, take
 from benchmark.errors import UserError
 from benchmark.evaluation.cells import flat_positives
 
@@ -50,6 +53,7 @@ _EPS32 = 2.0**-23
 _TIE_SLACK = 1e-12
 _SAMPLE = 64
 _LINE = 16
+_TOKEN_CHUNK = 1024
 
 
 def chunks_on(device: torch.device) -> tuple[int, int]:
@@ -58,10 +62,8 @@ def chunks_on(device: torch.device) -> tuple[int, int]:
 
 
 def dot_product(queries: Encoding, targets: Encoding) -> Tensor:
-    """The default score, ``(b, d)`` and ``(n, d)`` to ``(b, n)``, for encodings of one tensor each."""
-    if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
-        raise TypeError("a dot product needs encodings of one tensor; this method needs its own score")
-    return queries @ targets.T
+    """The default score, see `dot_products`; by its name `make_scorer` knows it."""
+    return dot_products(queries, targets)
 
 
 class Scorer(Protocol):
@@ -94,7 +96,7 @@ class Scorer(Protocol):
 class DotScorer:
     """Float32 products on ``device``; exact ones by :func:`fixed_order_sum`.
 
-    Rows of extreme norm are scaled by powers of two first, which changes no digit: queries each by
+    ``queries`` (Q, d), ``gallery`` (G, d) or (G, T, d). Rows of extreme norm are scaled by powers of two first, which changes no digit: queries each by
     its own, the gallery by one for all.
     """
 
@@ -103,7 +105,7 @@ class DotScorer:
         self._threads = torch.get_num_threads()
         self.slack = np.zeros(len(queries))
         query_norms = norms(queries, "query", task.queries.ids)
-        gallery_norms = norms(gallery, "gallery row")
+        gallery_norms = norms(gallery.flatten(0, -2), "gallery row" if gallery.ndim == 2 else "gallery token")
         largest = gallery_norms.max(initial=0.0)
         self._query_exponent = exponents(query_norms, queries.dtype)
         self._gallery_exponent = exponents(np.atleast_1d(largest), gallery.dtype)[0]
@@ -111,6 +113,7 @@ class DotScorer:
         self._tolerance = (4 * width**0.5 + 4) * _EPS32 * query_norms * largest * (1 + 1e-4)
         self._floor = width * 2.0**-100
         self._buffer = torch.empty(0, device=device)
+        self._one_token = torch.empty(0, device=device)
         self._twin = first_twins(gallery)
         self._any_twins = bool((self._twin != np.arange(len(gallery))).any())
         # On a GPU once, not for every chunk of the gallery anew.
@@ -132,7 +135,23 @@ class DotScorer:
             self._buffer = torch.empty(size, device=self.device)
         out = self._buffer[:size].view(len(query), stride)[:, : len(targets)]
         with torch_threads(self._threads):
-            return torch.mm(scaled, targets.T, out=out)
+            if targets.ndim == 2:
+                return torch.mm(scaled, targets.T, out=out)
+            return self._best_of_tokens(scaled, targets, out)
+
+    def _best_of_tokens(self, queries: Tensor, targets: Tensor, out: Tensor) -> Tensor:
+        """Token by token, so that products of all of them never stand beside one another; few enough pictures
+        at a time that what is compared is still in the cache."""
+        size = len(queries) * _TOKEN_CHUNK
+        if size > len(self._one_token):
+            self._one_token = torch.empty(size, device=self.device)
+        for start, stop in spans(len(targets), _TOKEN_CHUNK):
+            best = out[:, start:stop]
+            products = self._one_token[: len(queries) * (stop - start)].view(len(queries), stop - start)
+            for token, rows in enumerate(targets[start:stop].unbind(1)):
+                torch.mm(queries, rows.T, out=products)
+                torch.maximum(best, products, out=best) if token else best.copy_(products)
+        return out
 
     def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
         exponent = -(self._query_exponent[query] + self._gallery_exponent)
@@ -158,12 +177,14 @@ class DotScorer:
 
     def pairs(self, query: IntArray, picture: IntArray) -> Scores:
         place = float64_device(self.device)
-        step = max(1, (2**18 if place.type == "cpu" else 2**23) // self.queries.shape[1])
+        step = max(1, (2**18 if place.type == "cpu" else 2**23) // self.gallery[0].numel())
         scores = np.empty(len(query))
         for start, stop in spans(len(query), step):
-            terms = _double_rows(self.queries, query[start:stop], place)
-            terms.mul_(_double_rows(self.gallery, picture[start:stop], place))
-            scores[start:stop] = fixed_order_sum(terms).cpu().numpy()
+            terms = _double_rows(self.gallery, picture[start:stop], place)
+            own = _double_rows(self.queries, query[start:stop], place)
+            terms.mul_(own if terms.ndim == 2 else own[:, None])
+            products = fixed_order_sum(terms.flatten(0, -2)).view(terms.shape[:-1])
+            scores[start:stop] = (products if products.ndim == 1 else products.amax(dim=1)).cpu().numpy()
         return scores
 
     def _scaled(self, part: Tensor, exponent: IntArray | np.int64) -> Tensor:
@@ -171,7 +192,7 @@ class DotScorer:
         wide = part if part.dtype == torch.float64 else part.float()
         if np.any(exponent):
             factor = torch.from_numpy(np.ldexp(1.0, -np.atleast_1d(exponent))).to(wide.dtype)
-            wide = wide * factor.to(self.device)[:, None]
+            wide = wide * factor.to(self.device).view(-1, *[1] * (wide.ndim - 1))
         return wide.float()
 
 

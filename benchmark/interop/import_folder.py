@@ -23,6 +23,8 @@ WEIGHTS = "weights/selected.safetensors"
 ENCODER = "encoder.safetensors"
 ACCOUNT = "import.json"
 _SIZES = "a size, not a weight"
+_LISTED = 3
+"""OpenAI's archives have as many sizes."""
 
 
 def write_import(checked: Checked, output: Path | None) -> Path:
@@ -55,16 +57,19 @@ def write_import(checked: Checked, output: Path | None) -> Path:
 def account(checked: Checked) -> list[dict[str, Any]]:
     """What became of every tensor of every file: name, shape, type, and its use or why it is dropped."""
     files = []
-    sources = [part.path for part in (checked.head, checked.encoder) if part is not None]
+    sources = list(dict.fromkeys(part.path for part in (checked.head, checked.encoder) if part is not None))
     if checked.head is not None:
         head = checked.head
         renamed = {name.partition(".")[2]: name for name in checked.state}
-        uses = {name: _use(renamed[name], name, checked.without_effect) for name in head.file.state_dict}
+        uses = {name: _use(renamed[name], name, checked.without_effect) for name in head.read}
+        uses |= {name: f"dropped: {reason}" for name, reason in head.left_out.items()}
         label = file_label(head.path, sources)
         files.append(_file_account(label, head.file, uses, checked.header))
-    if checked.encoder is not None:
+    # One that came out of the method's own file is told of there.
+    if checked.encoder is not None and (checked.head is None or checked.encoder.path != checked.head.path):
         encoder = checked.encoder
-        uses = {name: f"used as clip.{name} of the encoder" for name in encoder.file.state_dict}
+        places = {name.removeprefix("clip."): name for name in encoder.tensors}
+        uses = {name: f"used as {places.get(name, name)} of the encoder" for name in encoder.file.state_dict}
         uses |= dict.fromkeys(encoder.dropped, f"dropped: {_SIZES}")
         label = file_label(encoder.path, sources)
         files.append(_file_account(label, encoder.file, uses, checked.header))
@@ -117,9 +122,13 @@ def _file_lines(entry: dict[str, Any]) -> Iterator[str]:
             idle.setdefault(reason, []).append(tensor["name"])
     for reason, names in idle.items():
         yield f"  of these  {len(names):,} without effect ({', '.join(names)}): {reason}"
-    dropped = [tensor["name"] for tensor in tensors if not tensor["use"].startswith("used")]
-    if dropped:
-        yield f"  dropped   {len(dropped):,} tensors ({', '.join(dropped)}): sizes, not weights"
+    dropped: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if tensor["use"].startswith("dropped: "):
+            dropped.setdefault(tensor["use"].removeprefix("dropped: "), []).append(tensor["name"])
+    for reason, names in dropped.items():
+        listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+        yield f"  dropped   {len(names):,} tensors ({listed}): {'sizes, not weights' if reason == _SIZES else reason}"
     if entry["left"]:
         yield f"  left      {', '.join(entry['left'])}: no weights of the method"
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from benchmark.backbone import Backbone, BackboneChoice, BackboneFamily
 from benchmark.encoders.architectures import architecture_named, architecture_of
 from benchmark.encoders.backbones import ClipBackbone, build_clip
 from benchmark.encoders.clip_weights import as_clip
@@ -33,7 +34,7 @@ class ImportedEncoder:
 
     path: Path
     file: WeightsFile
-    backbone: ClipBackbone
+    backbone: Backbone
     tensors: dict[str, Tensor]
     dropped: tuple[str, ...]
     state: State | Literal[""]
@@ -71,6 +72,19 @@ def read_encoder(path: Path, named: str, settings: BackboneSettings) -> Imported
     backbone.load_state_dict(tensors, assign=True)
     dropped = tuple(name for name in file.state_dict if name in OPENAI_SIZES)
     return ImportedEncoder(path, file, backbone, tensors, dropped, _state(file))
+
+
+def read_listed_encoder(family: BackboneFamily, choice: BackboneChoice) -> ImportedEncoder:
+    """A frozen encoder of another family than CLIP's, from a file of its own or a checkpoint that holds it.
+
+    Raises UserError for a file that is refused or damaged, or with tensors that are missing, too many or misshapen.
+    """
+    backbone, path = family.outline(choice), Path(choice.weights)
+    family.require_fit(choice)
+    read = family.load(choice)
+    tensors: dict[str, Tensor] = read.state_dict()
+    backbone.load_state_dict(tensors, assign=True)
+    return ImportedEncoder(path, WeightsFile(tensors, family.name), backbone, tensors, (), "untouched")
 
 
 def _state(file: WeightsFile) -> State | Literal[""]:

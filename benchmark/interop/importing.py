@@ -16,10 +16,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from benchmark.backbone import BackboneChoice
+from benchmark.encoders.families import family_of
+from benchmark.encoders.open_clip_family import OpenClipFamily
 from benchmark.errors import UserError, unknown_name
 from benchmark.facts import DatasetInfo, Recipe
 from benchmark.files import file_digest
-from benchmark.interop.imported_encoder import ImportedEncoder, encoder_state, read_encoder, require_state
+from benchmark.interop.imported_encoder import (
+    ImportedEncoder,
+    encoder_state,
+    read_encoder,
+    read_listed_encoder,
+    require_state,
+)
 from benchmark.method import Method, Specification, Stage
 from benchmark.pipeline.variants import variant_named
 from benchmark.registry import Registry, discover
@@ -58,23 +67,33 @@ class Release:
     ``part``: the submodule that bears the released names. ``entry``: the key under which the file has
     the state dict, where it may hold others beside it. ``settings``: shapes by released name to the
     width of the encoder and the method's settings that they tell; KeyError where a tensor is missing.
-    ``without_effect``: the beginning of a released name to the reason why it changes no output.
+    ``without_effect``: the beginning of a released name to the reason why it changes no output; ``left_out``: of
+    those that our network does not have, and that are not read.
     """
 
     part: str
     settings: Callable[[Mapping[str, tuple[int, ...]]], tuple[int, dict[str, Any]]]
     entry: str = ""
     without_effect: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class OwnWeights:
-    """The file of a method's own weights; ``width`` (0: untold) and ``settings`` are what shapes tell."""
+    """The file of a method's own weights; ``width`` (0: untold) and ``settings`` are what shapes tell.
+
+    ``left_out``: names of tensors that are not read, and why.
+    """
 
     path: Path
     file: WeightsFile
     width: int
     settings: dict[str, Any]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def read(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.file.state_dict.items() if name not in self.left_out}
 
 
 @dataclass(frozen=True)
@@ -126,11 +145,11 @@ class _Import:
             head, encoder = None, self._read_encoder(self.request.clip or self.request.file)
         else:
             head, encoder = self._read_head(), self._read_encoder(self.request.clip)
-        if head is not None and encoder is not None and head.width not in (0, encoder.backbone.width):
+        if head is not None and encoder is not None and head.width not in (0, encoder.backbone.vector_width):
             raise UserError(
                 f"{head.path}: made for features of width {head.width}, but {encoder.path} "
-                f"({encoder.start()['name']}) gives {encoder.backbone.width}; give the CLIP that it was trained on "
-                "with --clip"
+                f"({encoder.start()['name']}) gives {encoder.backbone.vector_width}; give the CLIP that it was trained "
+                "on with --clip"
             )
         settings = self._method_settings(head, encoder)
         stages = self.specification.stages(settings, "pretrained")
@@ -205,13 +224,25 @@ class _Import:
             width, told = release.settings(shapes_of(file.state_dict))
         except (KeyError, IndexError, ValueError):
             width, told = 0, {}  # the comparison with the network says what is missing
-        return OwnWeights(path, file, width, told)
+        left_out = {
+            name: reason
+            for name in file.state_dict
+            for beginning, reason in release.left_out.items()
+            if name.startswith(beginning)
+        }
+        return OwnWeights(path, file, width, told, left_out)
 
     def _read_encoder(self, path: Path | None) -> ImportedEncoder | None:
         if self.specification.own_networks is not None:
             if path is not None:
                 raise UserError(f"--clip {path}: {self._title} brings its own networks; leave it out")
             return None
+        name = self.request.backbone or self.specification.default_backbone
+        own = self.request.file
+        if (family := family_of(name)).name != OpenClipFamily.name and (path or own) is not None:
+            # Checkpoints of such methods hold the encoder as well.
+            choice = BackboneChoice(name, str(path or own), self._filled(BackboneSettings, [], "backbone"))
+            return read_listed_encoder(family, choice)
         if path is None:
             raise UserError(
                 f"--clip is missing: {self._title} works on a CLIP; give its weights (tuned_<dataset>.pt of SPIRIT, "
@@ -262,11 +293,11 @@ class _Import:
         source = f"{self._title}'s file" if head is None else f"{head.path} as {self._title}"
         if head is not None and release is not None:
             part = shapes_of(method.get_submodule(release.part).state_dict())
-            require_fit(part, shapes_of(head.file.state_dict), source)
+            require_fit(part, shapes_of(head.read), source)
             for name, shape in part.items():
-                tensor = head.file.state_dict[name].reshape(shape)
+                tensor = head.read[name].reshape(shape)
                 renamed[f"{release.part}.{name}"] = tensor.float() if tensor.is_floating_point() else tensor
-            require_module_fits(method.get_submodule(release.part), head.file.state_dict, source)
+            require_module_fits(method.get_submodule(release.part), head.read, source)
         require_fit(shapes_of(method.state_dict()), shapes_of(renamed), source)
         return renamed
 
@@ -291,7 +322,7 @@ class _Import:
             backbone={"name": start["name"], "weights": start["weights"], "digest": "", "settings": pads, "seed": 0}
             if start
             else {},
-            width=encoder.backbone.width if encoder is not None else 0,
+            width=encoder.backbone.vector_width if encoder is not None else 0,
             seed=0,
             recipe=recipe.name if recipe else "",
             variant=self.request.variant,

@@ -89,6 +89,15 @@ class Rows(Form):
     shape: list[int] | None = None
 
 
+class TokenRows(Form):
+    """Tokens (B, T, d) by the norm of each, and the first entries of those at some positions of every sample."""
+
+    norms: Matrix
+    positions: list[int] = Field(min_length=1)
+    first8: list[Matrix]
+    shape: list[int]
+
+
 class Places(RootModel[list[tuple[int, int, list[float]]]]):
     """First channels of a map (C, h, h), by row and column: [row, column, values] or "row,column": values."""
 
@@ -100,7 +109,7 @@ class Places(RootModel[list[tuple[int, int, list[float]]]]):
         return [[*place.split(","), values] for place, values in entries.items()]
 
 
-Expected = Rows | Places | Matrix | list[float] | float
+Expected = TokenRows | Rows | Places | Matrix | list[float] | float
 """What a file lists of one output; of a vector its first entries."""
 
 _Forms = Annotated[Expected | dict[str, Expected], Field(union_mode="left_to_right")]

@@ -13,6 +13,8 @@ from benchmark.registry import Registry
 from benchmark.weights.assets import find_asset
 
 CLIP = "clip"
+"""What methods on CLIP's features call its weights; those of another backbone bear its own name."""
+
 _BACKBONE = "RN50x4"
 
 
@@ -34,11 +36,10 @@ class FileOfMethod:
 
 def files_of_methods(registry: Registry, assets_root: Path | None) -> Iterator[FileOfMethod]:
     """Of every method on the shelf, in its order; methods that read nothing from outside are left out."""
-    assets = registry.assets()
-    clip = clip_asset(BACKBONES[_BACKBONE])
+    assets = registry.assets() | {name: asset for name, info in BACKBONES.items() if (asset := clip_asset(info))}
     for method in registry.methods().values():
         for name in method.required_files:
-            declared = clip if name == CLIP else assets.get(name)
+            declared = assets.get(_BACKBONE if name == CLIP else name)
             # A plug-in may name what it reads in plain words, without declaring a file.
             asset = declared or Asset(name, name, "", 0, "", "")
             found = find_asset(asset, assets_root) if asset.file else None

@@ -23,7 +23,7 @@ from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
 from benchmark.evaluation.single_modality import score_beside_modalities
 from benchmark.files import atomic_write_json
-from benchmark.method import FeatureInputs, Method, PixelInputs
+from benchmark.method import FeatureInputs, Inputs, Method
 from benchmark.options import make_options
 from benchmark.pipeline.contract_probe import probe
 from benchmark.pipeline.cost import count_cost
@@ -277,8 +277,8 @@ class _Run:
             validate=self._sources.validation(planned, method, inputs),
             trainer=plan.trainer,
             earlier=self._earlier_trained,
-            # Pieces are for pictures: heads on stored features are small.
-            execution=plan.execution if isinstance(inputs, PixelInputs) else replace(plan.execution, micro_batch=0),
+            # Micro-batches are for networks that read pictures or words: heads on stored features are small.
+            execution=replace(plan.execution, micro_batch=0) if _is_head(inputs) else plan.execution,
             monitors=plan.monitors,
             monitor_folder=plan.folder / "monitor",
         )
@@ -363,6 +363,11 @@ class _Run:
         on_features = sources.seconds_on_features - before if sources else 0.0
         for name, seconds in ((phase, time.monotonic() - started - on_features), ("features", on_features)):
             self._timings[name] = self._timings.get(name, 0.0) + seconds
+
+
+def _is_head(inputs: Inputs) -> bool:
+    """Whether all that a stage reads is stored."""
+    return isinstance(inputs, FeatureInputs) and inputs.text == "features"
 
 
 def _are_equal(one: State, other: State) -> bool:

@@ -21,9 +21,9 @@ from command_line import TOY_PLUGIN
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmark.backbone import GLOBAL, Output
+from benchmark.backbone import Backbone, BackboneChoice, Output
 from benchmark.distributed.process import this_process
-from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.families import load_choice
 from benchmark.encoding import Encoding, encode
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.options import make_options
@@ -91,28 +91,34 @@ class Case:
     def chosen(self, method: Method, chosen: Sequence[int]) -> Triplets:
         inputs = self.inputs
         if isinstance(inputs, FeatureInputs):
-            return self._features(inputs, chosen)
+            return self._features(method, inputs, chosen)
         return Triplets(
             {"pixels": _pixels(inputs, "reference", chosen)},
             method.tokenize([TEXTS[i] for i in chosen]),
             {"pixels": _pixels(inputs, "target", chosen)},
         )
 
-    def _features(self, inputs: FeatureInputs, chosen: Sequence[int]) -> Triplets:
-        d = self.width or self._backbone.width
-        shapes = {"global": (d,), "patches": (sum(grid * grid for grid in inputs.grids), d)}
+    def _features(self, method: Method, inputs: FeatureInputs, chosen: Sequence[int]) -> Triplets:
+        shapes = {name: output.shape for name, output in self._backbone(0).picture_outputs.items()}
+        if self.width:
+            shapes = {name: (*shape[:-1], self.width) for name, shape in shapes.items()}
+        if "global" in shapes:
+            shapes["patches"] = (sum(grid * grid for grid in inputs.grids), *shapes["global"])
 
         def views(role: int, names: tuple[str, ...]) -> Views:
             return {
                 name: torch.stack([_drawn(role, len(name), i, shapes[name]) for i in chosen]) for name in names
             }
 
-        text = torch.stack([_drawn(2, 4, i, (d,)) for i in chosen])
-        return Triplets(views(0, inputs.reference), {"global": text}, views(1, inputs.target))
+        if inputs.text == "features":
+            text = {"global": torch.stack([_drawn(2, 4, i, shapes["global"]) for i in chosen])}
+        else:
+            text = method.tokenize([TEXTS[i] for i in chosen])
+        return Triplets(views(0, inputs.reference), text, views(1, inputs.target))
 
-    @cached_property
-    def _backbone(self) -> ClipBackbone:
-        return load_backbone("tiny", "random")
+    def _backbone(self, seed: int) -> Backbone:
+        """The demo data's, small, with random weights; other widths are of a backbone that is not there."""
+        return load_choice(BackboneChoice(self.plan.specification.demo_backbone, "random", seed=seed))
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -121,10 +127,14 @@ class Case:
     def built(self, seed: int) -> BuiltStage:
         """The stage from a seed, its vocabulary learnt, or that of the stage that it goes on from."""
         backbone: Any = None
+        if self.plan.backbone:
+            backbone = self._backbone(seed)
         if self.width:
-            backbone = SimpleNamespace(picture_outputs={GLOBAL: Output((self.width,))})
-        elif self.plan.backbone:
-            backbone = load_backbone("tiny", "random", seed=seed)
+            outputs = {
+                name: Output((*output.shape[:-1], self.width)) for name, output in backbone.picture_outputs.items()
+            }
+            told = {"picture_output": outputs.__getitem__, "picture_outputs": outputs, "width": self.width}
+            backbone = SimpleNamespace(**told)
         earlier: dict[str, Method] = {}
         for planned in self.plan.stages[: self.plan.stages.index(self.planned)]:
             if planned.stage.output == "method":

@@ -540,3 +540,28 @@ def test_a_device_gives_the_same_ranks():
         assert np.array_equal(found.positive_ranks.values, expected.positive_ranks.values)
     lists = top_pictures(queries.cuda(), gallery.cuda(), task, 10)
     assert np.array_equal(top_pictures(queries, gallery, task, 10), lists)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-90])
+def test_a_picture_of_several_tokens_is_ranked_by_the_best_of_them(scale):
+    generator = np.random.default_rng(5)
+    queries = torch.from_numpy(unit(generator, 17).numpy()).float()
+    gallery = torch.stack([unit(generator, 40).float() for _ in range(3)], dim=1) * scale
+    # Ties within float32's rounding and exact ones; a token that only its order among others tells apart.
+    gallery[7], gallery[9] = gallery[6], gallery[8].flip(0)
+    gallery[11] = torch.nextafter(gallery[10], torch.ones(()))
+    task = random_task(generator, 17, 40, True, several=True)
+    scores = [[max(exact(q, token) for token in g) for g in gallery.tolist()] for q in queries.tolist()]
+    check_everywhere(queries, gallery, task, Plain(scores, task))
+
+
+def test_blocks_of_many_pictures_of_several_tokens():
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(6, 8, generator=generator)
+    gallery = torch.randn(2100, 4, 8, generator=generator)
+    task = make_task(2100, [[0], [1023], [1024], [2047], [2048], [2099]])
+    own = rank_queries(queries, gallery, task, score=lambda q, t: torch.einsum("bd,gtd->bgt", q, t).amax(dim=2))
+    assert rank_queries(queries, gallery, task).rank.tolist() == own.rank.tolist()
+    gallery[75, 3, 0] = math.nan
+    with pytest.raises(UserError, match="gallery token 303 is not finite"):
+        rank_queries(queries, gallery, task)

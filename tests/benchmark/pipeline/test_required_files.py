@@ -13,9 +13,11 @@ from command_line import Command
 from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 
+from benchmark.backbone import BackboneChoice
 from benchmark.encoders.architectures import TINY, backbone_configuration
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
-from benchmark.encoders.backbones import _tokenizer, build_clip, load_backbone
+from benchmark.encoders.backbones import _tokenizer, build_clip
+from benchmark.encoders.families import load_choice
 from benchmark.method import BuildContext
 from benchmark.pipeline.required_files import CLIP
 from benchmark.records.record import read_record
@@ -50,15 +52,16 @@ def assets(tmp_path: Path) -> Path:
 
 def test_every_need_is_declared_and_every_declared_file_is_needed() -> None:
     registry = discover()
-    named = {name for method in registry.methods().values() for name in method.required_files} - {CLIP}
+    named = {name for method in registry.methods().values() for name in method.required_files} - {CLIP, *BACKBONES}
     assert named == registry.assets().keys()
     for name, info in registry.methods().items():
         specification = registry.specification(name)
+        asked = {need.asset for need in specification.required_files(specification.settings())}
         if specification.own_networks is not None:
-            asked = {need.asset for need in specification.required_files(specification.settings())}
             assert asked and asked <= set(info.required_files)
         else:
-            assert info.required_files == (CLIP,)
+            default = specification.default_backbone
+            assert set(info.required_files) == {CLIP if default == "RN50x4" else default, *asked}
 
 
 @pytest.mark.parametrize("method", sorted(discover().methods()))
@@ -93,7 +96,7 @@ def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command:
                  f"here     {assets / MOBILENET}", "glove.840B.300d.txt", "word vectors, optional",
                  "public domain (PDDL)", "https://nlp.stanford.edu/data/glove.42B.300d.zip"):  # fmt: skip
         assert part in told.out
-    assert told.out.count("not found") == 6
+    assert told.out.count("not found") == 8
     needs = json.loads(command("list", "methods", "--needs", "--json", "--assets-root", assets).out)
     found = {(need["method"], need["name"]) for need in needs if need["found"]}
     assert found == {("val", "mobilenetv1_100")}
@@ -217,13 +220,14 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "is Red, isn't striped; V-neck & 3/4 sleeves"
     for vocabulary in (CLIP_VOCABULARY, int(TINY["text_cfg"]["vocab_size"])):
         assert _tokenizer(vocabulary)([text], context_length=32).shape == (1, 32)
-    registry, backbone = discover(), load_backbone("tiny")
+    registry = discover()
     for name in registry.methods():
         specification = registry.specification(name)
         settings = specification.settings(**specification.demo_settings)
         stage = specification.stages(settings, "random")[-1]
+        backbone = load_choice(BackboneChoice(specification.demo_backbone, "random"))
         method = stage.build(BuildContext(backbone, settings, stage.settings(), weights_follow=True))
         method.build_extra_state([text])
         if specification.own_networks is not None:
             assert method.tokenize([text])["tokens"].shape[1] > 5
-    assert all(info.default_weights in ("random", "openai") for info in BACKBONES.values())
+    assert all(info.default_weights in ("random", "openai", "eva_vit_g") for info in BACKBONES.values())

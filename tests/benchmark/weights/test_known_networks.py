@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from benchmark.backbone import BackboneIdentity
+from benchmark.backbone import BackboneChoice
 from benchmark.encoders.architectures import TINY
-from benchmark.encoders.backbones import ClipBackbone, build_clip
-from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.encoders.backbones import build_clip
+from benchmark.encoders.families import load_choice
 from benchmark.method import BuildContext
 from benchmark.registry import discover
 from benchmark.weights.fit import KNOWN_NETWORKS, LEAST_NAMES, likely_cause, name_patterns
@@ -26,13 +26,13 @@ def known_networks() -> Names:
     registry = discover()
     with torch.device("meta"):
         clip = build_clip(TINY, "quickgelu")
-        backbone = ClipBackbone(clip, Preprocessing("targetpad", 64), BackboneIdentity("open_clip", "tiny", "none", "quickgelu"))
         known = [("CLIP's encoders", frozenset(clip.state_dict()))]
         for name, info in registry.methods().items():
             specification = registry.specification(name)
             settings = specification.settings()
             stage = specification.stages(settings, "pretrained")[-1]
-            method = stage.build(BuildContext(backbone, settings, stage.settings(), weights_follow=True))
+            own = load_choice(BackboneChoice(specification.demo_backbone, "random"))
+            method = stage.build(BuildContext(own, settings, stage.settings(), weights_follow=True))
             method.build_extra_state(("red and blue",))
             known.append((info.title, frozenset(method.state_dict())))
     return [(title, names) for title, names in known if names]

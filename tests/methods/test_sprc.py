@@ -1,0 +1,128 @@
+"""SPRC: the authors' checkpoint comes in and is scored, its file's absence is told, its tokens are stored, two
+processes train what one trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from benchmark.methods.networks.blip2 import Blip2Sizes, PromptedStage, cleaned, text_tokens
+from benchmark.methods.parity.blip2 import blip2_weight, complete
+from command_line import Command
+from torch import Tensor
+
+from benchmark.backbone import BackboneChoice
+from benchmark.encoders.families import load_choice
+from benchmark.encoding import dot_products
+from benchmark.records.record import read_record
+from benchmark.weights.checkpoints import read_header
+from benchmark.weights.fit import shapes_of
+
+WEIGHTS = "weights/selected.safetensors"
+SMALL = {"width": 64, "layers": 2, "heads": 1, "inner": 128, "queries": 8, "embedding": 32}
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tuned_clip_arithmetic.pt` with all names of the release, small: the ViT, and heads that nothing uses."""
+    from benchmark.encoders.blip2 import SIZES
+
+    with torch.device("meta"):
+        network = complete(PromptedStage(64, Blip2Sizes(**SMALL)), SIZES["blip2-tiny"])
+        shapes = shapes_of(network.state_dict())
+    state = {name: torch.from_numpy(np.asarray(blip2_weight(name, shape, ""))) for name, shape in shapes.items()}
+    folder = tmp_path_factory.mktemp("sprc")
+    vit = {name: t.half() if t.ndim > 1 else t for name, t in state.items() if name.startswith("visual_encoder.")}
+    torch.save({"epoch": 3, "Blip2QformerCirAlignPrompt": {**state, **vit}}, folder / "tuned_clip_arithmetic.pt")
+    torch.save({"model": {n: t for n, t in state.items() if n not in vit and n != "prompt_tokens"}}, folder / "blip2_pretrained.pth")
+    unused = {"blocks.39.norm1.weight": torch.zeros(64), "norm.weight": torch.zeros(64), "head.weight": torch.zeros(2, 64)}
+    torch.save({n.removeprefix("visual_encoder."): t for n, t in vit.items()} | unused, folder / "eva_vit_g.pth")
+    return folder
+
+
+def imported(command: Command, released: Path, *more: object) -> Path:
+    given = ("--method", "sprc", released / "tuned_clip_arithmetic.pt", "--dataset", "cirr", "--backbone", "blip2-tiny")
+    outcome = command("import", *given, *more)
+    assert outcome.status == 0, outcome.err
+    return Path(next(line for line in outcome.out.splitlines() if line.startswith("written")).split()[1].rstrip(":"))
+
+
+def test_the_released_checkpoint_is_scored_as_its_own_arithmetic_says(
+    command: Command, small_cirr: Path, released: Path
+) -> None:
+    folder = imported(command, released)
+    account = json.loads((folder / "import.json").read_text())[0]["tensors"]
+    left = {tensor["name"] for tensor in account if tensor["use"].startswith("dropped")}
+    assert all(name.startswith(("visual_encoder.", "Qformer.cls.", "itm_head.")) or "position_ids" in name for name in left)
+    outcome = command("evaluate", "--method", "sprc", "--checkpoint", folder, "--data-root", small_cirr)
+    assert outcome.status == 0, outcome.err
+    found = read_record(folder / "weights" / "evaluated-demo-cirr").results[0].metrics
+    ranks = ranks_by_hand(released, small_cirr)
+    assert {k: found[f"R@{k}"] for k in (1, 5, 10)} == pytest.approx(
+        {k: 100 * float((ranks <= k).mean()) for k in (1, 5, 10)}
+    )
+    # The ViT from a file of its own is the same one.
+    again = imported(command, released, "--clip", released / "eva_vit_g.pth", "--output", "again")
+    assert read_header(again / WEIGHTS).start["digest"] == read_header(folder / WEIGHTS).start["digest"]
+    assert json.loads((again / "import.json").read_text())[1]["file"] == "eva_vit_g.pth"
+
+
+@torch.no_grad()
+def ranks_by_hand(released: Path, data: Path) -> np.ndarray:
+    """Ranks of val's targets, the reference left out, by the network alone and loops over pictures and tokens."""
+    from benchmark.data.pictures import open_picture
+
+    entries = json.loads((data / "captions" / "cap.rc2.val.json").read_text())
+    paths = json.loads((data / "image_splits" / "split.rc2.val.json").read_text())
+    names = list(paths)
+    backbone = load_choice(BackboneChoice("blip2-tiny", str(released / "eva_vit_g.pth")))
+    network = PromptedStage(64, Blip2Sizes(**SMALL, dropout=0.0)).eval()
+    state = torch.load(released / "tuned_clip_arithmetic.pt", weights_only=True)["Blip2QformerCirAlignPrompt"]
+    network.load_state_dict({name: state[name] for name in network.state_dict()})
+    pixels = [backbone.preprocessing.picture(open_picture(data / paths[name])) for name in names]
+    views = backbone.preprocessing.normalise(torch.from_numpy(np.stack(pixels)))
+    tokens = backbone.encode_picture_outputs(views, ["tokens"])["tokens"].half()
+    targets = network.targets(network.picture_queries(network.vision(tokens)))
+    reference = tokens[[names.index(entry["reference"]) for entry in entries]]
+    words = text_tokens([entry["caption"] for entry in entries])
+    fused = network.joint(network.vision(reference), words)[:, :8]
+    query = network.query(network.second_pass(fused, words)[:, 8])
+    ranks = []
+    for row, entry in zip(query, entries, strict=True):
+        scores: list[float] = [max(float(row @ token) for token in target) for target in targets]
+        own, left = scores[names.index(entry["target_hard"])], names.index(entry["reference"])
+        ranks.append(1 + sum(score > own for i, score in enumerate(scores) if i != left))
+    return np.array(ranks)
+
+
+def test_pretrained_files_are_read_and_tokens_stored(command: Command, small_cirr: Path, released: Path) -> None:
+    given = ["run", "--method", "sprc", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", "blip2-tiny"]
+    given += ["--weights", released / "eva_vit_g.pth", "--set", "method.heads=1", "--epochs", "1", "--set", "sprc.batch_size=16"]
+    outcome = command(*given, "--set", "method.qformer=blip2_pretrained.pth")
+    assert outcome.status == 2 and "blip2_pretrained.pth" in outcome.err and "storage.googleapis.com" in outcome.err
+    trained = command(*given, "--set", f"method.qformer={released / 'blip2_pretrained.pth'}", "--output", "trained")
+    assert trained.status == 0, trained.err
+    record = read_record(Path("trained"))
+    assert record.identity.recipe == "paper" and record.cost.stored_bytes == 4 * 8 * 32
+    # Another file in its place is told by its name, and what does not fit.
+    wrong = command(*given, "--set", f"method.qformer={released / 'eva_vit_g.pth'}", "--output", "wrong")
+    assert wrong.status == 2 and len(wrong.errors) == 1 and "eva_vit_g.pth" in wrong.err
+
+
+def test_a_backbone_without_tokens_is_told(command: Command, small_cirr: Path) -> None:
+    outcome = command("run", "--method", "sprc", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", "tiny")
+    assert outcome.status == 2 and len(outcome.errors) == 1 and "gives global of a picture, but 'tokens'" in outcome.err
+
+
+def test_targets_of_several_tokens_are_scored_by_the_best() -> None:
+    queries: Tensor = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    targets = torch.tensor([[[0.5, 0.1], [0.2, 0.7]], [[0.1, 0.9], [-1.0, 0.0]]])
+    assert dot_products(queries, targets).tolist() == [[0.5, pytest.approx(0.1)], [pytest.approx(0.7), pytest.approx(0.9)]]
+
+
+@pytest.mark.parametrize(("raw", "expected"), [("", ""), ("A  *b*\n", "a b"), ("x\ty", "x\ty"), ("\n\n", ""), ("it's ~1?", "it's 1?")])
+def test_texts_are_cleaned_as_blip_does(raw: str, expected: str) -> None:
+    assert cleaned(raw) == expected
