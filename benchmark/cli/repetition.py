@@ -40,7 +40,7 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
     found.variant = [record.identity.variant] if record.identity.variant else None
     if record.identity.seed is not None:
         found.seed = [record.identity.seed]
-    found.demo = data.is_demo or None
+    found.demo = (data.is_demo and not given.data_root) or None
     for name, value in vars(given).items():
         if value is not None and value != parser.get_default(name):
             setattr(found, name, value)

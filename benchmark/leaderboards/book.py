@@ -216,6 +216,8 @@ def refusals(record: Record) -> list[str]:
         problems.append(f"{first_of(different)}: not the official {identity.data.name} files; get them again")
     if identity.limit:
         problems.append(f"it was shortened by --limit {identity.limit}; run it without")
+    if identity.subset is not None:
+        problems.append(f"it was restricted by --subset to {identity.subset.queries:,} queries; run it on all")
     if record.outside is not None:
         problems += [text for text in record.outside.evidence if text.startswith(DOUBTFUL)]
     if not any(result.metrics for result in record.results):
