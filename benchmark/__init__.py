@@ -8,7 +8,6 @@ below resolves exactly these two names; an installed package never needs it.
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -44,16 +43,22 @@ if not any((_PACKAGE / shelf).is_dir() for shelf in _SHELVES):
     sys.meta_path.insert(0, _ShelfFinder)
 
 
-_FROM = {
-    "run": "benchmark.pipeline.run",
-    "compare": "benchmark.comparison.comparison",
-    "load_records": "benchmark.records.frames",
-    "per_query": "benchmark.records.frames",
-}
-"""Where what this package offers lies; each is imported when first asked for, since a run brings torch."""
-
-
 def __getattr__(name: str) -> Any:
-    if name in _FROM:
-        return getattr(importlib.import_module(_FROM[name]), name)
+    """What this package offers is imported when first asked for: a run brings torch, data frames bring pandas."""
+    if name == "run":
+        from benchmark.pipeline.run import run
+
+        return run
+    if name == "compare":
+        from benchmark.comparison.comparison import compare
+
+        return compare
+    if name == "load_records":
+        from benchmark.records.frames import load_records
+
+        return load_records
+    if name == "per_query":
+        from benchmark.records.frames import per_query
+
+        return per_query
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
