@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo, MethodInfo, Variant
 from benchmark.files import atomic_write_text
+from benchmark.leaderboards.uncertainty import KeptRanks, with_uncertainty
 from benchmark.records.layout import listed, paragraph, table_of_rows
 from benchmark.records.record import Record, Result
 from benchmark.records.rows import AVERAGE, FACTS, Row, format_facts, rows_of
@@ -28,10 +29,10 @@ _WITH, _WITHOUT = "✓", ""
 
 
 def ablation_page(
-    method: MethodInfo, variants: Sequence[Variant], dataset: DatasetInfo, records: Iterable[Record]
+    method: MethodInfo, variants: Sequence[Variant], dataset: DatasetInfo, records: Iterable[Record], kept: KeptRanks
 ) -> str:
     """The table of kept records of a method and its ablations, markdown; "" without a record of an ablation."""
-    study = AblationStudy(method, variants, dataset.default_protocol)
+    study = AblationStudy(method, variants, dataset.default_protocol, kept=kept)
     known = {"", *(variant.name for variant in variants)}
     for record in records:
         if record.method == method.name and record.identity.variant in known and record.kind == "run":
@@ -49,7 +50,7 @@ class AblationStudy:
     """What came of a method and its ablations on one dataset.
 
     ``runs``: records (one per seed) by the variant's name, "" for the method itself; ``left_out``:
-    why a variant has none.
+    why a variant has none; ``kept``: ranks, where there are some.
     """
 
     method: MethodInfo
@@ -57,6 +58,7 @@ class AblationStudy:
     default_protocol: str
     runs: dict[str, list[Record]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    kept: KeptRanks = field(default_factory=dict)
     _whole: dict[str, Any] = field(default_factory=dict)
     _folder: Path | None = None
 
@@ -94,7 +96,8 @@ class AblationStudy:
         is_demo = data is not None and data.is_demo
         remark = f": {DEMO_CAPTION}" if is_demo else ""
         parts = [f"# Ablations of {self.method.title}\n"]
-        caption = Table(whole.result.key, remark, tuple(rows.values()))
+        caption = with_uncertainty(Table(whole.result.key, remark, tuple(rows.values())), self.kept)
+        rows = dict(zip(rows, caption.rows, strict=True))
         parts += [f"{caption.heading}\n", paragraph(caption.caption())]
         for block in dict.fromkeys(variant.ablation for variant in self.variants):
             parts.append(f"## {block}\n\n{self._block([v for v in self.variants if v.ablation == block], rows)}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo
+from benchmark.leaderboards.uncertainty import NO_RANKS, KeptRanks, with_uncertainty
 from benchmark.pipeline.controlled_comparison import ENCODERS, FAIR, refusal
 from benchmark.records.identity import StageIdentity
 from benchmark.records.layout import listed, paragraph, pipe_table
@@ -179,8 +180,13 @@ def reasons_outside(registry: Registry) -> dict[str, str]:
     return {title: reason for title, reason in reasons.items() if reason}
 
 
-def controlled_section(info: DatasetInfo, records: Iterable[Record], outside: Mapping[str, str]) -> str:
-    """The section of a dataset's page, markdown; "" without a record for it. ``outside``: `reasons_outside`."""
+def controlled_section(
+    info: DatasetInfo, records: Iterable[Record], outside: Mapping[str, str], kept: KeptRanks = NO_RANKS
+) -> str:
+    """The section of a dataset's page, markdown; "" without a record for it.
+
+    ``outside``: `reasons_outside`; ``kept``: ranks, where there are some.
+    """
     mine = [r for r in records if r.identity.data is not None and r.identity.data.name == info.name]
     found = comparisons(mine)
     if not found:
@@ -190,18 +196,20 @@ def controlled_section(info: DatasetInfo, records: Iterable[Record], outside: Ma
     parts = [f"## Controlled comparison (run --fair){f': {DEMO}' if is_demo else ''}\n", paragraph([_READING])]
     for comparison in found:
         parts.append(f"### {_TITLES[comparison.encoder]}\n")
-        parts += _tables(info, comparison, f": {DEMO_CAPTION}" if is_demo else "")
+        parts += _tables(info, comparison, f": {DEMO_CAPTION}" if is_demo else "", kept)
     if outside:
         parts.append("### Not in these tables\n")
         parts.append(listed(f"{title}: {reason}" for title, reason in outside.items()))
     return "\n".join(parts)
 
 
-def _tables(info: DatasetInfo, comparison: ControlledComparison, remark: str) -> Iterator[str]:
+def _tables(
+    info: DatasetInfo, comparison: ControlledComparison, remark: str, kept: KeptRanks
+) -> Iterator[str]:
     """Recalls by the dataset's own protocol, then costs, then what has to be known of both."""
     rows = rows_of([(r, result) for r in comparison.records for result in r.results if _is_reported(result, info)])
     rows = [replace(row, label=_training(row)) for row in rows]
-    table = Table(replace(rows[0].result.key, category=""), remark, tuple(rows))
+    table = with_uncertainty(Table(replace(rows[0].result.key, category=""), remark, tuple(rows)), kept)
     yield f"{table.heading}\n"
     yield paragraph(table.caption())
     yield table.body()

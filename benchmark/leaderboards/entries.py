@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
+from benchmark.dataset import TaskKey
+from benchmark.leaderboards.published import schema_of
 from benchmark.records.layout import places_of
 from benchmark.records.rows import FACTS, Cell, Place, Row
 from benchmark.records.tables import Table
@@ -33,10 +36,12 @@ def facts_of(row: Row) -> dict[str, str]:
     return found
 
 
-def queries_of(row: Row, category: str) -> int | None:
-    """How many queries a number is of, where it was measured here."""
-    results = row.results.get(category)
-    return results[0].queries if results else None
+def queries_of(key: TaskKey, row: Row, category: str) -> int | None:
+    """How many queries a number is of, where that is known; of an average, those of its categories together."""
+    if results := row.results.get(category):
+        return results[0].queries
+    schema = None if row.records else schema_of(key.dataset)
+    return sum(schema.queries_of(replace(key, category=category))) or None if schema else None
 
 
 def entries_of(table: Table) -> Iterator[dict[str, Value]]:
@@ -49,7 +54,7 @@ def entries_of(table: Table) -> Iterator[dict[str, Value]]:
             cell = row.cells[place]
             yield {
                 **column, "category": place[0], "metric": place[1], "method": literal(row.name),
-                "label": literal(row.label), **_numbers(cell), "queries": queries_of(row, place[0]), **facts,
+                "label": literal(row.label), **_numbers(cell), "queries": queries_of(key, row, place[0]), **facts,
                 "demo": "demo" in table.remark,
             }  # fmt: skip
 

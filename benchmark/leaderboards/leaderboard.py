@@ -234,7 +234,7 @@ def pages(
     accepted = [record for record in sources.measured.records if not refusals(record)]
     found: dict[Path, str] = {}
     for name, info in datasets.items():
-        page = render(info, sources, controlled_section(info, accepted, outside))
+        page = render(info, sources, controlled_section(info, accepted, outside, sources.measured.ranks))
         found[results / MEASURED_FOLDER / f"{name}.md"] = page
     for extra in further:
         path = results / MEASURED_FOLDER / extra.name
@@ -247,12 +247,12 @@ def pages(
     variants = {variant.name for _, declared in ablations.values() for variant in declared}
     for name in sorted({dataset_of(record) for record in sources.demo.records}):
         known = datasets.get(name)
-        controlled = controlled_section(known, sources.demo.records, outside) if known else ""
+        controlled = controlled_section(known, sources.demo.records, outside, sources.demo.ranks) if known else ""
         page = render_demo(name, known.title if known else name, sources, controlled, variants)
         found[results / DEMO_FOLDER / f"{name}.md"] = page
         for method, (method_info, declared) in ablations.items():
-            text = ablation_page(method_info, declared, known, _demo_records(name, sources.demo)) if known else ""
-            if text:
+            mine, ranks = _demo_records(name, sources.demo), sources.demo.ranks
+            if known and (text := ablation_page(method_info, declared, known, mine, ranks)):
                 found[results / DEMO_FOLDER / f"{name}-{method}-ablations.md"] = text
     return found
 

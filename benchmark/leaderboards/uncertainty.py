@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -35,6 +36,8 @@ _HALF_WIDTH = 1.96
 
 KeptRanks = Mapping[str, Mapping[int, PerQuery]]
 """Per-query results by the digest of their file, then by the index of the record's result."""
+
+NO_RANKS: KeptRanks = MappingProxyType({})
 
 
 def with_uncertainty(table: Table, kept: KeptRanks) -> Table:
