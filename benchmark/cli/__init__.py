@@ -132,6 +132,7 @@ def _commands() -> dict[str, ModuleType]:
         parity,
         report,
         run,
+        search,
         submit,
         throughput,
     )
@@ -150,6 +151,7 @@ def _commands() -> dict[str, ModuleType]:
         "compare": compare,
         "compose": compose,
         "report": report,
+        "search": search,
         "throughput": throughput,
     }
 

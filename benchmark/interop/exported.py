@@ -65,8 +65,8 @@ class Model:
         device: torch.device,
     ) -> None:
         self.header = header
-        self._method, self._inputs, self._encoder = method, inputs, encoder
-        self._rule, self._device = rule, device
+        self.method, self.inputs, self.encoder = method, inputs, encoder
+        self._rule, self.device = rule, device
 
     def encode_query(self, images: Sequence[Picture], texts: Sequence[Text]) -> Encoding:
         """Encodings of B queries, on the CPU: a reference picture and a modification text each.
@@ -81,7 +81,7 @@ class Model:
         strings = [self._query(text) for text in texts]
         return self._encode(
             len(images),
-            lambda part: self._method.encode_query(
+            lambda part: self.method.encode_query(
                 self._pictures(images[part], "reference"), self._texts(strings[part])
             ),
         )
@@ -93,14 +93,14 @@ class Model:
         """
         _require_list(images, "encode_target", "pictures")
         return self._encode(
-            len(images), lambda part: self._method.encode_target(self._pictures(images[part], "target"))
+            len(images), lambda part: self.method.encode_target(self._pictures(images[part], "target"))
         )
 
     def score(self, queries: Encoding, targets: Encoding) -> Tensor:
         """(b, n); larger is better. One block of queries and targets is computed at once."""
-        here = [map_tensors(lambda tensor: tensor.to(self._device), e) for e in (queries, targets)]
+        here = [map_tensors(lambda tensor: tensor.to(self.device), e) for e in (queries, targets)]
         with torch.no_grad(), tf32(False):
-            return self._method.score(*here).cpu()
+            return self.method.score(*here).cpu()
 
     def explain(self, images: Sequence[Picture], strings: Sequence[str]) -> dict[str, Tensor]:
         """What the method attends to in these references, by name, on the CPU; {} where it does not tell.
@@ -108,14 +108,14 @@ class Model:
         ``strings``: the modification texts as the run's text rule has made them.
         """
         with torch.no_grad(), tf32(False):
-            found = self._method.explain(self._pictures(images, "reference"), self._texts(strings))
+            found = self.method.explain(self._pictures(images, "reference"), self._texts(strings))
         return {name: tensor.float().cpu() for name, tensor in found.items()}
 
     @property
     def grids(self) -> tuple[int, ...]:
         """How a picture is cut into the patches that the method reads; () where it reads none."""
-        reads = isinstance(self._inputs, FeatureInputs) and "patches" in self._inputs.views
-        return self._inputs.grids if reads and isinstance(self._inputs, FeatureInputs) else ()
+        reads = isinstance(self.inputs, FeatureInputs) and "patches" in self.inputs.views
+        return self.inputs.grids if reads and isinstance(self.inputs, FeatureInputs) else ()
 
     def _encode(self, count: int, encode: Callable[[slice], Encoding]) -> Encoding:
         if not count:
@@ -139,17 +139,17 @@ class Model:
 
     def _pictures(self, images: Sequence[Picture], side: str) -> Views:
         opened = [_opened(image) for image in images]
-        if isinstance(self._inputs, FeatureInputs):
-            names = self._inputs.reference if side == "reference" else self._inputs.target
-            return {name: self._features(name, opened, self._inputs.grids) for name in names}
-        transform = self._inputs.evaluate
+        if isinstance(self.inputs, FeatureInputs):
+            names = self.inputs.reference if side == "reference" else self.inputs.target
+            return {name: self._features(name, opened, self.inputs.grids) for name in names}
+        transform = self.inputs.evaluate
         pixels = np.stack([transform.picture(image, np.random.default_rng(0)) for image in opened])
-        return {"pixels": transform.normalise(torch.from_numpy(pixels).to(self._device))}
+        return {"pixels": transform.normalise(torch.from_numpy(pixels).to(self.device))}
 
     def _features(self, view: str, images: Sequence[Image.Image], grids: tuple[int, ...]) -> Tensor:
         """(B, d) of whole pictures, (B, P, d) of patches, or another output, as the feature store has them."""
-        assert self._encoder is not None
-        preprocessing = self._encoder.backbone.preprocessing
+        assert self.encoder is not None
+        preprocessing = self.encoder.backbone.preprocessing
         if view != PATCHES:
             return self._encoded(np.stack([preprocessing.picture(image) for image in images]), view)
         crops = np.stack([preprocessing.patches(image, grids) for image in images])
@@ -158,23 +158,23 @@ class Model:
 
     def _encoded(self, pixels: NDArray[np.uint8], output: str) -> Tensor:
         """(m, S, S, 3) → (m, *shape of the output), in passes of at most one batch."""
-        assert self._encoder is not None
-        backbone, passes = self._encoder.backbone, []
+        assert self.encoder is not None
+        backbone, passes = self.encoder.backbone, []
         dtype = getattr(torch, backbone.picture_outputs[output].dtype)
-        with self._encoder.frozen():
+        with self.encoder.frozen():
             for start in range(0, len(pixels), _BATCH):
-                part = torch.from_numpy(pixels[start : start + _BATCH]).to(self._device)
+                part = torch.from_numpy(pixels[start : start + _BATCH]).to(self.device)
                 normalised = backbone.preprocessing.normalise(part)
                 passes.append(backbone.encode_picture_outputs(normalised, [output])[output].to(dtype))
         return torch.cat(passes)
 
     def _texts(self, strings: Sequence[str]) -> Views:
-        if not isinstance(self._inputs, FeatureInputs) or self._inputs.text == "tokenized":
-            return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
-        assert self._encoder is not None
-        backbone = self._encoder.backbone
-        with self._encoder.frozen():
-            return {"global": backbone.encode_text(backbone.tokenize(strings).to(self._device)).float()}
+        if not isinstance(self.inputs, FeatureInputs) or self.inputs.text == "tokenized":
+            return {name: tensor.to(self.device) for name, tensor in self.method.tokenize(strings).items()}
+        assert self.encoder is not None
+        backbone = self.encoder.backbone
+        with self.encoder.frozen():
+            return {"global": backbone.encode_text(backbone.tokenize(strings).to(self.device)).float()}
 
 
 def _opened(image: Picture) -> Image.Image:

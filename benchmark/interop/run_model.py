@@ -65,6 +65,7 @@ def encoder_of_run(
     stage = next((s for s in stages_of(registry, header) if s.output == "encoder" and s.name != header.stage), None)
     if stage is None:
         load_into(backbone, read_weights(path), str(path))
+        backbone.relabel(str(header.start["weights"]))
         return backbone
     told = next(earlier for earlier in header.earlier if earlier.name == stage.name)
     training = fill(stage.settings, [(str(path), told.settings)], stage.name)

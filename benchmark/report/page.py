@@ -5,22 +5,15 @@ Style and script stand in the page, and its content security policy allows these
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-
-import jinja2
-from markupsafe import Markup
 
 from benchmark.comparison.composition import CompositionAt, compose_side
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import REPLICATES
-from benchmark.files import atomic_write_text, format_json
+from benchmark.files import atomic_write_text
 from benchmark.progress import say
 from benchmark.records.environment import utc_now
 from benchmark.records.layout import places_of, short_name
@@ -34,6 +27,7 @@ from benchmark.report.figures import block_figures, training_figures
 from benchmark.report.pictures import embedded, linked
 from benchmark.report.provenance import facts_of, without_folders
 from benchmark.report.runs import Block, ReportedSide, blocks_of, reported_sides
+from benchmark.report.sealed_page import sealed_page
 
 _COMPOSED_AT = "R@10"
 
@@ -65,8 +59,10 @@ def write_report(
     }
     attention, without_attention = attention_of(sides, blocks, shown, where)
     pictures = _pictures(blocks, shown.names, page, embed)
-    data = {"pictures": shown.names, "sources": pictures, "blocks": browsers, "attention": attention}
-    atomic_write_text(page, _render(
+    html, _ = sealed_page(
+        "benchmark.report",
+        "report",
+        "img-src file: data:; form-action 'none'",
         sides=sides,
         blocks=[_shown_block(block, sides) for block in blocks],
         tables=[_shown_table(table) for table in tables(record for s in sides for record in s.side.records)],
@@ -79,8 +75,9 @@ def write_report(
         without_attention=[without_folders(line) for line in without_attention],
         kinds=KINDS,
         made=utc_now(),
-        data=_inert(data),
-    ))  # fmt: skip
+        data={"pictures": shown.names, "sources": pictures, "blocks": browsers, "attention": attention},
+    )
+    atomic_write_text(page, html)
     return page
 
 
@@ -90,40 +87,6 @@ def _pictures(blocks: Sequence[Block], names: Sequence[str], page: Path, embed: 
     for data, is_demo in {id(block.data): (block.data, block.is_demo) for block in blocks}.values():
         found |= embedded(data.paths, names) if is_demo or embed else linked(data.paths, names, page)
     return [found.get(name, "") for name in names]
-
-
-def _inert(data: Mapping[str, Any]) -> Markup:
-    """JSON inside a script element: nothing in it can end the element, or be read as a comment or an entity."""
-    text = format_json(data)
-    return Markup(re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def _render(**values: Any) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("benchmark.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["unmarked"] = _unmarked
-    templates = files("benchmark.report") / "templates"
-    style, script = ((templates / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
-        "img-src file: data:; base-uri 'none'; form-action 'none'"
-    )
-    template = environment.get_template("report.html")
-    return template.render(style=Markup(style), script=Markup(script), policy=policy, **values)
-
-
-def _digest(content: str) -> str:
-    return base64.b64encode(hashlib.sha256(content.encode("utf-8")).digest()).decode("ascii")
-
-
-def _unmarked(text: str) -> str:
-    """A text that was made plain for Markdown, as it is to be read here."""
-    return re.sub(r"\\([\\`*<~_(#>+-])", r"\1", text)
 
 
 def _shown_table(table: Table) -> dict[str, Any]:

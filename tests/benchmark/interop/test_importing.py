@@ -244,8 +244,8 @@ def test_full_size_files_give_the_golden_numbers(command: Command, tmp_path: Pat
     golden = json.loads((GOLDEN / "clip_encoder.json").read_text())["models"]["RN50x4"]
     sizes = golden["config"]
     model = load(export(folder, tmp_path / "model.safetensors"))
-    assert model._encoder is not None
-    encoder, method = model._encoder.backbone, model._method
+    assert model.encoder is not None
+    encoder, method = model.encoder.backbone, model.method
     pixels = clip_images("RN50x4.input.reference", sizes["batch"], sizes["image_resolution"], sizes["coarse"], "")
     tokens = torch.zeros(len(golden["token_ids"]), 77, dtype=torch.int64)
     for row, numbers in enumerate(golden["token_ids"]):
