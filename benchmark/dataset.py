@@ -8,7 +8,7 @@ Notation: P pictures, N triplets, Q queries, G gallery pictures, S members of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -22,6 +22,25 @@ IntArray = NDArray[np.int64]
 
 Captions = tuple[str, ...]
 """The raw modification texts of one triplet or query, in file order; one or more."""
+
+
+class Words(Protocol):
+    """A dictionary, wrong word to right word."""
+
+    @property
+    def words(self) -> Mapping[str, str]: ...
+
+
+class CategoryCaptions(tuple[str, ...]):
+    """Captions that know the dictionary of their category, wherever they are taken: the same captions are corrected
+    otherwise in another one. Only the text rule `corrected` reads it."""
+
+    dictionary: Words
+
+    def __new__(cls, captions: Captions, dictionary: Words) -> CategoryCaptions:
+        made = super().__new__(cls, captions)
+        made.dictionary = dictionary
+        return made
 
 
 def integers(values: Iterable[int]) -> IntArray:

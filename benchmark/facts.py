@@ -143,7 +143,8 @@ class DatasetInfo:
     ``folders``: names that the dataset's folder usually has under a data root. ``text_rule``: how
     captions become strings where a recipe does not say. ``equal_captions_answer``: every picture
     with the target's own caption (its side text) is a right answer, not the target alone.
-    ``official_files``: sha256 of the published annotation files, by name.
+    ``official_files``: sha256 of the published annotation files, by name. ``dictionaries``: of corrected words, by
+    category ("" where there are none), file and sha256.
     """
 
     name: str
@@ -158,6 +159,7 @@ class DatasetInfo:
     evaluation_split: str = "val"
     equal_captions_answer: bool = False
     official_files: dict[str, Any] = field(default_factory=dict)
+    dictionaries: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,31 @@
 A rule says three things: how a triplet's captions become training entries, what string an entry
 shows in an epoch (it may draw), and which strings a query is asked with in evaluation. Its *mode*
 is part of a table's column, since it changes what is measured (`joined`, `per-caption`,
-`both-orders`, `single`, `template`).
+`both-orders`, `single`, `template`, `corrected`).
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
-`per-caption` and the punctuation words, ARTEMIS' for `both-orders`.
+`per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.dataset import Captions
-from benchmark.errors import unknown_name
+from benchmark.dataset import Captions, CategoryCaptions
+from benchmark.errors import UserError, unknown_name
+
+CORRECTED = "corrected"
+"""The name of the rule whose texts depend on dictionaries."""
 
 _EDGES = ".?, "
 _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"), ("*", "starmark"))
+
+
+_SIGNS_AS_BLANKS = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,18 @@ def punctuation_words(caption: str) -> str:
 def joined(first: str, second: str) -> str:
     """"A and b": both trimmed, the first one capitalised in Python's sense (the rest is lowered)."""
     return f"{trim(first).capitalize()} and {trim(second)}"
+
+
+def corrected(caption: str, words: Mapping[str, str]) -> str:
+    """Lower-cased, ASCII's punctuation as blanks, each whole word replaced once by what the dictionary says."""
+    return " ".join(words.get(word, word) for word in caption.lower().translate(_SIGNS_AS_BLANKS).split())
+
+
+def _corrected(captions: Captions) -> str:
+    """All captions, corrected, joined by " and "; an empty one stays. Raises UserError without a dictionary."""
+    if not isinstance(captions, CategoryCaptions):
+        raise UserError("text rule corrected: these captions have no dictionary; use it with FashionIQ or Shoes")
+    return " and ".join(corrected(caption, captions.dictionary.words) for caption in captions)
 
 
 def _whole(captions: Captions) -> tuple[Captions, ...]:
@@ -131,6 +150,10 @@ TEXT_RULES: dict[str, TextRule] = {
             _both_orders,
             lambda captions, _: _ordered_pair(captions),
             lambda captions: (_ordered_pair(captions),),
+        ),
+        TextRule(
+            CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
+            _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
         ),
     )
 }

@@ -26,6 +26,7 @@ from benchmark.data.annotated import (
     whole_splits,
 )
 from benchmark.data.annotations import Problems
+from benchmark.data.dictionaries import WordDictionary, dictionary_notes
 from benchmark.data.folders import format_doubles, squashed_size
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -42,7 +43,7 @@ from benchmark.dataset import (
 )
 from benchmark.errors import unknown_name
 from benchmark.facts_file import dataset_info
-from benchmark.text_rules import TextRule
+from benchmark.text_rules import CORRECTED, TextRule
 
 from .readers.fashioniq import CATEGORIES, SPLITS, Category, FashionIQFiles, FashionIQSplit, read_category
 from .readers.fashioniq import LAYOUTS as LAYOUTS
@@ -68,7 +69,7 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
     split: {f"{category} {what}": n for category, counts in table.items() for what, n in counts.items()}
     for split, table in (("train", _TRAIN), ("val", _VAL), ("test", _TEST))
 }
-_TEXT_MODES = ("joined", "per-caption", "both-orders")
+_TEXT_MODES = ("joined", "per-caption", "both-orders", CORRECTED)
 
 
 class FashionIQ(AnnotatedDataset[FashionIQSplit]):
@@ -89,6 +90,8 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
         self._doubles = index.doubles & set(names)
         self._number = {name: i for i, name in enumerate(names)}
+        places = [base / folder for base in (files.base, files.root) for folder in ("captions", "json", "")]
+        self.dictionaries = {c: WordDictionary(INFO, c, [files.captions, *places]) for c in CATEGORIES}
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         """All triplets, category after category; the same in every epoch, whatever the seed and pair sampling."""
@@ -107,7 +110,8 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         return self._numbers(tuple(dict.fromkeys(name for names in lists for name in names)))
 
     def training_texts(self) -> tuple[Captions, ...]:
-        return tuple(captions for part in self._split("train").values() for captions in part.captions)
+        train = self._split("train")
+        return tuple(self.dictionaries[c].captions(captions) for c, part in train.items() for captions in part.captions)
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """A task for each category; raises UserError for unknown names and rules of other text modes."""
@@ -121,7 +125,9 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         ranked = part.used if key.protocol.startswith("val") else np.arange(len(part.names), dtype=np.int64)
         position = np.full(len(part.names), -1, dtype=np.int64)
         position[ranked] = np.arange(len(ranked))
-        asked = [(line, texts) for line, c in enumerate(part.captions) if (texts := rule.queries(c))]
+        dictionary = self.dictionaries[key.category]
+        own = (dictionary.captions(captions) for captions in part.captions)
+        asked = [(line, texts) for line, captions in enumerate(own) if (texts := rule.queries(captions))]
         entry = integers(line for line, texts in asked for _ in texts)
         numbers, reference, target = self._numbers(part.names), part.reference[entry], part.target[entry]
         labelled = key.split != "test"
@@ -140,7 +146,7 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
             cutoffs=(10, 50),
             average="mean(R@10,R@50)",
             labelled=labelled,
-            notes=self.warnings,
+            notes=(*self.warnings, *(dictionary_notes([dictionary]) if rule.name == CORRECTED else ())),
         )
 
     def _count(self, name: str, split: FashionIQSplit) -> dict[str, int]:

@@ -32,6 +32,7 @@ from benchmark.data.annotated import (
     whole_splits,
 )
 from benchmark.data.annotations import Problems, read_records
+from benchmark.data.dictionaries import WordDictionary, dictionary_notes
 from benchmark.data.folders import StemIndex, format_doubles, index_by_stem
 from benchmark.data.protocols import fitting_rule
 from benchmark.dataset import (
@@ -48,6 +49,7 @@ from benchmark.dataset import (
 )
 from benchmark.errors import UserError
 from benchmark.facts_file import dataset_info
+from benchmark.text_rules import CORRECTED
 
 from .readers.shoes import LAYOUTS as LAYOUTS
 from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Reader, ShoesFiles, ShoesSplit, Training
@@ -88,6 +90,8 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         doubles = {f"{stem}.jpg" for stem in index.doubles} & set(names)
         self.warnings = format_doubles(doubles, "the first in the folders' order is taken")
         self._number = {name: i for i, name in enumerate(names)}
+        self._dictionary = WordDictionary(INFO, "", [b / f for b in (files.base, files.root) for f in ("captions", "")])
+        self.dictionaries = {"": self._dictionary}
         refusals = self._evaluation("test").refusals if "test" in splits else {}
         without = tuple(name for name in ("val", "val-list") if name in refusals)
         self.protocols = tuple(_protocol(name, summary, without) for name, summary in _SUMMARIES.items())
@@ -103,7 +107,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         return self._numbers(self._training().used if split == "train" else self._evaluation(split).names)
 
     def training_texts(self) -> tuple[Captions, ...]:
-        return tuple((entry.caption,) for entry in self._training().entries)
+        return tuple(self._dictionary.captions((entry.caption,)) for entry in self._training().entries)
 
     def side_texts(self) -> dict[str, tuple[str, ...]]:
         """Captions of single pictures by file name, from captions_shoes.json where it is there."""
@@ -128,6 +132,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         reference = integers(position[e.reference] for e in ranking.entries)
         target = integers(position[e.target] for e in ranking.entries)
         gallery = self._numbers(ranking.gallery)
+        corrections = dictionary_notes([self._dictionary]) if rule.name == CORRECTED else ()
         return (
             Task(
                 key=TaskKey(self.label, split, protocol, rule.mode),
@@ -135,7 +140,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
                     ids=tuple(str(e.number) for e in ranking.entries),
                     reference_picture=gallery[reference],
                     reference_in_gallery=reference,
-                    texts=tuple(rule.queries((e.caption,))[0] for e in ranking.entries),
+                    texts=tuple(rule.queries(self._dictionary.captions((e.caption,)))[0] for e in ranking.entries),
                     positives=Ragged.single(target),
                     group=reference,
                 ),
@@ -143,7 +148,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
                 exclude_reference=protocol == "val" or protocol.endswith("-noref"),
                 cutoffs=(1, 10, 50),
                 average="mean(R@1,R@10,R@50)",
-                notes=(*self._notes(int(np.sum(reference == target))), *self.warnings),
+                notes=(*self._notes(int(np.sum(reference == target))), *self.warnings, *corrections),
             ),
         )
 
@@ -186,7 +191,7 @@ _SUMMARIES = {
 
 def _protocol(name: str, summary: str, without: Sequence[str]) -> ProtocolInfo:
     splits = () if name.removesuffix("-noref") in without else ("test",)
-    return ProtocolInfo(name, summary, splits, ("single",))
+    return ProtocolInfo(name, summary, splits, ("single", CORRECTED))
 
 
 def _index(root: Path) -> StemIndex:

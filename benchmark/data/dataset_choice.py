@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.data.annotated import require_counts
+from benchmark.data.dictionaries import dictionaries_of
 from benchmark.data.folders import locate_root
 from benchmark.data.noise import NoisyDataset
 from benchmark.data.partial import LimitedDataset, without_missing
@@ -88,6 +89,8 @@ def _read(
 ) -> Dataset:
     """The splits, whole and of the published counts; with `--allow-missing` what is left of the needed ones."""
     dataset = registry.load_dataset(options.dataset, folder, splits)
+    for dictionary in dictionaries_of(dataset).values():
+        dictionary.places += [options.assets] if options.assets else []
     if options.noise and "train" in splits:
         # Of all triplets in file order, before any is left out.
         dataset = NoisyDataset(dataset, options.noise, options.noise_seed, options.noise_scheme)

@@ -190,8 +190,10 @@ def _long_texts(dataset: Dataset, context: TextContext) -> Iterator[LongTexts]:
     modes = dict.fromkeys(mode for protocol in dataset.protocols for mode in protocol.text_modes)
     for split, mode in itertools.product(read_splits(dataset), modes):
         rule = rule_of(mode)
+        texts: tuple[str, ...] = ()
         if split == "train":
-            texts = training_strings(dataset, rule)
+            with suppress(UserError):  # dictionaries are needed by those alone who ask for corrected texts
+                texts = training_strings(dataset, rule)
         else:
             tasks: tuple[Task, ...] = ()
             with suppress(UserError):  # a protocol that cannot be built is told by its needs
@@ -199,8 +201,8 @@ def _long_texts(dataset: Dataset, context: TextContext) -> Iterator[LongTexts]:
             # Several protocols ask the same queries.
             asked = {(task.key.category, query): text for task in tasks for query, text in _asked(task)}
             texts = tuple(asked.values())
-            if not texts:
-                continue
+        if not texts:
+            continue
         yield LongTexts(split, mode, context.name, context.length, len(texts), context.cut(texts))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from benchmark.data.annotated import checked_files
+from benchmark.data.dictionaries import dictionaries_of
 from benchmark.dataset import (
     Captions,
     Counts,
@@ -72,6 +73,7 @@ class WrappedDataset:
         self.checked = checked_files(dataset)
         self.pictures: Pictures = dataset.pictures
         self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
+        self.dictionaries = dictionaries_of(dataset)
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         return self._dataset.train_triplets(epoch, seed, pair_sampling)

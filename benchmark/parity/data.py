@@ -1,16 +1,19 @@
-"""Golden numbers of what no method computes: how training triplets are made wrong."""
+"""Golden numbers of what no method computes: how training triplets are made wrong, how texts are corrected."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 from pydantic import Field
 
 from benchmark.data.noise import SCHEMES, exchange
+from benchmark.dataset import CategoryCaptions
 from benchmark.parity.comparison import Deviation, compare_count, compare_names
 from benchmark.parity.files import Form, GoldenFile
+from benchmark.text_rules import CORRECTED, text_rule
 
 
 class _Released(Form):
@@ -52,6 +55,29 @@ def check_noise(file: GoldenFile) -> Iterator[Deviation]:
                 yield compare_count(f"{name}, {release}: {part}s moved", int((source != every).sum()), moved)
                 digest = hashlib.sha256(",".join(map(str, source.tolist())).encode()).hexdigest()
                 yield same_digest(f"{name}, {release}: {part} of each triplet", digest, sha256)
+
+
+class _Corrected(Form):
+    captions: list[str]
+    joined: str
+    single: list[str]
+
+
+def check_corrected_text(file: GoldenFile) -> Iterator[Deviation]:
+    """The made-up captions; what is listed of the official ones needs the annotations and dictionaries themselves."""
+    words = file.parse(dict[str, str], "made_up", "dictionary")
+    cases = file.parse(list[_Corrected], "made_up", "cases")
+    for place, (name, expected) in enumerate(_corrected_strings(cases)):
+        dictionary = SimpleNamespace(words=words)
+        captions = CategoryCaptions(tuple(name), dictionary)
+        (found,) = text_rule(CORRECTED).queries(captions)
+        yield Deviation(f"made up {place + 1}: {' | '.join(name)!r}", float(found != expected), 0.0, note=repr(found))
+
+
+def _corrected_strings(cases: list[_Corrected]) -> Iterator[tuple[list[str], str]]:
+    for case in cases:
+        yield case.captions, case.joined
+        yield from (([caption], single) for caption, single in zip(case.captions, case.single, strict=True))
 
 
 def same_digest(output: str, found: str, expected: str) -> Deviation:

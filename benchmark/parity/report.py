@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown_name
 from benchmark.parity.comparison import Deviation
-from benchmark.parity.data import check_noise
+from benchmark.parity.data import check_corrected_text, check_noise
 from benchmark.parity.files import GoldenFile
 from benchmark.parity.pictures import check_preprocessing
 from benchmark.parity.training import CaseReader, check_recipe, read_recipes
@@ -36,6 +36,7 @@ def check(path: Path, registry: Registry) -> list[Deviation]:
     readers: dict[str, FormReader] = {
         "preprocessing": check_preprocessing,
         "noisy_triplets": check_noise,
+        "corrected_text": check_corrected_text,
         "training": lambda golden: _check_training(golden, registry),
     }
     for companion in registry.companions():

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmark.backbone import BackboneChoice, BackboneFamily
+from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.data.wrapped import Noise, noise_of
@@ -28,7 +29,7 @@ from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
-from benchmark.text_rules import TextRule, text_rule
+from benchmark.text_rules import CORRECTED, TextRule, text_rule
 from benchmark.training.batches import SEED_SCHEME, stage_seed
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
@@ -160,6 +161,7 @@ class Plan:
             "stage seeds": SEED_SCHEME,
             "skip": self.options.skip_bad_images,
             **self._noise_identity,
+            **self._dictionary_identity(planned),
         }
 
     def seed_of(self, planned: PlannedStage) -> int:
@@ -227,9 +229,19 @@ class Plan:
             "plugins": dict(self.plugins),
             **({"subset": self.subset.digest} if self.subset else {}),
             **self._noise_identity,
+            **({"dictionaries": self.dictionaries} if self.dictionaries else {}),
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
+
+    @property
+    def dictionaries(self) -> dict[str, str]:
+        """The files that correct the texts of any stage, with their sha256."""
+        corrects = any(planned.settings.text_rule == CORRECTED for planned in self.stages)
+        return dictionary_digests(self.dataset) if corrects else {}
+
+    def _dictionary_identity(self, planned: PlannedStage) -> dict[str, Any]:
+        return {"dictionaries": self.dictionaries} if planned.settings.text_rule == CORRECTED else {}
 
     @property
     def _noise_identity(self) -> dict[str, Any]:

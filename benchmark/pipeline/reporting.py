@@ -206,6 +206,7 @@ def build_record(
         text_rule=plan.rule.name,
         seed=plan.options.seed,
         limit=plan.options.limit,
+        dictionaries=plan.dictionaries or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),

@@ -101,6 +101,7 @@ class Identity(RecordPart):
     it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
+    ``dictionaries``: the files that corrected the texts, with their sha256.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -124,6 +125,7 @@ class Identity(RecordPart):
     plugins: dict[str, str] = {}
     inputs: dict[str, str] = {}
     noise: NoiseIdentity | None = None
+    dictionaries: dict[str, str] | None = None
     missing_pictures: tuple[str, ...] = ()
     skipped_pictures: tuple[str, ...] = ()
     skipped_triplets: Count = 0

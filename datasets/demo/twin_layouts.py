@@ -82,6 +82,8 @@ def write_fashioniq_layout(root: Path, sizes: Sizes) -> Layout:
     rng = np.random.default_rng([SEED, 1])
     layout = Layout()
     for category in _CATEGORIES:
+        # Drawn texts have nothing to correct.
+        atomic_write_json(root / "captions" / f"correction_dict_{category}.json", {})
         for split in fashioniq_splits(category, sizes, rng):
             names = [asin(f"{category} {split.name} {i}") for i in range(len(split.flat))]
             entries = []
@@ -144,6 +146,7 @@ def write_shoes_layout(root: Path, sizes: Sizes) -> Layout:
         layout.count(split.name, len(split.pairs), len(names))
     mixed = [entries[i] for i in rng.permutation(len(entries))]
     atomic_write_json(root / "relative_captions_shoes.json", mixed)
+    atomic_write_json(root / "correction_dict_shoes.json", {})
     return layout
 
 

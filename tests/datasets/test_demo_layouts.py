@@ -118,7 +118,9 @@ def test_fashioniq_has_the_official_files_and_keys(folders: dict[str, Path]) -> 
                 assert set(entry) == {"candidate", "captions"} | (set() if split == "test" else {"target"})
                 assert len(entry["captions"]) == 2
                 assert all(caption.startswith(("is ", "has ", "shows ", "does ", "wears ")) for caption in entry["captions"])
-    assert len(list((root / "captions").iterdir())) == len(list((root / "image_splits").iterdir())) == 9
+    assert len(list((root / "captions").glob("cap.*"))) == len(list((root / "image_splits").iterdir())) == 9
+    dictionaries = {path.name: read(path) for path in (root / "captions").iterdir() if not path.name.startswith("cap.")}
+    assert dictionaries == {f"correction_dict_{category}.json": {} for category in CATEGORIES}
 
 
 _WORDS = {
@@ -144,8 +146,9 @@ def test_shoes_has_the_official_files_and_keys(folders: dict[str, Path]) -> None
     root = folders["shoes"]
     assert {path.name for path in root.iterdir()} == {
         "relative_captions_shoes.json", "train_im_names.txt", "eval_im_names.txt", "dataset.json",
-        *(f"womens_{kind}" for kind in SHOES),
+        "correction_dict_shoes.json", *(f"womens_{kind}" for kind in SHOES),
     }  # fmt: skip
+    assert read(root / "correction_dict_shoes.json") == {}
     lists = {split: (root / f"{split}_im_names.txt").read_text().splitlines() for split in ("train", "eval")}
     assert len(set(lists["train"]) | set(lists["eval"])) == len(lists["train"]) + len(lists["eval"]) == 120
     for kind in SHOES:
