@@ -26,7 +26,7 @@ def facts_of(reported: ReportedSide) -> list[tuple[str, list[tuple[str, str]]]]:
     seeds = ", ".join(str(r.identity.seed) for r in reported.side.records if r.identity.seed is not None)
     what = {
         "method": record.method, "variant": identity.variant, "kind": record.kind, "seeds": seeds,
-        "command": repeatable_command(record.code.command), "made": record.created,
+        "command": repeatable_command(record.command), "made": record.created,
     }  # fmt: skip
     parts: list[tuple[str, Mapping[str, Any]]] = [("Run", what)]
     if data is not None:
