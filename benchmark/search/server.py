@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -48,7 +49,7 @@ class SearchPage:
         self.hosts: frozenset[str] = frozenset()
         gallery = search.gallery
         self._html, self._policy = sealed_page(
-            "benchmark.search", "search", "img-src 'self' blob:; connect-src 'self'; form-action 'none'",
+            "benchmark.search", "search", "img-src 'self' blob: data:; connect-src 'self'; form-action 'none'",
             title=title, unreadable=list(gallery.unreadable), data={"count": len(gallery.names)},
         )  # fmt: skip
         self._thumbnail = lru_cache(maxsize=1024)(self._make_thumbnail)
@@ -117,6 +118,8 @@ def make_search_server(search: Search, title: str, port: int) -> Any:
 
     Raises UserError where the port is taken.
     """
+    # Thumbnails wait for one of the threads, which is nothing to warn of.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     page = SearchPage(search, title)
     try:
         server = create_server(
