@@ -122,7 +122,7 @@ def make_search_server(search: Search, title: str, port: int) -> Any:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     page = SearchPage(search, title)
     try:
-        server = create_server(
+        server: Any = create_server(
             page,
             host=HOST,
             port=port,
