@@ -92,8 +92,7 @@ def settle(
     method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (specification.demo_backbone if is_demo else specification.default_backbone)
-        default = _default_weights(backbone, families, problems)
-        weights = options.weights or default
+        weights = options.weights or _default_weights(backbone, families, problems)
         initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
         problems += [
