@@ -34,6 +34,9 @@ class OpenClipFamily:
     def backbones(self) -> Mapping[str, BackboneInfo]:
         return {name: info for name, info in BACKBONES.items() if info.family == self.name}
 
+    def require_known(self, name: str) -> None:
+        architecture_named(name)
+
     def default_weights(self, name: str) -> str:
         return default_weights(architecture_named(name).label)
 
