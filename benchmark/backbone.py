@@ -259,6 +259,10 @@ class BackboneFamily(Protocol):
         """Those that are listed, by name."""
         ...
 
+    def require_known(self, name: str) -> None:
+        """Raises UserError for a name that is none of its backbones."""
+        ...
+
     def default_weights(self, name: str) -> str:
         """The tag that no `--weights` means, or "random"; raises UserError where there is none."""
         ...

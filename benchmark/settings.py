@@ -96,7 +96,7 @@ class EncoderChoice(MethodSettings):
     )
 
 
-_LATER = ("cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora_rank", "lora_alpha")
+_LATER = ("cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha")
 """Settings of training that later versions added, and that identities name only where they are used."""
 
 
@@ -136,11 +136,11 @@ class TrainingSettings(Settings):
         default_factory=dict, description="learning rate, in place of the stage's, of parameters whose names begin so"
     )
     frozen: tuple[str, ...] = Field((), description="parameters that do not train: what their names begin with")
-    lora_rank: int = Field(
-        0, ge=0, description="train low-rank changes of the backbone's attention matrices, and nothing else of it; "
-        "0: the weights themselves"
+    lora: int = Field(
+        0, ge=0, description="rank of low-rank changes of the backbone's attention matrices, which train in place "
+        "of its weights; 0: none"
     )
-    lora_alpha: float = Field(16.0, gt=0, description="factor of the low-rank changes, times the rank")
+    lora_alpha: float = Field(16.0, gt=0, description="factor of LoRA's changes, times their rank")
     average_decay: float = Field(0.0, ge=0, lt=1, description="moving average of the weights; 0: none")
     batch_norm: Literal["train", "eval"] = Field(
         "train", description="eval: running statistics are used and kept, scale and shift still train"
@@ -191,8 +191,12 @@ class TrainingSettings(Settings):
 class BackboneSettings(Settings):
     """Settings of the backbone, `--set backbone.KEY=VALUE`."""
 
-    preprocessing: Literal["targetpad", "squarepad", "clip"] = Field(
-        "targetpad", description="how a picture is padded before it is resized and cropped"
+    preprocessing: Literal["targetpad", "squarepad", "clip", "squash"] = Field(
+        "targetpad", description="how a picture is padded before it is resized and cropped; squash: it is resized to a "
+        "square as it is"
+    )
+    interpolation: Literal["", "bicubic", "bilinear"] = Field(
+        "", description="of the resizing; by default what the weights were trained with"
     )
     rgb_first: bool = Field(False, description="convert a picture to RGB before padding, not after, as released")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = Field(
@@ -215,7 +219,8 @@ class BackboneSettings(Settings):
     @model_serializer(mode="wrap")
     def _without_what_weights_decide(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A run that leaves them to the weights is the run that it was before these settings were there.
-        return {name: value for name, value in dump(self).items() if name not in ("mean", "std") or value}
+        theirs = ("mean", "std", "interpolation")
+        return {name: value for name, value in dump(self).items() if name not in theirs or value}
 
 
 class TrainerSettings(Settings):

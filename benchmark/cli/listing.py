@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from benchmark.encoders.backbone_table import BACKBONES, listed, plain_architectures
+    from benchmark.encoders.backbone_table import BACKBONES, all_architectures, listed
     from benchmark.pipeline.controlled_comparison import shared_conditions
     from benchmark.registry import discover
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n\n".join(_block(kind, entries) for kind, entries in chosen.items()))
         if options.kind == "backbones":
-            others = [name for name in plain_architectures() if name not in BACKBONES]
+            others = [name for name in all_architectures() if name not in BACKBONES]
             print(textwrap.fill(f"and of open_clip's own: {', '.join(others)}", 100, subsequent_indent="  ",
                                 break_on_hyphens=False))  # fmt: skip
     return 0

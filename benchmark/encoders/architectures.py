@@ -10,17 +10,17 @@ from typing import Annotated, Any, Literal
 
 import open_clip
 import torch
-from open_clip.model import CLIP
 from pydantic import BaseModel, Field
 
 from benchmark.encoders.backbone_table import (
     BACKBONES,
     CLIP_VOCABULARY,
     LEAST_VOCABULARY,
+    all_architectures,
     file_label,
     is_plain,
-    plain_architectures,
 )
+from benchmark.encoders.open_clip_networks import build_network
 from benchmark.errors import UserError, unknown_name
 from benchmark.structured_files import SMALL, read_json, typed
 from benchmark.weights.fit import Shapes
@@ -28,6 +28,7 @@ from benchmark.weights.fit import Shapes
 Activation = Literal["quickgelu", "gelu"]
 
 _PARTS = ("embed_dim", "vision_cfg", "text_cfg")
+_FURTHER = ("multimodal_cfg", "custom_text", "init_logit_scale", "init_logit_bias")
 _Count = Annotated[int, Field(ge=1, le=512)]
 _SUFFIXES: tuple[Activation, ...] = ("quickgelu", "gelu")
 _CONTEXT = 77
@@ -59,13 +60,24 @@ class Architecture:
     @property
     def image_size(self) -> int:
         """S, in pixels."""
-        return int(self.config["vision_cfg"]["image_size"])
+        side = self.config["vision_cfg"]["image_size"]
+        return int(side[0] if isinstance(side, list) else side)
+
+    @property
+    def is_plain(self) -> bool:
+        """A CLIP with CLIP's own text encoder and tokenizer, or with the first of its tokens, as ``tiny``."""
+        return is_plain(self.config) or self.label in OWN or (self.is_file and _is_small_clip(self.config))
+
+    @property
+    def is_of_the_hub(self) -> bool:
+        """Whether the sizes of its text tower stand in a file of Hugging Face's hub."""
+        return bool(self.config["text_cfg"].get("hf_model_name"))
 
 
 def architecture_named(name: str) -> Architecture:
     """``RN50x4``, ``ViT-B-32-gelu``, or a JSON file in the form of open_clip's configurations.
 
-    Raises UserError for what is unknown, no plain CLIP, or a file that no network can be built of.
+    Raises UserError for what is unknown, or a file that no network can be built of.
     """
     if name.endswith(".json"):
         return _of_file(Path(name).expanduser())
@@ -79,23 +91,33 @@ def _of_file(path: Path) -> Architecture:
 
 
 def own_architecture(config: Any, label: str, where: str) -> Architecture:
-    """An architecture of the user's own; raises UserError where no plain CLIP can be built of the configuration."""
+    """An architecture of the user's own; raises UserError where nothing can be built of the configuration."""
     typed(_ClipConfiguration, config, where, "open_clip's model_configs show the form")
-    vocabulary = config["text_cfg"].get("vocab_size", CLIP_VOCABULARY)
-    own_text = {**config["text_cfg"], "vocab_size": CLIP_VOCABULARY}
-    if not is_plain({**config, "text_cfg": own_text}) or vocabulary > CLIP_VOCABULARY:
-        raise UserError(f"{where}: no plain CLIP model (it has another text encoder or tokenizer)")
-    sizes = {key: config[key] for key in _PARTS}
+    sizes = {key: config[key] for key in (*_PARTS, *_FURTHER) if key in config}
+    if config["text_cfg"].get("hf_model_name"):
+        return Architecture(label, sizes, _asked_activation(config), is_file=True)
     try:
         with torch.device("meta"):
-            CLIP(**sizes)
+            build_network(label, sizes, quick_gelu=False, assets_root=None)
+    except UserError:
+        raise
     except Exception as error:  # whatever torch and timm say of sizes that do not go together
         told = str(error).partition("\n")[0]
         raise UserError(f"{where}: no network can be built of it ({type(error).__name__}: {told})") from None
-    activation: Activation | None = None
-    if "quick_gelu" in config:
-        activation = "quickgelu" if config["quick_gelu"] else "gelu"
-    return Architecture(label, sizes, activation, is_file=True)
+    return Architecture(label, sizes, _asked_activation(config), is_file=True)
+
+
+def _asked_activation(config: Mapping[str, Any]) -> Activation | None:
+    if "quick_gelu" not in config:
+        return None
+    return "quickgelu" if config["quick_gelu"] else "gelu"
+
+
+def _is_small_clip(config: Mapping[str, Any]) -> bool:
+    """A plain CLIP but for its vocabulary, of which it has the first tokens."""
+    text = config["text_cfg"]
+    as_clip = {**config, "text_cfg": {**text, "vocab_size": CLIP_VOCABULARY}}
+    return is_plain(as_clip) and int(text.get("vocab_size", CLIP_VOCABULARY)) <= CLIP_VOCABULARY
 
 
 _Size = Annotated[int, Field(ge=1, le=65_536)]
@@ -135,7 +157,7 @@ def split_name(name: str) -> tuple[str, Activation | None]:
 
 
 def backbone_configuration(name: str) -> Mapping[str, Any]:
-    """open_clip's configuration of a name; raises UserError for what is unknown or no plain CLIP."""
+    """open_clip's configuration of a name; raises UserError for what is unknown."""
     architecture, asked = split_name(name)
     if architecture in OWN and asked is None:
         return OWN[architecture][0]
@@ -146,9 +168,7 @@ def backbone_configuration(name: str) -> Mapping[str, Any]:
     if config is None and architecture in known:
         config = open_clip.get_model_config(f"{architecture}-quickgelu")
     if config is None:
-        raise unknown_name("backbone", name, {*BACKBONES, *plain_architectures()}, "list backbones")
-    if not is_plain(config):
-        raise UserError(f"--backbone {name}: no plain CLIP model (it has another text encoder or tokenizer)")
+        raise unknown_name("backbone", name, {*BACKBONES, *all_architectures()}, "list backbones")
     return config
 
 
@@ -242,7 +262,8 @@ def _known() -> dict[str, ClipSizes]:
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         if config is not None and isinstance(config["vision_cfg"].get("layers"), int | list):
-            known.setdefault(split_name(name)[0], _of_config(config))
+            if is_plain(config):
+                known.setdefault(split_name(name)[0], _of_config(config))
     return known
 
 

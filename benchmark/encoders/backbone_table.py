@@ -41,13 +41,12 @@ def file_label(path: Path) -> str:
     return f"{readable}-{digest_of(read_json(path, SMALL))[:8]}"
 
 
-def plain_architectures() -> tuple[str, ...]:
-    """Every architecture of open_clip's own list that is a plain CLIP, from its files alone."""
+def all_architectures() -> tuple[str, ...]:
+    """Every architecture of open_clip's own list, from its files alone."""
     package = find_spec("open_clip")
     folders = (package.submodule_search_locations if package is not None else None) or ()
     files = sorted(file for folder in folders for file in Path(folder, "model_configs").glob("*.json"))
-    plain = [file for file in files if is_plain(read_json(file))]
-    return tuple(dict.fromkeys(file.stem.removesuffix("-quickgelu") for file in plain))
+    return tuple(dict.fromkeys(file.stem.removesuffix("-quickgelu") for file in files))
 
 
 def is_plain(config: Mapping[str, Any]) -> bool:

@@ -7,27 +7,29 @@ d embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.model import CLIP
-from open_clip.tokenizer import SimpleTokenizer
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.backbone import Backbone, BackboneIdentity, TextContext
 from benchmark.encoders.architectures import (
     Activation,
     Architecture,
     architecture_named,
+    architecture_of,
     backbone_configuration,
     own_architecture,
 )
-from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY, LEAST_VOCABULARY
+from benchmark.encoders.backbone_table import BACKBONES
+from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
 from benchmark.encoders.clip_weights import as_clip
+from benchmark.encoders.open_clip_networks import OpenClipBackbone, build_network, with_own_names
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import RANDOM, activation_of, is_path, normalisation_of, published, weights_path
 from benchmark.errors import UserError
@@ -35,14 +37,11 @@ from benchmark.facts import BackboneDescription
 from benchmark.progress import say
 from benchmark.settings import BackboneSettings
 from benchmark.structured_files import typed
-from benchmark.weights.fit import load_into, require_module_fits
+from benchmark.weights.fit import load_into, require_module_fits, shapes_of
 from benchmark.weights.reading import WeightsFile, read_state_dict
 
 OPEN_CLIP = "open_clip"
 """The family's name in descriptions."""
-
-_START, _END = "<start_of_text>", "<end_of_text>"
-
 
 class ClipBackbone(Backbone):
     """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
@@ -112,13 +111,16 @@ class ClipBackbone(Backbone):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """(B, L) int64, padded with 0; longer texts are cut, their end token kept; "" is allowed."""
-        tokenizer = _tokenizer(int(self.clip.vocab_size))
+        tokenizer = clip_tokenizer(int(self.clip.vocab_size))
         tokens: Tensor = tokenizer(list(texts), context_length=int(self.clip.context_length))
         return tokens
 
     @property
     def text_context(self) -> TextContext:
-        return _context(self.identity.name, int(self.clip.context_length), int(self.clip.vocab_size))
+        vocabulary = int(self.clip.vocab_size)
+        return TextContext(
+            self.identity.name, int(self.clip.context_length), lambda texts: count_tokens(texts, vocabulary)
+        )
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -137,43 +139,6 @@ class ClipBackbone(Backbone):
 def _dot(clip: CLIP, name: str) -> str:
     """A module's parameters begin with its name and a dot."""
     return "" if isinstance(getattr(clip, name), Tensor) else "."
-
-
-def text_context(name: str) -> TextContext:
-    """What an architecture reads of a text; no network is built. Raises UserError for an unknown name."""
-    architecture = architecture_named(name)
-    texts = architecture.config["text_cfg"]
-    vocabulary = int(texts.get("vocab_size", CLIP_VOCABULARY))
-    return _context(architecture.label, int(texts.get("context_length", 77)), vocabulary)
-
-
-def _context(name: str, length: int, vocabulary: int) -> TextContext:
-    def count(texts: Sequence[str]) -> list[int]:
-        tokenizer = _tokenizer(vocabulary)
-        return [len(tokenizer.encode(text)) + len((_START, _END)) for text in texts]
-
-    return TextContext(name, length, count)
-
-
-@lru_cache
-def _tokenizer(vocabulary: int) -> SimpleTokenizer:
-    """CLIP's tokenizer, or one of its first merges only: they are ordered by frequency.
-
-    The end token keeps the highest number, since CLIP's text encoder finds it by that.
-    """
-    tokenizer = SimpleTokenizer()
-    if vocabulary == CLIP_VOCABULARY:
-        return tokenizer
-    kept = vocabulary - len((_START, _END))
-    names = [*list(tokenizer.encoder)[:kept], _START, _END]
-    tokenizer.encoder = {name: number for number, name in enumerate(names)}
-    tokenizer.decoder = dict(enumerate(names))
-    merges = vocabulary - LEAST_VOCABULARY
-    tokenizer.bpe_ranks = {pair: rank for pair, rank in tokenizer.bpe_ranks.items() if rank < merges}
-    tokenizer.vocab_size = vocabulary
-    tokenizer.sot_token_id, tokenizer.eot_token_id = kept, kept + 1
-    tokenizer.all_special_ids = [kept, kept + 1]
-    return tokenizer
 
 
 def build_clip(config: Mapping[str, Any], activation: Activation, seed: int = 0) -> CLIP:
@@ -201,6 +166,11 @@ class PretrainedClip:
     activation: Activation
     label: str
 
+    def tensors_for(self, clip: nn.Module) -> Mapping[str, Tensor]:
+        """The file's tensors by the network's names."""
+        assert self.file is not None
+        return self.file.state_dict if self.architecture.is_plain else with_own_names(clip, self.file.state_dict)
+
     @property
     def source(self) -> str:
         return f"{self.path} as {self.architecture.label}"
@@ -218,7 +188,7 @@ def read_pretrained(name: str, weights: str | None, assets_root: Path | None = N
             entry = published(architecture.label)[label.lower().replace("-", "_")]
     whole = read_state_dict(path, entry="CLIP") if path is not None else None
     activation = activation_of(architecture, label, whole, entry)
-    file = as_clip(whole, str(path)) if whole is not None else None
+    file = as_clip(whole, str(path)) if whole is not None and architecture.is_plain else whole
     return PretrainedClip(architecture, path, file, activation, path.stem if path and not entry else label)
 
 
@@ -227,8 +197,9 @@ def require_weights_fit(name: str, weights: str, assets_root: Path | None = None
     read = read_pretrained(name, weights, assets_root)
     if read.file is not None:
         with torch.device("meta"):
-            clip = build_clip(read.architecture.config, read.activation)
-        require_module_fits(clip, read.file.state_dict, read.source)
+            clip = network_of(read.architecture, read.activation, 0, assets_root)
+        with _told_by_its_sizes(read):
+            require_module_fits(clip, read.tensors_for(clip), read.source)
 
 
 def load_backbone(
@@ -240,7 +211,7 @@ def load_backbone(
     seed: int = 0,
     assets_root: Path | None = None,
     settings: BackboneSettings | None = None,
-) -> ClipBackbone:
+) -> ClipBackbone | OpenClipBackbone:
     """A backbone in evaluation mode, on the CPU, float32.
 
     ``name``: ``tiny`` or an architecture of open_clip, with ``-quickgelu`` or ``-gelu`` behind it
@@ -251,19 +222,27 @@ def load_backbone(
     """
     read = read_pretrained(name, weights, assets_root)
     architecture = read.architecture
-    clip = build_clip(architecture.config, read.activation, seed)
+    clip = network_of(architecture, read.activation, seed, assets_root)
     normalisation = normalisation_of(architecture.label, weights or read.label, read.path, settings)
     if read.file is not None:
-        load_into(clip, read.file.state_dict, read.source)
+        with _told_by_its_sizes(read):
+            load_into(clip, read.tensors_for(clip), read.source)
         note = f" ({read.file.note})" if read.file.note else ""
         say(f"encoder {architecture.label}, {read.path}{note}: {normalisation}")
     pipeline = Preprocessing(
-        preprocessing, architecture.image_size, mean=normalisation.mean, std=normalisation.std, rgb_first=rgb_first
+        preprocessing,
+        architecture.image_size,
+        mean=normalisation.mean,
+        std=normalisation.std,
+        rgb_first=rgb_first,
+        interpolation=normalisation.interpolation,
     )
-    return ClipBackbone.of(architecture, clip, pipeline, read.label, read.activation)
+    return _backbone(architecture, clip, pipeline, read.label, read.activation, assets_root)
 
 
-def rebuild_backbone(description: Mapping[str, Any], source: str = "the weights' header") -> ClipBackbone:
+def rebuild_backbone(
+    description: Mapping[str, Any], source: str = "the weights' header"
+) -> ClipBackbone | OpenClipBackbone:
     """The backbone of a description (its fields as plain values), its weights still to be loaded.
 
     No weights file is read. Raises UserError where the architecture is not known here, or the description,
@@ -275,8 +254,48 @@ def rebuild_backbone(description: Mapping[str, Any], source: str = "the weights'
         architecture = own_architecture(told.configuration, told.name, f"{source}, the backbone's configuration")
     else:
         architecture = Architecture(told.name, backbone_configuration(told.name), told.activation)
-    clip = build_clip(architecture.config, told.activation)
-    return ClipBackbone.of(architecture, clip, pipeline, told.weights, told.activation)
+    clip = network_of(architecture, told.activation, 0, None)
+    return _backbone(architecture, clip, pipeline, told.weights, told.activation, None)
+
+
+def network_of(architecture: Architecture, activation: Activation, seed: int, assets_root: Path | None) -> nn.Module:
+    """The network of an architecture, random weights by ``seed`` alone, float32."""
+    if architecture.is_plain:
+        return build_clip(architecture.config, activation, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build_network(architecture.label, architecture.config, activation == "quickgelu", assets_root)
+
+
+def _backbone(
+    architecture: Architecture,
+    clip: nn.Module,
+    preprocessing: Preprocessing,
+    weights: str,
+    activation: Activation,
+    assets_root: Path | None,
+) -> ClipBackbone | OpenClipBackbone:
+    if isinstance(clip, CLIP) and architecture.is_plain:
+        return ClipBackbone.of(architecture, clip, preprocessing, weights, activation)
+    configuration = dict(architecture.config) if architecture.is_file else {}
+    identity = BackboneIdentity(OPEN_CLIP, architecture.label, weights, activation, configuration)
+    return OpenClipBackbone(clip, architecture.config, preprocessing, identity, assets_root).eval()
+
+
+@contextmanager
+def _told_by_its_sizes(read: PretrainedClip) -> Iterator[None]:
+    """Where weights do not fit, which plain CLIP they are of, if their sizes tell."""
+    try:
+        yield
+    except UserError as error:
+        assert read.file is not None
+        state = as_clip(read.file, read.source).state_dict
+        found = ""
+        with suppress(UserError):
+            found = architecture_of(shapes_of(state), read.source)
+        if found:
+            raise UserError(f"{error}; its sizes are those of --backbone {found}") from None
+        raise
 
 
 @dataclass(frozen=True)
@@ -288,8 +307,8 @@ def default_weights(architecture: str) -> str:
     if architecture in BACKBONES:
         return BACKBONES[architecture].default_weights
     tags = sorted(published(architecture))
-    if "openai" in tags:
-        return "openai"
+    if "openai" in tags or len(tags) == 1:
+        return "openai" if "openai" in tags else tags[0]
     choice = ", ".join(tags) or "no published tag"
     raise UserError(
         f"--backbone {architecture} has no default weights; give --weights FILE, random or one of: {choice}"

@@ -50,6 +50,9 @@ class NetworkFamily:
     def backbones(self) -> Mapping[str, BackboneInfo]:
         return {info.name: info for info in self.infos}
 
+    def require_known(self, name: str) -> None:
+        self._info(name)
+
     def default_weights(self, name: str) -> str:
         return self._info(name).default_weights
 

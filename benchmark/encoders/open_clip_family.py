@@ -17,6 +17,7 @@ from benchmark.encoders.backbones import (
     rebuild_backbone,
     require_weights_fit,
 )
+from benchmark.encoders.hub_tokenizers import hub_folders, require_transformers
 from benchmark.encoders.pretrained import RANDOM, normalisation_of, weights_path, with_normalisation
 from benchmark.errors import UserError
 from benchmark.facts import BackboneInfo
@@ -33,6 +34,9 @@ class OpenClipFamily:
     def backbones(self) -> Mapping[str, BackboneInfo]:
         return {name: info for name, info in BACKBONES.items() if info.family == self.name}
 
+    def require_known(self, name: str) -> None:
+        architecture_named(name)
+
     def default_weights(self, name: str) -> str:
         return default_weights(architecture_named(name).label)
 
@@ -40,7 +44,13 @@ class OpenClipFamily:
         return with_normalisation(choice.settings, choice.name, self._weights(choice), choice.assets_root)
 
     def files(self, choice: BackboneChoice) -> tuple[BackboneFile, ...]:
-        architecture_named(choice.name)
+        architecture = architecture_named(choice.name)
+        of_the_hub = [folder.listed(choice.assets_root) for folder in hub_folders(choice.name, architecture.config)]
+        if of_the_hub:
+            require_transformers(choice.name)
+        return (*self._weights_file(choice), *of_the_hub)
+
+    def _weights_file(self, choice: BackboneChoice) -> tuple[BackboneFile, ...]:
         weights = self._weights(choice)
         if weights == RANDOM:
             return ()
@@ -65,6 +75,7 @@ class OpenClipFamily:
                 RANDOM,
                 preprocessing=settings.preprocessing,
                 rgb_first=settings.rgb_first,
+                assets_root=choice.assets_root,
                 settings=settings,
             )
 

@@ -27,6 +27,10 @@ from benchmark.structured_files import typed
 Colours = tuple[float, float, float]
 
 PADS = ("targetpad", "squarepad", "clip")
+SQUASH = "squash"
+"""Both sides to S, whatever the picture's: how SigLIP and others were trained."""
+
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST_SIDE = 4096
@@ -40,7 +44,8 @@ _Positive = Annotated[float, Field(gt=0)]
 class Preprocessing:
     """One pipeline for training and evaluation, without augmentation.
 
-    ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` (none). ``size``: S in pixels.
+    ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` (none), or ``squash``, which resizes both sides
+    to S. ``size``: S in pixels.
     ``ratio``: the long side over the short side that ``targetpad`` pads towards.
     """
 
@@ -50,10 +55,11 @@ class Preprocessing:
     mean: Colours = CLIP_MEAN
     std: Colours = CLIP_STD
     rgb_first: bool = False
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.name not in PADS:
-            raise unknown_name("preprocessing", self.name, PADS)
+        if self.name not in (*PADS, SQUASH):
+            raise unknown_name("preprocessing", self.name, (*PADS, SQUASH))
 
     def key(self) -> dict[str, Any]:
         """Everything that changes a pixel of the whole-picture view, Pillow's version excepted."""
@@ -61,7 +67,7 @@ class Preprocessing:
             "pad": self.name,
             "ratio": self.ratio if self.name == "targetpad" else None,
             "size": self.size,
-            "resize": "bicubic, short side",
+            "resize": f"{self.interpolation}, {'both sides' if self.name == SQUASH else 'short side'}",
             "crop": "centre",
             "rgb_first": self.rgb_first,
             "mean": list(self.mean),
@@ -72,7 +78,7 @@ class Preprocessing:
     def of_key(cls, key: Mapping[str, Any], source: str) -> Preprocessing:
         """The pipeline that gave this key; raises UserError where none did."""
         told = typed(_PreprocessingKey, dict(key), source, "it is damaged, write the file again")
-        return cls(told.pad, told.size, told.ratio or 1.25, told.mean, told.std, told.rgb_first)
+        return cls(told.pad, told.size, told.ratio or 1.25, told.mean, told.std, told.rgb_first, told.interpolation)
 
     def patch_key(self, grids: tuple[int, ...] = GRIDS) -> dict[str, Any]:
         """Everything that changes a pixel of the patch view."""
@@ -91,7 +97,7 @@ class Preprocessing:
         if self.rgb_first:
             image = image.convert("RGB")
         padded, resized = self.sizes(*image.size)
-        image = _pad(image, padded).resize(resized, Image.Resampling.BICUBIC)
+        image = _pad(image, padded).resize(resized, _RESAMPLING[self.interpolation])
         return np.asarray(_centre_crop(image, self.size).convert("RGB"))
 
     def patch_crops(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> list[Image.Image]:
@@ -130,6 +136,8 @@ class Preprocessing:
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(width, height) of a picture after padding and after resizing its short side to S."""
+        if self.name == SQUASH:
+            return (width, height), (self.size, self.size)
         horizontal, vertical = self._padding(width, height)
         padded = (width + 2 * horizontal, height + 2 * vertical)
         short, long = sorted(padded)
@@ -151,7 +159,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class _PreprocessingKey:
-    pad: Literal["targetpad", "squarepad", "clip"]
+    pad: Literal["targetpad", "squarepad", "clip", "squash"]
     ratio: Annotated[float, Field(ge=1)] | None
     size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     resize: str
@@ -159,6 +167,10 @@ class _PreprocessingKey:
     rgb_first: bool
     mean: Colours
     std: tuple[_Positive, _Positive, _Positive]
+
+    @property
+    def interpolation(self) -> Literal["bicubic", "bilinear"]:
+        return "bilinear" if self.resize.startswith("bilinear") else "bicubic"
 
 
 def colours(values: Sequence[float]) -> Colours:

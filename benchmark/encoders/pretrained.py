@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from open_clip import pretrained as open_clip_table
 
@@ -24,6 +24,7 @@ from benchmark.weights.assets import in_hub_cache
 from benchmark.weights.reading import WeightsFile
 
 RANDOM = "random"
+Interpolation = Literal["bicubic", "bilinear"]
 _HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 _HUB_FILES = (
     ("open_clip_config.json", "preprocess_cfg", "mean", "std"),
@@ -49,10 +50,12 @@ class Normalisation:
     mean: Colours
     std: Colours
     known_by: str
+    interpolation: Interpolation = "bicubic"
 
     def __str__(self) -> str:
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
-        return f"mean {mean}; std {std} ({self.known_by})"
+        resized = "" if self.interpolation == "bicubic" else f", resized {self.interpolation}"
+        return f"mean {mean}; std {std} ({self.known_by}){resized}"
 
 
 def normalisation_of(
@@ -63,9 +66,13 @@ def normalisation_of(
     CLIP's own where none tells. ``label``: the architecture's; ``path``: the weights' file, None for random ones.
     """
     known = _known_normalisation(label, weights, path)
-    if settings is None or not settings.mean or (settings.mean, settings.std) == (known.mean, known.std):
+    if settings is None:
         return known
-    return Normalisation(colours(settings.mean), colours(settings.std), "--set backbone.mean and backbone.std")
+    known = replace(known, interpolation=settings.interpolation or known.interpolation)
+    if not settings.mean or (settings.mean, settings.std) == (known.mean, known.std):
+        return known
+    asked = "--set backbone.mean and backbone.std"
+    return Normalisation(colours(settings.mean), colours(settings.std), asked, known.interpolation)
 
 
 def _known_normalisation(label: str, weights: str, path: Path | None) -> Normalisation:
@@ -77,7 +84,10 @@ def _known_normalisation(label: str, weights: str, path: Path | None) -> Normali
     if tag:
         entry = entries[tag]
         return Normalisation(
-            colours(entry.get("mean") or CLIP_MEAN), colours(entry.get("std") or CLIP_STD), f"published with {tag}"
+            colours(entry.get("mean") or CLIP_MEAN),
+            colours(entry.get("std") or CLIP_STD),
+            f"published with {tag}",
+            "bilinear" if entry.get("interpolation") == "bilinear" else "bicubic",
         )
     return _told_beside(path) or Normalisation(
         CLIP_MEAN, CLIP_STD, "CLIP's own, since the file's name is that of no published weights; --set backbone.mean "
@@ -89,13 +99,16 @@ def with_normalisation(
     settings: BackboneSettings, name: str, weights: str, assets_root: Path | None
 ) -> BackboneSettings:
     """The settings with what the weights were trained with, where that is not CLIP's own, so that it is recorded."""
-    if weights == RANDOM or settings.mean:
+    if weights == RANDOM:
         return settings
     label = architecture_named(name).label
     found = normalisation_of(label, weights, weights_path(name, weights, assets_root))
-    if (found.mean, found.std) == (CLIP_MEAN, CLIP_STD):
-        return settings
-    return settings.model_copy(update={"mean": found.mean, "std": found.std})
+    changed: dict[str, Any] = {}
+    if not settings.mean and (found.mean, found.std) != (CLIP_MEAN, CLIP_STD):
+        changed |= {"mean": found.mean, "std": found.std}
+    if not settings.interpolation and found.interpolation != "bicubic":
+        changed["interpolation"] = found.interpolation
+    return settings.model_copy(update=changed) if changed else settings
 
 
 def _tag_in_name(entries: Mapping[str, Mapping[str, Any]], path: Path) -> str:

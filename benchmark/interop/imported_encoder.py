@@ -54,6 +54,8 @@ def read_encoder(path: Path, named: str, settings: BackboneSettings) -> Imported
     file = read_state_dict(path, entry="CLIP")
     weights = as_clip(file, str(path)).state_dict
     architecture = architecture_named(named or architecture_of(shapes_of(weights), str(path)))
+    if not architecture.is_plain:
+        raise UserError(f"--backbone {named}: no plain CLIP, and official checkpoints are of plain CLIPs alone")
     activation = activation_of(architecture, str(path), file, {})
     normalisation = normalisation_of(architecture.label, str(path), path, settings)
     with torch.device("meta"):

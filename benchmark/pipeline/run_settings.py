@@ -92,8 +92,7 @@ def settle(
     method_settings = filler.fill(specification.settings, [*defaults, *above], "method")
     if specification.own_networks is None:
         backbone = options.backbone or (specification.demo_backbone if is_demo else specification.default_backbone)
-        default = _default_weights(backbone, families, problems)
-        weights = options.weights or default
+        weights = _weights(options.weights, backbone, families, problems)
         initialisation: Initialisation = "random" if weights == "random" else "pretrained"
     else:
         problems += [
@@ -154,15 +153,17 @@ def settle(
     )
 
 
-def _default_weights(backbone: str, families: Sequence[BackboneFamily], problems: list[str]) -> str:
-    """Those that no `--weights` means; what is wrong with the name is told, too."""
+def _weights(asked: str, backbone: str, families: Sequence[BackboneFamily], problems: list[str]) -> str:
+    """Those that are asked for, or the backbone's default; what is wrong with its name is told, too."""
     if backbone in BACKBONES:
-        return BACKBONES[backbone].default_weights
+        return asked or BACKBONES[backbone].default_weights
     from benchmark.encoders.families import family_of
 
     with gathered(problems):
-        return family_of(backbone, families).default_weights(backbone)
-    return ""
+        family = family_of(backbone, families)
+        family.require_known(backbone)
+        return asked or family.default_weights(backbone)
+    return asked
 
 
 def _execution(

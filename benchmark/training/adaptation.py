@@ -1,6 +1,6 @@
 """What of a method moves, and how fast: parts frozen by name, rates by name, and low-rank changes of attention.
 
-All of it is asked for by settings of a stage (``frozen``, ``rates``, ``lora_rank``), so that a recipe says it as data.
+All of it is asked for by settings of a stage (``frozen``, ``rates``, ``lora``), so that a recipe says it as data.
 
 Low-rank adaptation: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section 4.1:
 ``W + (alpha / r)·B·A`` in place of W, where A (r, n) starts at random and B (m, r) at zero.
@@ -56,7 +56,7 @@ def adapt(method: Method, settings: TrainingSettings, stage: str, seed: int) -> 
     for name, parameter in method.named_parameters():
         if name.startswith(settings.frozen):
             parameter.requires_grad_(False)
-    if settings.lora_rank:
+    if settings.lora:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             _add_low_rank_changes(method, settings, stage)
@@ -65,11 +65,11 @@ def adapt(method: Method, settings: TrainingSettings, stage: str, seed: int) -> 
 def _add_low_rank_changes(method: Method, settings: TrainingSettings, stage: str) -> None:
     changed = list(_attention_matrices(method))
     if not changed:
-        raise UserError(f"--set {stage}.lora_rank: the stage trains no attention of a backbone; leave it out")
+        raise UserError(f"--set {stage}.lora: the stage trains no attention of a backbone; leave it out")
     for backbone in (module for module in method.modules() if isinstance(module, Backbone)):
         backbone.requires_grad_(False)
     for module, name in changed:
-        change = LowRankChange(getattr(module, name), settings.lora_rank, settings.lora_alpha)
+        change = LowRankChange(getattr(module, name), settings.lora, settings.lora_alpha)
         parametrize.register_parametrization(module, name, change)
 
 

@@ -80,7 +80,7 @@ def test_frozen_parts_do_not_move(tmp_path: Path) -> None:
 def test_low_rank_changes_train_and_are_merged(tmp_path: Path) -> None:
     method = OnAttending()
     before = clones(method)
-    trained = trained_with(method, tmp_path, lora_rank=2, lora_alpha=4.0)
+    trained = trained_with(method, tmp_path, lora=2, lora_alpha=4.0)
     assert trained.last.keys() == before.keys() == method.state_dict().keys()
     found = moved(method, before, trained.last)
     assert found == {"backbone.attn.in_proj_weight", "backbone.attn.out_proj.weight", "head.weight", "head.bias"}
@@ -91,7 +91,7 @@ def test_low_rank_changes_train_and_are_merged(tmp_path: Path) -> None:
 def test_merged_weights_compute_what_the_changes_did() -> None:
     method, views = OnAttending().eval(), {"global": torch.randn(3, WIDTH)}
     as_built = method.encode_target(views)
-    adapt(method, settings(lora_rank=2), "head", seed=3)
+    adapt(method, settings(lora=2), "head", seed=3)
     assert torch.equal(method.encode_target(views), as_built), "B starts at zero"
     with torch.no_grad():
         for parameter in method.parameters():
@@ -137,11 +137,11 @@ def test_a_name_that_no_parameter_has_is_told(given: dict[str, Any]) -> None:
 def test_low_rank_changes_need_an_attention_that_trains() -> None:
     method = OnAttending()
     method.backbone.requires_grad_(False)
-    with pytest.raises(UserError, match="lora_rank: the stage trains no attention"):
-        adapt(method, settings(lora_rank=2), "small", 0)
+    with pytest.raises(UserError, match="lora: the stage trains no attention"):
+        adapt(method, settings(lora=2), "small", 0)
 
 
 def test_settings_that_are_not_used_leave_the_identity_as_it_was() -> None:
-    assert not {"rates", "frozen", "lora_rank", "cycle_start"} & set(TrainingSettings().model_dump(mode="json"))
-    used = settings(lora_rank=4, rates={"a.": 1.0}).model_dump(mode="json")
-    assert used["lora_rank"] == 4 and TrainingSettings.model_validate(used).rates == {"a.": 1.0}
+    assert not {"rates", "frozen", "lora", "cycle_start"} & set(TrainingSettings().model_dump(mode="json"))
+    used = settings(lora=4, rates={"a.": 1.0}).model_dump(mode="json")
+    assert used["lora"] == 4 and TrainingSettings.model_validate(used).rates == {"a.": 1.0}

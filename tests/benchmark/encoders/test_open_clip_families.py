@@ -1,0 +1,139 @@
+"""Every family of open_clip serves as a backbone: small random ones of each, and two of full size."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_backbones import FAMILIES, write_backbone, write_tokenizer
+from torch import Tensor
+
+from benchmark.backbone import Backbone, BackboneChoice
+from benchmark.encoders.families import family_of, rebuild
+from benchmark.encoders.open_clip_networks import open_clip_state
+from benchmark.errors import UserError
+from benchmark.settings import BackboneSettings
+
+pytest.importorskip("transformers", reason="texts of the hub's towers need it; pip install 'cir-benchmark[hf]'")
+
+TEXTS = ["is red", "", "the same dress but blue and " + "long " * 90]
+
+
+def loaded(family: str, folder: Path, weights: str = "random", seed: int = 0) -> tuple[Backbone, BackboneChoice]:
+    choice = BackboneChoice(str(write_backbone(family, folder)), weights, seed=seed)
+    return family_of(choice.name).load(choice), choice
+
+
+@torch.no_grad()
+def encoded(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    side = backbone.preprocessing.size
+    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    return backbone.encode_image(pixels), backbone.encode_text(backbone.tokenize(TEXTS))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_encodes_trains_and_is_found_again(family: str, tmp_path: Path) -> None:
+    backbone, choice = loaded(family, tmp_path)
+    pictures, texts = encoded(backbone)
+    assert pictures.shape == (2, backbone.width) and texts.shape == (3, backbone.width)
+    assert bool(torch.isfinite(pictures).all() and torch.isfinite(texts).all())
+    assert float(pictures.norm(dim=1).max()) != pytest.approx(1, abs=1e-3), "raw, not normalised"
+    context = backbone.text_context
+    assert context is not None and context.cut(TEXTS) == 1
+    tokens = backbone.tokenize(TEXTS)
+    assert tokens.shape == (3, context.length)
+    short = backbone.shortened(backbone.tokenize(TEXTS[:2]))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode_text(short), texts[:2], atol=1e-5, rtol=1e-5)
+    # Every parameter is of one part, or says that nothing moves it; and what is of a part can be trained.
+    beginnings = [beginning for part in backbone.parts.values() for beginning in part]
+    for name, _ in backbone.named_parameters():
+        owners = sum(name.startswith(beginning) for beginning in (*beginnings, *backbone.without_gradient))
+        assert owners == 1, name
+    side = backbone.preprocessing.size
+    loss = backbone.encode_image(torch.rand(2, 3, side, side)).sum() + backbone.encode_text(tokens).square().sum()
+    loss.backward()
+    for part, names in backbone.parts.items():
+        moved = [n for n, p in backbone.named_parameters() if n.startswith(names) and p.grad is not None]
+        assert moved, part
+    description = asdict(backbone.description)
+    again = rebuild(description, "a header")
+    again.load_state_dict(backbone.state_dict())
+    assert asdict(again.description) == description
+    for found, expected in zip(encoded(again), (pictures, texts), strict=True):
+        assert torch.equal(found, expected)
+    outline = family_of(choice.name).outline(choice)
+    assert outline.picture_outputs == backbone.picture_outputs and next(outline.parameters()).is_meta
+    assert not torch.equal(encoded(loaded(family, tmp_path, seed=1)[0])[0], pictures)
+
+
+@pytest.mark.parametrize("family", ["siglip", "coca"])
+def test_weights_of_a_family_come_from_a_file(family: str, tmp_path: Path) -> None:
+    first, choice = loaded(family, tmp_path, seed=3)
+    path = tmp_path / "weights.safetensors"
+    save_file({name: t.contiguous() for name, t in open_clip_state(first.clip).items()}, path)  # type: ignore[arg-type]
+    second, _ = loaded(family, tmp_path, str(path))
+    assert second.description.digest == first.description.digest
+    for found, expected in zip(encoded(second), encoded(first), strict=True):
+        assert torch.equal(found, expected)
+    other = BackboneChoice(str(write_backbone("eva02", tmp_path)), str(path))
+    with pytest.raises(UserError, match="do not fit"):
+        family_of(other.name).require_fit(other)
+
+
+def test_a_plain_clip_s_file_is_told_where_another_family_is_named(tmp_path: Path) -> None:
+    tiny = family_of("tiny").load(BackboneChoice("tiny", "random"))
+    path = tmp_path / "weights.safetensors"
+    save_file({name: t.contiguous() for name, t in tiny.digested_state().items()}, path)
+    with pytest.raises(UserError, match="its sizes are those of --backbone tiny"):
+        loaded("siglip", tmp_path, str(path))
+
+
+def test_what_the_hub_holds_is_a_required_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    choice = BackboneChoice("nllb-clip-base-siglip", "random", assets_root=tmp_path)
+    tokenizer, tower = family_of(choice.name).files(choice)
+    assert tokenizer.path is None and tower.path is None
+    for file in (tokenizer, tower):
+        assert "https://huggingface.co/facebook/nllb-200-distilled-600M" in file.missing
+        assert str(tmp_path) in file.missing and "--assets-root" in file.missing
+    with pytest.raises(UserError, match=r"sizes of the text tower .* config\.json .* is not on this machine"):
+        family_of(choice.name).load(choice)
+    write_tokenizer(tmp_path / "timm" / "ViT-B-16-SigLIP")
+    siglip = BackboneChoice("ViT-B-16-SigLIP", "random", assets_root=tmp_path)
+    (found,) = family_of(siglip.name).files(siglip)
+    assert found.path == tmp_path / "timm" / "ViT-B-16-SigLIP"
+
+
+def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.encoders.hub_tokenizers.find_spec", lambda name: None)
+    choice = BackboneChoice(str(write_backbone("siglip", tmp_path)), "random")
+    with pytest.raises(UserError, match=r"transformers, which is not installed; pip install 'cir-benchmark\[hf\]'"):
+        family_of(choice.name).files(choice)
+
+
+def test_a_family_s_own_pixels_are_recorded(tmp_path: Path) -> None:
+    weights = tmp_path / "vit-b-16-siglip-webli.safetensors"
+    weights.touch()
+    choice = BackboneChoice("ViT-B-16-SigLIP", str(weights))
+    assert family_of(choice.name).settled(choice).mean == (0.5, 0.5, 0.5)
+    weights = tmp_path / "mobileclip-s1-datacompdr.pt"
+    weights.touch()
+    choice = BackboneChoice("MobileCLIP-S1", str(weights))
+    settled = family_of(choice.name).settled(choice)
+    assert (settled.mean, settled.std, settled.interpolation) == ((0.0,) * 3, (1.0,) * 3, "bilinear")
+    assert "resized bilinear" in family_of(choice.name).pixels(choice)
+    assert BackboneSettings().model_dump().keys() == {"preprocessing", "rgb_first", "precision", "compile"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EVA02-B-16", "coca_ViT-B-32"])
+def test_a_family_of_full_size(name: str) -> None:
+    choice = BackboneChoice(name, "random")
+    backbone = family_of(name).load(choice)
+    pictures, texts = encoded(backbone)
+    assert pictures.shape == (2, 512) and texts.shape == (3, 512)
+    assert bool(torch.isfinite(pictures).all() and torch.isfinite(texts).all())
