@@ -53,7 +53,7 @@ def test_it_holds_nothing_but_the_package(wheel: Path) -> None:
         expected = {
             f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
             for path in (ROOT / folder).rglob("*")
-            if path.suffix in (".py", ".toml", ".svg") and "__pycache__" not in path.parts
+            if path.suffix in (".py", ".toml", ".svg", ".html", ".css", ".js") and "__pycache__" not in path.parts
         }
         assert expected <= set(names), sorted(expected - set(names))
     rest = [name for name in names if not name.startswith("benchmark/configurations/")]

@@ -21,7 +21,8 @@ _KINDS = ("methods", "variants", "datasets", "backbones", "recipes")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", nargs="?", choices=_KINDS, help="one kind; by default all")
     parser.add_argument("--json", action="store_true", help="all fields, as JSON")
-    parser.add_argument("--cite", action="store_true", help="BibTeX entries")
+    parser.add_argument("--cite", nargs="?", const=True, metavar="RUN",
+                        help="BibTeX entries; of a run or record: of all that its numbers rest on")  # fmt: skip
     parser.add_argument("--needs", action="store_true", help="what methods need from outside, and whether it is here")
     parser.add_argument("--assets-root", metavar="PATH", help="with --needs: folder that holds weights files")
     parser.add_argument("--parameters", action="store_true",
@@ -37,6 +38,8 @@ def run(options: argparse.Namespace) -> int:
     registry = discover()
     for plugin in options.plugin or ():
         registry.add_plugin(Path(plugin))
+    if isinstance(options.cite, str):
+        return _cite(options, registry)
     if options.needs:
         return _list_files(options, registry)
     if options.parameters:
@@ -56,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = {kind: found[kind] for kind in ([options.kind] if options.kind else _KINDS)}
     if options.json:
         print(json.dumps(chosen, indent=1, ensure_ascii=False))
-    elif options.cite:
+    elif options.cite is not None:
         entries = [e["citation"] for entries in chosen.values() for e in entries if e.get("citation")]
         print("\n\n".join(entries))
     else:
@@ -68,11 +71,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cite(options: argparse.Namespace, registry: Registry) -> int:
+    from benchmark.interop.citations import citations_of
+    from benchmark.records.record import read_record
+
+    if options.kind or options.json or options.needs or options.parameters:
+        raise UserError("--cite RUN goes with `list` alone")
+    print("\n\n".join(citations_of(read_record(Path(options.cite)), registry)))
+    return 0
+
+
 def _list_files(options: argparse.Namespace, registry: Registry) -> int:
     from benchmark.options import assets_root
     from benchmark.pipeline.required_files import files_of_methods, format_files
 
-    if options.kind not in (None, "methods") or options.cite:
+    if options.kind not in (None, "methods") or options.cite is not None:
         raise UserError("--needs goes with `list methods` alone")
     files = list(files_of_methods(registry, assets_root(options.assets_root or "")))
     as_json = json.dumps([asdict(file) for file in files], indent=1, ensure_ascii=False)

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from benchmark.encoders.families import rebuild
 from benchmark.errors import UserError
+from benchmark.files import atomic_write_text
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method
+from benchmark.interop.model_card import model_card
 from benchmark.interop.run_model import encoder_of_run
 from benchmark.method import FeatureInputs
 from benchmark.pipeline.run_folder import checked_weights
+from benchmark.records.record import RECORD_NAME, Record, read_record
 from benchmark.registry import discover
 from benchmark.weights.checkpoints import read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
@@ -27,7 +30,7 @@ def export(
     assets_root: Path | None = None,
     plugins: tuple[str, ...] = (),
 ) -> Path:
-    """Write a run's method (its folder or a weights file) as one file, and give its path.
+    """Write a run's method (its folder or a weights file) as one file with a model card beside it; gives its path.
 
     ``encoder``: the encoder artefact where it was moved. By default the file is called after method
     and dataset, in the working folder. Raises UserError where weights are missing, damaged or do not
@@ -52,8 +55,21 @@ def export(
         backbone = encoder_of_run(registry, header, file, encoder, assets_root)
         tensors |= {f"{ENCODER_PART}{name}": tensor for name, tensor in backbone.state_dict().items()}
         start = asdict(backbone.description)
-    save_weights(path, tensors, replace(header, start=start, encoder_file="", exported=True))
+    exported = replace(header, start=start, encoder_file="", exported=True)
+    save_weights(path, tensors, exported)
+    atomic_write_text(card_of(path), model_card(path, exported, _record_of(file), registry))
     return path
+
+
+def card_of(path: Path) -> Path:
+    """Where the model card of an exported file lies: beside it."""
+    return path.with_suffix(".md")
+
+
+def _record_of(file: Path) -> Record | None:
+    """The record of the run whose folder holds a weights file."""
+    folder = file.parent.parent if file.parent.name == "weights" else file.parent
+    return read_record(folder) if (folder / RECORD_NAME).is_file() else None
 
 
 def summary(path: Path) -> str:
@@ -63,6 +79,7 @@ def summary(path: Path) -> str:
     return "\n".join(
         [
             f"{path}: {header.method}, trained on {header.dataset}{encoder}; {path.stat().st_size / 1e6:,.0f} MB",
+            f"{card_of(path)}: its model card",
             "",
             "    from benchmark.interop.exported import load",
             "",

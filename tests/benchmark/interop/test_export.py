@@ -116,7 +116,7 @@ def test_the_file_is_whole_in_itself(
     picture = Image.new("RGB", (50, 70), (200, 30, 30))
     queries = model.encode_query([picture], ["the same, in a word never seen"])
     assert model.score(queries, model.encode_target([picture] * 3)).shape == (1, 3)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.md", "model.safetensors"]
 
 
 def test_a_deep_grey_picture_in_memory_is_the_one_of_its_file(runs: dict[str, Path], tmp_path: Path) -> None:
