@@ -96,8 +96,9 @@ class Scorer(Protocol):
 class DotScorer:
     """Float32 products on ``device``; exact ones by :func:`fixed_order_sum`.
 
-    ``queries`` (Q, d), ``gallery`` (G, d) or (G, T, d). Rows of extreme norm are scaled by powers of two first, which changes no digit: queries each by
-    its own, the gallery by one for all.
+    ``queries`` (Q, d), ``gallery`` (G, d) or (G, T, d). Rows of extreme norm are scaled by powers of two
+    first, which changes no digit: queries each by its own, the gallery by one
+    for all.
     """
 
     def __init__(self, queries: Tensor, gallery: Tensor, task: Task, device: torch.device) -> None:
