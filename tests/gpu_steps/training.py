@@ -65,17 +65,29 @@ def encoders(bench: Bench) -> None:
 
 
 def sprc(bench: Bench) -> None:
-    """The step of SPRC on token sequences."""
-    if "sprc" not in discover().methods():
+    """SPRC's step on stored tokens at their real size, its Q-Former from random weights."""
+    registry = discover()
+    if "sprc" not in registry.methods():
         raise NotHere("there is no method sprc")
-    bench.attempt("bf16", lambda: _whole(bench, "sprc", "", 8 if bench.tiny else 128, "bf16"))
+    settings: dict[str, Any] = {}
+    if not bench.tiny:
+        specification = registry.specification("sprc")
+        # On the demo data it would be a small network.
+        sizes = {name: specification.settings.model_fields[name].default for name in specification.demo_settings}
+        settings = {**sizes, "qformer": "random", "picture_encoder": "frozen"}
+    named = {f"method.{name}": value for name, value in settings.items()}
+    backbone = "" if bench.tiny else "blip2-vit-g"
+    rows = 8 if bench.tiny else 128
+    for precision in ("bf16", "fp16") if bench.on_gpu else ("bf16",):
+        bench.attempt(precision, lambda p=precision: _whole(bench, "sprc", "sprc", rows, p, named, backbone))
 
 
 def _whole(
-    bench: Bench, method: str, name: str, rows: int, precision: str, settings: Mapping[str, Any] | None = None
-) -> None:
+    bench: Bench, method: str, name: str, rows: int, precision: str,
+    settings: Mapping[str, Any] | None = None, backbone: str | None = None,
+) -> None:  # fmt: skip
     """Memory of training alone, speed beside the limits, waits, and a record."""
-    stage = _stage(bench, method, name, rows, precision, settings or {})
+    stage = _stage(bench, method, name, rows, precision, settings or {}, backbone)
     setting, process = bench.setting(precision), bench.process
     alone = updates_alone(stage, process, setting)
     bench.measured(f"{precision} alone", alone)
@@ -98,20 +110,21 @@ def _whole(
 
 
 def _stage(
-    bench: Bench, method: str, name: str, rows: int, precision: str, settings: Mapping[str, Any]
-) -> StageToMeasure:
-    """A stage as a run with random weights would train it, on this device; ``name`` "" for the method's last."""
+    bench: Bench, method: str, name: str, rows: int, precision: str, settings: Mapping[str, Any],
+    backbone: str | None = None,
+) -> StageToMeasure:  # fmt: skip
+    """A stage as a run with random weights would train it, on this device; ``backbone`` "": the demo data's own."""
     registry = discover()
-    own = registry.specification(method).own_networks is None
-    backbone = {"backbone": "tiny" if bench.tiny else "RN50x4", "weights": "random"} if own and name else {}
+    backbone = ("tiny" if bench.tiny else "RN50x4") if backbone is None else backbone
+    chosen = {"backbone": backbone, "weights": "random"} if backbone else {}
     data: dict[str, Any] = {"data_root": str(small_demo(bench.folder))} if bench.tiny else {"demo": True}
-    given = {"method": method, "dataset": "cirr", "precision": precision, "device": str(bench.device), **data, **backbone}
+    given = {"method": method, "dataset": "cirr", "precision": precision, "device": str(bench.device), **data, **chosen}
     plan = make_plan(make_options(**given, batch_size=rows, negative_group=rows, set=dict(settings)), registry)
-    planned = next((p for p in plan.stages if p.stage.name == name), plan.last)
+    planned = next(p for p in plan.stages if p.stage.name == name)
     with torch.device(bench.device):
         loaded = backbone_of(plan)
     built = build_planned(plan, planned, loaded)
-    return StageToMeasure(plan, planned, built.method.to(bench.device).eval(), built.inputs, loaded.width if loaded else 0)
+    return StageToMeasure(plan, planned, built.method.to(bench.device).eval(), built.inputs, loaded.picture_outputs if loaded else {})
 
 
 def waits_of_updates(stage: StageToMeasure, ready: ReadyStage, bench: Bench) -> Counter[str]:
