@@ -78,20 +78,23 @@ def _heads(page: list[str], number: int) -> list[str]:
 
 
 def _row_name(page: list[str], number: int) -> str:
-    """The name of a row: of the method, and of its own line where that has another."""
-    names = []
-    depth = 99
-    for line in reversed(page[: number + 1]):
-        if not line.startswith("|"):
-            break
-        label = _BETWEEN_CELLS.split(line)[1][1:].rstrip()
-        indent = len(label) - len(label.lstrip())
-        if label.strip() and indent < depth:
-            names.append(label.strip())
-            depth = indent
-        if indent == 0:
-            break
-    return ", ".join(reversed(names))
+    """The name of a row, put together from its lines: of the method, and of its own line where that has another."""
+    first = number
+    while _label(page[first]).startswith(" ") and page[first - 1].startswith("|"):
+        first -= 1
+    last = first
+    while last < number and not any(_cells(page[last])[1:]):
+        last += 1
+    end = number + 1
+    while end < len(page) and page[end].startswith("|  ") and not any(_cells(page[end])[1:]):
+        end += 1
+    name = " ".join(_label(line).strip() for line in page[first : max(last, first + 1)])
+    own = [_label(line).strip() for line in page[number:end]] if number > first else []
+    return ", ".join(filter(None, (name, " ".join(own))))
+
+
+def _label(line: str) -> str:
+    return _BETWEEN_CELLS.split(line)[1][1:].rstrip()
 
 
 def _short(line: str) -> str:

@@ -17,7 +17,7 @@ from benchmark.leaderboards.published import PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import binomial_error
 from benchmark.records.layout import short_name
 from benchmark.records.record import Record
-from benchmark.records.rows import AVERAGE, Place, Row
+from benchmark.records.rows import AVERAGE, Place, Row, plain
 from benchmark.records.tables import Table, tables
 from benchmark.structured_files import read_toml, typed
 
@@ -136,7 +136,7 @@ def with_bands(table: Table, numbers: Sequence[PublishedNumber], expected: Expec
         if found:
             gaps = {v.place: f"{v.gap:+.2f}{'!' if v.outside else ''}" for v in found}
             row = replace(row, below=(*row.below, ("from the paper", gaps)))
-            notes += [f"{row.name}: {verdict.told()}" for verdict in found]
+            notes += [f"{row.name}: {plain(verdict.told())}" for verdict in found]
         rows.append(row)
         notes += _apart_seeds(row, expected.tolerance.between_seeds)
     if any(row.below and row.records for row in rows):

@@ -13,7 +13,7 @@ from benchmark.dataset import DatasetInfo, TaskKey
 from benchmark.leaderboards.blocks import main_block
 from benchmark.leaderboards.entries import facts_of
 from benchmark.records.layout import paragraph, pipe_table, places_of, short_name
-from benchmark.records.rows import AVERAGE, Place, Row
+from benchmark.records.rows import AVERAGE, Place, Row, plain
 from benchmark.records.tables import Table
 
 FILE_NAME = "same-model-other-protocol.md"
@@ -50,7 +50,7 @@ def _models(tables: Sequence[Table]) -> dict[str, list[tuple[TaskKey, Row]]]:
         for row in table.rows:
             if not row.records or row.result.weights_from != "last":
                 encoder = facts_of(row)["encoder"]
-                models.setdefault(f"{row.name} [{encoder}]", []).append((table.key, row))
+                models.setdefault(f"{row.name} [{plain(encoder)}]", []).append((table.key, row))
     return models
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from benchmark.dataset import ProtocolInfo, TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import components
+from benchmark.leaderboards.leaderboard import pages
 from benchmark.leaderboards.published import (
     COLUMNS,
     CORRECTED,
@@ -268,6 +270,28 @@ def test_a_reproduction_stands_below_its_row_and_at_the_foot_with_all_that_is_sa
     section = reproduction_section(found)
     assert "| M [CNN] " in section and "| -1.50 | a user |" in section and "issue 6; at rate 1e-5" in " ".join(section.split())
     assert any(note.startswith("Reproduced: ") for note in notes)
+
+
+@pytest.mark.parametrize(
+    "text", ["<b>x</b>", "`run`", "[a](javascript:b)", "*a* _b_ ~~c~~", "a | b", "# a", "<!-- a", "<script>alert(1)</script>"]
+)
+def test_what_stands_in_a_published_row_is_shown_and_never_obeyed(tmp_path: Path, text: str) -> None:
+    shown = {"method": text, "paper": text, "venue": text, "backbone": text, "source": text, "extra_data": text}
+    more = {"language_model": text, "erratum": f"doubtful: {text}"}
+    numbers = read_published(written(tmp_path / "p.csv", shown | more, {**shown, "protocol": "val", "value": "50.00"}))
+    again = {"method": text, "backbone": text, "by": text, "source": text, "seeds": text, "hardware": text, "remark": text}
+    found = read_reproductions(reproduced(tmp_path / "r.csv", again), numbers)
+    (tmp_path / "p.csv").rename(tmp_path / "published.csv")
+    (tmp_path / "r.csv").rename(tmp_path / "reproductions.csv")
+    assert len(found) == 1
+    made = pages(tmp_path, {"fashioniq": discover().datasets()["fashioniq"]})
+    for name in ("fashioniq.md", "same-model-other-protocol.md"):
+        page = made[tmp_path / "leaderboard" / name]
+        own = re.sub(r"`(?:python|results/|unclear|published\.csv|reproductions\.csv|--limit)[^`]*`", "", page)
+        assert not re.search(r"(?<!\\)[<~`]|(?<!\\)\]\(|(?<![\\*])\*(?!\*)", own), own
+        assert "\n# a" not in page
+        of_page = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+        assert all(len({len(re.findall(r"(?<!\\)\|", line)) for line in t.splitlines()}) == 1 for t in of_page)
 
 
 @pytest.mark.parametrize(
