@@ -184,8 +184,10 @@ class Registry:
         if not path.is_file():
             raise UserError(f"--plugin {path}: no such file")
         plugin = ShelfFile(f"benchmark_plugin_{path.stem}_{digest_of(str(path))[:8]}", path, is_plugin=True)
-        if plugin.facts == Facts():
-            raise UserError(f"--plugin {path}: gives no method (METHOD or METHODS) and no dataset (INFO)")
+        if plugin.facts == Facts() and not hasattr(plugin.load(), "BACKBONES"):
+            raise UserError(
+                f"--plugin {path}: gives no method (METHOD or METHODS), no dataset (INFO) and no backbones (BACKBONES)"
+            )
         self.add(plugin)
         return plugin
 
@@ -329,6 +331,11 @@ def _entry_point_files() -> Iterator[ShelfFile]:
             same_kind = known is None or known.kind == kind
             names = (*(known.names if known else ()), entry.name)
             found[entry.module] = ShelfFile(entry.module, Path(spec.origin), kind if same_kind else "any", names)
+    for entry in entry_points(group="benchmark.backbones"):
+        module = importlib.util.find_spec(entry.module)
+        if module is not None and module.origin is not None:
+            # Imported only where a backbone is asked for: it declares no method by this.
+            found.setdefault(entry.module, ShelfFile(entry.module, Path(module.origin), "method"))
     for file in found.values():
         declared = {name for _, name in _names(file.facts)}
         for name in file.names:

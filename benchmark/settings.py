@@ -223,6 +223,9 @@ class BackboneSettings(Settings):
         return {name: value for name, value in dump(self).items() if name not in theirs or value}
 
 
+KeepFeatures = Literal["as fits", "always", "never"]
+
+
 class TrainerSettings(Settings):
     """Settings of the trainer that change no result, `--set trainer.KEY=VALUE`."""
 
@@ -234,6 +237,10 @@ class TrainerSettings(Settings):
     micro_batch: int = Field(
         0, ge=0, description="pictures encoded at a time in stages that read pictures; 0: all of a group. Gradients "
         "stay exact and memory falls; a quarter more time"
+    )
+    keep_features: KeepFeatures = Field(
+        "as fits", description="pictures' features on the disk, or encoded anew whenever they are needed; by default "
+        "as the disk has room"
     )
     gradient_checkpointing: bool = Field(
         False, description="compute the encoders' blocks again in the backward pass instead of keeping their outputs"

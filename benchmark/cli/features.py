@@ -20,7 +20,9 @@ _FORMER_VIEWS = {"whole": "global"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True, metavar="NAME")
+    parser.add_argument("--dataset", metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="what the cache holds, and what it takes on the disk")
+    parser.add_argument("--remove", nargs="+", metavar="NAME", help="free what --list names, or all of an encoder")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("--views", nargs="+", type=_present_view, choices=_VIEWS, default=_VIEWS)
     add_options(parser, *DATA, *ENCODER)
@@ -39,12 +41,28 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.pipeline.preparation import draw_demo_data
     from benchmark.registry import discover
 
+    if options.list or options.remove:
+        return _tend_cache(options)
+    if not options.dataset:
+        raise UserError("features: name a dataset with --dataset, or give --list or --remove")
     values = run_values(options)
     chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
     registry = discover()
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, registry, job)
     print(_fill_store(chosen, tuple(dict.fromkeys(options.views)), options.dry_run, job))
+    return 0
+
+
+def _tend_cache(options: argparse.Namespace) -> int:
+    from benchmark.features.kept import format_kept, kept_features, remove
+    from benchmark.options import cache_root
+
+    folder = cache_root(options.cache or "") / "features"
+    if options.remove:
+        print(f"{remove(options.remove, folder) / 2**20:,.1f} MiB freed in {folder}")
+    if options.list:
+        print(format_kept(list(kept_features(folder)), folder))
     return 0
 
 

@@ -95,7 +95,8 @@ def require_finite(features: NDArray[np.floating[Any]], sources: Sequence[str], 
     finite = np.isfinite(features).reshape(len(sources), -1).all(axis=1)
     if not finite.all():
         raise UserError(
-            f"{sources[int(np.argmin(finite))]}: the backbone's feature is not finite in {precision}; "
+            f"{sources[int(np.argmin(finite))]}: the backbone's feature is not finite in {precision}"
+            + (", or too large for the half precision that it is kept in; " if features.dtype == np.float16 else "; ")
             + ("" if precision == "fp32" else "use --set backbone.precision=fp32, or ")
             + "check its weights"
         )

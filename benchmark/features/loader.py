@@ -17,6 +17,7 @@ Notation: n rows of a table, N entries of an epoch, B entries of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ RESIDENT_SHARE = 0.5
 
 Column = tuple[str, Tensor]
 """A table's name and the row of it, int64 ``(N,)``, that each entry of the epoch shows."""
+
+
+class Table(Protocol):
+    """Rows (n, ...): a tensor, or something that computes those which are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
 
 class ResidentLoader:
@@ -63,12 +70,34 @@ class StreamedLoader:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._tables: dict[str, Tensor] = {}
+        self._computed: dict[str, Table] = {}
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def put(self, name: str, table: Tensor) -> None:
-        self._tables[name] = table
+    def put(self, name: str, table: Table) -> None:
+        if isinstance(table, Tensor):
+            self._tables[name] = table
+        else:
+            self._computed[name] = table
 
     def batches(self, columns: Sequence[Column], plan: Iterable[IntArray]) -> Iterator[list[Tensor]]:
+        """As `ResidentLoader.batches`; what is computed is computed between two batches, on the caller's thread."""
+        if not any(name in self._computed for name, _ in columns):
+            yield from self._gathered(columns, plan)
+            return
+        for part in plan:
+            entries = torch.from_numpy(part)
+            asked: dict[str, list[int]] = {}
+            for place, (name, _) in enumerate(columns):
+                asked.setdefault(name, []).append(place)
+            found: dict[int, Tensor] = {}
+            for name, places in asked.items():
+                rows = torch.cat([columns[place][1][entries] for place in places])
+                table = self._computed.get(name)
+                taken = (self._tables[name] if table is None else table)[rows].to(self._device)
+                found |= dict(zip(places, taken.chunk(len(places)), strict=True))
+            yield [found[place] for place in range(len(columns))]
+
+    def _gathered(self, columns: Sequence[Column], plan: Iterable[IntArray]) -> Iterator[list[Tensor]]:
         gathered = made_ahead(lambda part: self._gather(columns, torch.from_numpy(part)), plan, "features")
         sent: list[Tensor] | None = None
         for rows in gathered:
@@ -107,12 +136,18 @@ class StreamedLoader:
 FeatureLoader = ResidentLoader | StreamedLoader
 
 
-def feature_loader(tables: Mapping[str, Tensor], device: torch.device) -> FeatureLoader:
+def feature_loader(tables: Mapping[str, Table], device: torch.device) -> FeatureLoader:
     """The loader of these tables: resident where they fit, else streamed."""
-    size = sum(table.numel() * table.element_size() for table in tables.values())
+    stored = [table for table in tables.values() if isinstance(table, Tensor)]
+    if len(stored) < len(tables):
+        computing = StreamedLoader(device)
+        for name, table in tables.items():
+            computing.put(name, table)
+        return computing
+    size = sum(table.numel() * table.element_size() for table in stored)
     # On a CPU they are where they should be: mapped from their files.
     fits = device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
     loader: FeatureLoader = ResidentLoader(device) if fits else StreamedLoader(device)
-    for name, table in tables.items():
-        loader.put(name, table)
+    for name, rows in zip(tables, stored, strict=True):
+        loader.put(name, rows)
     return loader

@@ -18,6 +18,7 @@ Notation: n pictures of a list, P patches (13), d width.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -34,11 +35,13 @@ from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
 from benchmark.errors import unknown_name
 from benchmark.features.block_file import BlockFile, writing
+from benchmark.features.computed import ComputedView
 from benchmark.features.picture_digests import PictureDigests
 from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
 from benchmark.features.text_features import TextFeatures, TextFile
 from benchmark.files import atomic_write_json, digest_of
-from benchmark.progress import counting
+from benchmark.progress import counting, say
+from benchmark.settings import KeepFeatures
 
 VIEWS = (GLOBAL, PATCHES)
 """What every backbone's pictures have; the other outputs of one are further views, by their names."""
@@ -47,14 +50,19 @@ GRIDS = (2, 3)
 _FORMAT = 3
 
 
+Table = Tensor | ComputedView
+"""Rows of a view: mapped from its file, or computed when they are asked for."""
+
+
 class PictureFeatures:
     """Features of a list of pictures.
 
     ``views``: "global" (n, d), "patches" (n, P, d), float32, or another output of the backbone
-    (n, *its shape) as its type, mapped from their files; row i is the picture ``indices[i]``.
+    (n, *its shape) as its type, mapped from their files or computed as they are asked for; row i is the picture
+    ``indices[i]``.
     """
 
-    def __init__(self, views: dict[str, Tensor], indices: IntArray) -> None:
+    def __init__(self, views: Mapping[str, Table], indices: IntArray) -> None:
         self.views = views
         self.indices = indices
         self._row_of = np.full(int(indices.max(initial=-1)) + 2, -1, dtype=np.int64)
@@ -86,6 +94,12 @@ def view_output(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]
     if view not in outputs:
         raise unknown_name("view", view, {*outputs, PATCHES})
     return outputs[view]
+
+
+def free_bytes(folder: Path) -> int:
+    """On the disk of a folder, which may be yet to be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 class FeatureStore:
@@ -156,9 +170,7 @@ class FeatureStore:
             raise ValueError(f"the list {list_name} of {dataset_label} names a picture twice")
         paths = [pictures.paths[i] for i in indices]
         tell = progress or _say_nothing
-        digests = self._digests.of(paths, lambda line: tell(0, len(indices), line))
-        identity = digest_of([[pictures.names[i], content] for i, content in zip(indices, digests, strict=True)])
-        folder = self.folder / f"{_readable(dataset_label)}-{_readable(list_name)}-{identity[:16]}"
+        folder, identity, digests = self._list(dataset_label, list_name, pictures, indices, tell)
         with ExitStack() as stack:
             files = {
                 view: stack.enter_context(closing(self._file(folder, identity, view, len(indices), grids)))
@@ -172,6 +184,49 @@ class FeatureStore:
                 filling = PictureFilling(self._encoder, files, paths, digests, grids, tell)
                 filling.run(folder / "blocks.lock", self._workers, shard)
             return PictureFeatures({view: file.read() for view, file in files.items()}, indices)
+
+    def computed(self, pictures: Pictures, indices: IntArray, views: tuple[str, ...], grids: tuple[int, ...]) -> (
+        PictureFeatures
+    ):
+        """Features of these pictures that are encoded anew whenever they are asked for; nothing is kept."""
+        paths = [pictures.paths[i] for i in indices]
+        tables = {
+            view: ComputedView(self._encoder, view, view_output(view, self._encoder.outputs, grids), paths, grids,
+                               self._workers)
+            for view in views
+        }  # fmt: skip
+        return PictureFeatures(tables, np.asarray(indices, dtype=np.int64))
+
+    def fits(
+        self,
+        dataset_label: str,
+        list_name: str,
+        pictures: Pictures,
+        indices: IntArray,
+        views: tuple[str, ...],
+        grids: tuple[int, ...] = GRIDS,
+    ) -> bool:
+        """Whether the disk of the cache has room for what is not there yet of these features."""
+        needed = {view: bytes_needed(self._encoder.outputs, pictures=len(indices), views=(view,), grids=grids)
+                  for view in views}  # fmt: skip
+        if sum(needed.values()) < free_bytes(self.folder):
+            return True
+        # Names and contents of the pictures need be looked at only where it is close.
+        folder, identity, _ = self._list(dataset_label, list_name, pictures, indices, _say_nothing)
+        for view in views:
+            with closing(self._file(folder, identity, view, len(indices), grids)) as file:
+                if file.path.is_file():
+                    needed[view] -= file.path.stat().st_size
+        return sum(needed.values()) < free_bytes(self.folder)
+
+    def _list(
+        self, dataset_label: str, list_name: str, pictures: Pictures, indices: IntArray, tell: Progress
+    ) -> tuple[Path, str, list[str]]:
+        """Folder and identity of a list of pictures, and the digest of each."""
+        paths = [pictures.paths[i] for i in indices]
+        digests = self._digests.of(paths, lambda line: tell(0, len(indices), line))
+        identity = digest_of([[pictures.names[i], content] for i, content in zip(indices, digests, strict=True)])
+        return self.folder / f"{_readable(dataset_label)}-{_readable(list_name)}-{identity[:16]}", identity, digests
 
     def texts(
         self, strings: Sequence[str], progress: Progress | None = None, shard: tuple[int, int] = (0, 1)
@@ -222,10 +277,26 @@ class SharedStore:
         self._store, self._job = store, job
 
     def pictures(
-        self, dataset: Dataset, split: str, indices: IntArray, views: tuple[str, ...], grids: tuple[int, ...]
+        self,
+        dataset: Dataset,
+        split: str,
+        indices: IntArray,
+        views: tuple[str, ...],
+        grids: tuple[int, ...],
+        keep: KeepFeatures = "as fits",
     ) -> PictureFeatures:
-        """Features of these pictures of a split, complete on every rank."""
+        """Features of these pictures of a split, complete on every rank, or computed as they are asked for.
+
+        ``keep``: whether they go to the disk.
+        """
         phase = f"features of {split}"
+        fits = keep == "always" or self._store.fits(
+            dataset.label, split, dataset.pictures, indices, views, grids
+        )
+        if keep == "never" or not all(self._job.barrier.share(f"room for {phase}", fits)):
+            if keep != "never":
+                say(f"{phase}: do not fit on the disk of {self._store.folder}, and are computed as they are needed")
+            return self._store.computed(dataset.pictures, indices, views, grids)
         with counting(phase, len(indices)) as progress:
             features = self._store.pictures(
                 dataset.label, split, dataset.pictures, indices, views, grids, progress, self._job.cache.shard

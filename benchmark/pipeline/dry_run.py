@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
 from benchmark.errors import UserError, gathered
-from benchmark.features.store import bytes_needed
+from benchmark.features.store import bytes_needed, free_bytes
 from benchmark.method import BuildContext, FeatureInputs
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
 from benchmark.pipeline.preparation import build_planned
@@ -123,5 +123,10 @@ def _store_lines(plan: Plan) -> list[str]:
         return []
     pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
     size = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
-    place = plan.options.cache_root / "features"
-    return [f"features   {pictures:,} pictures, {' and '.join(inputs.views)}: {size / 2**20:,.0f} MiB in {place}"]
+    place, keep = plan.options.cache_root / "features", plan.trainer.keep_features
+    free = free_bytes(place)
+    told = f"features   {pictures:,} pictures, {' and '.join(inputs.views)}: {size / 2**20:,.0f} MiB"
+    if keep != "never" and (keep == "always" or size < free):
+        return [f"{told} in {place}"]
+    why = "" if keep == "never" else f" ({free / 2**20:,.0f} MiB are free in {place}; --cache names another disk)"
+    return [f"{told}, computed anew for every batch: the encoder's pass in every step{why}"]

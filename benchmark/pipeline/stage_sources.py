@@ -120,7 +120,9 @@ class StageSources:
             indices = dataset.split_pictures(split)
             if split == "train" and self._unreadable:
                 indices = indices[~np.isin(indices, list(self._unreadable))]
-            self._features[key] = self._store.pictures(dataset, split, indices, inputs.views, inputs.grids)
+            self._features[key] = self._store.pictures(
+                dataset, split, indices, inputs.views, inputs.grids, self._plan.trainer.keep_features
+            )
             self.seconds_on_features += time.monotonic() - started
         return self._features[key]
 
