@@ -113,6 +113,8 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
     for name in ("IMAGE_ONLY_RUN", "TEXT_ONLY_RUN", "OTHER"):
         line = line.replace(name, str(run.with_name(name.lower().removesuffix("_run"))))
     line = line.replace("--data-root DATA", f"--data-root {data}").replace("WEIGHTS", str(data)).replace("RUN", str(run))
+    picture = sorted((data / "dev").glob("*.png"))[0]
+    line = line.replace("PICTURE.png", str(picture)).replace("FOLDER", str(picture.parent))
     line = line.replace("my_method.py", str(TOY_PLUGIN)).replace("--method my_method", "--method toy")
     line = line.replace("tests/golden", str(GOLDEN)).replace(f"{GOLDEN}/spirit.json ", "")
     before, _, after = line.partition(" benchmark ")
@@ -151,6 +153,8 @@ def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: P
     embeddings(small_cirr, "val", tmp_path / "mine.npz")
     embeddings(small_cirr, "test1", tmp_path / "test1.npz")
     rankings(small_cirr, tmp_path)
+    entries = json.loads((small_cirr / "captions" / "cap.rc2.val.json").read_text())
+    (tmp_path / "listed.txt").write_text("\n".join(str(entry["pairid"]) for entry in entries[:5]))
     words = shortened(line, small_cirr, run)
     if words[0] == "import" or "IMPORTED" in words:
         official(tmp_path)
