@@ -1,4 +1,4 @@
-"""Golden numbers of what no method computes: how training triplets are made wrong, how texts are corrected."""
+"""Golden numbers of what no method computes: noisy triplets, corrected texts, mean average precision."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import numpy as np
 from pydantic import Field
 
 from benchmark.data.noise import SCHEMES, exchange
-from benchmark.dataset import CategoryCaptions
-from benchmark.parity.comparison import Deviation, compare_count, compare_names
+from benchmark.dataset import CategoryCaptions, Ragged
+from benchmark.evaluation.metrics import average_precision_at
+from benchmark.parity.comparison import Deviation, Difference, compare_count, compare_names, worst
 from benchmark.parity.files import Form, GoldenFile
 from benchmark.text_rules import CORRECTED, text_rule
+
+_CLOSE = 1e-9
 
 
 class _Released(Form):
@@ -78,6 +81,36 @@ def _corrected_strings(cases: list[_Corrected]) -> Iterator[tuple[list[str], str
     for case in cases:
         yield case.captions, case.joined
         yield from (([caption], single) for caption, single in zip(case.captions, case.single, strict=True))
+
+
+class _CircoQuery(Form):
+    gt_img_ids: list[int]
+    semantic_aspects: list[str]
+
+
+def check_circo_metrics(file: GoldenFile) -> Iterator[Deviation]:
+    """CIRCO's average precisions, from places in ranked lists; its recall of one target is no metric of ours yet."""
+    queries, gallery = file.parse(list[_CircoQuery], "queries"), file.parse(list[int], "gallery")
+    lists = file.parse(dict[str, list[int]], "rankings")
+    # What a list leaves out may stand anywhere behind it: no cut-off reaches that.
+    beyond = max(len(gallery), *map(len, lists.values())) + 1
+    places = [
+        [ranked.index(i) + 1 if i in ranked else beyond for i in query.gt_img_ids]
+        for query, ranked in zip(queries, (lists[str(number)] for number in range(len(queries))), strict=True)
+    ]
+    ranks, expected = Ragged.of(places), file.parse(dict[str, float], "mAP")
+    of_query = file.parse(list[dict[str, dict[str, float]]], "per_query")
+    for k, mean in expected.items():
+        found = average_precision_at(ranks, int(k))
+        each = zip(found.tolist(), of_query, strict=True)
+        pairs = [Difference(f"query {n}", ap, told["AP"][k], 0.0, _CLOSE) for n, (ap, told) in enumerate(each)]
+        yield worst(f"AP@{k} of each query", pairs)
+        yield worst(f"mAP@{k}", [Difference("", float(found.mean()), mean, 0.0, _CLOSE)])
+    at_ten = average_precision_at(ranks, 10)
+    for aspect, told in file.parse(dict[str, float | None], "semantic_mAP@10").items():
+        has = np.asarray([aspect in query.semantic_aspects for query in queries])
+        if told is not None:
+            yield worst(f"mAP@10, {aspect}", [Difference("", float(at_ten[has].mean()), told, 0.0, _CLOSE)])
 
 
 def same_digest(output: str, found: str, expected: str) -> Deviation:

@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from benchmark.errors import unknown_name
 from benchmark.parity.comparison import Deviation
-from benchmark.parity.data import check_corrected_text, check_noise
+from benchmark.parity.data import check_circo_metrics, check_corrected_text, check_noise
 from benchmark.parity.files import GoldenFile
 from benchmark.parity.pictures import check_preprocessing
 from benchmark.parity.training import CaseReader, check_recipe, read_recipes
@@ -37,6 +37,7 @@ def check(path: Path, registry: Registry) -> list[Deviation]:
         "preprocessing": check_preprocessing,
         "noisy_triplets": check_noise,
         "corrected_text": check_corrected_text,
+        "circo_metrics": check_circo_metrics,
         "training": lambda golden: _check_training(golden, registry),
     }
     for companion in registry.companions():

@@ -49,7 +49,7 @@ def part(name: str, key: str, kept: tuple[str, ...]) -> Content:
 # Golden files of the released code
 
 
-@pytest.mark.parametrize("name", ["preprocessing.json", "clip4cir_combiner.json", "spirit.json", "noisy_triplets.json", "corrected_text.json"])
+@pytest.mark.parametrize("name", ["preprocessing.json", "clip4cir_combiner.json", "spirit.json", "noisy_triplets.json", "corrected_text.json", "circo_metrics.json"])
 def test_golden_files_agree(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", str(GOLDEN / name)]) == 0
     printed = capsys.readouterr().out
