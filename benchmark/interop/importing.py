@@ -216,7 +216,7 @@ class _Import:
         if release is None:
             names = [name for name in self.registry.methods() if _release_of(self.registry, name)]
             raise UserError(
-                f"{path}: {self._title} has no weights of its own that can be imported; {' and '.join(names)} have. "
+                f"{path}: {self._title} has no weights of its own that can be imported; {', '.join(names)} have. "
                 "A CLIP is given with --clip"
             )
         file = read_state_dict(path, entry=release.entry)

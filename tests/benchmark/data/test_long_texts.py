@@ -11,7 +11,8 @@ from command_line import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.encoders.backbones import _tokenizer, load_backbone, text_context
+from benchmark.encoders.backbones import load_backbone, text_context
+from benchmark.encoders.clip_tokens import clip_tokenizer
 from benchmark.records.record import read_record
 
 TINY = text_context("tiny")
@@ -22,7 +23,7 @@ WORDS = ("red", "dress", "a", "sleeveless", "…", "Ünïcode", "&amp;", "\ud83d
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join), max_size=6))
 def test_what_is_counted_is_what_the_tokenizer_cuts(texts: list[str]) -> None:
     vocabulary = int(load_backbone("tiny", "random").clip.vocab_size)
-    whole = _tokenizer(vocabulary)(texts, context_length=5000) if texts else []
+    whole = clip_tokenizer(vocabulary)(texts, context_length=5000) if texts else []
     lengths = [int((tokens != 0).sum()) for tokens in whole]
     # The first token of the vocabulary is numbered 0, as the padding is: those of these words never are.
     assert list(TINY.count(texts)) == lengths
