@@ -260,11 +260,14 @@ def rebuild_backbone(
 
 def network_of(architecture: Architecture, activation: Activation, seed: int, assets_root: Path | None) -> nn.Module:
     """The network of an architecture, random weights by ``seed`` alone, float32."""
+    network: nn.Module
     if architecture.is_plain:
-        return build_clip(architecture.config, activation, seed)
+        network = build_clip(architecture.config, activation, seed)
+        return network
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return build_network(architecture.label, architecture.config, activation == "quickgelu", assets_root)
+        network = build_network(architecture.label, architecture.config, activation == "quickgelu", assets_root)
+    return network
 
 
 def _backbone(
