@@ -33,7 +33,7 @@ Column = tuple[str, Tensor]
 """A table's name and the row of it, int64 ``(N,)``, that each entry of the epoch shows."""
 
 
-class Table(Protocol):
+class RowTable(Protocol):
     """Rows (n, ...): a tensor, or something that computes those which are asked for."""
 
     def __getitem__(self, rows: Tensor, /) -> Tensor: ...
@@ -70,10 +70,10 @@ class StreamedLoader:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._tables: dict[str, Tensor] = {}
-        self._computed: dict[str, Table] = {}
+        self._computed: dict[str, RowTable] = {}
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def put(self, name: str, table: Table) -> None:
+    def put(self, name: str, table: RowTable) -> None:
         if isinstance(table, Tensor):
             self._tables[name] = table
         else:
@@ -136,7 +136,7 @@ class StreamedLoader:
 FeatureLoader = ResidentLoader | StreamedLoader
 
 
-def feature_loader(tables: Mapping[str, Table], device: torch.device) -> FeatureLoader:
+def feature_loader(tables: Mapping[str, RowTable], device: torch.device) -> FeatureLoader:
     """The loader of these tables: resident where they fit, else streamed."""
     stored = [table for table in tables.values() if isinstance(table, Tensor)]
     if len(stored) < len(tables):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import Command
 
+from benchmark.backbone import BackboneChoice
+from benchmark.encoders.families import family_of
 from benchmark.errors import UserError
 from benchmark.interop.exported import load
 from benchmark.records.record import read_record
@@ -78,3 +81,20 @@ def test_a_file_that_brings_only_backbones_is_a_plugin(plugin: Path) -> None:
     empty.write_text("x = 1\n")
     with pytest.raises(UserError, match="no method .*, no dataset .* and no backbones"):
         registry.add_plugin(empty)
+
+
+def test_another_distribution_s_backbone_joins_by_its_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site" / "lone-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lone\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[benchmark.backbones]\nlinear = lone_backbone\n")
+    (tmp_path / "site" / "lone_backbone.py").write_text(PLUGIN.replace("INFO", "INFO_OF_IT"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    registry = discover()
+    assert "lone_backbone" not in sys.modules, "the listing of methods imports no code from outside"
+    (family,) = registry.backbone_families()
+    backbone = family_of("linear", [family]).load(BackboneChoice("linear"))
+    assert backbone.description.family == "linear-family" and backbone.preprocessing.size == 16
+    del sys.modules["lone_backbone"]
