@@ -178,7 +178,7 @@ def initialise_as_bert(bert: Bert, width: int) -> None:
             nn.init.normal_(layer.weight, std=std)
         if isinstance(layer, nn.Linear) and layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    for layer in bert.encoder.layer:
-        if layer.crossattention is not None:
+    for layer in bert.modules():
+        if isinstance(layer, _Layer) and layer.crossattention is not None:
             for matrix in (layer.crossattention.self.query, layer.crossattention.output.dense):
                 matrix.weight.data.mul_(3)
