@@ -84,4 +84,5 @@ def dot_products(queries: Encoding, targets: Encoding) -> Tensor:
         raise TypeError("a dot product needs encodings of one tensor each")
     if targets.ndim == 2:
         return queries @ targets.T
-    return (queries @ targets.flatten(0, 1).T).unflatten(1, targets.shape[:2]).amax(dim=2)
+    products = queries @ targets.flatten(0, 1).T
+    return products.view(len(queries), *targets.shape[:2]).amax(dim=2)

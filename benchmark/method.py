@@ -11,7 +11,7 @@ Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -43,6 +43,11 @@ class Method(nn.Module):
         """Encodings of B queries."""
         raise TypeError(f"{type(self).__name__} must define encode_query")
 
+    def encode_triplet(self, reference: Views, text: Views, target: Views) -> Encoding:
+        """Encodings of B queries for the loss, which may look at what training alone knows: each query's target, and
+        what `Stage.before_epoch` said of its row, among the views of the text. By default those of `encode_query`."""
+        return self.encode_query(reference, text)
+
     def encode_target(self, target: Views) -> Encoding:
         """Encodings of B pictures as candidates; the gallery is encoded by it too."""
         raise TypeError(f"{type(self).__name__} must define encode_target")
@@ -62,6 +67,10 @@ class Method(nn.Module):
         if not isinstance(queries, Tensor) or not isinstance(targets, Tensor):
             raise TypeError(f"{type(self).__name__} has encodings of several tensors and must define score")
         return dot_products(queries, targets)
+
+    @property
+    def encodes_triplets(self) -> bool:
+        return type(self).encode_triplet is not Method.encode_triplet
 
     def tokenize(self, texts: Sequence[str]) -> Views:
         """Strings to tensors, for stages that read pixels; runs on the host."""
@@ -198,6 +207,26 @@ def all_parameters(method: Method, settings: TrainingSettings) -> ParameterGroup
     return [{"params": [p for p in method.parameters() if p.requires_grad]}]
 
 
+RowValues = dict[str, Tensor]
+"""By name what is known of every entry of an epoch, (N, …)."""
+
+
+@dataclass(frozen=True)
+class ComingEpoch:
+    """An epoch that is about to begin, or to be gone on with.
+
+    ``number``: from 0. ``entries``: N. ``kept``: what was said at its beginning, where it is gone on with.
+    ``groups``: its negative groups in the order of training, all of them on every process: entries (B,), and the
+    views of reference, text and target. ``seed``: of all that is drawn for it.
+    """
+
+    number: int
+    entries: int
+    seed: int
+    kept: RowValues
+    groups: Callable[[], Iterator[tuple[NDArray[np.int64], Views, Views, Views]]]
+
+
 OptimiserFactory = Callable[[ParameterGroups, TrainingSettings], torch.optim.Optimizer]
 ScheduleFactory = Callable[[TrainingSettings, int], Callable[[int], float]]
 """(settings, updates per epoch) to the factor of the learning rate at update n (from 0)."""
@@ -214,6 +243,7 @@ class Stage:
     what it prepared: a vocabulary is not made anew); or these with the moments of the optimiser,
     parameter by parameter, and the best score, which the stage then has to beat. The rate is always
     the stage's own.
+    ``before_epoch`` is called with the method before each epoch; what it says of the entries joins their texts' views.
     ``trains`` is False for methods that have nothing to train: they are built and evaluated.
     """
 
@@ -226,6 +256,7 @@ class Stage:
     schedule: ScheduleFactory | None = None
     output: Literal["encoder", "method"] = "method"
     initialise_from: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
+    before_epoch: Callable[[Method, TrainingSettings, ComingEpoch], RowValues] | None = None
     trains: bool = True
 
 

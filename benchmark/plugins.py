@@ -23,7 +23,7 @@ from benchmark.errors import UserError, described
 from benchmark.method import FeatureInputs, Method, PixelInputs, RequiredFile, Specification, Stage
 
 _METHOD_FUNCTIONS = (
-    "encode_query", "encode_target", "loss", "score", "tokenize", "build_extra_state", "extra_state",
+    "encode_query", "encode_triplet", "encode_target", "loss", "score", "tokenize", "build_extra_state", "extra_state",
     "load_extra_state", "explain",
 )  # fmt: skip
 

@@ -116,7 +116,8 @@ class TrainingCase:
     """A recipe as its method reads it: weights drawn and dropout removed.
 
     ``released``: the method's part with the released names. ``changes``: relative tolerance of each
-    parameter's change. ``used_tokens``: numbers of the tokens in any text, padding included.
+    parameter's change. ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called
+    with the number of each step, from 0.
     """
 
     method: Method
@@ -126,6 +127,7 @@ class TrainingCase:
     batches: Sequence[Batch]
     changes: float = 3e-4
     used_tokens: Tensor | None = None
+    before_step: Callable[[int], None] = lambda step: None
 
 
 CaseReader = Callable[[GoldenFile, str, GoldenRecipe], TrainingCase]
@@ -199,6 +201,7 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
                          momentum=None if stage.schedule else standard_momentum(settings, BATCHES))  # fmt: skip
     engine.training_mode()
     for step in range(steps):
+        case.before_step(step)
         course.rates.append(engine.learning_rate())
         course.losses.append(float(engine.accumulate(case.batches[step % BATCHES], 0)))
         for parameter_name, parameter in parameters.items():

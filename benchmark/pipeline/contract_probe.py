@@ -114,7 +114,11 @@ class _Contract:
                 layer.eval()
         batch = self._sample.views(self._all)
         with torch.enable_grad():
-            queries = self._encoded("encode_query", self._all, reference=batch.reference, text=batch.text)
+            asked = {"reference": batch.reference, "text": batch.text}
+            if self._method.encodes_triplets:
+                queries = self._encoded("encode_triplet", self._all, **asked, target=batch.target)
+            else:
+                queries = self._encoded("encode_query", self._all, **asked)
             targets = self._encoded("encode_target", self._all, target=batch.target)
             with _failing_in_one_line(self._name, "loss"):
                 loss = self._method.loss(queries, targets)

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from benchmark.dataset import Captions, IntArray, Triplets
 from benchmark.errors import UserError
-from benchmark.method import Views
+from benchmark.method import RowValues, Views
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import TextRule
 
@@ -176,3 +177,11 @@ class TrainingSource(Protocol):
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         """Tensors of the own rows of each share, in order."""
         ...
+
+
+def with_row_values(batches: Iterable[Batch], shares: Sequence[Share], values: RowValues) -> Iterator[Batch]:
+    """Batches whose texts' views have, beside their own, what is known of their rows of the epoch."""
+    for share, batch in zip(shares, batches, strict=False):
+        device = next(iter(batch.text.values())).device
+        own = {name: rows[torch.from_numpy(share.rows)].to(device) for name, rows in values.items()}
+        yield Batch(batch.reference, batch.target, {**batch.text, **own})

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.distributed.process import Process
 from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
+from benchmark.encoding import Encoding
 from benchmark.errors import UserError
 from benchmark.method import Method
 from benchmark.settings import TrainingSettings
@@ -47,9 +48,11 @@ class _LossModule(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
             method, rows, device = self.method, self._micro_batch, self._device
-            queries = encode_in_micro_batches(
-                method.encode_query, rows, device, reference=batch.reference, text=batch.text
-            )
+            asked = {"reference": batch.reference, "text": batch.text}
+            how: Callable[..., Encoding] = method.encode_query
+            if method.encodes_triplets:
+                how, asked = method.encode_triplet, {**asked, "target": batch.target}
+            queries = encode_in_micro_batches(how, rows, device, **asked)
             targets = encode_in_micro_batches(method.encode_target, rows, device, target=batch.target)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)

@@ -21,7 +21,8 @@ class StageState(BaseModel):
     """A stage in training after ``update`` updates: tensors on the host by name, and plain values.
 
     ``position``: updates of this epoch; ``losses``: theirs. ``scale``: of the loss, empty without one. ``average``:
-    of the weights, empty without one. ``selected``: the best weights so far, empty where there are none.
+    of the weights, empty without one. ``selected``: the best weights so far, empty where there are none. ``rows``:
+    what `Stage.before_epoch` said of this epoch's entries.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -40,6 +41,7 @@ class StageState(BaseModel):
     best: float | None
     triplets_seen: NonNegativeInt
     log: list[EpochLog]
+    rows: dict[str, Tensor] = {}
 
     @classmethod
     def read(cls, states: ResumableState, process: Process, method: Method) -> StageState | None:

@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, closing, nullcontext
 import torch
 from torch import Tensor
 
-from benchmark.method import Method
+from benchmark.dataset import IntArray
+from benchmark.method import ComingEpoch, Method, RowValues, Views
 from benchmark.progress import Progress
 from benchmark.training.adaptation import adapt, merge, with_rates
-from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan
+from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan, with_row_values
 from benchmark.training.engine import StageEngine
 from benchmark.training.job import Diverged, EpochLog, Interrupted, Trained, TrainingJob, clone_of
 from benchmark.training.monitoring import Measurements, Monitors
@@ -113,6 +114,7 @@ class _StageTraining:
         self.epoch = self.position = self.update = 0
         self.losses: list[float] = []
         self.unread: list[Tensor] = []
+        self.rows: RowValues = {}
         self.updates_per_epoch = per_epoch
         self.total_updates = per_epoch * self.settings.epochs
 
@@ -135,7 +137,8 @@ class _StageTraining:
         whole = update_plan(entries, self.settings, job.seed, self.epoch)
         plan, self.updates_per_epoch = whole[self.position :], len(whole)
         shares = [share for rows in plan for share in rank_shares(rows, self.settings, self.layout, rank)]
-        batches = job.source.batches(shares)
+        self._before_epoch(entries, whole)
+        batches = with_row_values(job.source.batches(shares), shares, self.rows)
         self.engine.training_mode()
         for _ in plan:
             losses = []
@@ -159,6 +162,21 @@ class _StageTraining:
             if measured:
                 self.measurements.write(self.update, self.losses, self.engine)
             yield
+
+    def _before_epoch(self, entries: int, plan: list[IntArray]) -> None:
+        job, settings, prepare = self.job, self.settings, self.job.stage.before_epoch
+        if prepare is None:
+            return
+        alone = GroupLayout.of(settings, 1)
+        shares = [share for rows in plan for share in rank_shares(rows, settings, alone, 0)]
+
+        def groups() -> Iterator[tuple[IntArray, Views, Views, Views]]:
+            for share, batch in zip(shares, job.source.batches(shares), strict=True):
+                yield share.rows, batch.reference, batch.text, batch.target
+
+        kept = self.rows if self.position else {}
+        seed = step_seed(job.seed, self.update - self.position, 0)
+        self.rows = prepare(job.method, settings, ComingEpoch(self.epoch, entries, seed, kept, groups))
 
     def read_losses(self) -> None:
         """Bring losses to the host, seldom, since the device waits for it; stop on the first bad one.
@@ -250,6 +268,7 @@ class _StageTraining:
             best=result.best,
             triplets_seen=result.triplets_seen,
             log=result.log,
+            rows=self.rows,
         )
         self.states.save(state.as_plain(), self.update)
 
@@ -258,7 +277,7 @@ class _StageTraining:
         if self.average is not None:
             self.average.shadow = {n: t.to(self.job.process.device) for n, t in state.average.items()}
         self.epoch, self.position, self.update = state.epoch, state.position, state.update
-        self.losses = list(state.losses)
+        self.losses, self.rows = list(state.losses), dict(state.rows)
         self.result.selected, self.result.selected_epoch = state.selected, state.selected_epoch
         self.result.criterion, self.result.best = state.criterion, state.best
         self.result.triplets_seen, self.result.log = state.triplets_seen, list(state.log)

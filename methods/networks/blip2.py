@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, normalize
+from torch.nn.functional import normalize
 
 from benchmark.encoders.bert import Bert, BertSizes, initialise_as_bert
 from benchmark.encoders.wordpiece import PADDING, encode, padded
@@ -53,6 +53,14 @@ class Blip2Sizes(MethodSettings):
     dropout: float = Field(0.1, ge=0, lt=1, description="in the Q-Former")
 
 
+class _QFormer(nn.Module):
+    """Released files have the language model's head beside it."""
+
+    def __init__(self, sizes: BertSizes) -> None:
+        super().__init__()
+        self.bert = Bert(sizes)
+
+
 class FirstStage(nn.Module):
     """What BLIP-2 trains on the tokens of its frozen picture encoder, with random weights like BERT's."""
 
@@ -61,13 +69,11 @@ class FirstStage(nn.Module):
         h = sizes.width
         self.ln_vision = nn.LayerNorm(picture_width, eps=1e-5)
         self.query_tokens = nn.Parameter(torch.zeros(1, sizes.queries, h))
-        self.Qformer = nn.Module()
-        self.Qformer.bert = Bert(
-            BertSizes(
-                VOCABULARY, h, sizes.layers, sizes.heads, sizes.inner, sizes.dropout,
-                looks_at=picture_width, looking=range(0, sizes.layers, 2), queries_apart=True,
-            )
+        bert = BertSizes(
+            VOCABULARY, h, sizes.layers, sizes.heads, sizes.inner, sizes.dropout,
+            looks_at=picture_width, looking=range(0, sizes.layers, 2), queries_apart=True,
         )  # fmt: skip
+        self.Qformer = _QFormer(bert)
         self.vision_proj, self.text_proj = nn.Linear(h, sizes.embedding), nn.Linear(h, sizes.embedding)
         self.temp = nn.Parameter(torch.tensor(_TEMPERATURE))
         initialise_as_bert(self.bert, h)
@@ -75,8 +81,7 @@ class FirstStage(nn.Module):
 
     @property
     def bert(self) -> Bert:
-        bert: Bert = self.Qformer.bert
-        return bert
+        return self.Qformer.bert
 
     @property
     def queries(self) -> int:
@@ -87,13 +92,15 @@ class FirstStage(nn.Module):
         """The picture encoder's raw tokens (B, T, w) through ln_vision, in float32 whatever they are stored in."""
         norm = self.ln_vision
         with torch.autocast(tokens.device.type, enabled=False):
-            return layer_norm(tokens.to(norm.weight.dtype), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+            normed: Tensor = norm(tokens.to(norm.weight.dtype))
+        return normed
 
     def picture_queries(self, picture: Tensor) -> Tensor:
         """The n query tokens' outputs of pictures (B, T, w) alone, (B, n, h)."""
         queries = self.query_tokens.expand(len(picture), -1, -1)
         everything = queries.new_ones(queries.shape[:2], dtype=torch.bool)
-        return self.bert(queries, everything, self.queries, picture)
+        outputs: Tensor = self.bert(queries, everything, self.queries, picture)
+        return outputs
 
     def joint(self, picture: Tensor, text: Tensor) -> Tensor:
         """Query tokens and text tokens (B, L) together with pictures (B, T, w), (B, n + L, h)."""
@@ -108,7 +115,8 @@ class FirstStage(nn.Module):
 
     def text_alone(self, text: Tensor) -> Tensor:
         """Text tokens (B, L) alone, (B, L, h)."""
-        return self.bert(self.bert.words(text), text != PADDING)
+        outputs: Tensor = self.bert(self.bert.words(text), text != PADDING)
+        return outputs
 
     def targets(self, queries: Tensor) -> Tensor:
         """All n outputs of a picture (B, n, h) → its encoding as a target (B, n, e), each of unit norm."""
@@ -121,7 +129,8 @@ class FirstStage(nn.Module):
     def _with_text(self, queries: Tensor, text: Tensor, picture: Tensor | None) -> Tensor:
         words = self.bert.words(text)
         rows = torch.cat([queries.to(words.dtype), words], dim=1)
-        return self.bert(rows, self._mask(text), self.queries, picture)
+        outputs: Tensor = self.bert(rows, self._mask(text), self.queries, picture)
+        return outputs
 
     def _mask(self, text: Tensor) -> Tensor:
         """(B, n + L), True for n rows that are always seen and for what is no padding."""
@@ -147,7 +156,8 @@ class PromptedStage(FirstStage):
         words = self.bert.embeddings.word_embeddings(text)
         prompts = self.prompt_tokens.expand(len(text), -1, -1).to(words.dtype)
         rows = torch.cat([words[:, :1], prompts, words[:, 1:]], dim=1)
-        return self.bert(self.bert.at_positions(rows), self._mask(text))
+        outputs: Tensor = self.bert(self.bert.at_positions(rows), self._mask(text))
+        return outputs
 
     def load_pretrained(self, path: Path) -> None:
         """Take `blip2_pretrained.pth`, which has no prompts. Raises UserError where it is refused or does not fit."""

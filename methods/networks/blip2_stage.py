@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -64,17 +64,19 @@ class PictureTokens(nn.Module):
 
 
 S = TypeVar("S", bound=Blip2Settings)
+N = TypeVar("N", bound=PromptedStage)
 T = TypeVar("T", bound=TrainingSettings)
 
 
 def on_blip2(
     name: str,
-    network: Callable[[int, S], PromptedStage],
-    build: Callable[[PromptedStage, PictureTokens, T], Method],
+    network: Callable[[int, S], N],
+    build: Callable[[N, PictureTokens, T], Method],
     settings: type[S],
     training: type[T],
+    **of_the_stage: Any,
 ) -> Specification:
-    """A method of one stage, ``name``, on BLIP-2's first stage.
+    """A method of one stage, ``name``, on BLIP-2's first stage; ``of_the_stage``: what else it declares.
 
     ``network`` makes what it trains from the width of the picture's tokens and the settings, ``build`` the method
     on it. Raises UserError where the backbone gives no tokens, or the Q-Former's file is missing or does not fit.
@@ -95,7 +97,7 @@ def on_blip2(
     def stages(given: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
         chosen = settings.of(given).picture_encoder or ("trained" if initialisation == "random" else "frozen")
         trained = chosen == "trained"
-        return (Stage(name, partial(make, trained), _pixels if trained else _tokens, training),)
+        return (Stage(name, partial(make, trained), _pixels if trained else _tokens, training, **of_the_stage),)
 
     return Specification(
         stages=stages,

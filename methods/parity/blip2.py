@@ -124,7 +124,7 @@ def draw_released(network: nn.Module, file: GoldenFile) -> None:
 class _LanguageHead(nn.Module):
     """``Qformer.cls``, which no retrieval uses; its output matrix is the word embedding."""
 
-    def __init__(self, width: int, words: nn.Parameter) -> None:
+    def __init__(self, width: int, words: Tensor) -> None:
         super().__init__()
         self.predictions = nn.Module()
         self.predictions.transform = nn.Module()

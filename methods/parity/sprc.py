@@ -13,7 +13,7 @@ from benchmark.encoders.blip2 import picture_tokens
 from benchmark.encoders.wordpiece import padded
 from benchmark.interop.importing import Release
 from benchmark.parity.comparison import Deviation, Difference, compare_names, worst
-from benchmark.parity.files import Form, GoldenFile, Listed, Matrix, StateDict
+from benchmark.parity.files import Expected, Form, GoldenFile, Listed, Matrix, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import renamed
 from benchmark.parity.training import BATCHES, GoldenRecipe, TrainingCase
@@ -84,7 +84,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
     yield check_texts("texts", texts, sizes.max_text_tokens)
     yield from golden.compare("eval", golden.evaluated(), file.parse(Listed, "eval").outputs)
     expected, passes = file.parse(_Losses, "train_dropout_off"), golden.passes("loss_fashioniq")
-    listed = {
+    listed: dict[str, Expected] = {
         **expected.losses, "loss_fashioniq": expected.loss_fashioniq, "loss_cirr": expected.loss_cirr,
         "logits": expected.logits, "prompt_logits": expected.prompt_logits,
     }  # fmt: skip
@@ -110,7 +110,7 @@ def _outputs(method: Sprc, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fused = network.joint(network.vision(reference["tokens"]), inputs["words"])[:, : network.queries]
     losses = method.losses(queries, targets)
     logits, prompt_logits = (method.score(rows, targets) / network.temp for rows in (query, prompted))
-    best = (query @ tokens.T).unflatten(1, targets.shape[:2]).argmax(dim=2)
+    best = (query @ tokens.T).view(len(query), *targets.shape[:2]).argmax(dim=2)
     sums = {name: losses["itc"] + w * (losses["rtc"] + losses["align"]) for name, w in _WEIGHTS.items()}
     return {
         "query": query, "target": targets, "scores": method.score(query, targets), "best_token": best.double(),
@@ -208,7 +208,7 @@ def _training_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> Trainin
 _STAGE = METHOD.stages(Blip2Settings(), "pretrained")[-1]
 
 
-def _released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+def released_settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
     """What shapes tell; the number of heads is BERT's, one for 64 of the width."""
     layer = "Qformer.bert.encoder.layer"
     _, queries, width = shapes["query_tokens"]
@@ -227,7 +227,7 @@ LEFT_OUT = {**UNUSED, "visual_encoder.": "the picture encoder, which is the back
 RELEASES = {
     "sprc": Release(
         part="network",
-        settings=_released_settings,
+        settings=released_settings,
         entry="Blip2QformerCirAlignPrompt",
         left_out=LEFT_OUT,
     )

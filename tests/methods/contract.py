@@ -174,6 +174,9 @@ def train(method: Method, batch_norm: str = "train") -> Method:
 def loss_of(method: Method, triplets: Triplets) -> Tensor:
     """The reference's side first, as the engine does."""
     queries, targets = encodings_of(method, triplets, triplets)
+    if method.encodes_triplets:
+        views = {"reference": triplets.reference, "text": triplets.text, "target": triplets.target}
+        queries = encode(method.encode_triplet, **views)
     return method.loss(queries, targets)
 
 

@@ -1,5 +1,4 @@
-"""SPRC: the authors' checkpoint comes in and is scored, its file's absence is told, its tokens are stored, two
-processes train what one trains."""
+"""SPRC and TME: the authors' checkpoints come in and are scored, missing files are told, tokens are stored."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from benchmark.backbone import BackboneChoice
 from benchmark.encoders.families import load_choice
 from benchmark.encoding import dot_products
 from benchmark.records.record import read_record
-from benchmark.weights.checkpoints import read_header
+from benchmark.weights.checkpoints import read_header, read_weights
 from benchmark.weights.fit import shapes_of
 
 WEIGHTS = "weights/selected.safetensors"
@@ -37,14 +36,17 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sprc")
     vit = {name: t.half() if t.ndim > 1 else t for name, t in state.items() if name.startswith("visual_encoder.")}
     torch.save({"epoch": 3, "Blip2QformerCirAlignPrompt": {**state, **vit}}, folder / "tuned_clip_arithmetic.pt")
+    difference = {"d2t_proj.weight": torch.eye(64), "d2t_proj.bias": torch.zeros(64)}
+    torch.save({**state, **vit, **difference}, folder / "best_model.pth")
     torch.save({"model": {n: t for n, t in state.items() if n not in vit and n != "prompt_tokens"}}, folder / "blip2_pretrained.pth")
     unused = {"blocks.39.norm1.weight": torch.zeros(64), "norm.weight": torch.zeros(64), "head.weight": torch.zeros(2, 64)}
     torch.save({n.removeprefix("visual_encoder."): t for n, t in vit.items()} | unused, folder / "eva_vit_g.pth")
     return folder
 
 
-def imported(command: Command, released: Path, *more: object) -> Path:
-    given = ("--method", "sprc", released / "tuned_clip_arithmetic.pt", "--dataset", "cirr", "--backbone", "blip2-tiny")
+def imported(command: Command, released: Path, *more: object, method: str = "sprc") -> Path:
+    file = released / {"sprc": "tuned_clip_arithmetic.pt", "tme": "best_model.pth"}[method]
+    given = ("--method", method, file, "--dataset", "cirr", "--backbone", "blip2-tiny")
     outcome = command("import", *given, *more)
     assert outcome.status == 0, outcome.err
     return Path(next(line for line in outcome.out.splitlines() if line.startswith("written")).split()[1].rstrip(":"))
@@ -96,6 +98,15 @@ def ranks_by_hand(released: Path, data: Path) -> np.ndarray:
         own, left = scores[names.index(entry["target_hard"])], names.index(entry["reference"])
         ranks.append(1 + sum(score > own for i, score in enumerate(scores) if i != left))
     return np.array(ranks)
+
+
+def test_tmes_checkpoint_comes_in_like_it(command: Command, small_cirr: Path, released: Path) -> None:
+    folder = imported(command, released, method="tme")
+    outcome = command("evaluate", "--method", "tme", "--checkpoint", folder, "--data-root", small_cirr)
+    assert outcome.status == 0, outcome.err
+    weights = read_weights(folder / WEIGHTS)
+    assert torch.equal(weights["network.d2t_proj.weight"], torch.eye(64))
+    assert read_record(folder / "weights" / "evaluated-demo-cirr").results[0].metrics["R@10"] > 0
 
 
 def test_pretrained_files_are_read_and_tokens_stored(command: Command, small_cirr: Path, released: Path) -> None:

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from benchmark.backbone import BackboneChoice
 from benchmark.encoders.architectures import TINY, backbone_configuration
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
-from benchmark.encoders.backbones import _tokenizer, build_clip
+from benchmark.encoders.backbones import build_clip
+from benchmark.encoders.clip_tokens import clip_tokenizer
 from benchmark.encoders.families import load_choice
 from benchmark.method import BuildContext
 from benchmark.pipeline.required_files import CLIP
@@ -216,10 +217,10 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
-    _tokenizer.cache_clear()
+    clip_tokenizer.cache_clear()
     text = "is Red, isn't striped; V-neck & 3/4 sleeves"
     for vocabulary in (CLIP_VOCABULARY, int(TINY["text_cfg"]["vocab_size"])):
-        assert _tokenizer(vocabulary)([text], context_length=32).shape == (1, 32)
+        assert clip_tokenizer(vocabulary)([text], context_length=32).shape == (1, 32)
     registry = discover()
     for name in registry.methods():
         specification = registry.specification(name)
