@@ -64,7 +64,7 @@ def _examples(
         {
             "id": query,
             "text": facts.text,
-            "reference": pictures.number(facts.reference),
+            "reference": pictures.number(block.data, facts.reference),
             "maps": [{"name": name, "values": _rounded(tensor[i])} for name, tensor in maps.items()],
         }
         for i, (query, facts) in enumerate(chosen)

@@ -6,34 +6,43 @@ and the target where it is lower.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.report.breakdowns import count_changes, has_negation
-from benchmark.report.runs import AskedQuery, Block, ReportedSide
+from benchmark.report.runs import AskedQuery, Block, ReportedData, ReportedSide
 
 SHOWN = 10
 
 
 class PictureTable:
-    """Numbers of the pictures that a page shows, by their names."""
+    """Numbers of the pictures that a page shows; two datasets may call different ones alike."""
 
     def __init__(self) -> None:
-        self._number: dict[str, int] = {}
+        self._number: dict[tuple[int, str], int] = {}
 
-    def number(self, name: str) -> int:
-        return self._number.setdefault(name, len(self._number))
+    def number(self, data: ReportedData, name: str) -> int:
+        return self._number.setdefault((id(data), name), len(self._number))
 
     @property
     def names(self) -> list[str]:
-        return list(self._number)
+        return [name for _, name in self._number]
+
+    def addresses(self, of_data: Mapping[int, Mapping[str, str]]) -> list[str]:
+        """The address of each; "" for one that is missing. ``of_data``: addresses by name, by the data's id."""
+        return [of_data.get(data, {}).get(name, "") for data, name in self._number]
+
+    def names_of(self, data: ReportedData) -> list[str]:
+        return [name for known, name in self._number if known == id(data)]
 
 
 def browser_of(block: Block, sides: Sequence[ReportedSide], pictures: PictureTable) -> dict[str, Any]:
     """A block's queries; of a side with several seeds the lists are the first one's."""
+    numbered = partial(pictures.number, block.data)
     asked = [block.asked[category].get(query) for category, ids in block.ids.items() for query in ids]
     return {
         "categories": list(block.ids),
@@ -42,8 +51,8 @@ def browser_of(block: Block, sides: Sequence[ReportedSide], pictures: PictureTab
         "texts": [each.text if each else "" for each in asked],
         "changes": [count_changes(each.text) if each else 0 for each in asked],
         "negation": [int(has_negation(each.text)) if each else 0 for each in asked],
-        "references": [pictures.number(each.reference) if each else -1 for each in asked],
-        "targets": [pictures.number(min(each.positives)) if each and each.positives else -1 for each in asked],
+        "references": [numbered(each.reference) if each else -1 for each in asked],
+        "targets": [numbered(min(each.positives)) if each and each.positives else -1 for each in asked],
         "sides": [_side(block, number, sides[number].label, asked, pictures) for number in block.ranked],
     }
 
@@ -70,7 +79,7 @@ def _side(
                 # Without annotations the best right answer is known by its rank: all before it are wrong.
                 right = 2 ** (int(first.rank[i]) - 1) if 0 < first.rank[i] <= len(shown) else 0
             marks.append(right)
-            top += [pictures.number(name) if name else -1 for name in shown] + [-1] * (SHOWN - len(shown))
+            top += [pictures.number(block.data, name) for name in shown] + [-1] * (SHOWN - len(shown))
     return {"number": number, "label": label, "ranks": ranks, "top": top, "marks": marks}
 
 

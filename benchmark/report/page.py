@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.comparison.composition import CompositionAt, compose_side
+from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import REPLICATES
 from benchmark.files import atomic_write_text
@@ -24,12 +25,13 @@ from benchmark.report.attention import attention_of
 from benchmark.report.breakdowns import KINDS, breakdowns_of
 from benchmark.report.browser import PictureTable, browser_of
 from benchmark.report.figures import block_figures, training_figures
-from benchmark.report.pictures import embedded, linked
+from benchmark.report.pictures import BUDGET, embedded, linked
 from benchmark.report.provenance import facts_of, without_folders
 from benchmark.report.runs import Block, ReportedSide, blocks_of, reported_sides
 from benchmark.report.sealed_page import sealed_page
 
 _COMPOSED_AT = "R@10"
+_LARGE = 20_000_000
 
 
 def write_report(
@@ -58,13 +60,13 @@ def write_report(
         "plugins": tuple(values.get("plugins", ())),
     }
     attention, without_attention = attention_of(sides, blocks, shown, where)
-    pictures = _pictures(blocks, shown.names, page, embed)
+    composed = [_composed(reported) for reported in sides]
     html, _ = sealed_page(
         "benchmark.report",
         "report",
         "img-src file: data:; form-action 'none'",
         sides=sides,
-        blocks=[_shown_block(block, sides) for block in blocks],
+        blocks=[_shown_block(block, sides, composed) for block in blocks],
         tables=[_shown_table(table) for table in tables(record for s in sides for record in s.side.records)],
         training=list(training_figures(sides)),
         facts=[(n, reported.label, facts_of(reported)) for n, reported in enumerate(sides)],
@@ -75,18 +77,28 @@ def write_report(
         without_attention=[without_folders(line) for line in without_attention],
         kinds=KINDS,
         made=utc_now(),
-        data={"pictures": shown.names, "sources": pictures, "blocks": browsers, "attention": attention},
+        data={
+            "pictures": shown.names,
+            "sources": _pictures(blocks, shown, page, embed),
+            "blocks": browsers,
+            "attention": attention,
+        },
     )
     atomic_write_text(page, html)
+    if page.stat().st_size > _LARGE:
+        say(f"{page}: {page.stat().st_size / 1e6:.0f} MB, which some browsers open slowly; name fewer runs")
     return page
 
 
-def _pictures(blocks: Sequence[Block], names: Sequence[str], page: Path, embed: bool) -> list[str]:
+def _pictures(blocks: Sequence[Block], shown: PictureTable, page: Path, embed: bool) -> list[str]:
     """The address of each picture of the table; "" for one that is missing."""
-    found: dict[str, str] = {}
-    for data, is_demo in {id(block.data): (block.data, block.is_demo) for block in blocks}.values():
-        found |= embedded(data.paths, names) if is_demo or embed else linked(data.paths, names, page)
-    return [found.get(name, "") for name in names]
+    every = {id(block.data): (block.data, block.is_demo) for block in blocks}
+    budget = BUDGET // max(1, sum(is_demo or embed for _, is_demo in every.values()))
+    found = {}
+    for key, (data, is_demo) in every.items():
+        names = shown.names_of(data)
+        found[key] = embedded(data.paths, names, budget) if is_demo or embed else linked(data.paths, names, page)
+    return shown.addresses(found)
 
 
 def _shown_table(table: Table) -> dict[str, Any]:
@@ -111,24 +123,24 @@ def _shown_row(row: Row, places: Sequence[tuple[str, str]]) -> dict[str, Any]:
     return {"name": row.name, "label": row.label, "cells": [row.cells.get(place) for place in places]}
 
 
-def _shown_block(block: Block, sides: Sequence[ReportedSide]) -> dict[str, Any]:
+def _shown_block(
+    block: Block, sides: Sequence[ReportedSide], composed: Sequence[Mapping[TaskKey, CompositionAt]]
+) -> dict[str, Any]:
+    # Categories have equal weight, as in the average that papers print.
+    key = replace(block.key, category=AVERAGE if len(block.ids) > 1 else next(iter(block.ids)))
     return {
         "key": str(block.key),
         "count": block.count,
         "figures": list(block_figures(block, sides)),
-        "composition": list(_composition(block, sides)),
+        "composition": [(number, composed[number][key]) for number in block.ranked if key in composed[number]],
         "breakdowns": list(breakdowns_of(block)),
     }
 
 
-def _composition(block: Block, sides: Sequence[ReportedSide]) -> Iterable[tuple[int, CompositionAt]]:
-    """Of each side that knows what one modality alone finds, its number and its composition at one cut-off."""
-    category = AVERAGE if len(block.ids) > 1 else next(iter(block.ids))
-    for number in block.ranked:
-        try:
-            found = compose_side(sides[number].side, replicates=REPLICATES)
-        except UserError:
-            continue
-        for at in found.at:
-            if at.metric == _COMPOSED_AT and at.key == replace(block.key, category=category):
-                yield number, at
+def _composed(reported: ReportedSide) -> dict[TaskKey, CompositionAt]:
+    """What a side says of composition at one cut-off, by task; {} where it does not know one modality alone."""
+    try:
+        found = compose_side(reported.side, replicates=REPLICATES)
+    except UserError:
+        return {}
+    return {at.key: at for at in found.at if at.metric == _COMPOSED_AT}

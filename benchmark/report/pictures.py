@@ -31,7 +31,7 @@ def linked(paths: Mapping[str, Path], names: Iterable[str], page: Path) -> dict[
     return {name: quote(os.path.relpath(path.resolve(), folder).replace(os.sep, "/")) for name, path in found.items()}
 
 
-def embedded(paths: Mapping[str, Path], names: Iterable[str], budget: int = BUDGET) -> dict[str, str]:
+def embedded(paths: Mapping[str, Path], names: Iterable[str], budget: int) -> dict[str, str]:
     """Addresses that hold the pictures themselves, as small as the budget asks, by name; unreadable ones are left out.
 
     Raises UserError where not even the smallest fit.
