@@ -44,8 +44,8 @@ def exponents(lengths: Scores, dtype: torch.dtype) -> IntArray:
 
 
 def first_twins(gallery: Tensor) -> IntArray:
-    """For every row the first row with the same bytes, (G,)."""
-    gallery = gallery.detach()
+    """For every row of a gallery (G, d) or (G, T, d) the first row with the same bytes, (G,)."""
+    gallery = gallery.detach().flatten(1)
     keys = _keys_on_host(gallery) if gallery.device.type == "cpu" else keys_on_device(gallery)
     order = keys.argsort(kind="stable")
     ordered = keys[order]

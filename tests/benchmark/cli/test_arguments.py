@@ -23,7 +23,7 @@ def test_every_option_of_a_run_is_an_argument_once_with_its_help() -> None:
         assert field.description and actions[name].help == field.description, name
         assert actions[name].default is None, name
     others = set(actions) - set(RunOptions.model_fields)
-    assert others == {"help", "ablations", "config", "dry_run"}
+    assert others == {"help", "ablations", "config", "dry_run", "from_record"}
 
 
 def test_values_are_read_as_the_model_has_them() -> None:

@@ -301,7 +301,7 @@ def test_the_former_name_of_a_view_is_understood_and_told(command: Command, smal
 
 def test_backbones_without_a_line_of_their_own_are_listed_by_name(command: Command) -> None:
     listed = command("list", "backbones")
-    assert "and of open_clip's own: " in listed.out and "ViT-H-14," in listed.out and "SigLIP" not in listed.out
+    assert "and of open_clip's own: " in listed.out and "ViT-H-14," in listed.out and "ViT-SO400M-14-SigLIP2," in listed.out
 
 
 def test_heldout_and_last_selection_run(command: Command, small_cirr: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from official_files import clip_state, write_clip
 from safetensors.torch import save_file
 
 from benchmark.backbone import BackboneChoice
+from benchmark.encoders import clip_tokens
 from benchmark.encoders.architectures import TINY, backbone_configuration
 from benchmark.encoders.backbone_table import BACKBONES, CLIP_VOCABULARY
 from benchmark.encoders.backbones import build_clip
@@ -217,7 +218,7 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.setenv(name, "1")
-    clip_tokenizer.cache_clear()
+    clip_tokens._of_size.cache_clear()
     text = "is Red, isn't striped; V-neck & 3/4 sleeves"
     for vocabulary in (CLIP_VOCABULARY, int(TINY["text_cfg"]["vocab_size"])):
         assert clip_tokenizer(vocabulary)([text], context_length=32).shape == (1, 32)
