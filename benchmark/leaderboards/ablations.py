@@ -31,7 +31,10 @@ _WITH, _WITHOUT = "✓", ""
 def ablation_page(
     method: MethodInfo, variants: Sequence[Variant], dataset: DatasetInfo, records: Iterable[Record], kept: KeptRanks
 ) -> str:
-    """The table of kept records of a method and its ablations, markdown; "" without a record of an ablation."""
+    """The table of kept records of a method and its ablations, markdown; "" without a record of an ablation.
+
+    Where rows have other seeds, those that all of them have are shown.
+    """
     study = AblationStudy(method, variants, dataset.default_protocol, kept=kept)
     known = {"", *(variant.name for variant in variants)}
     for record in records:
@@ -39,6 +42,10 @@ def ablation_page(
             study.runs.setdefault(record.identity.variant, []).append(record)
     if set(study.runs) <= {""}:
         return ""
+    # Means of other seeds than the method's own would differ by more than what a row leaves out.
+    shared = set.intersection(*({record.identity.seed for record in runs} for runs in study.runs.values()))
+    if shared:
+        study.runs = {n: [r for r in runs if r.identity.seed in shared] for n, runs in study.runs.items()}
     for variant in variants:
         if variant.name not in study.runs:
             study.left_out[variant.name] = "it was not run; it may be the same as the method itself with this recipe"
