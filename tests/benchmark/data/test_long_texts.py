@@ -11,9 +11,18 @@ from command_line import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmark.encoders.backbones import load_backbone, text_context
+from benchmark.backbone import BackboneChoice, TextContext
+from benchmark.encoders.backbones import load_backbone
 from benchmark.encoders.clip_tokens import clip_tokenizer
+from benchmark.encoders.families import family_of
 from benchmark.records.record import read_record
+
+
+def text_context(name: str) -> TextContext:
+    context = family_of(name).outline(BackboneChoice(name, "random")).text_context
+    assert context is not None
+    return context
+
 
 TINY = text_context("tiny")
 WORDS = ("red", "dress", "a", "sleeveless", "…", "Ünïcode", "&amp;", "\ud83d", "👗", "x" * 40, ".,;", "\n", "12345")

@@ -315,7 +315,7 @@ STEPS = combiner_training_file("z", 2, 1.0)
         (lambda folder: folder, "a folder, not a file"),
         (truncated, "not valid JSON at line"),
         (written([1, 2]), "no golden numbers"),
-        (written({"method": "spirt", "seed_prefix": ""}), "did you mean spirit?"),
+        (written({"method": "spirt", "seed_prefix": ""}), "did you mean spirit or "),
         (written(without(COMBINER, "seed_prefix")), "seed_prefix"),
         (written(without(COMBINER, "config", "clip_dim")), "entry 'config.clip_dim'"),
         (written(without(COMBINER, "train_dropout_off", "grad_norms")), "entry 'train_dropout_off.grad_norms'"),

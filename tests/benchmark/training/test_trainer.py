@@ -141,7 +141,7 @@ def _cut(*names: str) -> Callable[[dict[str, Any]], Any]:
 
 FIELDS = tuple(StageState.model_fields)
 CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    **{f"without {name}": _without(name) for name in FIELDS},
+    **{f"without {name}": _without(name) for name in FIELDS if StageState.model_fields[name].is_required()},
     **{f"{name} a word": _with(name, "word") for name in FIELDS if name != "criterion"},
     **{f"{name} nothing": _with(name, None) for name in FIELDS if name != "best"},
     **{f"{name} negative": _with(name, -1) for name in ("epoch", "position", "update", "triplets_seen")},
