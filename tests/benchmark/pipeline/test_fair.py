@@ -64,7 +64,9 @@ def test_all_methods_of_a_comparison_share_one_stage_1_and_the_same_effort(
     costs = table[table.index("FLOPs/pair") :]
     names = [line.split("|")[1].rstrip() for line in costs.splitlines() if line.startswith("| ")]
     assert [name[1:] for name in names if name[:3].strip()] == ["CLIP4Cir", "Concat + MLP on CLIP", "Sum"]
-    assert "nothing trained" in table and "CLIP4Cir, trained at rate " in " ".join(table.replace("|", " ").split())
+    # A name that is too long for its column goes on in the next line.
+    words = " ".join(table.replace("|", " ").replace(",", " ").split())
+    assert "nothing trained" in words and "CLIP4Cir trained at rate " in words
     assert table.rstrip("\n").splitlines()[-1].startswith("Demo, synthetic pictures: ")
     assert "TIRG: trains a ResNet" in table and "left out: " not in table
 
