@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hostile_kinds import KINDS
 
+pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("hostile_inputs.py")
 
 

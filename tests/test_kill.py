@@ -16,6 +16,8 @@ import pytest
 from killed_run import LONGEST, Job, finish, kill, left_over, numbers, start
 from random_kills import forkserver, kill_at_random
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def context() -> ForkServerContext:

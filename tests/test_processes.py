@@ -15,6 +15,7 @@ from random_kills import forkserver
 
 from benchmark.records.record import read_record
 
+pytestmark = pytest.mark.slow
 _PORT = 21000 + os.getpid() % 8000
 RUN = [
     "run", "--method", "spirit", "--dataset", "cirr", "--demo", "--limit", "24", "--epochs", "1",

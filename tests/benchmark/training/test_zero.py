@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_training import same
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 
