@@ -27,12 +27,12 @@ def made(**changes: Any) -> Record:
 @pytest.mark.parametrize(
     ("command", "shown"),
     [
-        ("python -m benchmark run --data-root /home/me/DATA --seed 1", "python -m benchmark run --data-root DATA --seed 1"),
+        ("python -m benchmark run --data-root /somebody/DATA --seed 1", "python -m benchmark run --data-root DATA --seed 1"),
         ("python -m benchmark run --data-root cirr=/mnt/a/b/", "python -m benchmark run --data-root cirr=b"),
-        ("python -m benchmark run --data-root='/home/me/my data/x y'", "python -m benchmark run '--data-root=x y'"),
+        ("python -m benchmark run --data-root='/somebody/my data/x y'", "python -m benchmark run '--data-root=x y'"),
         ("python -m benchmark run --weights ~/w/RN50x4.pt", "python -m benchmark run --weights RN50x4.pt"),
         (r"python -m benchmark run --weights 'C:\Users\me\w.pt'", "python -m benchmark run --weights w.pt"),
-        ("python -m benchmark run --output /home/me/runs --demo", "python -m benchmark run --demo"),
+        ("python -m benchmark run --output /somebody/runs --demo", "python -m benchmark run --demo"),
         ("python -m benchmark run --set spirit.epochs=20", "python -m benchmark run --set spirit.epochs=20"),
         ("python -m benchmark run --data-root 'x", "python -m benchmark run --data-root 'x"),
     ],
@@ -43,9 +43,9 @@ def test_a_command_keeps_the_last_part_of_its_paths(command: str, shown: str) ->
 
 def test_every_text_of_a_record_is_looked_at_and_nothing_else_is_changed() -> None:
     raw = copy.deepcopy(GOLDEN)
-    raw["identity"]["encoder"]["weights"] = "/home/me/weights/RN50x4.pt"
-    raw["identity"]["inputs"] = {"/home/me/mine.npz": "ab"}
-    raw["results"][0]["notes"] = ["read from /home/me/lists/a.json, 3/4 of it (R@5+R_subset@1)/2 at https://example.org/a/b"]
+    raw["identity"]["encoder"]["weights"] = "/somebody/weights/RN50x4.pt"
+    raw["identity"]["inputs"] = {"/somebody/mine.npz": "ab"}
+    raw["results"][0]["notes"] = ["read from /somebody/lists/a.json, 3/4 of it (R@5+R_subset@1)/2 at https://example.org/a/b"]
     found = shareable(Record.model_validate(raw))
     assert found.identity.encoder is not None and found.identity.encoder.weights == "RN50x4.pt"
     assert found.identity.inputs == {"mine.npz": "ab"}
