@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from benchmark.errors import UserError
+
 SUMMARY = "write the leaderboard tables from records and published numbers"
+_OF_FORMAT = ("demo", "dataset", "protocol", "text_mode", "encoder", "method", "year", "extra_data", "rows", "sort")
 FORMATS = ("markdown", "latex", "csv", "json", "html")
 
 
@@ -40,6 +43,11 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.registry import discover
     from benchmark.throughput.tables import THROUGHPUT_PAGE
 
+    ignored = [name for name in _OF_FORMAT if getattr(options, name)]
+    if ignored and not options.format:
+        raise UserError(f"--{ignored[0].replace('_', '-')}: tables are printed with --format; add it")
+    if (options.check or options.format) and (options.add or options.runs):
+        raise UserError("--check and --format write nothing; add records in a command of their own")
     results = Path(options.results)
     registry = discover()
     datasets, further = registry.datasets(), [THROUGHPUT_PAGE]

@@ -35,6 +35,9 @@ def run(options: argparse.Namespace) -> int:
     from benchmark.pipeline.controlled_comparison import shared_conditions
     from benchmark.registry import discover
 
+    if options.cite in _KINDS and options.kind is None:
+        # `--cite methods`: the kind, which stands where a run may.
+        options.kind, options.cite = options.cite, True
     registry = discover()
     for plugin in options.plugin or ():
         registry.add_plugin(Path(plugin))

@@ -24,7 +24,10 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
 
     Raises UserError where the record says no command of `run`, or one of another version.
     """
-    words = shlex.split(record.command) if record.command.count("'") % 2 == 0 else []
+    try:
+        words = shlex.split(record.command)
+    except ValueError:  # a quotation that does not end
+        words = []
     if words[:4] != ["python", "-m", "benchmark", "run"]:
         raise UserError(f"--from-record: '{record.command}' is no command of `run`; repeat it as it was made")
     try:
@@ -32,6 +35,9 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
             found = parser.parse_args(words[4:])
     except SystemExit:
         raise UserError(f"--from-record: this version does not know the command '{record.command}'") from None
+    if found.from_record:
+        # Its command says nothing of the settings that the first record had.
+        raise UserError(f"--from-record: this run repeated another one; name that, {found.from_record}")
     data = record.identity.data
     assert data is not None
     for name in _OWN_FOLDERS:
@@ -40,6 +46,7 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
     found.variant = [record.identity.variant] if record.identity.variant else None
     if record.identity.seed is not None:
         found.seed = [record.identity.seed]
+    found.noise = [record.identity.noise.share] if record.identity.noise else None
     found.demo = (data.is_demo and not given.data_root) or None
     for name, value in vars(given).items():
         if value is not None and value != parser.get_default(name):

@@ -63,6 +63,7 @@ def _repeat(options: argparse.Namespace) -> int:
     old = read_record(Path(options.from_record))
     parser = argparse.ArgumentParser(add_help=False)
     add_arguments(parser)
+    parser.add_argument("--traceback", action="store_true")  # of the program, not of the command
     made: list[Record] = []
     status = _run(repeated_options(old, options, parser), made)
     if made and os.environ.get("RANK", "0") == "0":

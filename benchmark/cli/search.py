@@ -81,7 +81,10 @@ def _gallery(model: Model, folder: str | None, values: dict[str, Any]) -> Search
         pictures = folder_pictures(Path(folder))
         indices, label = np.arange(len(pictures)), Path(folder).resolve().name
     else:
-        dataset = open_dataset(discover(), chosen)
+        registry = discover()
+        for plugin in chosen.plugins:
+            registry.add_plugin(Path(plugin))
+        dataset = open_dataset(registry, chosen)
         pictures, label = dataset.pictures, dataset.label
         indices = dataset.split_pictures(dataset.info.evaluation_split)
     return open_gallery(model, pictures, indices, chosen.cache_root, label)

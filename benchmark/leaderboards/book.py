@@ -158,7 +158,7 @@ def add(
     file = run_folder / RECORD_NAME if run_folder.is_dir() else run_folder
     record = read_record(file)
     page = next((page for page in further if page.kind == record.kind), None)
-    problems = page.refusals(record) if page else demo_refusals(record) if demo else refusals(record)
+    problems = demo_refusals(record) if demo else page.refusals(record) if page else refusals(record)
     if record.kind == "rankings":
         problems += _other_protocols(record, results / RECORDS_FOLDER)
     if problems:

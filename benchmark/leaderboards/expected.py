@@ -101,7 +101,9 @@ def verdicts(row: Row, numbers: Iterable[PublishedNumber], expected: Expected) -
     data = record.identity.data
     is_imported = row.result.weights_from == "imported"
     is_paper = is_imported or (record.identity.recipe == _PAPER and row.result.weights_from == "selected")
-    if not is_paper or data is None or not data.is_official or data.different or record.identity.limit:
+    if not is_paper or data is None or not data.is_official or data.different:
+        return []
+    if record.identity.limit or record.identity.noise:
         return []
     mine = [r for r in expected.recipe if r.method == record.method and record.identity.variant in r.variants]
     wanted = {(recipe.published, recipe.backbone, "") for recipe in mine}
@@ -161,6 +163,8 @@ def _apart_seeds(row: Row, band: float) -> Iterator[str]:
 
 def band_lines(record: Record, results: Path) -> list[str]:
     """What `run` says of a record whose recipe is a paper's, a sentence each; empty without the files."""
+    if record.identity.data is None or not record.identity.data.is_official:
+        return []
     numbers = read_published(results / PUBLISHED_NAME)
     expected = read_expected(results / FILE_NAME, numbers)
     if expected is None:

@@ -134,16 +134,19 @@ def printed_rows(info: DatasetInfo, sources: Sources) -> dict[TaskKey, Printed]:
     return published_rows(numbers, [r for r in sources.found_again if r.key.dataset == info.name])
 
 
-def render(info: DatasetInfo, sources: Sources, controlled: str = "") -> str:
+def render(
+    info: DatasetInfo, sources: Sources, controlled: str = "", found: Sequence[Table] | None = None
+) -> str:
     """The page of measured and published results of one dataset, markdown.
 
-    ``controlled``: the section of the records of a controlled comparison.
+    ``controlled``: the section of the records of a controlled comparison. ``found``: its `measured_tables`, where
+    they are made already.
     """
     mine = _accepted(info, sources.measured)
     numbers = [n for n in sources.published if n.key.dataset == info.name]
     reproductions = [r for r in sources.found_again if r.key.dataset == info.name]
     heading = f"# {info.title}: measured and published results" if numbers else f"# {info.title}: measured results"
-    found = measured_tables(info, sources)
+    found = measured_tables(info, sources) if found is None else found
     parts = [
         f"{heading}\n\nMade by `python -m benchmark leaderboard` from the records in `results/records`"
         f"{' and from `results/published.csv`' if numbers else ''}; not edited by hand.\n",
@@ -233,14 +236,15 @@ def pages(
     sources = read_sources(results)
     accepted = [record for record in sources.measured.records if not refusals(record)]
     found: dict[Path, str] = {}
-    for name, info in datasets.items():
-        page = render(info, sources, controlled_section(info, accepted, outside, sources.measured.ranks))
+    by_dataset = {name: (info, measured_tables(info, sources)) for name, info in datasets.items()}
+    for name, (info, tables_of_one) in by_dataset.items():
+        controlled = controlled_section(info, accepted, outside, sources.measured.ranks)
+        page = render(info, sources, controlled, tables_of_one)
         found[results / MEASURED_FOLDER / f"{name}.md"] = page
     for extra in further:
         path = results / MEASURED_FOLDER / extra.name
         if path.is_file() or any(record.kind == extra.kind for record in sources.measured.records):
             found[path] = extra.render(sources.measured.records)
-    by_dataset = {name: (info, measured_tables(info, sources)) for name, info in datasets.items()}
     found[results / MEASURED_FOLDER / OTHER_PROTOCOLS] = render_other_protocols(by_dataset)
     every = [table for _, tables_of_one in by_dataset.values() for table in tables_of_one]
     found[results / MEASURED_FOLDER / BROWSER_PAGE] = browser_page(every, "Measured and published results")

@@ -43,11 +43,9 @@ class _Frame:
     y_ticks: tuple[float, ...]
 
 
-def line_chart(
-    series: Sequence[Series], x_name: str, y_name: str, *, log_x: bool = False, zero: bool = False
-) -> Markup:
-    """Lines, each with its band behind it; ``zero``: the y axis begins there."""
-    frame = _frame(series, log_x, zero)
+def line_chart(series: Sequence[Series], x_name: str, y_name: str, *, log_x: bool = False) -> Markup:
+    """Lines, each with its band behind it."""
+    frame = _frame(series, log_x)
     parts = [_axes(frame, x_name, y_name)]
     for each in series:
         if each.band:
@@ -64,7 +62,7 @@ def line_chart(
 
 def point_chart(series: Sequence[Series], x_name: str, y_name: str) -> Markup:
     """Points on a logarithmic x axis, named by their labels."""
-    frame = _frame(series, log_x=True, zero=False)
+    frame = _frame(series, log_x=True)
     parts = [_axes(frame, x_name, y_name)]
     parts += [_dot(frame, each, x, y, x_name, y_name, 6) for each in series for x, y in each.points]
     return _svg(parts, f"{y_name} by {x_name}")
@@ -98,12 +96,12 @@ def _svg(parts: Sequence[str], label: str) -> Markup:
     return Markup(head + "".join(parts) + "</svg>")
 
 
-def _frame(series: Sequence[Series], log_x: bool, zero: bool) -> _Frame:
+def _frame(series: Sequence[Series], log_x: bool) -> _Frame:
     xs = [x for each in series for x, _ in each.points]
     ys = [y for each in series for _, y in each.points]
     ys += [end for each in series for pair in each.band for end in pair]
     low_y, high_y = _room(ys)
-    y_ticks = _round_ticks(0.0 if zero else low_y, high_y)
+    y_ticks = _round_ticks(low_y, high_y)
     y = _scale(min(y_ticks[0], low_y), max(y_ticks[-1], high_y), _HEIGHT - _BOTTOM, _TOP)
     if not log_x:
         low_x, high_x = _room(xs)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,7 @@ def _pictures(blocks: Sequence[Block], shown: PictureTable, page: Path, embed: b
 
 def _shown_table(table: Table) -> dict[str, Any]:
     places = places_of(table.rows)
-    categories: list[tuple[str, int]] = []
-    for category, _ in places:
-        if categories and categories[-1][0] == category:
-            categories[-1] = (category, categories[-1][1] + 1)
-        else:
-            categories.append((category, 1))
+    categories = [(category, len(list(of))) for category, of in groupby(places, key=lambda place: place[0])]
     return {
         "heading": table.heading,
         "caption": " ".join(f"{sentence}." for sentence in table.caption()),

@@ -1,6 +1,6 @@
 """The pictures that are searched: a folder's, or a dataset's, encoded once by a run's method.
 
-Features of a frozen encoder are kept in the feature store, so that the second start opens no picture; a method that
+Features of a frozen encoder are kept in the feature store, so that the second start encodes no picture; a method that
 reads pixels encodes its gallery anew.
 """
 

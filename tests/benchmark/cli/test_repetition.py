@@ -42,6 +42,13 @@ def test_one_run_of_a_command_of_many_is_repeated_with_its_settings() -> None:
     assert found.demo and found.set == ["spirit.epochs=3"] and found.output is None and not found.ablations
 
 
+def test_of_several_shares_of_noise_the_record_s_is_repeated() -> None:
+    command = "python -m benchmark run --method spirit --dataset cirr --demo --noise 0 0.2 --output 'it'\"'\"'s'"
+    noise = {"share": 0.2, "seed": 42, "scheme": "ntc", "digest": "ab" * 32}
+    assert options(command, identity__noise=noise).noise == [0.2]
+    assert options(command).noise is None
+
+
 def test_what_is_given_stands_above_the_record() -> None:
     command = "python -m benchmark run --method spirit --dataset cirr --data-root DATA --device cuda"
     official = {"identity__data__is_demo": False}
@@ -57,6 +64,7 @@ def test_what_is_given_stands_above_the_record() -> None:
         ("python -m benchmark evaluate --method spirit", "is no command of `run`"),
         ("python -m benchmark run --no-such-option", "this version does not know the command"),
         ("python -m benchmark run 'x", "is no command of `run`"),
+        ("python -m benchmark run --from-record first.json", "repeated another one; name that, first.json"),
     ],
 )
 def test_a_command_that_cannot_be_repeated_is_one_line(command: str, told: str) -> None:

@@ -85,3 +85,8 @@ def test_a_cited_run_that_is_none_is_one_line(tmp_path: Path, command: Command) 
     for arguments in (["--cite", "nowhere"], ["methods", "--cite", "nowhere"]):
         outcome = command("list", *arguments)
         assert outcome.status == 2 and len(outcome.errors) == 1
+
+
+def test_a_kind_behind_cite_is_no_run(command: Command) -> None:
+    found = command("list", "--cite", "methods")
+    assert found.status == 0 and found.out == command("list", "methods", "--cite").out and "@" in found.out

@@ -214,3 +214,19 @@ def test_in_a_browser_a_head_sorts_and_a_filter_hides(tmp_path: Path) -> None:
     found = json.loads(title[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert found["falling"] == ["<b>high</b>", "middle", "low"] == found["rising"][::-1]
     assert found["filtered"] == ["<b>high</b>"] and found["none"] == [] and found["told"] == "block"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--sort", "R@10"], "--sort: tables are printed with --format"),
+        (["--text-mode", "joined"], "--text-mode: tables are printed with --format"),
+        (["--check", "--add", "RUN"], "write nothing"),
+        (["--format", "csv", "--runs", "RUN"], "write nothing"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    given: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["leaderboard", "--results", str(tmp_path / "results"), *given]) == 2
+    assert told in capsys.readouterr().err and not (tmp_path / "results").exists()
