@@ -188,10 +188,6 @@ class Backbone(nn.Module):
         """(B, L) int64 → (B, d), not normalised; L may be shorter than the context."""
         raise TypeError(f"{type(self).__name__} must define encode_text, or have no text_outputs")
 
-    def encode_text_outputs(self, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """(B, L) int64 → each output that is asked for, (B, *shape), in one pass."""
-        return {name: self.encode_text(tokens) for name in names if name == GLOBAL}
-
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, L, w): each token's vector as it enters the text tower, without its position.
 

@@ -129,6 +129,11 @@ def require_regular_file(path: Path) -> None:
         raise UserError(f"{path}: {kind}, not a file; name a regular file")
 
 
+def disk_bytes(file: Path) -> int:
+    """What a file takes on the disk, which is less than its length while it is filled."""
+    return file.stat().st_blocks * 512
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as stream:

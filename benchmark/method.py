@@ -187,7 +187,7 @@ class BuildContext:
         """Shape and type of what the backbone gives of a picture. Raises UserError where it does not give it."""
         given = self.backbone.picture_outputs if self.backbone is not None else {}
         if name not in given:
-            told = self.backbone.description.name if self.backbone is not None else "none"
+            told = self.backbone.identity.name if self.backbone is not None else "none"
             raise UserError(
                 f"--backbone {told}: gives {', '.join(given) or 'nothing'} of a picture, but '{name}' is read; "
                 "choose another one (`list backbones`)"

@@ -68,11 +68,6 @@ class Architecture:
         """A CLIP with CLIP's own text encoder and tokenizer, or with the first of its tokens, as ``tiny``."""
         return is_plain(self.config) or self.label in OWN or (self.is_file and _is_small_clip(self.config))
 
-    @property
-    def is_of_the_hub(self) -> bool:
-        """Whether the sizes of its text tower stand in a file of Hugging Face's hub."""
-        return bool(self.config["text_cfg"].get("hf_model_name"))
-
 
 def architecture_named(name: str) -> Architecture:
     """``RN50x4``, ``ViT-B-32-gelu``, or a JSON file in the form of open_clip's configurations.

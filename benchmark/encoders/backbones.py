@@ -292,11 +292,10 @@ def _told_by_its_sizes(read: PretrainedClip) -> Iterator[None]:
         yield
     except UserError as error:
         assert read.file is not None
-        state = as_clip(read.file, read.source).state_dict
         found = ""
-        with suppress(UserError):
-            found = architecture_of(shapes_of(state), read.source)
-        if found:
+        with suppress(UserError):  # no CLIP, or several
+            found = architecture_of(shapes_of(as_clip(read.file, read.source).state_dict), read.source)
+        if found and found != read.architecture.label:
             raise UserError(f"{error}; its sizes are those of --backbone {found}") from None
         raise
 

@@ -82,7 +82,7 @@ class NetworkFamily:
     def pixels(self, choice: BackboneChoice) -> str:
         preprocessing = self._preprocessing(choice)
         mean, std = (", ".join(f"{value:.4g}" for value in part) for part in (preprocessing.mean, preprocessing.std))
-        return f"mean {mean}; std {std}"
+        return f"mean {mean}; std {std}; {preprocessing.interpolation}"
 
     def outline(self, choice: BackboneChoice) -> Backbone:
         with torch.device("meta"):
@@ -104,7 +104,8 @@ class NetworkFamily:
 
     def rebuild(self, description: Mapping[str, Any], source: str) -> Backbone:
         told = typed(BackboneDescription, dict(description), source, "it is damaged, write the file again")
-        backbone = self._built(BackboneChoice(told.name, told.weights))
+        with torch.random.fork_rng(devices=[]):  # its weights are loaded next
+            backbone = self._built(BackboneChoice(told.name, told.weights))
         backbone.preprocessing = Preprocessing.of_key(told.preprocessing, source)
         backbone.identity = replace(backbone.identity, weights=told.weights)
         return backbone
@@ -121,7 +122,12 @@ class NetworkFamily:
         info, settings = self._info(choice.name), choice.settings
         mean, std = settings.mean or info.mean or CLIP_MEAN, settings.std or info.std or CLIP_STD
         return Preprocessing(
-            settings.preprocessing, info.image_size, mean=colours(mean), std=colours(std), rgb_first=settings.rgb_first
+            settings.preprocessing,
+            info.image_size,
+            mean=colours(mean),
+            std=colours(std),
+            rgb_first=settings.rgb_first,
+            interpolation=settings.interpolation or "bicubic",
         )
 
     def _weights_file(self, choice: BackboneChoice) -> Path | None:

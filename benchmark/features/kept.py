@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError, unknown_name
+from benchmark.files import disk_bytes
 from benchmark.structured_files import SMALL, read_json
 
 _NOTE = "encoder.json"
@@ -36,7 +37,7 @@ def kept_features(folder: Path) -> Iterator[KeptFeatures]:
         architecture, precision = (str(told.get(key, "unknown")) for key in ("architecture", "precision"))
         for part in sorted(path for path in note.parent.iterdir() if path.is_dir()):
             yield KeptFeatures(note.parent.name, part.name, architecture, precision, _size(part))
-        texts = sum(path.stat().st_size for path in note.parent.glob("texts.*"))
+        texts = sum(disk_bytes(path) for path in note.parent.glob("texts.*"))
         yield KeptFeatures(note.parent.name, "texts", architecture, precision, texts)
 
 
@@ -79,4 +80,4 @@ def _delete(encoder: Path, what: str) -> None:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(disk_bytes(path) for path in folder.rglob("*") if path.is_file())

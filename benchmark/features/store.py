@@ -39,7 +39,7 @@ from benchmark.features.computed import ComputedView
 from benchmark.features.picture_digests import PictureDigests
 from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
 from benchmark.features.text_features import TextFeatures, TextFile
-from benchmark.files import atomic_write_json, digest_of
+from benchmark.files import atomic_write_json, digest_of, disk_bytes
 from benchmark.progress import counting, say
 from benchmark.settings import KeepFeatures
 
@@ -89,10 +89,10 @@ def view_output(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]
 
     Raises UserError where the backbone gives no such output.
     """
+    if (GLOBAL if view == PATCHES else view) not in outputs:
+        raise unknown_name("view", view, {*outputs, PATCHES} if GLOBAL in outputs else outputs)
     if view == PATCHES:
         return Output((sum(grid * grid for grid in grids), *outputs[GLOBAL].shape))
-    if view not in outputs:
-        raise unknown_name("view", view, {*outputs, PATCHES})
     return outputs[view]
 
 
@@ -216,7 +216,8 @@ class FeatureStore:
         for view in views:
             with closing(self._file(folder, identity, view, len(indices), grids)) as file:
                 if file.path.is_file():
-                    needed[view] -= file.path.stat().st_size
+                    # What is filled so far: the file has its whole length from the first block on.
+                    needed[view] -= min(needed[view], disk_bytes(file.path))
         return sum(needed.values()) < free_bytes(self.folder)
 
     def _list(
@@ -289,13 +290,14 @@ class SharedStore:
 
         ``keep``: whether they go to the disk.
         """
+        if keep == "never":
+            return self._store.computed(dataset.pictures, indices, views, grids)
         phase = f"features of {split}"
         fits = keep == "always" or self._store.fits(
             dataset.label, split, dataset.pictures, indices, views, grids
         )
-        if keep == "never" or not all(self._job.barrier.share(f"room for {phase}", fits)):
-            if keep != "never":
-                say(f"{phase}: do not fit on the disk of {self._store.folder}, and are computed as they are needed")
+        if not all(self._job.barrier.share(f"room for {phase}", fits)):
+            say(f"{phase}: do not fit on the disk of {self._store.folder}, and are computed as they are needed")
             return self._store.computed(dataset.pictures, indices, views, grids)
         with counting(phase, len(indices)) as progress:
             features = self._store.pictures(

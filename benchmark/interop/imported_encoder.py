@@ -68,6 +68,7 @@ def read_encoder(path: Path, named: str, settings: BackboneSettings) -> Imported
             mean=normalisation.mean,
             std=normalisation.std,
             rgb_first=settings.rgb_first,
+            interpolation=normalisation.interpolation,
         )
         backbone = ClipBackbone.of(architecture, clip, preprocessing, path.stem, activation)
     tensors = {f"clip.{name}": _single(weights[name]).reshape(shape) for name, shape in expected.items()}

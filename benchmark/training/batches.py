@@ -181,6 +181,9 @@ class TrainingSource(Protocol):
 
 def with_row_values(batches: Iterable[Batch], shares: Sequence[Share], values: RowValues) -> Iterator[Batch]:
     """Batches whose texts' views have, beside their own, what is known of their rows of the epoch."""
+    if not values:
+        yield from batches
+        return
     for share, batch in zip(shares, batches, strict=False):
         device = next(iter(batch.text.values())).device
         own = {name: rows[torch.from_numpy(share.rows)].to(device) for name, rows in values.items()}

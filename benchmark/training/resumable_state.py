@@ -25,7 +25,7 @@ from benchmark.files import atomic_path, atomic_write_json, file_digest
 from benchmark.structured_files import SMALL, read_json, typed
 
 _FORM: Literal[2] = 2
-"""Of the pointer and of what a stage's state holds; raised where either changes."""
+"""Of the pointer and of what a stage's state holds; raised where former ones can no longer be read."""
 _SHOWN = 3
 
 

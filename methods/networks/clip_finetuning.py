@@ -96,6 +96,9 @@ def _freeze_untrained(backbone: Backbone, trained: str) -> None:
     for a gradient."""
     chosen = [part for side, part in backbone.parts.items() if trained in ("both", side)]
     beginnings = tuple(beginning for part in chosen for beginning in part)
+    if not beginnings:
+        told = f"does not say which parameters '{trained}' means (Backbone.parts)"
+        raise UserError(f"--backbone {backbone.identity.name}: {told}; choose another one, or an untouched encoder")
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(name.startswith(beginnings))
 

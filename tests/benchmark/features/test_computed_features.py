@@ -19,6 +19,7 @@ from benchmark.features.computed import ComputedView
 from benchmark.features.kept import kept_features, remove
 from benchmark.features.loader import feature_loader
 from benchmark.features.store import FeatureStore
+from benchmark.files import disk_bytes
 
 TOKENS = 5
 INDICES = np.arange(COUNT, dtype=np.int64)
@@ -122,3 +123,13 @@ def test_a_view_is_of_the_backbone_s_size(tmp_path: Path, pictures: Pictures) ->
     view = computed.views["patches"]
     assert isinstance(view, ComputedView) and len(view) == 3 and view[torch.tensor([1])].shape == (1, 4, WIDTH)
     assert SIDE == view._encoder.backbone.preprocessing.size
+
+
+def test_a_file_that_is_filled_by_half_counts_by_what_it_takes(tmp_path: Path) -> None:
+    """Its whole length stands from the first block on, and a disk that is full would seem to have room."""
+    file = tmp_path / "rows"
+    with file.open("wb") as stream:
+        stream.truncate(64 * 2**20)
+        stream.write(b"x" * 2**20)
+        stream.flush()
+    assert file.stat().st_size == 64 * 2**20 and disk_bytes(file) < 8 * 2**20
