@@ -1,11 +1,12 @@
 """Training triplets of which a share is made wrong: noisy triplet correspondence (NTC).
 
 Li, He, Liu, Zhou, Peng, Hu, "Learning with Noisy Triplet Correspondence for Composed Image Retrieval", CVPR 2025,
-introduced it; later methods shuffle alike. Of n triplets in file order ``int(share * n)`` are drawn. The first third of
-these exchange their references among themselves, the second their texts (all captions of a triplet together), the
-last their targets: each has one wrong part, but for the few that a shuffle gives back their own. The noise is made
-once, before the first epoch, and depends on the data and the noise's own seed alone: it is the same for every method
-and every seed of a run. No validation or test entry is touched. Triplets held out for selection are noisy, too.
+introduced it; HABIT and ConeSep shuffle alike. Of n triplets in file order ``int(share * n)`` are drawn. The first
+third of these exchange their references among themselves, the second their texts (all captions of a triplet
+together), the last their targets: each has one wrong part, but for the few that a shuffle gives back their own. The
+noise is made once, before the first epoch, and depends on the data and the noise's own seed alone: it is the same for
+every method and every seed of a run. No validation or test entry is touched. Triplets held out for selection are
+noisy, too.
 
 Notation: n triplets, m of them drawn.
 """
@@ -64,8 +65,8 @@ def exchange(count: int, share: float, seed: int, scheme: str = "ntc") -> Exchan
 
 
 class NoisyDataset(WrappedDataset):
-    """A dataset with noisy training triplets. Which ones are wrong is kept in ``exchanged``, for plots, not for
-    methods. Raises UserError where training pairs are drawn anew every epoch: the noise needs fixed ones."""
+    """A dataset with noisy training triplets. Raises UserError where training pairs are drawn anew every epoch: the
+    noise needs fixed ones."""
 
     def __init__(self, dataset: Dataset, share: float, seed: int, scheme: str) -> None:
         clean, other = dataset.train_triplets(0, 0), dataset.train_triplets(1, 1)
@@ -74,7 +75,7 @@ class NoisyDataset(WrappedDataset):
                 f"--noise: {dataset.label} draws its training pairs anew every epoch, and noisy triplets are made once "
                 "of fixed ones; leave it out, or choose another dataset"
             )
-        self.exchanged = found = exchange(len(clean), share, seed, scheme)
+        found = exchange(len(clean), share, seed, scheme)
         super().__init__(dataset, noise=Noise(share, seed, scheme, found.digest))
         self._triplets = Triplets(
             clean.reference_picture[found.reference],

@@ -55,13 +55,6 @@ def _ranks_alone(
     def ranked(query: Encoding, gallery: Encoding, by: Method | None) -> IntArray:
         return score_task(by, replace(encoded, queries=query, gallery=gallery), job).ranks.rank
 
-    def asked(rows: slice, with_text: bool) -> Encoding:
-        views = reference(rows)
-        if not with_text:
-            return encode(method.encode_query, reference=views, text=source.texts([""] * len(queries.texts[rows])))
-        assert isinstance(source, PixelEvaluation)
-        return encode(method.encode_query, reference=source.black(views), text=source.texts(queries.texts[rows]))
-
     first = slice(0, 1)
     shown = (reference(first), source.texts(queries.texts[first]), source.target(split, task.gallery[first]))
     if all("global" in views for views in shown):
@@ -73,8 +66,19 @@ def _ranks_alone(
         return ranked(pictures, gallery, None), ranked(texts, gallery, None)
     if not isinstance(source, PixelEvaluation):
         return None
-    pictures = encode_shards(lambda rows: asked(rows, with_text=False), count, job, "queries by picture alone")
-    texts = encode_shards(lambda rows: asked(rows, with_text=True), count, job, "queries by text alone")
+    pixels = source
+
+    def by_picture(rows: slice) -> Encoding:
+        views = reference(rows)
+        return encode(method.encode_query, reference=views, text=source.texts([""] * len(queries.texts[rows])))
+
+    def by_text(rows: slice) -> Encoding:
+        strings = queries.texts[rows]
+        black = pixels.black(shown[0], len(strings))
+        return encode(method.encode_query, reference=black, text=source.texts(strings))
+
+    pictures = encode_shards(by_picture, count, job, "queries by picture alone")
+    texts = encode_shards(by_text, count, job, "queries by text alone")
     return ranked(pictures, encoded.gallery, method), ranked(texts, encoded.gallery, method)
 
 

@@ -98,9 +98,9 @@ class PixelEvaluation:
         pixels = self._pixels.batch(pictures, keys).to(self._device)
         return {"pixels": self._inputs.evaluate.normalise(pixels)}
 
-    def black(self, like: Views) -> Views:
-        """Black pictures of the same number and size."""
-        rows, _, height, width = like["pixels"].shape
+    def black(self, like: Views, rows: int) -> Views:
+        """So many black pictures of the same size."""
+        _, _, height, width = like["pixels"].shape
         pixels = torch.zeros(rows, height, width, 3, dtype=torch.uint8, device=self._device)
         return {"pixels": self._inputs.evaluate.normalise(pixels)}
 

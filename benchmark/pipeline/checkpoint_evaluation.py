@@ -81,8 +81,7 @@ class LoadedCheckpoint:
 
     def score(self, tasks: Sequence[Task]) -> list[TaskResult]:
         """Results of tasks of the plan's dataset, beside those of either modality alone."""
-        with StageSources(self.plan, self.job, self.backbone) as sources:
-            encoded = encode_tasks(self.method, tasks, sources.evaluation(self.method, self.inputs), self.job)
+        encoded = self.encode(tasks)
         # An encoder's own features are those of the weights that were loaded into it.
         with StageSources(self.plan, self.job, self.trained_backbone or self.backbone) as sources:
             alone = sources.single_modalities(self.plan.last.stage, self.method, self.inputs, tasks)

@@ -112,7 +112,7 @@ class BareStep:
         loss = torch.zeros((), device=self._device)
         for batch in self._batches:
             with torch.autocast(self._device.type, half, enabled=half is not None):
-                queries = own.encode_query(batch.reference, batch.text)
+                queries = own.encode_triplet(batch.reference, batch.text, batch.target)
                 loss = own.loss(queries, own.encode_target(batch.target)) / len(self._batches)
             scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self._settings.gradient_clip:
