@@ -67,7 +67,7 @@ def test_only_training_triplets_are_touched(small_cirr: Path) -> None:
     clean = dataset(small_cirr)
     noisy = NoisyDataset(clean, 0.5, 42, "ntc")
     one, other = clean.train_triplets(0, 0), noisy.train_triplets(3, 7)
-    found = noisy.exchanged
+    found = exchange(len(one), 0.5, 42)
     assert np.array_equal(other.reference_picture, one.reference_picture[found.reference])
     assert other.captions == tuple(one.captions[i] for i in found.text)
     assert sorted(other.target_picture.tolist()) == sorted(one.target_picture.tolist())
