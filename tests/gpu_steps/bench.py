@@ -20,11 +20,10 @@ from benchmark.records.environment import load_note
 from benchmark.records.identity import Identity
 from benchmark.records.measurement import Measurement
 from benchmark.throughput.timing import Setting
-from gpu_steps.findings import StepFindings, last_words
+from gpu_steps.findings import LONGEST_LINE, StepFindings, findings_file, last_words
 
 ROOT = Path(__file__).resolve().parents[2]
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
-_LONGEST = 600
 
 
 class NotHere(Exception):
@@ -126,10 +125,6 @@ class Program:
             raise RuntimeError(f"{self.log.name} ended with {status}: {last_words(self.log)}")
 
 
-def findings_file(folder: Path, name: str) -> Path:
-    return folder / "steps" / f"{name}.json"
-
-
 def failure(error: BaseException) -> str:
     """An exception in a line, with the place where it came up."""
     told = described(error)
@@ -138,7 +133,7 @@ def failure(error: BaseException) -> str:
     while trace is not None:
         place = f" ({Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno})"
         trace = trace.tb_next
-    return " ".join(words.split())[:_LONGEST] + place
+    return " ".join(words.split())[:LONGEST_LINE] + place
 
 
 def forget(device: torch.device) -> None:

@@ -23,7 +23,7 @@ WAITS_OF_THE_SCALER = 1
 """In fp16 the host asks once whether the gradient overflowed; nothing else makes it wait."""
 
 REPORT = "report.json"
-_LONGEST = 600
+LONGEST_LINE = 600
 Status = Literal["not begun", "running", "done", "failed", "crashed", "out of time", "no time left", "not here"]
 BAD: tuple[Status, ...] = ("running", "failed", "crashed", "out of time")
 
@@ -69,6 +69,11 @@ class Report(Finding):
         atomic_write_json(folder / REPORT, self.model_dump(mode="json"))
 
 
+def findings_file(folder: Path, name: str) -> Path:
+    """Where a step keeps what it has found so far."""
+    return folder / "steps" / f"{name}.json"
+
+
 def read_report(folder: Path) -> Report:
     remedy = "make it again with tests/gpu_check.py"
     return typed(Report, read_json(folder / REPORT, remedy=remedy), str(folder / REPORT), remedy)
@@ -98,7 +103,7 @@ def last_words(log: Path) -> str:
     """The last line of a log that says something."""
     with suppress(OSError):
         lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        return lines[-1].strip()[:_LONGEST] if lines else "without a word"
+        return lines[-1].strip()[:LONGEST_LINE] if lines else "without a word"
     return "without a log"
 
 

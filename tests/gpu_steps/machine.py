@@ -10,6 +10,7 @@ import torch
 from benchmark.records.environment import driver_version, environment
 from benchmark.throughput.encoder_speed import machine_speeds
 from gpu_steps.bench import ROOT, Bench, NotHere
+from gpu_steps.findings import last_words
 
 MARK = "@pytest.mark.gpu"
 
@@ -31,7 +32,9 @@ def ceilings(bench: Bench) -> None:
                 raise NotHere("a CPU has no TF32")
             speeds = machine_speeds(bench.setting(precision))
             bench.measured(f"matrix product {precision}", speeds["matrix product"])
-            bench.measured("memory copy", speeds["memory copy"])
+            # The copy has no precision: the first one stands.
+            if "memory copy" not in bench.found.measured:
+                bench.measured("memory copy", speeds["memory copy"])
 
         bench.attempt(f"matrix product {precision}", part)
 
@@ -42,7 +45,10 @@ def gpu_tests(bench: Bench) -> None:
     outcome = bench.folder / "gpu-tests.xml"
     # Without pytest-xdist and pytest-benchmark as well: their options stand in the project's own addopts.
     given = ["-m", "pytest", "-m", "gpu", "-q", "-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
-    status = bench.program(*given, f"--junitxml={outcome}", *files, log="gpu-tests").process.wait()
+    pytest = bench.program(*given, f"--junitxml={outcome}", *files, log="gpu-tests")
+    status = pytest.process.wait()
+    if not outcome.exists():  # it died on the way
+        raise RuntimeError(f"pytest ended with {status}, without results: {last_words(pytest.log)}")
     (suite,) = ElementTree.parse(outcome).iter("testsuite")
     counts = {name: int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")}
     bench.fact("outcome", ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmark.errors import UserError
 from benchmark.structured_files import read_json, typed
-from gpu_steps.findings import Report, StepFindings, last_words
+from gpu_steps.findings import Report, StepFindings, findings_file, last_words
 
 _POLL = 0.1
 _START = 60.0
@@ -98,7 +98,7 @@ class Watch:
         return found.model_copy(update={"status": status, "problem": problem, "seconds": seconds})
 
     def _read(self, name: str) -> StepFindings | None:
-        path = self._folder / "steps" / f"{name}.json"
+        path = findings_file(self._folder, name)
         with suppress(UserError):
             return typed(StepFindings, read_json(path), str(path), "make it again")
         return None
