@@ -149,10 +149,15 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class PixelInputs:
-    """A stage that trains on pictures; texts pass through the method's `tokenize`."""
+    """A stage that trains on pictures; texts pass through the method's `tokenize`.
+
+    ``evaluate_reference``: of queries' references where theirs is another one. What it draws in evaluation depends
+    on the run's seed and the query alone.
+    """
 
     train: Transform
     evaluate: Transform
+    evaluate_reference: Transform | None = None
 
 
 Inputs = FeatureInputs | PixelInputs

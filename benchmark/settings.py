@@ -96,7 +96,9 @@ class EncoderChoice(MethodSettings):
     )
 
 
-_LATER = ("cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha")
+_LATER = (
+    "cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha", "keep_last", "milestones",
+)  # fmt: skip
 """Settings of training that later versions added, and that identities name only where they are used."""
 
 
@@ -110,6 +112,9 @@ class TrainingSettings(Settings):
     epochs: int = Field(1, ge=0, description="passes over the training triplets")
     batch_size: int = Field(128, ge=1, description="triplets per update, over all processes")
     negative_group: int = Field(0, ge=0, description="pairs that see each other in the loss; 0: the batch")
+    keep_last: bool = Field(
+        False, description="train on what is left of an epoch behind its whole batches, too, as a smaller last batch"
+    )
     optimiser: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(1e-4, gt=0)
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
@@ -126,6 +131,10 @@ class TrainingSettings(Settings):
         0, ge=0, description="epochs to the cosine's minimum, between steps, or of one cycle (0: all)"
     )
     schedule_factor: float = Field(0.1, gt=0, description="factor of each step of the schedule 'step'")
+    milestones: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (), description="epochs, counted from 1, before which the schedule 'step' steps, and never else, in place of "
+        "schedule_epochs"
+    )
     warmup: float = Field(0.0, ge=0, le=1, description="share of all updates with a rising rate")
     cycle_start: float = Field(25.0, ge=1, description="one-cycle: the peak over the rate that it starts from")
     cycle_end: float = Field(1e4, ge=1, description="one-cycle: the rate that it starts from over the last one")
@@ -165,7 +174,16 @@ class TrainingSettings(Settings):
         "cycle_end": {"schedule": ("one-cycle",)},
         "cycle_momentum": {"schedule": ("one-cycle",)},
         "schedule_factor": {"schedule": ("step",)},
+        "milestones": {"schedule": ("step",)},
     }
+
+    @model_validator(mode="after")
+    def _one_way_to_step(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must grow from one to the next")
+        if self.milestones and self.schedule_epochs:
+            raise ValueError("milestones take the place of schedule_epochs; leave one of them out")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -133,10 +133,7 @@ def _encode_queries(method: Method, task: Task, source: EvaluationSource, job: J
     queries = task.queries
 
     def block(rows: slice) -> Encoding:
-        stand_in = queries.feature_picture
-        reference = source.reference(
-            task.key.split, queries.reference_picture[rows], None if stand_in is None else stand_in[rows]
-        )
+        reference = source.reference(task.key.split, queries, rows)
         return encode(method.encode_query, reference=reference, text=source.texts(queries.texts[rows]))
 
     return encode_shards(block, len(queries), job, f"encoding the queries of {task.key}")

@@ -49,8 +49,7 @@ def _ranks_alone(
     split, queries, count = task.key.split, task.queries, len(task.queries)
 
     def reference(rows: slice) -> Views:
-        stand_in = queries.feature_picture
-        return source.reference(split, queries.reference_picture[rows], None if stand_in is None else stand_in[rows])
+        return source.reference(split, queries, rows)
 
     def ranked(query: Encoding, gallery: Encoding, by: Method | None) -> IntArray:
         return score_task(by, replace(encoded, queries=query, gallery=gallery), job).ranks.rank

@@ -5,6 +5,7 @@ From stored features, decoded pictures, or an encoder that is being trained; a m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from benchmark.backbone import Backbone
 from benchmark.data.pixels import PixelSource
-from benchmark.dataset import IntArray, Task
+from benchmark.dataset import IntArray, Queries, Task
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
 from benchmark.features.store import PictureFeatures, SharedStore
@@ -24,6 +25,7 @@ PicturesOfSplit = Callable[[str], PictureFeatures]
 
 _EVALUATION_KEY = 0
 ENCODING_BLOCK = 64
+ALL = slice(None)
 
 
 class EvaluationSource(Protocol):
@@ -33,7 +35,9 @@ class EvaluationSource(Protocol):
         """Do what the ranks of a job do together, before each asks for the rows that it encodes."""
         ...
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views: ...
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        """Of the references of those rows' queries."""
+        ...
 
     def target(self, split: str, pictures: IntArray) -> Views: ...
 
@@ -60,10 +64,10 @@ class FeatureEvaluation:
         if self._inputs.text == "features":
             self._store.fill_texts([text for task in tasks for text in task.queries.texts])
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        views = self._views(split, self._inputs.reference, pictures)
-        if feature_pictures is not None and "global" in views:
-            views["global"] = self._views(split, ("global",), feature_pictures)["global"]
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        views = self._views(split, self._inputs.reference, queries.reference_picture[rows])
+        if queries.feature_picture is not None and "global" in views:
+            views["global"] = self._views(split, ("global",), queries.feature_picture[rows])["global"]
         return views
 
     def target(self, split: str, pictures: IntArray) -> Views:
@@ -82,16 +86,34 @@ class FeatureEvaluation:
 
 
 class PixelEvaluation:
-    """Decodes pictures with the evaluation transform and lets the method read strings itself."""
+    """Decodes pictures with the evaluation transforms and lets the method read strings itself.
 
-    def __init__(self, inputs: PixelInputs, pixels: PixelSource, method: Method, device: torch.device) -> None:
+    ``references``: of the transform that references alone go through, where there is one; ``seed``: of its draws.
+    """
+
+    def __init__(
+        self,
+        inputs: PixelInputs,
+        pixels: PixelSource,
+        method: Method,
+        device: torch.device,
+        references: PixelSource | None = None,
+        seed: int = 0,
+    ) -> None:
         self._inputs, self._pixels, self._method, self._device = inputs, pixels, method, device
+        self._references, self._seed = references, seed
 
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Each rank decodes the pictures of its own blocks alone."""
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        return self.target(split, pictures if feature_pictures is None else feature_pictures)
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        pictures = _shown(queries, rows)
+        if self._references is None or self._inputs.evaluate_reference is None:
+            return self.target(split, pictures)
+        # By the query's name, not its place: the same draw under every protocol, in parts of a task and on any rank.
+        keys = [(self._seed, _number(split, name)) for name in queries.ids[rows]]
+        pixels = self._references.batch(pictures, keys).to(self._device)
+        return {"pixels": self._inputs.evaluate_reference.normalise(pixels)}
 
     def target(self, split: str, pictures: IntArray) -> Views:
         keys = [(_EVALUATION_KEY,)] * len(pictures)
@@ -106,6 +128,15 @@ class PixelEvaluation:
 
     def texts(self, strings: Sequence[str]) -> Views:
         return {name: tensor.to(self._device) for name, tensor in self._method.tokenize(strings).items()}
+
+
+def _shown(queries: Queries, rows: slice) -> IntArray:
+    """The pictures that stand for the references of those rows."""
+    return (queries.reference_picture if queries.feature_picture is None else queries.feature_picture)[rows]
+
+
+def _number(split: str, query: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{split} {query}".encode()).digest()[:8], "big")
 
 
 class LiveFeatures:
@@ -137,8 +168,8 @@ class LiveFeatures:
         self._features = features.to(self._device)
         self._known = {int(picture): row for row, picture in enumerate(pictures)}
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        return self.target(split, pictures if feature_pictures is None else feature_pictures)
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        return self.target(split, _shown(queries, rows))
 
     def target(self, split: str, pictures: IntArray) -> Views:
         rows = torch.as_tensor([self._known[int(picture)] for picture in pictures], device=self._device)

@@ -43,7 +43,7 @@ def sample_of(task: Task, source: EvaluationSource, rows: int = ROWS) -> ProbedR
     def views(chosen: Sequence[int]) -> Batch:
         own, gallery = queries.take(np.asarray(chosen)), task.gallery[[answers[i] for i in chosen]]
         return Batch(
-            reference=source.reference(split, own.reference_picture, own.feature_picture),
+            reference=source.reference(split, own),
             target=source.target(split, gallery),
             text=source.texts(own.texts),
         )

@@ -15,7 +15,7 @@ from benchmark.pipeline.run_settings import by_namespace
 from benchmark.records.rows import AVERAGE
 from benchmark.settings import Settings, with_present_names
 from benchmark.text_rules import text_rule
-from benchmark.training.batches import GroupLayout, require_one_batch
+from benchmark.training.batches import GroupLayout, require_batches
 from benchmark.training.resumable_state import ResumableState
 
 
@@ -40,7 +40,7 @@ def require_trainable(plan: Plan) -> None:
         with gathered(problems):
             rule = text_rule(planned.settings.text_rule)
             captions = plan.triplets(planned, frozenset())(0).captions
-            require_one_batch(sum(len(rule.entries(c)) for c in captions), planned.settings)
+            require_batches(sum(len(rule.entries(c)) for c in captions), planned.settings, world_size)
     problems += filter(None, (need.problem(plan.options.assets) for need in plan.required_files))
     with gathered(problems):
         _require_weights(plan)

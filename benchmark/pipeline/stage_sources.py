@@ -75,7 +75,10 @@ class StageSources:
         device = self._job.process.device
         if isinstance(inputs, FeatureInputs):
             return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, method, device)
-        return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device)
+        own = inputs.evaluate_reference
+        references = None if own is None else self._pixels(own)
+        seed = self._plan.options.seed
+        return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device, references, seed)
 
     def single_modalities(
         self, stage: Stage, method: Method, inputs: Inputs, tasks: Sequence[Task]

@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.dataset import IntArray, Pictures, Ragged, Task
+from benchmark.dataset import IntArray, Pictures, Queries, Ragged, Task
 from benchmark.distributed.process import this_process
 from benchmark.errors import UserError, unknown_name
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.per_query import PerQuery
+from benchmark.evaluation.sources import ALL
 from benchmark.features.store import VIEWS, FeatureStore
 from benchmark.leaderboards.book import RECORDS_FOLDER
 from benchmark.leaderboards.leaderboard import pages
@@ -178,8 +179,8 @@ class _Features:
     def prepare(self, tasks: Sequence[Task]) -> None:
         """Nothing is computed ahead."""
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        return self.target(split, pictures)
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        return self.target(split, queries.reference_picture[rows])
 
     def target(self, split: str, pictures: IntArray) -> Views:
         numbers = torch.from_numpy(pictures).double()[:, None]

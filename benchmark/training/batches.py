@@ -88,6 +88,11 @@ class GroupLayout:
     def of(cls, settings: TrainingSettings, world_size: int) -> GroupLayout:
         """Raises UserError where batch, group and number of processes do not divide."""
         batch, group = settings.batch_size, settings.group
+        if settings.keep_last and group != batch:
+            raise UserError(
+                f"keep_last keeps a last batch of another size, which negative_group {group} need not divide; "
+                "leave one of the two out"
+            )
         if batch % group:
             raise UserError(
                 f"batch_size {batch} is not a multiple of negative_group {group}; "
@@ -110,9 +115,17 @@ class GroupLayout:
         return (rank * self.groups_per_rank + part) // self.ranks_per_group
 
 
-def require_one_batch(entries: int, settings: TrainingSettings) -> None:
-    """Raises UserError where an epoch has no whole batch."""
-    if entries < settings.batch_size:
+def require_batches(entries: int, settings: TrainingSettings, world_size: int = 1) -> None:
+    """Raises UserError where an epoch has no batch, or keeps a last one that the processes cannot share evenly."""
+    if settings.keep_last:
+        left = entries % settings.batch_size
+        if left % world_size:
+            raise UserError(
+                f"keep_last: the last batch of an epoch has {left} of its {entries} entries, which cannot be spread "
+                f"evenly over {world_size} processes; change their number or --batch-size, or drop these entries with "
+                "--set STAGE.keep_last=false"
+            )
+    elif entries < settings.batch_size:
         raise UserError(
             f"{entries} training entries are fewer than one batch of {settings.batch_size}; "
             "choose a smaller --batch-size (of an earlier stage: --set STAGE.batch_size=…)"
@@ -120,12 +133,13 @@ def require_one_batch(entries: int, settings: TrainingSettings) -> None:
 
 
 def update_plan(entries: int, settings: TrainingSettings, seed: int, epoch: int) -> list[IntArray]:
-    """Rows of the epoch table for each update of an epoch, shuffled, the last partial batch dropped."""
+    """Rows of the epoch table for each update of an epoch, shuffled; a last partial batch is dropped or kept."""
     batch = settings.batch_size
-    require_one_batch(entries, settings)
-    # A partial batch would have other negatives, and no place on an even number of processes.
+    require_batches(entries, settings)
+    # A partial batch has other negatives, and no place on an even number of processes: recipes have to ask for it.
+    end = entries if settings.keep_last else entries - batch + 1
     order = np.random.default_rng([seed, epoch, _ORDER]).permutation(entries).astype(np.int64)
-    return [order[start : start + batch] for start in range(0, entries - batch + 1, batch)]
+    return [order[start : start + batch] for start in range(0, end, batch)]
 
 
 @dataclass(frozen=True)
@@ -145,12 +159,12 @@ class Share:
 
 
 def rank_shares(rows: IntArray, settings: TrainingSettings, layout: GroupLayout, rank: int) -> list[Share]:
-    """What a rank computes of one update's rows, one share per accumulated group."""
-    size = settings.group
-    place = rank % layout.ranks_per_group
-    own = slice(place * layout.rows_per_rank, (place + 1) * layout.rows_per_rank)
-    groups = [layout.group_of(rank, part) for part in range(layout.groups_per_rank)]
-    return [Share(rows[group * size : (group + 1) * size], own) for group in groups]
+    """What a rank computes of one update's rows, one share per accumulated group; a last batch may be smaller."""
+    size, place = settings.group, rank % layout.ranks_per_group
+    numbers = (layout.group_of(rank, part) for part in range(layout.groups_per_rank))
+    groups = [rows[number * size : (number + 1) * size] for number in numbers]
+    own = len(groups[0]) // layout.ranks_per_group
+    return [Share(group, slice(place * own, (place + 1) * own)) for group in groups]
 
 
 def step_seed(seed: int, update: int, group: int) -> int:

@@ -39,7 +39,8 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
 
     ``cosine-rising`` is ½(1 + cos(πn/T)), T = ``schedule_epochs`` epochs of updates, never
     clamped: it rises again after T (SPIRIT's released schedule). ``cosine`` reaches zero at the
-    last update. ``step`` multiplies by ``schedule_factor`` every ``schedule_epochs`` epochs.
+    last update. ``step`` multiplies by ``schedule_factor`` every ``schedule_epochs`` epochs, or before each
+    epoch of ``milestones``.
     ``one-cycle``: see `standard_momentum`, which moves the momentum against it.
     """
     total = max(settings.epochs * updates_per_epoch, 1)
@@ -57,6 +58,9 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
         if settings.schedule == "cosine":
             share = (update - warmup) / max(total - warmup, 1)
             return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        if settings.schedule == "step" and settings.milestones:
+            epoch = update // updates_per_epoch + 1
+            return settings.schedule_factor ** sum(milestone <= epoch for milestone in settings.milestones)
         if settings.schedule == "step":
             return settings.schedule_factor ** (update // period)
         return 1.0

@@ -13,8 +13,10 @@ from contextlib import AbstractContextManager, closing, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from benchmark.dataset import IntArray
+from benchmark.errors import UserError
 from benchmark.method import ComingEpoch, Method, RowValues, Views
 from benchmark.progress import Progress
 from benchmark.training.adaptation import adapt, merge, with_rates
@@ -78,6 +80,14 @@ def endless_updates(job: TrainingJob) -> Generator[None]:
             stage.epoch += 1
 
 
+def _require_no_batch_norm(job: TrainingJob) -> None:
+    if any(isinstance(module, _BatchNorm) for module in job.method.modules()):
+        raise UserError(
+            f"stage {job.stage.name}: keep_last leaves a last batch of one entry, which batch norms that train cannot "
+            f"normalise; change --batch-size, or --set {job.stage.name}.keep_last=false"
+        )
+
+
 class _StageTraining:
     """One stage in training: what moves, and the steps that move it."""
 
@@ -88,7 +98,10 @@ class _StageTraining:
         # Before the optimiser is made, which keeps the parameters that it is given.
         job.method.to(job.process.device)
         adapt(job.method, self.settings, job.stage.name, job.seed)
-        per_epoch = len(update_plan(job.source.start_epoch(0), self.settings, job.seed, 0))
+        first_epoch = update_plan(job.source.start_epoch(0), self.settings, job.seed, 0)
+        per_epoch = len(first_epoch)
+        if len(first_epoch[-1]) == 1 and self.settings.batch_norm == "train":
+            _require_no_batch_norm(job)
         moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
         groups = with_rates(job.stage.parameter_groups(job.method, self.settings), job.method, self.settings.rates)
         if moments and job.execution.zero:
@@ -115,7 +128,7 @@ class _StageTraining:
         self.losses: list[float] = []
         self.unread: list[Tensor] = []
         self.rows: RowValues = {}
-        self.updates_per_epoch = per_epoch
+        self.updates_per_epoch, self.entries_per_epoch = per_epoch, 0
         self.total_updates = per_epoch * self.settings.epochs
 
     def begin(self, monitors: Monitors, resume: bool) -> None:
@@ -136,6 +149,7 @@ class _StageTraining:
         entries = job.source.start_epoch(self.epoch)
         whole = update_plan(entries, self.settings, job.seed, self.epoch)
         plan, self.updates_per_epoch = whole[self.position :], len(whole)
+        self.entries_per_epoch = sum(map(len, whole))
         shares = [share for rows in plan for share in rank_shares(rows, self.settings, self.layout, rank)]
         self._before_epoch(entries, whole)
         batches = with_row_values(job.source.batches(shares), shares, self.rows)
@@ -204,7 +218,7 @@ class _StageTraining:
         mean = sum(self.losses) / max(len(self.losses), 1)
         rate, norm = self.engine.learning_rate(), self.engine.gradient_norm()
         log = EpochLog(self.epoch + 1, mean, rate, norm if math.isfinite(norm) else None, seconds)
-        self.result.triplets_seen += self.position * self.settings.batch_size
+        self.result.triplets_seen += self.entries_per_epoch
         self.losses, self.position = [], 0
         self.epoch += 1
         is_last = self.epoch == self.settings.epochs

@@ -27,7 +27,7 @@ from benchmark.distributed.process_group import quiet_deepspeed
 from benchmark.distributed.shards import broadcast_state
 from benchmark.encoding import Encoding
 from benchmark.evaluation.evaluator import encode_tasks, score_task, top_of_task
-from benchmark.evaluation.sources import LiveFeatures
+from benchmark.evaluation.sources import ALL, LiveFeatures
 from benchmark.features.store import SharedStore
 from benchmark.method import Method, PixelInputs, Views
 
@@ -80,12 +80,12 @@ class Whole:
     def prepare(self, tasks: Sequence[Task]) -> None:
         self.encoded = 0
 
-    def reference(self, split: str, pictures: IntArray, feature_pictures: IntArray | None) -> Views:
-        self.encoded += len(pictures)
-        return {"global": self.vectors[torch.from_numpy(pictures)]}
+    def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
+        return self.target(split, queries.reference_picture[rows])
 
     def target(self, split: str, pictures: IntArray) -> Views:
-        return self.reference(split, pictures, None)
+        self.encoded += len(pictures)
+        return {"global": self.vectors[torch.from_numpy(pictures)]}
 
     def texts(self, strings: Sequence[str]) -> Views:
         return {"global": torch.tensor([[float(len(s))] for s in strings])}

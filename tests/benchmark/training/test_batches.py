@@ -11,7 +11,7 @@ from benchmark.dataset import Triplets
 from benchmark.errors import UserError
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
-from benchmark.training.batches import GroupLayout, epoch_table, rank_shares, step_seed, update_plan
+from benchmark.training.batches import GroupLayout, epoch_table, rank_shares, require_batches, step_seed, update_plan
 
 
 def batch(size: int, group: int = 0) -> TrainingSettings:
@@ -34,6 +34,29 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert len(set(orders.values())) == 9
     assert orders[1, 2] == tuple(np.concatenate(update_plan(40, batch(8), 1, 2)).tolist())
     assert orders[0, 0][:8] == (22, 13, 28, 4, 26, 23, 30, 38)
+
+
+def test_what_is_left_of_an_epoch_is_a_smaller_batch_where_it_is_kept() -> None:
+    settings = TrainingSettings(batch_size=8, keep_last=True)
+    plan = update_plan(50, settings, seed=3, epoch=2)
+    assert [len(rows) for rows in plan] == [8] * 6 + [2]
+    assert sorted(np.concatenate(plan).tolist()) == list(range(50))
+    assert np.array_equal(np.concatenate(plan[:6]), np.concatenate(update_plan(50, batch(8), seed=3, epoch=2)))
+    assert [len(rows) for rows in update_plan(5, settings, 0, 0)] == [5]
+    assert [len(rows) for rows in update_plan(16, settings, 0, 0)] == [8, 8]
+
+
+def test_a_smaller_last_batch_is_spread_over_the_processes_or_refused() -> None:
+    settings = TrainingSettings(batch_size=8, keep_last=True)
+    layout, last = GroupLayout.of(settings, 2), update_plan(22, settings, 0, 0)[-1]
+    parts = [share for rank in range(2) for share in rank_shares(last, settings, layout, rank)]
+    assert [len(part.rows) for part in parts] == [3, 3]
+    assert np.concatenate([part.rows for part in parts]).tolist() == last.tolist() == parts[1].group.tolist()
+    require_batches(22, settings, 2)
+    with pytest.raises(UserError, match="last batch of an epoch has 5 of its 21 entries.*evenly over 2 processes"):
+        require_batches(21, settings, 2)
+    with pytest.raises(UserError, match="negative_group 4 need not divide"):
+        GroupLayout.of(TrainingSettings(batch_size=8, negative_group=4, keep_last=True), 1)
 
 
 def test_too_few_entries_are_told() -> None:

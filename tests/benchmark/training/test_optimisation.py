@@ -52,6 +52,14 @@ ONE_CYCLES = {
 }
 
 
+def test_milestones_are_epochs_before_which_the_rate_falls_and_the_last_one_ends_it() -> None:
+    found = factors([0, 39, 40, 89, 90, 990], epochs=100, schedule="step", milestones=(5, 10))
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    for wrong in ({"milestones": (5, 5)}, {"milestones": (1,)}, {"milestones": (2,), "schedule_epochs": 3}):
+        with pytest.raises(ValueError, match="milestones"):
+            TrainingSettings.model_validate(wrong)
+
+
 @pytest.mark.parametrize("recipe", ONE_CYCLES)
 def test_one_cycle_is_the_released_recipes_and_torchs(recipe: str) -> None:
     given, per_epoch, golden = ONE_CYCLES[recipe]

@@ -40,12 +40,12 @@ class Killed(BaseException):
     pass
 
 
-def killed_at(batch: int) -> Vectors:
+def killed_at(batch: int, rows: int = ROWS) -> Vectors:
     def check(served: int) -> None:
         if served == batch:
             raise Killed
 
-    return Vectors(ROWS, on_batch=check)
+    return Vectors(rows, on_batch=check)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +63,18 @@ def test_a_resumed_run_has_the_bits_of_an_undisturbed_one(tmp_path: Path, precis
     assert same(resumed.selected, undisturbed.selected)
     assert (resumed.updates, resumed.triplets_seen) == (undisturbed.updates, undisturbed.triplets_seen) == (15, 120)
     assert [(e.epoch, e.loss, e.score) for e in resumed.log] == [(e.epoch, e.loss, e.score) for e in undisturbed.log]
+
+
+def test_a_kept_last_batch_is_trained_on_counted_and_resumed(tmp_path: Path) -> None:
+    settings = adam(negative_group=0, keep_last=True, epochs=2)
+    undisturbed = train(small_job(tmp_path / "a", settings, Vectors(42)), resume=False)
+    assert (undisturbed.updates, undisturbed.triplets_seen) == (12, 84)
+    with pytest.raises(Killed):
+        train(small_job(tmp_path / "b", settings, killed_at(6, 42), every=0), resume=False)
+    resumed = train(small_job(tmp_path / "b", settings, Vectors(42), every=0), resume=True)
+    assert same(resumed.last, undisturbed.last) and resumed.triplets_seen == 84
+    with pytest.raises(UserError, match="last batch of one entry, which batch norms"):
+        train(small_job(tmp_path / "c", settings, Vectors(41)), resume=False)
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:

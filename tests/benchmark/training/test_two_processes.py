@@ -23,8 +23,8 @@ def test_two_processes_give_the_parameters_of_one(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     two = torch.load(tmp_path / "states.pt", weights_only=True)
-    for name, group in LAYOUTS.items():
-        one = trained(group)
+    for name, layout in LAYOUTS.items():
+        one = trained(*layout)
         for key, tensor in one.items():
             assert (tensor - two[name][key]).abs().max() < 1e-6, (name, key)
     assert (two["one group"]["layer.weight"] - two["a group each"]["layer.weight"]).abs().max() > 1e-4
