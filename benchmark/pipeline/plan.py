@@ -29,7 +29,7 @@ from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
-from benchmark.text_rules import CORRECTED, TextRule, text_rule
+from benchmark.text_rules import TextRule, text_rule
 from benchmark.training.batches import SEED_SCHEME, stage_seed
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
@@ -237,11 +237,11 @@ class Plan:
     @property
     def dictionaries(self) -> dict[str, str]:
         """The files that correct the texts of any stage, with their sha256."""
-        corrects = any(planned.settings.text_rule == CORRECTED for planned in self.stages)
+        corrects = any(text_rule(planned.settings.text_rule).corrects for planned in self.stages)
         return dictionary_digests(self.dataset) if corrects else {}
 
     def _dictionary_identity(self, planned: PlannedStage) -> dict[str, Any]:
-        return {"dictionaries": self.dictionaries} if planned.settings.text_rule == CORRECTED else {}
+        return {"dictionaries": self.dictionaries} if text_rule(planned.settings.text_rule).corrects else {}
 
     @property
     def _noise_identity(self) -> dict[str, Any]:
