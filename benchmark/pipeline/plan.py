@@ -17,6 +17,7 @@ import numpy as np
 from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
+from benchmark.data.released_files import side_digests
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
@@ -162,6 +163,7 @@ class Plan:
             "skip": self.options.skip_bad_images,
             **self._noise_identity,
             **self._dictionary_identity(planned),
+            **({"side texts": self.side_texts_of(planned)} if self.side_texts_of(planned) else {}),
         }
 
     def seed_of(self, planned: PlannedStage) -> int:
@@ -230,6 +232,7 @@ class Plan:
             **({"subset": self.subset.digest} if self.subset else {}),
             **self._noise_identity,
             **({"dictionaries": self.dictionaries} if self.dictionaries else {}),
+            **({"side texts": self.side_texts} if self.side_texts else {}),
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
@@ -239,6 +242,16 @@ class Plan:
         """The files that correct the texts of any stage, with their sha256."""
         corrects = any(text_rule(planned.settings.text_rule).corrects for planned in self.stages)
         return dictionary_digests(self.dataset) if corrects else {}
+
+    @property
+    def side_texts(self) -> dict[str, str]:
+        """The files of captions of pictures and words of pairs that any stage shows, with their sha256."""
+        return {file: digest for planned in self.stages for file, digest in self.side_texts_of(planned).items()}
+
+    def side_texts_of(self, planned: PlannedStage) -> dict[str, str]:
+        """Those of one stage. Raises UserError where one is missing."""
+        describes = text_rule(planned.settings.text_rule).describes
+        return side_digests(self.dataset, texts=describes, notes=planned.stage.shows_notes)
 
     def _dictionary_identity(self, planned: PlannedStage) -> dict[str, Any]:
         return {"dictionaries": self.dictionaries} if text_rule(planned.settings.text_rule).corrects else {}
