@@ -296,6 +296,7 @@ class Specification:
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
+    ``backbone_defaults``: of the backbone's settings, where the method's are others than the engine's.
     ``default_backbone``, ``demo_backbone``: what no `--backbone` means on real data and on demo data.
     ``required_files``: those that the settings ask for, the backbone's weights excepted. ``remarks``:
     what every output of a run says of its settings (words that start at random, say).
@@ -307,6 +308,7 @@ class Specification:
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Initialisation] | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
+    backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
     default_backbone: str = "RN50x4"
     demo_backbone: str = "tiny"
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: ()

@@ -17,8 +17,8 @@ import numpy as np
 from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
-from benchmark.data.released_files import side_digests
 from benchmark.data.protocols import tasks_of_rule
+from benchmark.data.released_files import side_digests
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label

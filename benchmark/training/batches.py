@@ -43,7 +43,7 @@ def stage_seed(seed: int, earlier: Iterable[str]) -> int:
 
 @dataclass(frozen=True)
 class EpochTable:
-    """The training entries of one epoch: picture indices (N,), the string that each shows, and the captions behind it."""
+    """The training entries of one epoch: picture indices (N,), the string that each shows, the captions behind it."""
 
     reference_picture: IntArray
     target_picture: IntArray
