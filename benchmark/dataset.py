@@ -31,15 +31,34 @@ class Words(Protocol):
     def words(self) -> Mapping[str, str]: ...
 
 
+class SideTexts(Protocol):
+    """What is known of a pair beside its captions; files are read when it is first asked for.
+
+    ``picture_text``: a caption of the reference picture. ``note``: the words that are shown on the reference, a phrase
+    or several, separated by comma and blank; they say what the captions ask for. Both raise UserError where the files
+    that have them are missing, or have nothing of this pair.
+    """
+
+    @property
+    def picture_text(self) -> str: ...
+
+    @property
+    def note(self) -> str: ...
+
+
 class CategoryCaptions(tuple[str, ...]):
-    """Captions that know the dictionary of their category, wherever they are taken: the same captions are corrected
-    otherwise in another one. Only the text rule `corrected` reads it."""
+    """Captions that know what belongs to them, wherever they are taken: the dictionary of their category, since the
+    same captions are corrected otherwise in another one, and the side texts of their pair. Only what asks for one of
+    them reads it; each is None where the dataset has none."""
 
-    dictionary: Words
+    dictionary: Words | None
+    side: SideTexts | None
 
-    def __new__(cls, captions: Captions, dictionary: Words) -> CategoryCaptions:
+    def __new__(
+        cls, captions: Captions, dictionary: Words | None = None, side: SideTexts | None = None
+    ) -> CategoryCaptions:
         made = super().__new__(cls, captions)
-        made.dictionary = dictionary
+        made.dictionary, made.side = dictionary, side
         return made
 
 
@@ -117,6 +136,8 @@ class Queries:
     ``group`` (Q,): queries that are not independent share a number (for intervals).
     ``feature_picture`` (Q,) or None: another picture whose whole-picture view stands in for the
     reference's (Fashion200k's ``spirit`` protocol looks it up by caption).
+    ``captions``: the raw captions behind each text, with what they know (:class:`CategoryCaptions`); () where nothing
+    is known.
     """
 
     ids: tuple[str, ...]
@@ -127,6 +148,7 @@ class Queries:
     group: IntArray
     subset: IntArray | None = None
     feature_picture: IntArray | None = None
+    captions: tuple[Captions, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -141,6 +163,7 @@ class Queries:
             group=self.group[index],
             subset=None if self.subset is None else self.subset[index],
             feature_picture=None if self.feature_picture is None else self.feature_picture[index],
+            captions=tuple(self.captions[i] for i in index) if self.captions else (),
         )
 
 

@@ -128,6 +128,18 @@ class Transform(Protocol):
         ...
 
 
+class Annotator(Protocol):
+    """Shows a pair's note (`dataset.SideTexts`) on its reference picture, before any transform sees it."""
+
+    def key(self) -> Mapping[str, Any]:
+        """Everything that changes the pixels."""
+        ...
+
+    def draw(self, image: Image, note: str) -> Image:
+        """The picture with the note on it."""
+        ...
+
+
 @dataclass(frozen=True)
 class FeatureInputs:
     """A stage that trains on stored features of a frozen encoder and never opens a picture.
@@ -152,12 +164,14 @@ class PixelInputs:
     """A stage that trains on pictures; texts pass through the method's `tokenize`.
 
     ``evaluate_reference``: of queries' references where theirs is another one. What it draws in evaluation depends
-    on the run's seed and the query alone.
+    on the run's seed and the query alone. ``annotator``: what shows each pair's note on its reference, in training and
+    evaluation; its stage says so by `Stage.shows_notes`.
     """
 
     train: Transform
     evaluate: Transform
     evaluate_reference: Transform | None = None
+    annotator: Annotator | None = None
 
 
 Inputs = FeatureInputs | PixelInputs
@@ -249,6 +263,7 @@ class Stage:
     parameter by parameter, and the best score, which the stage then has to beat. The rate is always
     the stage's own.
     ``before_epoch`` is called with the method before each epoch; what it says of the entries joins their texts' views.
+    ``shows_notes``: its references bear their pairs' notes, so that the files that have them are needed.
     ``trains`` is False for methods that have nothing to train: they are built and evaluated.
     """
 
@@ -262,6 +277,7 @@ class Stage:
     output: Literal["encoder", "method"] = "method"
     initialise_from: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
     before_epoch: Callable[[Method, TrainingSettings, ComingEpoch], RowValues] | None = None
+    shows_notes: bool = False
     trains: bool = True
 
 
@@ -280,6 +296,7 @@ class Specification:
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
+    ``backbone_defaults``: of the backbone's settings, where the method's are others than the engine's.
     ``default_backbone``, ``demo_backbone``: what no `--backbone` means on real data and on demo data.
     ``required_files``: those that the settings ask for, the backbone's weights excepted. ``remarks``:
     what every output of a run says of its settings (words that start at random, say).
@@ -291,6 +308,7 @@ class Specification:
     settings: type[MethodSettings] = MethodSettings
     own_networks: Callable[[MethodSettings], Initialisation] | None = None
     demo_settings: Mapping[str, Any] = field(default_factory=dict)
+    backbone_defaults: Mapping[str, Any] = field(default_factory=dict)
     default_backbone: str = "RN50x4"
     demo_backbone: str = "tiny"
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: ()

@@ -98,6 +98,7 @@ class EncoderChoice(MethodSettings):
 
 _LATER = (
     "cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha", "keep_last", "milestones",
+    "patience",
 )  # fmt: skip
 """Settings of training that later versions added, and that identities name only where they are used."""
 
@@ -161,6 +162,9 @@ class TrainingSettings(Settings):
         "dataset", description="what picks the best epoch: the dataset's criterion, or a mean of all its recalls"
     )
     validate_every: int = Field(1, ge=1, description="epochs between two validations")
+    patience: int = Field(
+        0, ge=0, description="validations without a new best after which training ends early; 0: it never does"
+    )
 
     formerly: ClassVar[Mapping[str, Renamed]] = {"drawing": Renamed("pair_sampling")}
 

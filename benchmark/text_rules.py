@@ -6,7 +6,8 @@ is part of a table's column, since it changes what is measured (`joined`, `per-c
 `both-orders`, `single`, `template`, `corrected`).
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
-`per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`.
+`per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
+DQU-CIR's for what stands behind a caption of the reference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.dataset import Captions, CategoryCaptions
+from benchmark.dataset import Captions, CategoryCaptions, SideTexts
 from benchmark.errors import UserError, unknown_name
 
 CORRECTED = "corrected"
@@ -34,7 +35,8 @@ _SIGNS_AS_BLANKS = str.maketrans(dict.fromkeys(string.punctuation, " "))
 class TextRule:
     """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings.
 
-    ``beside``: another rule by whose queries the same weights are evaluated, too.
+    ``beside``: another rule by whose queries the same weights are evaluated, too. ``describes``: a caption of the
+    reference picture is part of the text; ``corrects``: words are replaced by a dictionary.
     """
 
     name: str
@@ -44,6 +46,11 @@ class TextRule:
     draw: Callable[[Captions, np.random.Generator], str]
     queries: Callable[[Captions], tuple[str, ...]]
     beside: str = ""
+    describes: bool = False
+
+    @property
+    def corrects(self) -> bool:
+        return self.mode == CORRECTED
 
 
 def trim(caption: str) -> str:
@@ -71,9 +78,16 @@ def corrected(caption: str, words: Mapping[str, str]) -> str:
 
 def _corrected(captions: Captions) -> str:
     """All captions, corrected, joined by " and "; an empty one stays. Raises UserError without a dictionary."""
-    if not isinstance(captions, CategoryCaptions):
+    if not isinstance(captions, CategoryCaptions) or captions.dictionary is None:
         raise UserError("text rule corrected: these captions have no dictionary; use it with FashionIQ or Shoes")
     return " and ".join(corrected(caption, captions.dictionary.words) for caption in captions)
+
+
+def side_texts_of(captions: Captions) -> SideTexts:
+    """What is known of a pair beside its captions. Raises UserError where nothing is."""
+    if not isinstance(captions, CategoryCaptions) or captions.side is None:
+        raise UserError("these captions come without captions of pictures and words; no files are known that have them")
+    return captions.side
 
 
 def _whole(captions: Captions) -> tuple[Captions, ...]:
@@ -121,6 +135,20 @@ def _of_one_caption(name: str, mode: str, summary: str, cleaned: Callable[[str],
     )  # fmt: skip
 
 
+def _behind_a_caption(
+    name: str, mode: str, summary: str, joint: str, modification: Callable[[Captions], str]
+) -> TextRule:
+    """DQU-CIR's unification of the query as a text; the same in training and evaluation."""
+
+    def unified(captions: Captions) -> str:
+        return f"{side_texts_of(captions).picture_text}{joint}{modification(captions)}"
+
+    return TextRule(
+        name, mode, summary, _whole, lambda captions, _: unified(captions), lambda captions: (unified(captions),),
+        describes=True,
+    )  # fmt: skip
+
+
 TEXT_RULES: dict[str, TextRule] = {
     rule.name: rule
     for rule in (
@@ -151,12 +179,20 @@ TEXT_RULES: dict[str, TextRule] = {
             lambda captions, _: _ordered_pair(captions),
             lambda captions: (_ordered_pair(captions),),
         ),
+        # What reads files that a user may not have comes last, so that no mode's name stands for it.
         TextRule(
             CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
             _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
         ),
+        _behind_a_caption("caption-corrected", CORRECTED, "a caption of the reference, ', but ' and the corrected "
+                          "text", ", but ", _corrected),
+        # No blank behind "but": so does DQU-CIR's release on CIRR, and the tokens are others then.
+        _behind_a_caption("caption-as-is", "single", "a caption of the reference, ', but' and, without a blank, the "
+                          "caption as it stands", ", but", lambda captions: captions[0]),
+        _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
+                          "b'", ", but ", lambda captions: captions[0]),
     )
-}
+}  # fmt: skip
 
 
 def text_rule(name: str) -> TextRule:

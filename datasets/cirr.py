@@ -24,8 +24,10 @@ from benchmark.data.annotated import (
 from benchmark.data.annotations import Problems
 from benchmark.data.folders import PictureFolder, format_doubles
 from benchmark.data.protocols import fitting_rule
+from benchmark.data.released_files import SideFiles
 from benchmark.dataset import (
     Captions,
+    CategoryCaptions,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -64,12 +66,14 @@ class CIRR(AnnotatedDataset[CirrSplit]):
         self.pictures = Pictures(tuple(table), tuple(folder.resolve(path) for path in table.values()))
         self.warnings = format_doubles(folder.doubles, "the first in the folders' order is taken")
         position = {name: i for i, name in enumerate(table)}
+        places = [base / folder for base in (files.base, files.root) for folder in ("captions", "")]
+        self.side_files = SideFiles(INFO, [files.captions, *places], splits, splits)
         self._position = {split.name: integers(position[n] for n in split.paths) for split in splits.values()}
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         """All training triplets; the same in every epoch, whatever the seed and pair sampling."""
         train, position = self._split("train"), self._position["train"]
-        return Triplets(position[train.reference], position[train.target], train.captions)
+        return Triplets(position[train.reference], position[train.target], self._captions(train))
 
     def split_pictures(self, split: str) -> IntArray:
         """Indices of the split's pictures in the order of its image list; in training, those of a triplet."""
@@ -79,7 +83,7 @@ class CIRR(AnnotatedDataset[CirrSplit]):
         return self._position[split]
 
     def training_texts(self) -> tuple[Captions, ...]:
-        return self._split("train").captions
+        return self._captions(self._split("train"))
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """The one task of a split; raises UserError for unknown names and rules of other text modes."""
@@ -90,14 +94,16 @@ class CIRR(AnnotatedDataset[CirrSplit]):
         labelled = split != "test1"
         empty: list[list[int]] = [[] for _ in columns.ids]
         gallery = self.split_pictures(split)
+        asked = self._captions(columns)
         queries = Queries(
             ids=columns.ids,
             reference_picture=gallery[columns.reference],
             reference_in_gallery=columns.reference,
-            texts=tuple(rule.queries(captions)[0] for captions in columns.captions),
+            texts=tuple(rule.queries(captions)[0] for captions in asked),
             positives=Ragged.single(columns.target) if labelled else Ragged.of(empty),
             group=columns.sets,
             subset=columns.members,
+            captions=asked,
         )
         return (
             Task(
@@ -111,6 +117,18 @@ class CIRR(AnnotatedDataset[CirrSplit]):
                 labelled=labelled,
                 notes=self.warnings,
             ),
+        )
+
+    def _captions(self, split: CirrSplit) -> tuple[Captions, ...]:
+        """The split's, each knowing its side texts: words of test1 go by the pair's id, its targets are hidden."""
+        names, side = list(split.paths), self.side_files
+        rows = zip(split.captions, split.ids, split.reference.tolist(), split.target.tolist(), strict=True)
+        keyed = (
+            (captions, names[own], f"{pair_id}+{names[own]}" if target < 0 else f"{names[own]}+{names[target]}")
+            for captions, pair_id, own, target in rows
+        )
+        return tuple(
+            CategoryCaptions(captions, side=side.of(split.name, own, split.name, pair)) for captions, own, pair in keyed
         )
 
     def _count(self, name: str, split: CirrSplit) -> dict[str, int]:

@@ -13,7 +13,7 @@ released codes, whose published counts are of lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,10 @@ from benchmark.data.annotated import (
 )
 from benchmark.data.annotations import Problems
 from benchmark.data.protocols import fitting_rule
+from benchmark.data.released_files import LabelledSide
 from benchmark.dataset import (
     Captions,
+    CategoryCaptions,
     IntArray,
     Pictures,
     ProtocolInfo,
@@ -85,8 +87,9 @@ class Fashion200k(AnnotatedDataset[Fashion200kSplit]):
         """
         train, position, scheme = self._split("train"), self._position["train"], pair_sampling_named(pair_sampling)
         reference, target = self._source(scheme.blanks).draw(scheme, seed, epoch)
-        texts = modification_texts(train.captions, train.caption[reference], train.caption[target])
-        return Triplets(position[reference], position[target], tuple((text,) for text in texts))
+        own = train.caption[reference]
+        texts = modification_texts(train.captions, own, train.caption[target])
+        return Triplets(position[reference], position[target], _with_side(texts, train.captions, own))
 
     def split_pictures(self, split: str) -> IntArray:
         """Indices of the split's pictures in order of the label lines; in training, those that any
@@ -155,13 +158,23 @@ def _queries(test: Fashion200kSplit, gallery: IntArray, rule: TextRule) -> Queri
     """Query ids are line numbers from 0; queries of one reference product share a group."""
     own, wanted = test.caption[test.reference], test.caption[test.target]
     products = [test.names[line].rpartition("/")[0] for line in test.reference.tolist()]
+    asked = _with_side(modification_texts(test.captions, own, wanted), test.captions, own)
     return Queries(
         ids=tuple(map(str, range(len(own)))),
         reference_picture=gallery[test.reference],
         reference_in_gallery=test.reference,
-        texts=tuple(rule.queries((text,))[0] for text in modification_texts(test.captions, own, wanted)),
+        texts=tuple(rule.queries(captions)[0] for captions in asked),
         positives=_sets(grouped(test.caption, np.arange(len(test.names)), len(test.captions)), wanted),
         group=np.unique(np.asarray(products, dtype=str), return_inverse=True)[1].astype(np.int64),
+        captions=asked,
+    )
+
+
+def _with_side(texts: Sequence[str], descriptions: Sequence[str], reference: IntArray) -> tuple[Captions, ...]:
+    """The text of each pair, knowing the reference's description and the word that is asked for, its last."""
+    rows = zip(texts, reference.tolist(), strict=True)
+    return tuple(
+        CategoryCaptions((text,), side=LabelledSide(descriptions[own], text.rpartition(" ")[2])) for text, own in rows
     )
 
 

@@ -29,6 +29,7 @@ from benchmark.data.annotations import Problems
 from benchmark.data.dictionaries import WordDictionary, dictionary_notes
 from benchmark.data.folders import format_doubles, squashed_size
 from benchmark.data.protocols import fitting_rule
+from benchmark.data.released_files import SideFiles
 from benchmark.dataset import (
     Captions,
     IntArray,
@@ -92,6 +93,9 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         self._number = {name: i for i, name in enumerate(names)}
         places = [base / folder for base in (files.base, files.root) for folder in ("captions", "json", "")]
         self.dictionaries = {c: WordDictionary(INFO, c, [files.captions, *places]) for c in CATEGORIES}
+        parts = [(split, category) for split, categories in splits.items() for category in categories]
+        texts, notes = (f"{c} {s}" for s, c in parts), dict.fromkeys(c for s, c in parts if s != "test")
+        self.side_files = SideFiles(INFO, [files.captions, *places], texts, notes)
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         """All triplets, category after category; the same in every epoch, whatever the seed and pair sampling."""
@@ -111,7 +115,7 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
 
     def training_texts(self) -> tuple[Captions, ...]:
         train = self._split("train")
-        return tuple(self.dictionaries[c].captions(captions) for c, part in train.items() for captions in part.captions)
+        return tuple(captions for name, part in train.items() for captions in self._captions("train", name, part))
 
     def tasks(self, split: str, protocol: str, text_rule: str) -> tuple[Task, ...]:
         """A task for each category; raises UserError for unknown names and rules of other text modes."""
@@ -126,7 +130,7 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         position = np.full(len(part.names), -1, dtype=np.int64)
         position[ranked] = np.arange(len(ranked))
         dictionary = self.dictionaries[key.category]
-        own = (dictionary.captions(captions) for captions in part.captions)
+        own = self._captions(key.split, key.category, part)
         asked = [(line, texts) for line, captions in enumerate(own) if (texts := rule.queries(captions))]
         entry = integers(line for line, texts in asked for _ in texts)
         numbers, reference, target = self._numbers(part.names), part.reference[entry], part.target[entry]
@@ -140,13 +144,24 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
                 texts=tuple(text for _, texts in asked for text in texts),
                 positives=Ragged.single(position[target]) if labelled else Ragged.of([[] for _ in entry]),
                 group=reference,
+                captions=tuple(own[line] for line in entry.tolist()),
             ),
             gallery=numbers[ranked],
             exclude_reference=key.protocol.endswith("-noref"),
             cutoffs=(10, 50),
             average="mean(R@10,R@50)",
             labelled=labelled,
-            notes=(*self.warnings, *(dictionary_notes([dictionary]) if rule.name == CORRECTED else ())),
+            notes=(*self.warnings, *(dictionary_notes([dictionary]) if rule.corrects else ())),
+        )
+
+    def _captions(self, split: str, category: str, part: Category) -> tuple[Captions, ...]:
+        """Those of a category, each knowing its dictionary and its side texts; of `test` there are none."""
+        dictionary, names = self.dictionaries[category], part.names
+        pairs = zip(part.reference.tolist(), part.target.tolist(), strict=True)
+        keys = ((names[reference], names[target]) for reference, target in pairs)
+        return tuple(
+            dictionary.captions(captions, self.side_files.of(f"{category} {split}", own, category, f"{own}_{target}"))
+            for captions, (own, target) in zip(part.captions, keys, strict=True)
         )
 
     def _count(self, name: str, split: FashionIQSplit) -> dict[str, int]:

@@ -35,6 +35,7 @@ from benchmark.data.annotations import Problems, read_records
 from benchmark.data.dictionaries import WordDictionary, dictionary_notes
 from benchmark.data.folders import StemIndex, format_doubles, index_by_stem
 from benchmark.data.protocols import fitting_rule
+from benchmark.data.released_files import SideFiles
 from benchmark.dataset import (
     Captions,
     IntArray,
@@ -52,7 +53,17 @@ from benchmark.facts_file import dataset_info
 from benchmark.text_rules import CORRECTED
 
 from .readers.shoes import LAYOUTS as LAYOUTS
-from .readers.shoes import OFFICIAL_NAMES, SPLITS, VAL_NAMES, Evaluation, Reader, ShoesFiles, ShoesSplit, Training
+from .readers.shoes import (
+    OFFICIAL_NAMES,
+    SPLITS,
+    VAL_NAMES,
+    Entry,
+    Evaluation,
+    Reader,
+    ShoesFiles,
+    ShoesSplit,
+    Training,
+)
 
 INFO = dataset_info(__file__)
 
@@ -90,7 +101,9 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         doubles = {f"{stem}.jpg" for stem in index.doubles} & set(names)
         self.warnings = format_doubles(doubles, "the first in the folders' order is taken")
         self._number = {name: i for i, name in enumerate(names)}
-        self._dictionary = WordDictionary(INFO, "", [b / f for b in (files.base, files.root) for f in ("captions", "")])
+        places = [base / folder for base in (files.base, files.root) for folder in ("captions", "")]
+        self._dictionary = WordDictionary(INFO, "", places)
+        self.side_files = SideFiles(INFO, places, ("all",), ("all",))
         self.dictionaries = {"": self._dictionary}
         refusals = self._evaluation("test").refusals if "test" in splits else {}
         without = tuple(name for name in ("val", "val-list") if name in refusals)
@@ -107,7 +120,7 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         return self._numbers(self._training().used if split == "train" else self._evaluation(split).names)
 
     def training_texts(self) -> tuple[Captions, ...]:
-        return tuple(self._dictionary.captions((entry.caption,)) for entry in self._training().entries)
+        return self._captions(self._training().entries)
 
     def side_texts(self) -> dict[str, tuple[str, ...]]:
         """Captions of single pictures by file name, from captions_shoes.json where it is there."""
@@ -132,7 +145,8 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         reference = integers(position[e.reference] for e in ranking.entries)
         target = integers(position[e.target] for e in ranking.entries)
         gallery = self._numbers(ranking.gallery)
-        corrections = dictionary_notes([self._dictionary]) if rule.name == CORRECTED else ()
+        asked = self._captions(ranking.entries)
+        corrections = dictionary_notes([self._dictionary]) if rule.corrects else ()
         return (
             Task(
                 key=TaskKey(self.label, split, protocol, rule.mode),
@@ -140,9 +154,10 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
                     ids=tuple(str(e.number) for e in ranking.entries),
                     reference_picture=gallery[reference],
                     reference_in_gallery=reference,
-                    texts=tuple(rule.queries(self._dictionary.captions((e.caption,)))[0] for e in ranking.entries),
+                    texts=tuple(rule.queries(captions)[0] for captions in asked),
                     positives=Ragged.single(target),
                     group=reference,
+                    captions=asked,
                 ),
                 gallery=gallery,
                 exclude_reference=protocol == "val" or protocol.endswith("-noref"),
@@ -164,6 +179,15 @@ class Shoes(AnnotatedDataset[ShoesSplit]):
         derived = "query ids count in the derived triplet.val.json, not in the official file"
         asks = f"queries that ask for their own reference: {own:,}, a certain miss where the reference is left out"
         return (*((asks,) if own else ()), *((derived,) if self._files.derives_captions else ()))
+
+    def _captions(self, entries: Sequence[Entry]) -> tuple[Captions, ...]:
+        """The caption of each, knowing its dictionary and its side texts."""
+        return tuple(
+            self._dictionary.captions(
+                (e.caption,), self.side_files.of("all", e.reference, "all", f"{e.reference}+{e.target}")
+            )
+            for e in entries
+        )
 
     def _numbers(self, names: Iterable[str]) -> IntArray:
         return integers(self._number[name] for name in names)

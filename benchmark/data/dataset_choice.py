@@ -11,6 +11,7 @@ from benchmark.data.dictionaries import dictionaries_of
 from benchmark.data.folders import locate_root
 from benchmark.data.noise import NoisyDataset
 from benchmark.data.partial import LimitedDataset, without_missing
+from benchmark.data.released_files import side_files_of
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError, unknown_name
 from benchmark.options import RunOptions
@@ -89,8 +90,10 @@ def _read(
 ) -> Dataset:
     """The splits, whole and of the published counts; with `--allow-missing` what is left of the needed ones."""
     dataset = registry.load_dataset(options.dataset, folder, splits)
-    for dictionary in dictionaries_of(dataset).values():
-        dictionary.places += [options.assets] if options.assets else []
+    side = side_files_of(dataset)
+    released = [*dictionaries_of(dataset).values(), *(side.all if side else ())]
+    for file in released if options.assets else ():
+        file.look_in(options.assets)
     if options.noise and "train" in splits:
         # Of all triplets in file order, before any is left out.
         dataset = NoisyDataset(dataset, options.noise, options.noise_seed, options.noise_scheme)

@@ -13,53 +13,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from benchmark.dataset import Captions, CategoryCaptions, Dataset, DatasetInfo
-from benchmark.errors import UserError
-from benchmark.files import file_digest
-from benchmark.structured_files import SMALL, read_json, typed
-
-_REMEDY = "get it again, or write an object of wrong words and right ones"
+from benchmark.data.released_files import ReleasedFile
+from benchmark.dataset import Captions, CategoryCaptions, Dataset, DatasetInfo, SideTexts
 
 
-class WordDictionary:
-    """One file, looked for in ``places`` when it is first asked for. ``info``: of its dataset, which tells the names
-    and sha256 of the released files."""
+class WordDictionary(ReleasedFile):
+    """One file. ``info``: of its dataset, which tells the names and sha256 of the released files."""
 
     def __init__(self, info: DatasetInfo, category: str, places: Iterable[Path]) -> None:
-        self._info, self.file = info, str(info.dictionaries[category]["file"])
-        self._released = str(info.dictionaries[category]["sha256"])
-        self.places = list(dict.fromkeys(places))
-
-    @cached_property
-    def path(self) -> Path:
-        """Raises UserError where it is in none of its places."""
-        found = next((path for place in self.places if (path := place / self.file).is_file()), None)
-        if found is None:
-            told = self._info.dictionaries.values()
-            every = ", ".join(f"{one['file']} (sha256 {one['sha256']})" for one in told)
-            raise UserError(
-                f"{self._info.name}: the text rule corrected needs {self.file}, which is in none of "
-                f"{', '.join(map(str, self.places))}; get {every} from the folder data of "
-                "https://github.com/haokunwen/DQU-CIR, or name their folder with --assets-root"
-            )
-        return found
-
-    @cached_property
-    def digest(self) -> str:
-        return file_digest(self.path)
-
-    @property
-    def is_released(self) -> bool:
-        return self.digest == self._released
+        told = info.dictionaries
+        super().__init__(info, told[category], places, "the text rule corrected needs", told.values())
 
     @cached_property
     def words(self) -> Mapping[str, str]:
         """Wrong word to right word, or words."""
-        return typed(dict[str, str], read_json(self.path, SMALL, _REMEDY), str(self.path), _REMEDY)
+        return self.read(dict[str, str], "wrong words and right ones")
 
-    def captions(self, captions: Captions) -> Captions:
-        """The captions, knowing by which dictionary they are corrected."""
-        return CategoryCaptions(captions, self)
+    def captions(self, captions: Captions, side: SideTexts | None = None) -> Captions:
+        """The captions, knowing by which dictionary they are corrected, and the side texts of their pair."""
+        return CategoryCaptions(captions, self, side)
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmark.data.wrapped import Noise, WrappedDataset
-from benchmark.dataset import Dataset, IntArray, Triplets
+from benchmark.dataset import Captions, CategoryCaptions, Dataset, IntArray, SideTexts, Triplets
 from benchmark.errors import UserError
 from benchmark.files import digest_of
 
@@ -64,6 +64,30 @@ def exchange(count: int, share: float, seed: int, scheme: str = "ntc") -> Exchan
     return Exchange(reference, text, target, drawn=np.asarray(drawn, dtype=np.int64))
 
 
+@dataclass(frozen=True)
+class _ExchangedSide:
+    """The caption goes with the picture, the words with the text that asks for them."""
+
+    of_reference: SideTexts
+    of_text: SideTexts
+
+    @property
+    def picture_text(self) -> str:
+        return self.of_reference.picture_text
+
+    @property
+    def note(self) -> str:
+        return self.of_text.note
+
+
+def _behind(captions: Captions, of_reference: Captions) -> Captions:
+    """Captions as they stand behind the reference of others."""
+    if captions is of_reference or not isinstance(captions, CategoryCaptions) or captions.side is None:
+        return captions
+    assert isinstance(of_reference, CategoryCaptions) and of_reference.side is not None
+    return CategoryCaptions(captions, captions.dictionary, _ExchangedSide(of_reference.side, captions.side))
+
+
 class NoisyDataset(WrappedDataset):
     """A dataset with noisy training triplets. Raises UserError where training pairs are drawn anew every epoch: the
     noise needs fixed ones."""
@@ -80,7 +104,10 @@ class NoisyDataset(WrappedDataset):
         self._triplets = Triplets(
             clean.reference_picture[found.reference],
             clean.target_picture[found.target],
-            tuple(clean.captions[i] for i in found.text.tolist()),
+            tuple(
+                _behind(clean.captions[text], clean.captions[reference])
+                for text, reference in zip(found.text.tolist(), found.reference.tolist(), strict=True)
+            ),
         )
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmark.data.pictures import cores, open_picture
 from benchmark.dataset import IntArray, Pictures
-from benchmark.method import Transform
+from benchmark.method import Annotator, Transform
 from benchmark.prefetching import made_ahead
 
 KEPT_BYTES = 2 << 30
@@ -26,8 +26,12 @@ KEPT_BYTES = 2 << 30
 RandomKey = tuple[int, ...]
 """What a picture's draws are made of, all 0 or more: (seed, epoch, position, role), say."""
 
-BatchRequest = tuple[IntArray, Sequence[RandomKey]]
-"""Picture indices (B,) and a key for each."""
+BatchRequest = tuple[IntArray, Sequence[RandomKey], Sequence[str | None]]
+"""Picture indices (B,), a key for each, and the notes that are shown on them, None on a picture as it is."""
+
+
+_Shown = tuple[int, str | None]
+"""A picture's index and the note on it."""
 
 
 class PixelSource:
@@ -38,6 +42,7 @@ class PixelSource:
     since an epoch asks for every picture equally often. With chance, a picture is decoded anew and
     its draws come from its key alone, so that they do not depend on threads or on other pictures.
 
+    ``annotator``: shows notes on pictures; a picture with a note is another one, kept for that note alone.
     ``workers``: threads that decode; 0: one per core. A context manager: leaving it ends them.
     """
 
@@ -45,13 +50,14 @@ class PixelSource:
         self,
         pictures: Pictures,
         transform: Transform,
+        annotator: Annotator | None = None,
         *,
         workers: int = 0,
         budget_bytes: int = KEPT_BYTES,
     ) -> None:
-        self._pictures, self._transform = pictures, transform
+        self._pictures, self._transform, self._annotator = pictures, transform, annotator
         self._left = 0 if transform.random else budget_bytes
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept: dict[_Shown, NDArray[np.uint8]] = {}
         self._lock = Lock()
         self._pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="pixels")
 
@@ -63,16 +69,22 @@ class PixelSource:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def batch(self, picture_indices: IntArray, rng_keys: Sequence[RandomKey]) -> Tensor:
-        """Pixels (B, S, S, 3), uint8, of the pictures (B,). Raises UserError for one unreadable."""
+    def batch(
+        self, picture_indices: IntArray, rng_keys: Sequence[RandomKey], notes: Sequence[str | None] = ()
+    ) -> Tensor:
+        """Pixels (B, S, S, 3), uint8, of the pictures (B,), with their notes on them where there are any.
+
+        Raises UserError for one unreadable.
+        """
         indices = [int(index) for index in picture_indices]
+        shown = list(zip(indices, notes or [None] * len(indices), strict=True))
         if self._transform.random:
-            drawn = zip(indices, rng_keys, strict=True)
-            pending = [self._pool.submit(self._draw, index, key) for index, key in drawn]
+            drawn = zip(shown, rng_keys, strict=True)
+            pending = [self._pool.submit(self._draw, one, key) for one, key in drawn]
             return torch.from_numpy(np.stack(_results(pending)))
-        distinct = list(dict.fromkeys(indices))
-        pixels = dict(zip(distinct, _results([self._look_up(index) for index in distinct]), strict=True))
-        return torch.from_numpy(np.stack([pixels[index] for index in indices]))
+        distinct = list(dict.fromkeys(shown))
+        pixels = dict(zip(distinct, _results([self._look_up(one) for one in distinct]), strict=True))
+        return torch.from_numpy(np.stack([pixels[one] for one in shown]))
 
     def prefetch(
         self, requests: Iterable[BatchRequest], ahead: int = 2, pinned: bool = False
@@ -88,24 +100,29 @@ class PixelSource:
 
         return made_ahead(make, requests, "batches", ahead)
 
-    def _look_up(self, index: int) -> Future[NDArray[np.uint8]]:
-        kept = self._kept.get(index)
+    def _look_up(self, shown: _Shown) -> Future[NDArray[np.uint8]]:
+        kept = self._kept.get(shown)
         if kept is None:
-            return self._pool.submit(self._compute, index)
+            return self._pool.submit(self._compute, shown)
         known: Future[NDArray[np.uint8]] = Future()
         known.set_result(kept)
         return known
 
-    def _compute(self, index: int) -> NDArray[np.uint8]:
-        pixels = self._draw(index, (0,))
+    def _compute(self, shown: _Shown) -> NDArray[np.uint8]:
+        pixels = self._draw(shown, (0,))
         with self._lock:
-            if index not in self._kept and pixels.nbytes <= self._left:
+            if shown not in self._kept and pixels.nbytes <= self._left:
                 self._left -= pixels.nbytes
-                self._kept[index] = pixels
+                self._kept[shown] = pixels
         return pixels
 
-    def _draw(self, index: int, key: RandomKey) -> NDArray[np.uint8]:
+    def _draw(self, shown: _Shown, key: RandomKey) -> NDArray[np.uint8]:
+        index, note = shown
         image = open_picture(self._pictures.paths[index])
+        if note is not None:
+            if self._annotator is None:
+                raise TypeError("a note is to be shown, and this source has nothing that shows it")
+            image = self._annotator.draw(image, note)
         return self._transform.picture(image, np.random.default_rng(key))
 
 

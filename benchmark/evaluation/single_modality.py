@@ -68,7 +68,7 @@ def _ranks_alone(
     pixels = source
 
     def by_picture(rows: slice) -> Encoding:
-        views = reference(rows)
+        views = pixels.bare_reference(split, queries, rows)
         return encode(method.encode_query, reference=views, text=source.texts([""] * len(queries.texts[rows])))
 
     def by_text(rows: slice) -> Encoding:

@@ -20,6 +20,7 @@ from benchmark.distributed.job import Job
 from benchmark.distributed.shards import gather_encoding, own_span, shard_spans
 from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
+from benchmark.text_rules import side_texts_of
 
 PicturesOfSplit = Callable[[str], PictureFeatures]
 
@@ -107,13 +108,25 @@ class PixelEvaluation:
         """Each rank decodes the pictures of its own blocks alone."""
 
     def reference(self, split: str, queries: Queries, rows: slice = ALL) -> Views:
-        pictures = _shown(queries, rows)
-        if self._references is None or self._inputs.evaluate_reference is None:
-            return self.target(split, pictures)
-        # By the query's name, not its place: the same draw under every protocol, in parts of a task and on any rank.
-        keys = [(self._seed, _number(split, name)) for name in queries.ids[rows]]
-        pixels = self._references.batch(pictures, keys).to(self._device)
-        return {"pixels": self._inputs.evaluate_reference.normalise(pixels)}
+        if self._inputs.annotator is None:
+            return self._references_of(split, queries, rows, ())
+        asked = queries.captions[rows] or ((),) * len(queries.ids[rows])
+        return self._references_of(split, queries, rows, [side_texts_of(captions).note for captions in asked])
+
+    def bare_reference(self, split: str, queries: Queries, rows: slice) -> Views:
+        """The references without a note, which says what the text says."""
+        notes = () if self._inputs.annotator is None else [""] * len(queries.ids[rows])
+        return self._references_of(split, queries, rows, notes)
+
+    def _references_of(self, split: str, queries: Queries, rows: slice, notes: Sequence[str]) -> Views:
+        pictures, names = _shown(queries, rows), queries.ids[rows]
+        source, transform = self._pixels, self._inputs.evaluate
+        keys: list[tuple[int, ...]] = [(_EVALUATION_KEY,)] * len(names)
+        if self._references is not None and self._inputs.evaluate_reference is not None:
+            source, transform = self._references, self._inputs.evaluate_reference
+            # By the query's name, not its place: the same draw under every protocol, in parts of a task, on any rank.
+            keys = [(self._seed, _number(split, name)) for name in names]
+        return {"pixels": transform.normalise(source.batch(pictures, keys, notes).to(self._device))}
 
     def target(self, split: str, pictures: IntArray) -> Views:
         keys = [(_EVALUATION_KEY,)] * len(pictures)

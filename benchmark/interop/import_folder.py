@@ -60,8 +60,10 @@ def account(checked: Checked) -> list[dict[str, Any]]:
     sources = list(dict.fromkeys(part.path for part in (checked.head, checked.encoder) if part is not None))
     if checked.head is not None:
         head = checked.head
-        renamed = {name.partition(".")[2]: name for name in checked.state}
-        uses = {name: _use(renamed[name], name, checked.without_effect) for name in head.read}
+        release = checked.release
+        assert release is not None
+        renamed = {release.released_name(name): name for name in checked.state}
+        uses = {name: _use(renamed[name], name, release.without_effect) for name in head.read}
         uses |= {name: f"dropped: {reason}" for name, reason in head.left_out.items()}
         label = file_label(head.path, sources)
         files.append(_file_account(label, head.file, uses, checked.header))

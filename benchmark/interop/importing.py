@@ -68,7 +68,8 @@ class Release:
     the state dict, where it may hold others beside it. ``settings``: shapes by released name to the
     width of the encoder and the method's settings that they tell; KeyError where a tensor is missing.
     ``without_effect``: the beginning of a released name to the reason why it changes no output; ``left_out``: of
-    those that our network does not have, and that are not read.
+    those that our network does not have, and that are not read. ``renamed``: our names within ``part`` ("" for the
+    whole method) to the released ones, where they differ. ``holds_encoder``: the CLIP that it trained is in the file.
     """
 
     part: str
@@ -76,6 +77,12 @@ class Release:
     entry: str = ""
     without_effect: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    renamed: Callable[[str], str] = str
+    holds_encoder: bool = False
+
+    def released_name(self, name: str) -> str:
+        """Of a tensor of our method."""
+        return self.renamed(name.removeprefix(f"{self.part}.") if self.part else name)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class Checked:
     """An import of which every tensor fits. ``state``: the method's weights under our names.
 
     ``artefact``: the encoder's under the names of the stage that makes it, or under its own where it is
-    untouched; empty where the method's weights are the encoder. ``without_effect``: as of a `Release`.
+    untouched; empty where the method's weights are the encoder.
     """
 
     title: str
@@ -111,7 +118,7 @@ class Checked:
     artefact: dict[str, Tensor]
     head: OwnWeights | None
     encoder: ImportedEncoder | None
-    without_effect: Mapping[str, str]
+    release: Release | None
 
 
 def check_import(request: ImportRequest) -> Checked:
@@ -142,17 +149,24 @@ class _Import:
         if self._is_encoder_alone:
             if self.request.clip and self.request.file:
                 raise UserError(f"--clip {self.request.clip}: {self._title}'s own file is a CLIP; leave one out")
-            head, encoder = None, self._read_encoder(self.request.clip or self.request.file)
+            held, head, encoder = None, None, self._read_encoder(self.request.clip or self.request.file)
         else:
-            head, encoder = self._read_head(), self._read_encoder(self.request.clip)
+            held = self.request.file if self._release is not None and self._release.holds_encoder else None
+            if held is not None and self.request.clip is not None:
+                raise UserError(f"--clip {self.request.clip}: {self._title}'s own file holds its CLIP; leave it out")
+            head, encoder = self._read_head(), self._read_encoder(self.request.clip or held)
         if head is not None and encoder is not None and head.width not in (0, encoder.backbone.vector_width):
             raise UserError(
                 f"{head.path}: made for features of width {head.width}, but {encoder.path} "
                 f"({encoder.start()['name']}) gives {encoder.backbone.vector_width}; give the CLIP that it was trained "
                 "on with --clip"
             )
-        settings = self._method_settings(head, encoder)
+        settings = self._method_settings(head, encoder, {})
         stages = self.specification.stages(settings, "pretrained")
+        recipe, _ = self._training(stages[-1], dataset)
+        if recipe is not None and recipe.method:
+            settings = self._method_settings(head, encoder, recipe.method)
+            stages = self.specification.stages(settings, "pretrained")
         groups = {"method", "backbone", *(stage.name for stage in stages)}
         for group in {name.partition(".")[0] for name in self.request.settings} - groups:
             raise unknown_name("--set group", group, groups)
@@ -162,7 +176,7 @@ class _Import:
         header = self._header(stages, settings, training, dataset, encoder)
         makes_encoder = next((stage for stage in stages[:-1] if stage.output == "encoder"), None)
         artefact: dict[str, Tensor] = {}
-        if encoder is not None and last.output != "encoder":
+        if encoder is not None and last.output != "encoder" and held is None:
             artefact = encoder.tensors
             if makes_encoder is not None:
                 built = self._built(makes_encoder, settings, training[makes_encoder.name][1], encoder)
@@ -175,7 +189,7 @@ class _Import:
             artefact=artefact,
             head=head,
             encoder=encoder,
-            without_effect=self._release.without_effect if self._release else {},
+            release=self._release,
         )
 
     @property
@@ -185,6 +199,10 @@ class _Import:
     @property
     def _title(self) -> str:
         return self.registry.methods()[self.request.method].title
+
+    @property
+    def _pads(self) -> list[tuple[str, Mapping[str, Any]]]:
+        return [("method", self.specification.backbone_defaults)]
 
     @property
     def _is_encoder_alone(self) -> bool:
@@ -241,18 +259,20 @@ class _Import:
         own = self.request.file
         if (family := family_of(name)).name != OpenClipFamily.name and (path or own) is not None:
             # Checkpoints of such methods hold the encoder as well.
-            choice = BackboneChoice(name, str(path or own), self._filled(BackboneSettings, [], "backbone"))
+            choice = BackboneChoice(name, str(path or own), self._filled(BackboneSettings, self._pads, "backbone"))
             return read_listed_encoder(family, choice)
         if path is None:
             raise UserError(
                 f"--clip is missing: {self._title} works on a CLIP; give its weights (tuned_<dataset>.pt of SPIRIT, "
                 "tuned_clip_*.pt of CLIP4Cir, or OpenAI's or open_clip's file where it is untouched)"
             )
-        return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, [], "backbone"))
+        return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, self._pads, "backbone"))
 
-    def _method_settings(self, head: OwnWeights | None, encoder: ImportedEncoder | None) -> MethodSettings:
+    def _method_settings(
+        self, head: OwnWeights | None, encoder: ImportedEncoder | None, of_recipe: Mapping[str, Any]
+    ) -> MethodSettings:
         model = self.specification.settings
-        layers: list[tuple[str, Mapping[str, Any]]] = []
+        layers: list[tuple[str, Mapping[str, Any]]] = [("the recipe", of_recipe)]
         if head is not None:
             layers.append((str(head.path), head.settings))
         if encoder is not None and "encoder" in model.model_fields:
@@ -292,12 +312,15 @@ class _Import:
         release = self._release
         source = f"{self._title}'s file" if head is None else f"{head.path} as {self._title}"
         if head is not None and release is not None:
-            part = shapes_of(method.get_submodule(release.part).state_dict())
-            require_fit(part, shapes_of(head.read), source)
+            module = method.get_submodule(release.part)
+            part = shapes_of(module.state_dict())
+            require_fit({release.renamed(name): shape for name, shape in part.items()}, shapes_of(head.read), source)
+            own = {name: head.read[release.renamed(name)] for name in part}
             for name, shape in part.items():
-                tensor = head.read[name].reshape(shape)
-                renamed[f"{release.part}.{name}"] = tensor.float() if tensor.is_floating_point() else tensor
-            require_module_fits(method.get_submodule(release.part), head.read, source)
+                tensor = own[name].reshape(shape)
+                place = f"{release.part}.{name}" if release.part else name
+                renamed[place] = tensor.float() if tensor.is_floating_point() else tensor
+            require_module_fits(module, own, source)
         require_fit(shapes_of(method.state_dict()), shapes_of(renamed), source)
         return renamed
 
@@ -311,7 +334,7 @@ class _Import:
     ) -> WeightsHeader:
         sources = [path for path in (self.request.file, self.request.clip) if path is not None]
         start = encoder.start() if encoder is not None else {}
-        pads = self._filled(BackboneSettings, [], "backbone").model_dump(mode="json")
+        pads = self._filled(BackboneSettings, self._pads, "backbone").model_dump(mode="json")
         recipe, last = training[stages[-1].name]
         return WeightsHeader(
             method=self.request.method,

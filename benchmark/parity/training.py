@@ -22,6 +22,7 @@ from benchmark.parity.comparison import Deviation, Difference, worst
 from benchmark.parity.files import Form, GoldenFile
 from benchmark.progress import say
 from benchmark.settings import TrainingSettings
+from benchmark.training.adaptation import with_rates
 from benchmark.training.batches import Batch, GroupLayout
 from benchmark.training.engine import StageEngine
 from benchmark.training.optimisation import standard_momentum, standard_optimiser, standard_schedule
@@ -117,7 +118,7 @@ class TrainingCase:
 
     ``released``: the method's part with the released names. ``changes``: relative tolerance of each
     parameter's change. ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called
-    with the number of each step, from 0.
+    with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
     """
 
     method: Method
@@ -128,6 +129,7 @@ class TrainingCase:
     changes: float = 3e-4
     used_tokens: Tensor | None = None
     before_step: Callable[[int], None] = lambda step: None
+    updates_per_epoch: int = BATCHES
 
 
 CaseReader = Callable[[GoldenFile, str, GoldenRecipe], TrainingCase]
@@ -194,11 +196,13 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     settings, stage = case.settings, case.stage
     parameters = dict(case.released.named_parameters())
     course = _Course({n: t.detach().clone() for n, t in case.released.state_dict().items()})
-    optimiser = (stage.optimiser or standard_optimiser)(stage.parameter_groups(case.method, settings), settings)
-    schedule = (stage.schedule or standard_schedule)(settings, BATCHES)
+    groups = with_rates(stage.parameter_groups(case.method, settings), case.method, settings.rates)
+    optimiser = (stage.optimiser or standard_optimiser)(groups, settings)
+    schedule = (stage.schedule or standard_schedule)(settings, case.updates_per_epoch)
     process = Process(0, 1, 0, torch.device("cpu"))
     engine = StageEngine(case.method, optimiser, schedule, settings, GroupLayout.of(settings, 1), process,
-                         momentum=None if stage.schedule else standard_momentum(settings, BATCHES))  # fmt: skip
+                         momentum=None if stage.schedule else standard_momentum(settings, case.updates_per_epoch),
+                         )  # fmt: skip
     engine.training_mode()
     for step in range(steps):
         case.before_step(step)
@@ -268,8 +272,9 @@ def _decay(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterato
         yield worst(f"decay alone: norms of {name}", norms)
         change = Difference("", float(course.move(name)[chosen].norm()), rows.change, DECAY_ALONE)
         yield worst(f"decay alone: change of {name}", [change])
-    used, name = recipe.token_embedding_used_rows, "token_embedding.weight"
-    if used is not None and case.used_tokens is not None and name in course.after:
+    used = recipe.token_embedding_used_rows
+    name = next((own for own in course.after if own.endswith("token_embedding.weight")), "")
+    if used is not None and case.used_tokens is not None and name:
         yield Deviation("used tokens", abs(len(case.used_tokens) - used.rows), 0)
         moved = float(course.move(name)[case.used_tokens].norm())
         yield worst("used tokens' change", [Difference(name, moved, used.change, case.changes)])

@@ -18,6 +18,7 @@ from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
+from benchmark.data.released_files import side_digests
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
@@ -29,7 +30,7 @@ from benchmark.method import Specification, Stage
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
-from benchmark.text_rules import CORRECTED, TextRule, text_rule
+from benchmark.text_rules import TextRule, text_rule
 from benchmark.training.batches import SEED_SCHEME, stage_seed
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
@@ -162,6 +163,7 @@ class Plan:
             "skip": self.options.skip_bad_images,
             **self._noise_identity,
             **self._dictionary_identity(planned),
+            **({"side texts": self.side_texts_of(planned)} if self.side_texts_of(planned) else {}),
         }
 
     def seed_of(self, planned: PlannedStage) -> int:
@@ -230,6 +232,7 @@ class Plan:
             **({"subset": self.subset.digest} if self.subset else {}),
             **self._noise_identity,
             **({"dictionaries": self.dictionaries} if self.dictionaries else {}),
+            **({"side texts": self.side_texts} if self.side_texts else {}),
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
@@ -237,11 +240,21 @@ class Plan:
     @property
     def dictionaries(self) -> dict[str, str]:
         """The files that correct the texts of any stage, with their sha256."""
-        corrects = any(planned.settings.text_rule == CORRECTED for planned in self.stages)
+        corrects = any(text_rule(planned.settings.text_rule).corrects for planned in self.stages)
         return dictionary_digests(self.dataset) if corrects else {}
 
+    @property
+    def side_texts(self) -> dict[str, str]:
+        """The files of captions of pictures and words of pairs that any stage shows, with their sha256."""
+        return {file: digest for planned in self.stages for file, digest in self.side_texts_of(planned).items()}
+
+    def side_texts_of(self, planned: PlannedStage) -> dict[str, str]:
+        """Those of one stage. Raises UserError where one is missing."""
+        describes = text_rule(planned.settings.text_rule).describes
+        return side_digests(self.dataset, texts=describes, notes=planned.stage.shows_notes)
+
     def _dictionary_identity(self, planned: PlannedStage) -> dict[str, Any]:
-        return {"dictionaries": self.dictionaries} if planned.settings.text_rule == CORRECTED else {}
+        return {"dictionaries": self.dictionaries} if text_rule(planned.settings.text_rule).corrects else {}
 
     @property
     def _noise_identity(self) -> dict[str, Any]:

@@ -207,6 +207,7 @@ def build_record(
         seed=plan.options.seed,
         limit=plan.options.limit,
         dictionaries=plan.dictionaries or None,
+        side_texts=plan.side_texts or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),

@@ -114,7 +114,8 @@ def settle(
             f"--recipe {options.recipe}: has recipes for {held}; this run on {options.dataset} trains the stages "
             f"{wanted} from {initialisation} weights"
         )
-    backbone_settings = filler.fill(BackboneSettings, [filler.named("backbone")], "backbone")
+    own_defaults = (f"method {options.method}", specification.backbone_defaults)
+    backbone_settings = filler.fill(BackboneSettings, [own_defaults, filler.named("backbone")], "backbone")
     if backbone:
         from benchmark.encoders.families import family_of
 

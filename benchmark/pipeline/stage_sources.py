@@ -22,7 +22,7 @@ from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
 from benchmark.files import digest_of
-from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Stage, Transform
+from benchmark.method import Annotator, FeatureInputs, Inputs, Method, PixelInputs, Stage, Transform
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import TrainingSource
@@ -68,7 +68,7 @@ class StageSources:
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, method, seed, device)
         # With a gradient cache a batch may be of any size: it waits on the host, micro-batches move one by one.
         waits = torch.device("cpu") if self._plan.execution.micro_batch else device
-        return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train), method, seed, waits)
+        return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train, inputs.annotator), method, seed, waits)
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
         """What tasks are evaluated on."""
@@ -76,9 +76,11 @@ class StageSources:
         if isinstance(inputs, FeatureInputs):
             return FeatureEvaluation(inputs, lambda split: self.features(split, inputs), self._store, method, device)
         own = inputs.evaluate_reference
-        references = None if own is None else self._pixels(own)
+        references = None if own is None else self._pixels(own, inputs.annotator)
         seed = self._plan.options.seed
-        return PixelEvaluation(inputs, self._pixels(inputs.evaluate), method, device, references, seed)
+        return PixelEvaluation(
+            inputs, self._pixels(inputs.evaluate, inputs.annotator), method, device, references, seed
+        )
 
     def single_modalities(
         self, stage: Stage, method: Method, inputs: Inputs, tasks: Sequence[Task]
@@ -138,13 +140,13 @@ class StageSources:
     def fill_texts(self, strings: list[str]) -> None:
         self._store.fill_texts(strings)
 
-    def _pixels(self, transform: Transform) -> PixelSource:
+    def _pixels(self, transform: Transform, annotator: Annotator | None = None) -> PixelSource:
         """A loader of this run's pictures; loaders of the same pixels share what they keep in memory."""
-        key = digest_of(dict(transform.key()))
+        key = digest_of([dict(transform.key()), dict(annotator.key()) if annotator else {}])
         if transform.random or key not in self._loaders:
             budget = _PIXEL_BUDGET // len(self._job.host_ranks)
             loader = PixelSource(
-                self._plan.dataset.pictures, transform, workers=self._job.cores, budget_bytes=budget
+                self._plan.dataset.pictures, transform, annotator, workers=self._job.cores, budget_bytes=budget
             )
             self._loaders[key] = self._open.enter_context(loader)
         return self._loaders[key]

@@ -101,7 +101,8 @@ class Identity(RecordPart):
     it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
-    ``dictionaries``: the files that corrected the texts, with their sha256.
+    ``dictionaries``: the files that corrected the texts, with their sha256; ``side_texts``: those that gave captions
+    of pictures and words of pairs.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -126,6 +127,7 @@ class Identity(RecordPart):
     inputs: dict[str, str] = {}
     noise: NoiseIdentity | None = None
     dictionaries: dict[str, str] | None = None
+    side_texts: dict[str, str] | None = None
     missing_pictures: tuple[str, ...] = ()
     skipped_pictures: tuple[str, ...] = ()
     skipped_triplets: Count = 0

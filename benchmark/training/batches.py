@@ -43,11 +43,12 @@ def stage_seed(seed: int, earlier: Iterable[str]) -> int:
 
 @dataclass(frozen=True)
 class EpochTable:
-    """The training entries of one epoch: picture indices (N,) and the string that each shows."""
+    """The training entries of one epoch: picture indices (N,), the string that each shows, the captions behind it."""
 
     reference_picture: IntArray
     target_picture: IntArray
     texts: tuple[str, ...]
+    captions: tuple[Captions, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,7 +64,8 @@ def epoch_table(triplets: Triplets, rule: TextRule, seed: int, epoch: int) -> Ep
             source.append(i)
             texts.append(rule.draw(entry, rng))
     index = np.asarray(source, dtype=np.int64)
-    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts))
+    captions = tuple(triplets.captions[i] for i in source)
+    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts), captions)
 
 
 def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from benchmark.features.loader import Column, FeatureLoader, feature_loader
 from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import FeatureInputs, Method, PixelInputs, Views
 from benchmark.prefetching import handed_over
-from benchmark.text_rules import TextRule
+from benchmark.text_rules import TextRule, side_texts_of
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
 
 TripletsOfEpoch = Callable[[int], Triplets]
@@ -104,10 +104,13 @@ class PixelTraining:
         self._pixels, self._method = pixels, method
         self._seed, self._device = seed, device
         self._table: EpochTable | None = None
+        self._notes: list[str] | None = None
 
     def start_epoch(self, epoch: int) -> int:
         self._epoch = epoch
         self._table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
+        if self._inputs.annotator is not None:
+            self._notes = [side_texts_of(captions).note for captions in self._table.captions]
         return len(self._table)
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
@@ -118,7 +121,10 @@ class PixelTraining:
         for share in plan:
             keys = [(self._seed, self._epoch, int(row), role) for role in (_REFERENCE, _TARGET) for row in share.rows]
             pictures = (table.reference_picture[share.rows], table.target_picture[share.rows])
-            wanted.append((np.concatenate(pictures), keys))
+            notes: list[str | None] = []
+            if self._notes is not None:
+                notes = [*(self._notes[row] for row in share.rows.tolist()), *[None] * len(share.rows)]
+            wanted.append((np.concatenate(pictures), keys, notes))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
             texts = [table.texts[i] for i in share.group]

@@ -52,7 +52,7 @@ def train(job: TrainingJob, resume: bool) -> Trained:
         stage.begin(monitors, resume)
         with stop_requests() as stop, Progress(f"{name}: training", stage.total_updates, stage.update) as progress:
             pauses = Pauses(job.process, job.trainer.checkpoint_seconds, stop)
-            while stage.epoch < epochs:
+            while stage.epoch < epochs and not stage.has_run_out_of_patience:
                 started = time.monotonic()
                 for _ in stage.updates_of_epoch():
                     progress.advance(loss=stage.losses[-1] if stage.losses else math.nan)
@@ -130,6 +130,12 @@ class _StageTraining:
         self.rows: RowValues = {}
         self.updates_per_epoch, self.entries_per_epoch = per_epoch, 0
         self.total_updates = per_epoch * self.settings.epochs
+
+    @property
+    def has_run_out_of_patience(self) -> bool:
+        """Told by the log alone, which a resumable state has: what is gone on with ends where it would have."""
+        since = [e for e in self.result.log if e.score is not None and e.epoch > self.result.selected_epoch]
+        return 0 < self.settings.patience <= len(since)
 
     def begin(self, monitors: Monitors, resume: bool) -> None:
         state = StageState.read(self.states, self.job.process, self.job.method) if resume else None

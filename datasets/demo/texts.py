@@ -72,8 +72,14 @@ def relative_caption(reference: Shoe, target: Shoe, rng: np.random.Generator) ->
     qualities = _joined(phrases, "qualities", rng)
     if form == 3:
         return _joined(phrases, "commands", rng)
-    opening = one_of(_WORDS["shoe"]["openings"], rng).format(noun=_WORDS["nouns"][target.kind])
+    opening = one_of(_WORDS["shoe"]["openings"], rng).format(noun=shoe_noun(target.kind))
     return f"{opening} {qualities}"
+
+
+def shoe_noun(kind: str) -> str:
+    """One shoe of a type: "high heel"."""
+    noun: str = _WORDS["nouns"][kind]
+    return noun
 
 
 def _changes(reference: S, target: S, rng: np.random.Generator) -> list[str]:

@@ -11,8 +11,9 @@ import numpy as np
 from benchmark.files import atomic_write_json, atomic_write_text
 
 from .groups import GROUP_SIZE, DemoSplit, Pair, Sizes, draw_splits
+from .side_texts import without_typos, write_side_texts
 from .studio import SEED, Layout
-from .subjects import GARMENTS, SHOES, Garment
+from .subjects import GARMENTS, SHOES, Garment, Shoe
 from .texts import modification_text, relative_caption, relative_captions
 
 CIRR_SIZES = Sizes()
@@ -45,6 +46,14 @@ def write_cirr_layout(root: Path, sizes: Sizes) -> Layout:
         ]
         atomic_write_json(root / "captions" / f"cap.rc2.{split.name}.json", entries)
         atomic_write_json(root / "image_splits" / f"split.rc2.{split.name}.json", paths)
+        pairs = {
+            f"{entry['pairid']}+{entry['reference']}" if split.name == "test1"
+            else f"{entry['reference']}+{entry['target_hard']}": (entry["caption"], *split.of(pair))
+            for entry, pair in zip(entries, split.pairs, strict=True)
+        }  # fmt: skip
+        captions, words = (f"{kind}_cirr_{split.name}.json" for kind in ("image_captions", "keywords_in_mods"))
+        subjects = dict(zip((name for group in names for name in group), split.flat, strict=True))
+        write_side_texts(root / "captions", captions, words, subjects, pairs)
         layout.add(split.name, list(paths.values()), split.flat)
         layout.count(split.name, len(entries), len(paths))
         first_pair, first_set = first_pair + len(entries), first_set + len(names)
@@ -84,14 +93,22 @@ def write_fashioniq_layout(root: Path, sizes: Sizes) -> Layout:
     for category in _CATEGORIES:
         # Drawn texts have nothing to correct.
         atomic_write_json(root / "captions" / f"correction_dict_{category}.json", {})
+        words: dict[str, tuple[str, Garment, Garment]] = {}
         for split in fashioniq_splits(category, sizes, rng):
             names = [asin(f"{category} {split.name} {i}") for i in range(len(split.flat))]
             entries = []
+            pictures = dict(zip(names, split.flat, strict=True))
             for pair in split.pairs:
                 first = pair.group * GROUP_SIZE
                 target = {} if split.name == "test" else {"target": names[first + pair.target]}
                 captions = list(relative_captions(*split.of(pair), rng))
                 entries.append(target | {"candidate": names[first + pair.reference], "captions": captions})
+                if split.name != "test":
+                    key = f"{names[first + pair.reference]}_{names[first + pair.target]}"
+                    words[key] = (without_typos(captions), *split.of(pair))
+            if split.name != "test":
+                captioned = f"image_captions_{category}_{split.name}.json"
+                write_side_texts(root / "captions", captioned, f"keywords_in_mods_{category}.json", pictures, words)
             atomic_write_json(root / "captions" / f"cap.{category}.{split.name}.json", entries)
             atomic_write_json(root / "image_splits" / f"split.{category}.{split.name}.json", sorted(names))
             layout.add(f"{category} {split.name}", [f"images/{name}.png" for name in names], split.flat)
@@ -130,6 +147,8 @@ def write_shoes_layout(root: Path, sizes: Sizes) -> Layout:
     layout = Layout()
     entries: list[dict[str, str]] = []
     taken: dict[str, int] = {}
+    pictures: dict[str, Shoe] = {}
+    words: dict[str, tuple[str, Shoe, Shoe]] = {}
     for split in draw_splits(("train", "val", "test"), sizes, SHOES, rng):
         paths = [_shoe_path(shoe.kind, taken) for shoe in split.flat]
         names = [path.rpartition("/")[2] for path in paths]
@@ -140,6 +159,9 @@ def write_shoes_layout(root: Path, sizes: Sizes) -> Layout:
                 "ReferenceImageName": names[first + pair.reference],
                 "RelativeCaption": relative_caption(*split.of(pair), rng),
             })  # fmt: skip
+            key = f"{entries[-1]['ReferenceImageName']}+{entries[-1]['ImageName']}"
+            words[key] = (without_typos([entries[-1]["RelativeCaption"]]), *split.of(pair))
+        pictures |= dict(zip(names, split.flat, strict=True))
         listed = "train_im_names.txt" if split.name == "train" else "eval_im_names.txt"
         atomic_write_text(root / listed, "".join(f"{name}\n" for name in sorted(names)))
         layout.add(f"shoes {split.name}", paths, split.flat)
@@ -147,6 +169,7 @@ def write_shoes_layout(root: Path, sizes: Sizes) -> Layout:
     mixed = [entries[i] for i in rng.permutation(len(entries))]
     atomic_write_json(root / "relative_captions_shoes.json", mixed)
     atomic_write_json(root / "correction_dict_shoes.json", {})
+    write_side_texts(root, "image_captions_shoes.json", "keywords_in_mods_shoes.json", pictures, words)
     return layout
 
 

@@ -57,7 +57,7 @@ class ClipSum(Method):
         self.log_scale: nn.Parameter | None = None
         if settings.learn_scale:
             self.log_scale = nn.Parameter(torch.tensor([math.log(settings.scale)]))
-        _freeze_untrained(backbone, settings.trained)
+        freeze_untrained(backbone, settings.trained)
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), unit norm."""
@@ -91,7 +91,7 @@ class ClipSum(Method):
         return views["global"] if "global" in views else self.backbone.encode_text(views["tokens"])
 
 
-def _freeze_untrained(backbone: Backbone, trained: str) -> None:
+def freeze_untrained(backbone: Backbone, trained: str) -> None:
     """What belongs to neither encoder (CLIP's own logit scale) takes no part; DeepSpeed would decay it if it asked
     for a gradient."""
     chosen = [part for side, part in backbone.parts.items() if trained in ("both", side)]
