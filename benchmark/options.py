@@ -61,7 +61,10 @@ class RunOptions(Settings):
     plugins: tuple[str, ...] = _option(
         (), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"], repeated=True
     )
-    backbone: str = _option("", "RN50x4 by default, tiny on the demo data", "NAME")
+    backbone: str = _option(
+        "", "one or more, each with weights of its own behind a colon; by default RN50x4, tiny on the demo data",
+        "NAME[:TAG|FILE]", several="+",
+    )
     weights: str = _option("", "the backbone's weights", "TAG|FILE|random")
     protocol: tuple[str, ...] = _option((), "by default all that fit the text rule", "NAME")
     subset: str = _option("", "score the queries alone whose ids a file lists, one a line", "FILE")
@@ -109,6 +112,19 @@ class RunOptions(Settings):
     @classmethod
     def _fair_selects_and_tunes(cls, values: Any) -> Any:
         return {"selection": "heldout", "lr_sweep": True, **values} if values.get("fair") else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backbone_may_name_its_weights(cls, values: Any) -> Any:
+        given = str(values.get("backbone") or "")
+        name, colon, weights = given.partition(":")
+        if not colon or Path(given).is_file():
+            return values
+        if not name or not weights:
+            raise ValueError(f"--backbone {given}: write NAME:TAG or NAME:FILE")
+        if values.get("weights"):
+            raise ValueError(f"--backbone {given} names its weights, and so does --weights; leave one of them out")
+        return {**values, "backbone": name, "weights": weights}
 
     @model_validator(mode="after")
     def _continues_or_replaces(self) -> Self:

@@ -30,6 +30,7 @@ BY_CI = {
 }
 SMALLER = {
     "--fair --method all": "--fair untouched --method image_only concat_clip --batch-size 16 --epochs 1",
+    "--fair untouched --method sum clip4cir": "--fair untouched --method sum",
     "--backbone RN50x4": "--backbone tiny",
     "--method all": "--method image_only sum",
     "--limit 200": "--limit 24",

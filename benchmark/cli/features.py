@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.dataset:
         raise UserError("features: name a dataset with --dataset, or give --list or --remove")
     values = run_values(options)
-    chosen = make_options(method="sum", dataset=options.dataset, seed=options.seed, **values)
+    named = {"dataset": options.dataset, "seed": options.seed, "backbone": options.backbone or ""}
+    chosen = make_options(method="sum", **named, **values)
     registry = discover()
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, registry, job)

@@ -46,12 +46,28 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
     found.variant = [record.identity.variant] if record.identity.variant else None
     if record.identity.seed is not None:
         found.seed = [record.identity.seed]
+    if found.backbone and len(found.backbone) > 1:
+        found.backbone = [_backbone_of(record, found)]
     found.noise = [record.identity.noise.share] if record.identity.noise else None
     found.demo = (data.is_demo and not given.data_root) or None
     for name, value in vars(given).items():
         if value is not None and value != parser.get_default(name):
             setattr(found, name, value)
     return found
+
+
+def _backbone_of(record: Record, found: argparse.Namespace) -> str:
+    """Which of a command's backbones is the record's."""
+    from benchmark.encoders.backbone_table import backbone_label
+    from benchmark.options import make_options
+
+    encoder = record.identity.encoder
+    for name in found.backbone:
+        own = make_options(method="", dataset="", backbone=name)
+        if encoder is not None and backbone_label(own.backbone) == encoder.name:
+            if (own.weights or found.weights or encoder.weights) == encoder.weights:
+                return str(name)
+    raise UserError(f"--from-record: none of {', '.join(found.backbone)} is the record's backbone; name it, too")
 
 
 def differences(old: Record, new: Record) -> Iterator[str]:

@@ -11,6 +11,10 @@ selection heldout and --lr-sweep; `list recipes` shows the numbers under "fair",
 --batch-size, --negative-group and --text-mode change them for all. Layers, loss, optimiser and the
 learning rate around which --lr-sweep tries stay the method's own. The table at the end is made of
 records that are seen to share all this.
+
+Several backbones (--backbone RN50x4 ViT-L-14:openai ViT-H-14:FILE) are runs of their own each; one whose
+weights are not on this machine is left out and told. With --fair their rows stand in one table, beside
+what each costs.
 """
 
 from __future__ import annotations
@@ -80,7 +84,7 @@ def _run(options: argparse.Namespace, made: list[Record] | None = None) -> int:
 
     registry = discover()
     runs = _runs(options, registry)
-    studies: dict[tuple[str, str], AblationStudy] = {}
+    studies: dict[tuple[str, ...], AblationStudy] = {}
     if options.dry_run and os.environ.get("RANK", "0") != "0":
         return 0
     job = None if options.dry_run else join_job(runs[0].device, runs[0].cache_root)
@@ -129,17 +133,23 @@ def _runs(options: argparse.Namespace, registry: Registry) -> list[RunOptions]:
     encoders = [{"fair": ""}]
     with gathered(problems):
         encoders = _encoders(options, values)
+    backbones: list[dict[str, str]] = [{}]
+    with gathered(problems):
+        backbones = _backbones(options, values, registry)
     runs: list[RunOptions] = []
     for encoder in encoders:
         with gathered(problems):
-            runs += _product(options, {**values, **encoder}, registry)
+            runs += _product(options, {**values, **encoder}, backbones, registry)
     if problems:
         raise UserError.collect(dict.fromkeys(line for problem in problems for line in problem.splitlines()))
     return runs
 
 
-def _product(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> Iterator[RunOptions]:
+def _product(
+    options: argparse.Namespace, values: dict[str, Any], backbones: list[dict[str, str]], registry: Registry
+) -> Iterator[RunOptions]:
     from benchmark.options import make_options
+    from benchmark.pipeline.backbone_choices import backbone_folder
     from benchmark.pipeline.controlled_comparison import refusal
 
     known = [n for n, info in registry.methods().items() if not (values.get("fair") and refusal(info, registry))]
@@ -161,20 +171,22 @@ def _product(options: argparse.Namespace, values: dict[str, Any], registry: Regi
         raise UserError.collect(problems)
     output = values.pop("output", "")
     runs = [
-        (dataset, method, variant, noise, seed)
-        for dataset, method in product(chosen["dataset"], chosen["method"])
+        (dataset, backbone, method, variant, noise, seed)
+        for dataset, backbone, method in product(chosen["dataset"], backbones, chosen["method"])
         for variant in _variants(method, chosen["variant"], options.ablations, registry)
         for noise, seed in product(chosen["noise"] or [0], chosen["seed"] or [0])
     ]
-    several, noises = len({run[2] for run in runs}) > 1, len({run[3] for run in runs}) > 1
-    for dataset, method, variant, noise, seed in runs:
+    several, noises = len({run[3] for run in runs}) > 1, len({run[4] for run in runs}) > 1
+    for dataset, backbone, method, variant, noise, seed in runs:
         # Several runs would overwrite one another in one folder.
-        kinds_of = (variant or _WHOLE if several else "", f"noise-{float(noise):g}" if noises else "")
+        of_backbone = backbone_folder(**backbone) if len(backbones) > 1 else ""
+        kinds_of = (of_backbone, variant or _WHOLE if several else "", f"noise-{float(noise):g}" if noises else "")
         inner = Path(dataset, method, *kinds_of) / f"seed-{seed}"
         folder = str(Path(output) / inner) if output and len(runs) > 1 else output
         yield make_options(
-            method=method, dataset=dataset, variant=variant, noise=noise, seed=seed, output=folder, **values
-        )
+            method=method, dataset=dataset, variant=variant, noise=noise, seed=seed, output=folder,
+            **{**values, **backbone},
+        )  # fmt: skip
 
 
 def _variants(method: str, given: list[str], ablations: bool, registry: Registry) -> list[str]:
@@ -200,6 +212,15 @@ def _encoders(options: argparse.Namespace, values: dict[str, Any]) -> list[dict[
     return [{"fair": encoder, "output": str(Path(output) / f"fair-{encoder}")} for encoder in encoders]
 
 
+def _backbones(options: argparse.Namespace, values: dict[str, Any], registry: Registry) -> list[dict[str, str]]:
+    """The options that tell the runs with several backbones from one another; one empty part without any."""
+    from benchmark.pipeline.backbone_choices import backbone_choices
+
+    given = options.backbone or values.pop("backbone", None) or []
+    values.pop("backbone", None)
+    return backbone_choices(named_ones("backbone", [given] if isinstance(given, str) else given), values, registry)
+
+
 def _print_controlled_comparisons(made: list[Record], registry: Registry) -> None:
     from benchmark.leaderboards.controlled_comparison import controlled_section, reasons_outside
     from benchmark.records.tables import format_demo_end
@@ -221,16 +242,17 @@ def _names(kind: str, given: Any, known: list[str]) -> list[Any]:
 
 
 def _named(chosen: RunOptions) -> str:
-    return f"{chosen.method} ({chosen.variant})" if chosen.variant else chosen.method
+    name = f"{chosen.method} ({chosen.variant})" if chosen.variant else chosen.method
+    return f"{name} with {chosen.backbone}" if chosen.backbone else name
 
 
 def _study(
-    studies: dict[tuple[str, str], AblationStudy], chosen: RunOptions, registry: Registry
+    studies: dict[tuple[str, ...], AblationStudy], chosen: RunOptions, registry: Registry
 ) -> AblationStudy:
     """The study that a run belongs to."""
     from benchmark.leaderboards.ablations import AblationStudy
 
-    key = (chosen.dataset, chosen.method)
+    key = (chosen.dataset, chosen.method, chosen.backbone, chosen.weights)
     if key not in studies:
         ablations = [variant for variant in registry.variants(chosen.method) if variant.ablation]
         protocol = registry.datasets()[chosen.dataset].default_protocol

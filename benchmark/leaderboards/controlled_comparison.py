@@ -3,7 +3,8 @@
 A record takes part where it was made by `run --fair`; nothing else is believed. The conditions of a comparison
 are those that most of its methods share; a record with others is left out, and told with what differs. So what
 differs between two rows is the method. One part is for untouched weights and one for a shared stage 1, each with
-recalls and with costs. Seeds are grouped as in every table.
+recalls and with costs; where they are of several backbones, each has its own, behind one table of all
+(`benchmark.leaderboards.backbone_comparison`). Seeds are grouped as in every table.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo
+from benchmark.leaderboards.backbone_comparison import backbone_table
 from benchmark.leaderboards.uncertainty import NO_RANKS, KeptRanks, with_uncertainty
 from benchmark.pipeline.controlled_comparison import ENCODERS, FAIR, refusal
 from benchmark.records.identity import StageIdentity
@@ -69,14 +72,21 @@ def is_controlled(record: Record) -> bool:
 
 
 def comparisons(records: Iterable[Record]) -> list[ControlledComparison]:
-    """One comparison for each data and state of the encoder."""
-    by_encoder: dict[tuple[str, str], list[Record]] = {}
+    """One comparison for each data, state of the encoder, and backbone with its weights."""
+    by_encoder: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         data, encoder = record.identity.data, record.identity.encoder
         if is_controlled(record) and data is not None and encoder is not None:
-            by_encoder.setdefault((data.label, encoder.state), []).append(record)
-    order = sorted(by_encoder, key=lambda key: (key[0], ENCODERS.index(key[1])))
+            by_encoder.setdefault((data.label, encoder.state, format_backbone(record)), []).append(record)
+    order = sorted(by_encoder, key=lambda key: (key[0], ENCODERS.index(key[1]), key[2]))
     return [_comparison(key[1], by_encoder[key]) for key in order]
+
+
+def format_backbone(record: Record) -> str:
+    """Name and weights of a record's encoder."""
+    encoder = record.identity.encoder
+    assert encoder is not None
+    return f"{encoder.name}, {'random weights' if encoder.start == 'random' else encoder.weights}"
 
 
 def own_stage(record: Record) -> StageIdentity | None:
@@ -119,11 +129,10 @@ def _conditions(record: Record) -> Conditions:
     """What must be the same for every seed. A method that trains nothing has only a part of it."""
     identity = record.identity
     assert identity.data is not None and identity.encoder is not None
-    encoder = identity.encoder
     found = {
         "data": identity.data.fingerprint[:12],
-        "encoder": f"CLIP {encoder.name}, {'random weights' if encoder.start == 'random' else encoder.weights}",
-        "precision of features": encoder.precision,
+        "encoder": format_backbone(record),
+        "precision of features": identity.encoder.precision,
         "text rule": identity.text_rule,
         "shortened to": str(identity.limit or "nothing"),
         "noise": identity.noise.words if identity.noise else "none",
@@ -194,21 +203,30 @@ def controlled_section(
     data = found[0].records[0].identity.data
     is_demo = data is not None and data.is_demo
     parts = [f"## Controlled comparison (run --fair){f': {DEMO}' if is_demo else ''}\n", paragraph([_READING])]
-    for comparison in found:
-        parts.append(f"### {_TITLES[comparison.encoder]}\n")
-        parts += _tables(info, comparison, f": {DEMO_CAPTION}" if is_demo else "", kept)
+    remark = f": {DEMO_CAPTION}" if is_demo else ""
+    for encoder, group in groupby(found, key=lambda comparison: comparison.encoder):
+        members = list(group)
+        parts.append(f"### {_TITLES[encoder]}\n")
+        rows = [reported_rows(info, comparison) for comparison in members]
+        if len(members) > 1:
+            parts += backbone_table([c.conditions for c in members], rows, remark, kept)
+        for comparison, of_one in zip(members, rows, strict=True):
+            parts += [f"#### {plain(comparison.conditions['encoder'])}\n"] if len(members) > 1 else []
+            parts += _tables(of_one, comparison, remark, kept)
     if outside:
         parts.append("### Not in these tables\n")
         parts.append(listed(f"{title}: {reason}" for title, reason in outside.items()))
     return "\n".join(parts)
 
 
-def _tables(
-    info: DatasetInfo, comparison: ControlledComparison, remark: str, kept: KeptRanks
-) -> Iterator[str]:
-    """Recalls by the dataset's own protocol, then costs, then what has to be known of both."""
+def reported_rows(info: DatasetInfo, comparison: ControlledComparison) -> list[Row]:
+    """A row for each method, by the dataset's own protocol."""
     rows = rows_of([(r, result) for r in comparison.records for result in r.results if _is_reported(result, info)])
-    rows = [replace(row, label=_training(row)) for row in rows]
+    return [replace(row, label=_training(row)) for row in rows]
+
+
+def _tables(rows: list[Row], comparison: ControlledComparison, remark: str, kept: KeptRanks) -> Iterator[str]:
+    """Recalls, then costs, then what has to be known of both."""
     table = with_uncertainty(Table(replace(rows[0].result.key, category=""), remark, tuple(rows)), kept)
     yield f"{table.heading}\n"
     yield paragraph(table.caption())

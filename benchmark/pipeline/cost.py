@@ -51,6 +51,7 @@ def count_cost(method: Method, inputs: Inputs, backbone: Backbone | None, texts:
     tensors = [encoded] if isinstance(encoded, Tensor) else list(encoded.values())
     return Cost(
         trainable_parameters=trainable_parameters(method),
+        parameters=_all_parameters(method, backbone),
         gallery=encoders.cost(gallery_flops, target.read, frozenset()),
         query=encoders.cost(query_flops, reference.read, modification.read),
         pair_flops=pair_flops,
@@ -60,6 +61,12 @@ def count_cost(method: Method, inputs: Inputs, backbone: Backbone | None, texts:
 
 def trainable_parameters(method: Method) -> int:
     return sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+
+
+def _all_parameters(method: Method, backbone: Backbone | None) -> int:
+    """Of the method, and of the frozen encoder before it; what both hold counts once."""
+    parameters = {id(p): p.numel() for module in (method, backbone) if module is not None for p in module.parameters()}
+    return sum(parameters.values())
 
 
 def median_text(texts: Sequence[str]) -> str:

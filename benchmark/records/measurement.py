@@ -161,18 +161,26 @@ class EncodingCost(RecordPart):
 class Cost(RecordPart):
     """Of a trained method in use, counted by `benchmark.pipeline.cost`, and the time that training it took.
 
-    ``trainable_parameters``: those of the stage that is evaluated. ``pair_flops``: of one query's
+    ``trainable_parameters``: those of the stage that is evaluated; ``parameters``: all that a query and a picture pass
+    through, the encoder's among them (None in older records). ``pair_flops``: of one query's
     score with one picture. ``stored_bytes``: of one gallery picture's encoding in float32.
     ``training_seconds``: by stage, without validation, of the training whose weights are reported;
     an encoder taken from an earlier run has the time that it took then.
     """
 
     trainable_parameters: Count
+    parameters: Count | None = None
     gallery: EncodingCost
     query: EncodingCost
     pair_flops: Count
     stored_bytes: Count
     training_seconds: dict[str, Seconds] = {}
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_read(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the entry that older records lack, so that these are written again as they were."""
+        written: dict[str, Any] = dump(self)
+        return {name: value for name, value in written.items() if name != "parameters" or value is not None}
 
 
 class Tuning(RecordPart):
@@ -215,8 +223,9 @@ def format_gigaflops(flops: int) -> str:
 def format_cost(cost: Cost) -> str:
     """All that is counted, in one sentence without a full stop."""
     gallery, query = cost.gallery, cost.query
+    among = f" of {cost.parameters:,}" if cost.parameters is not None else ""
     return (
-        f"{cost.trainable_parameters:,} trainable parameters; per gallery picture: encoder passes "
+        f"{cost.trainable_parameters:,} trainable parameters{among}; per gallery picture: encoder passes "
         f"{format_passes(gallery)}, {format_gigaflops(gallery.flops)} GFLOPs, {cost.stored_bytes:,} bytes stored; "
         f"per query: encoder passes {format_passes(query)}, {format_gigaflops(query.flops)} GFLOPs, "
         f"{cost.pair_flops:,} FLOPs for each picture scored"

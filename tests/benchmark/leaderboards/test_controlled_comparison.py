@@ -90,7 +90,7 @@ def test_a_row_tells_what_was_trained_and_what_it_costs() -> None:
     assert (picture["GFLOPs"], query["GFLOPs"]) == ("0.514", "0.543")
     assert (spirit["train, s"], spirit["tune, s"]) == ("20.2", "40.8")
     assert (picture["bytes"], query["FLOPs/pair"]) == ("512", "256")
-    assert "encoder CLIP tiny, random weights" in section
+    assert "encoder tiny, random weights" in section
     assert (nothing["method"], nothing["train, s"], nothing["tune, s"]) == ("SUM", "", "")
     assert all(len(line) <= 100 for line in section.splitlines())
 
@@ -142,6 +142,43 @@ def test_untouched_weights_and_stage_1_are_compared_apart() -> None:
     found = comparisons([made("clip4cir"), made("spirit", 0, untouched), made("clip4cir", 0, untouched)])
     assert [comparison.encoder for comparison in found] == ["untouched", "finetuned"]
     assert found[0].artefacts == {0: ("0e" * 32)[:12]} and len(found[0].records) == 2
+
+
+def on_backbone(name: str, flops: int, numbers: int, method: str, change: dict[str, Any] | None = None) -> Record:
+    """A record on another backbone, whose gallery picture costs this much and whose encoding has so many numbers."""
+    gallery = {"picture_passes": 1, "text_passes": 0, "flops": flops}
+    costs = {"cost.gallery": gallery, "cost.stored_bytes": 4 * numbers, "cost.parameters": 63_000_000}
+    return made(method, 0, {"identity.encoder.name": name, **costs, **(change or {})})
+
+
+def test_one_table_holds_every_backbone_with_its_costs() -> None:
+    small, large = (
+        [on_backbone(name, flops, numbers, method) for method in ("clip4cir", "spirit")]
+        for name, flops, numbers in (("ViT-B-32", 5 * 10**9, 512), ("ViT-H-14", 167 * 10**9, 32 * 256))
+    )
+    section = controlled_section(CIRR, [*large, *small], {})
+    first = tables_of(section)[0]
+    assert "#### All backbones: demo-cirr" in section and "#### ViT-H-14, random weights" in section
+    assert section.index("All backbones") < section.index("#### ViT-B-32, random weights")
+    assert [line["method"] for line in first if line["R@1"] or not line["method"].startswith("±")] == [
+        "CLIP4CIR", "ViT-B-32, random weights", "±", "ViT-H-14, random weights", "±",
+        "SPIRIT", "ViT-B-32, random weights", "±", "ViT-H-14, random weights", "±",
+    ]  # fmt: skip
+    rows = [line for line in first if line["GFLOPs"]]
+    assert [(row["GFLOPs"], row["bytes"], row["params"]) for row in rows[:2]] == [("5", "2,048", "63M"), ("167", "32,768", "63M")]
+    assert all(len(line) <= 100 for line in section.splitlines())
+    # Each backbone's own comparison follows, with the costs of queries.
+    assert len(tables_of(section)) == 1 + 2 * 2 and "left out: " not in section
+
+
+def test_a_backbone_of_other_conditions_has_no_rows_in_the_table_of_all() -> None:
+    known = [on_backbone(name, 10**9, 8, "spirit") for name in ("ViT-B-32", "ViT-L-14")]
+    other = on_backbone("ViT-H-14", 10**9, 8, "spirit", {"identity.batch_size": 64})
+    nothing = untrained(change={"identity.encoder.name": "ViT-g-14"})
+    section = in_one_line(controlled_section(CIRR, [*known, other, nothing], {}))
+    whole = section[: section.index("#### ViT-B-32")]
+    assert "left out: ViT-H-14, random weights: batch 64, not 256" in whole
+    assert "ViT-g-14, random weights |" in whole and "| ViT-H-14" not in whole
 
 
 def test_of_two_whole_comparisons_the_later_one_stands() -> None:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmark.backbone import BackboneChoice
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.families import family_of
 from benchmark.encoding import Encoding
 from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Views
 from benchmark.pipeline.cost import count_cost, flops_of, median_text
@@ -86,6 +88,8 @@ def test_the_combiner_is_counted_layer_by_layer(tiny: ClipBackbone) -> None:
     assert cost.trainable_parameters == weights
     assert cost.query.flops == PICTURE + TEXT + COMBINER
     assert cost.gallery.flops == PICTURE
+    # The encoder, which the method does not hold, is passed through as well.
+    assert cost.parameters == weights + sum(parameter.numel() for parameter in tiny.parameters())
 
 
 def test_spirit_passes_fourteen_views_of_every_picture(tiny: ClipBackbone) -> None:
@@ -99,6 +103,19 @@ def test_spirit_passes_fourteen_views_of_every_picture(tiny: ClipBackbone) -> No
 
 def test_artemis_scores_a_pair_by_four_products(tiny: ClipBackbone) -> None:
     assert cost_of("artemis_clip", tiny).pair_flops == 4 * 2 * D
+
+
+def test_a_sequence_of_tokens_is_kept_whole() -> None:
+    backbone = family_of("blip2-tiny").load(BackboneChoice("blip2-tiny", "random"))
+    specification = discover().specification("sprc")
+    settings = specification.settings.model_validate({**specification.demo_settings, "picture_encoder": "frozen"})
+    (stage,) = specification.stages(settings, "random")
+    context = BuildContext(backbone, settings, stage.settings())
+    cost = count_cost(stage.build(context), stage.inputs(context), backbone, TEXTS)
+    queries, embedding = 8, 32
+    assert cost.stored_bytes == queries * 4 * embedding and cost.pair_flops == queries * 2 * embedding
+    assert cost.gallery.picture_passes == 1 and cost.parameters is not None
+    assert cost.parameters - cost.trainable_parameters == sum(parameter.numel() for parameter in backbone.parameters())
 
 
 class Reader(Method):
