@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo
+from benchmark.leaderboards.composition import with_composition
 from benchmark.leaderboards.uncertainty import NO_RANKS, KeptRanks, with_uncertainty
 from benchmark.pipeline.controlled_comparison import ENCODERS, FAIR, refusal
 from benchmark.records.identity import StageIdentity
@@ -210,9 +211,12 @@ def _tables(
     rows = rows_of([(r, result) for r in comparison.records for result in r.results if _is_reported(result, info)])
     rows = [replace(row, label=_training(row)) for row in rows]
     table = with_uncertainty(Table(replace(rows[0].result.key, category=""), remark, tuple(rows)), kept)
+    table = with_composition(table, kept)
     yield f"{table.heading}\n"
     yield paragraph(table.caption())
     yield table.body()
+    if composition := table.composition():
+        yield composition
     yield _cost_table(rows)
     yield listed([*notes_of(rows, leave_out=("encoder", "recipe", "text rule")), *_notes(comparison)])
 
