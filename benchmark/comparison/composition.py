@@ -32,6 +32,7 @@ from benchmark.evaluation.per_query import PerQuery
 from benchmark.records.layout import metric_order
 from benchmark.records.measurement import ComposedRecall
 from benchmark.records.record import Record
+from benchmark.records.rows import AVERAGE
 
 PICTURE_ALONE, TEXT_ALONE = "image_only", "text_only"
 
@@ -61,10 +62,13 @@ class CompositionAt:
     gap: float
     gap_interval: Interval
     union: float
+    union_interval: Interval
     gap_to_union: float
     gap_to_union_interval: Interval
     composed: float
+    composed_interval: Interval
     lost: float
+    lost_interval: Interval
     hard: float
     hard_recall: float
     hard_recall_interval: Interval
@@ -115,6 +119,18 @@ def compose(*runs: str | Path, seed: int = 0, replicates: int = REPLICATES) -> C
 
 def compose_side(method: Side, seed: int = 0, replicates: int = REPLICATES) -> CompositionFindings:
     """A run (or its seeds) beside the ranks of either modality that it has kept; raises UserError without them."""
+    return _findings(_beside_alone(method), seed, replicates)
+
+
+def compose_whole(method: Side, metric: str, replicates: int) -> CompositionAt | None:
+    """The same at one cut-off, of the task or of the average over its categories; None where it lacks the metric."""
+    whole = (found for found in comparables(_beside_alone(method)) if found.key.category in ("", AVERAGE))
+    comparable = next((found for found in whole if metric in found.metrics), None)
+    return None if comparable is None else _composition_at(comparable, metric, 0, replicates)
+
+
+def _beside_alone(method: Side) -> tuple[Side, ...]:
+    """The method, the picture alone, the text alone, of the tasks of which both are known."""
     known = {key for key in method.keys() if all(queries[key].picture_rank is not None for queries in method.queries)}
     if not known:
         raise UserError(
@@ -122,12 +138,10 @@ def compose_side(method: Side, seed: int = 0, replicates: int = REPLICATES) -> C
             "or it is of an older version): `evaluate --checkpoint` finds it out, or name runs of "
             f"{PICTURE_ALONE} and {TEXT_ALONE} on its encoder beside it"
         )
-    return _findings(
-        tuple(
-            replace(method, queries=tuple({key: _alone(q, name) for key, q in queries.items() if key in known}
-                                          for queries in method.queries))
-            for name in ("rank", "picture_rank", "text_rank")
-        ), seed, replicates,
+    return tuple(
+        replace(method, queries=tuple({key: _alone(q, name) for key, q in queries.items() if key in known}
+                                      for queries in method.queries))
+        for name in ("rank", "picture_rank", "text_rank")
     )  # fmt: skip
 
 
@@ -186,9 +200,9 @@ def _check_encoders(sides: tuple[Side, Side, Side]) -> None:
     """By seed: the encoder's start, its digest and, where it was tuned, what that made of it."""
     method, *alone = sides
     for side in alone:
-        by_seed = {record.identity.seed: _encoder(record) for record in side.records}
+        by_seed = {record.identity.seed: encoder_of(record) for record in side.records}
         for record in method.records:
-            mine = _encoder(record)
+            mine = encoder_of(record)
             # What starts from given weights and is not tuned is the same whatever the seed.
             theirs = by_seed.get(record.identity.seed, next(iter(by_seed.values())))
             if mine is None or mine != theirs:
@@ -199,7 +213,8 @@ def _check_encoders(sides: tuple[Side, Side, Side]) -> None:
                 )
 
 
-def _encoder(record: Record) -> tuple[object, ...] | None:
+def encoder_of(record: Record) -> tuple[object, ...] | None:
+    """What two records agree in where their features are of the same encoder; None where it is no backbone's."""
     encoder = record.identity.encoder
     if encoder is None:
         return None
@@ -243,8 +258,10 @@ def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: 
     return CompositionAt(
         comparable.key, metric, sum(map(len, comparable.ids)), picture=i, text=t, method=m,
         gap=m - best, gap_interval=percentile_interval(drawn[:, 0] - best_drawn),
-        union=union, gap_to_union=m - union, gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
-        composed=composed, lost=lost, hard=hard,
+        union=union, union_interval=percentile_interval(drawn[:, 3]),
+        gap_to_union=m - union, gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
+        composed=composed, composed_interval=percentile_interval(drawn[:, 4]),
+        lost=lost, lost_interval=percentile_interval(drawn[:, 5]), hard=hard,
         hard_recall=100 * composed / hard if hard else np.nan, hard_recall_interval=percentile_interval(hard_drawn),
         relative_gap=100 * (m - best) / (100 - best) if best < 100 else np.nan,
         p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),

@@ -13,8 +13,7 @@ from benchmark.comparison.composition import CompositionAt, CompositionFindings
 from benchmark.comparison.layout import format_p
 from benchmark.records.layout import WIDTH, listed, paragraph, pipe_table
 from benchmark.records.record import Record
-
-_TABLE_CUTOFF = "R@10"
+from benchmark.records.rows import COMPOSITION_CUTOFF
 
 _READING = (
     "Percent of the queries, [95 % interval by bootstrap over groups of queries]",
@@ -47,7 +46,7 @@ def _markdown(composition: CompositionFindings) -> str:
         rows = list(members)
         parts.append(f"## {key}\n\n{_recalls(rows)}")
         parts.append(_shares(rows))
-        parts += [_eight(at) for at in rows if at.metric == _TABLE_CUTOFF]
+        parts += [_eight(at) for at in rows if at.metric == COMPOSITION_CUTOFF]
         if key in composition.log_ratio:
             ratio = composition.log_ratio[key]
             parts.append(
@@ -72,13 +71,14 @@ def _recalls(rows: Sequence[CompositionAt]) -> str:
 
 
 def _shares(rows: Sequence[CompositionAt]) -> str:
-    cells = [
-        [at.metric, f"{at.union:.2f}", f"{at.gap_to_union:+.2f}", _span(at.gap_to_union_interval, "+"),
-         f"{at.composed:.2f}", f"{at.lost:.2f}", f"{at.hard:.2f}",
-         _known(at.hard_recall), _span(at.hard_recall_interval)]
-        for at in rows
-    ]  # fmt: skip
-    heads = ["", "one", "gap to it", "95 % interval", "composed", "lost", "hard", "recall", "95 % interval"]
+    """Numbers, and below each its interval; that of the hard part is the union's, taken from 100."""
+    cells = []
+    for at in rows:
+        cells.append([at.metric, f"{at.union:.2f}", f"{at.gap_to_union:+.2f}", f"{at.composed:.2f}", f"{at.lost:.2f}",
+                      f"{at.hard:.2f}", _known(at.hard_recall)])  # fmt: skip
+        cells.append(["", _span(at.union_interval), _span(at.gap_to_union_interval, "+"), _span(at.composed_interval),
+                      _span(at.lost_interval), "", _span(at.hard_recall_interval)])  # fmt: skip
+    heads = ["", "one", "gap to it", "composed", "lost", "hard", "recall"]
     return pipe_table([heads], cells, ["left", *["right"] * (len(heads) - 1)])
 
 
@@ -98,7 +98,7 @@ def _known(value: float, sign: str = "") -> str:
 
 def _span(interval: tuple[float, float], sign: str = "") -> str:
     low, high = interval
-    return "" if math.isnan(low) else f"[{low:{sign}.2f}, {high:{sign}.2f}]"
+    return "" if math.isnan(low) else f"[{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _json(composition: CompositionFindings) -> str:
@@ -130,16 +130,16 @@ COMPOSITION_FORMATS: Mapping[str, Callable[[CompositionFindings], str]] = {"mark
 
 def composition_section(record: Record, width: int = WIDTH) -> str:
     """What `run` prints below its tables: each task's composition at one cut-off; "" where none is known."""
-    known = {result.key: result for result in reversed(record.results) if _TABLE_CUTOFF in result.composition}
+    known = {result.key: result for result in reversed(record.results) if COMPOSITION_CUTOFF in result.composition}
     rows = [
         [" · ".join(filter(None, (result.protocol, result.text_mode, result.category))),
-         f"{at.picture:.2f}", f"{at.text:.2f}", f"{result.metrics[_TABLE_CUTOFF]:.2f}", f"{at.gap:+.2f}",
+         f"{at.picture:.2f}", f"{at.text:.2f}", f"{result.metrics[COMPOSITION_CUTOFF]:.2f}", f"{at.gap:+.2f}",
          f"{(at.gap_interval[1] - at.gap_interval[0]) / 2:.1f}", f"{at.union:.2f}", f"{at.composed:.2f}",
          f"{at.lost:.2f}", "" if at.hard_recall is None else f"{at.hard_recall:.2f}"]
-        for result in reversed(known.values()) for at in [result.composition[_TABLE_CUTOFF]]
+        for result in reversed(known.values()) for at in [result.composition[COMPOSITION_CUTOFF]]
     ]  # fmt: skip
     if not rows:
         return ""
-    heads = [f"composition, {_TABLE_CUTOFF}", *"picture text method gap ± one composed lost hard".split()]
+    heads = [f"composition, {COMPOSITION_CUTOFF}", *"picture text method gap ± one composed lost hard".split()]
     table = pipe_table([heads], rows, ["left", *["right"] * (len(heads) - 1)])
     return f"{table}\n{paragraph(_SHORT_READING, width)}"

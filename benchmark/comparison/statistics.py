@@ -19,6 +19,8 @@ from benchmark.evaluation.metrics import LEVEL, FloatArray, resampled
 
 REPLICATES = 10_000
 FLIPS = 10_000
+STANDARD_ERRORS = 1.96
+"""Of a normal error in half of its 95 % interval."""
 _EXACT = 2**20
 _DRAWN_AT_ONCE = 2**22
 _DIGITS = 12

@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmark.errors import UserError, first_of, gathered
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.files import atomic_write_json, file_digest
+from benchmark.leaderboards.composition import composition_faults
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
 from benchmark.records.record import RECORD_NAME, Record, read_record, record_files, run_key, write_record
@@ -91,7 +92,7 @@ def proved(kept: Path) -> Book:
             record = read_record(file)
             # Intervals were held against the ranks when the record was added.
             proof = prove(file.parent, record, with_intervals=False)
-            problems += (f"{file}: {fault}" for fault in proof.faults)
+            problems += (f"{file}: {fault}" for fault in (*proof.faults, *composition_faults(record, proof.ranks)))
             if shareable(record) != record:
                 problems.append(f"{file}: holds an absolute path; add the run with `leaderboard --add`")
             reason = reasons.get(file.parent.relative_to(kept).as_posix())
@@ -164,10 +165,11 @@ def add(
     if problems:
         raise UserError(f"{run_folder}: not for the leaderboard: {'; '.join(problems)}")
     proof = prove(file.parent, record)
-    if proof.faults:
+    faults = [*proof.faults, *composition_faults(record, proof.ranks)]
+    if faults:
         raise UserError.collect(
-            [f"{run_folder}: {fault}" for fault in proof.faults[:_SHOWN]]
-            + [f"{run_folder}: {len(proof.faults):,} numbers do not fit its ranks; add a record as `run` wrote it"]
+            [f"{run_folder}: {fault}" for fault in faults[:_SHOWN]]
+            + [f"{run_folder}: {len(faults):,} numbers do not fit its ranks; add a record as `run` wrote it"]
         )
     unproved = (*proof.measured_elsewhere, *proof.without_ranks)
     record = shareable(record)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.leaderboards.entries import facts_of, literal
-from benchmark.records.layout import TIE_MARKS, places_of, short_name
+from benchmark.records.layout import TIE_MARKS, best_measured, every_place, places_of, short_name
 from benchmark.records.rows import Place, Row, has_enough_seeds
 from benchmark.records.tables import Table
 
@@ -62,15 +62,15 @@ def browser_page(tables: Sequence[Table], title: str, remark: str = "") -> str:
 
 
 def _section(table: Table) -> _Section:
-    places = places_of(table.rows)
-    best = {p: max((r.cells[p].value for r in table.rows if r.records and p in r.cells), default=0.0) for p in places}
+    places = every_place(table.rows)
+    best = best_measured(table.rows, places_of(table.rows)) if table.bold else {}
     column = {"dataset": table.key.dataset, "protocol": table.key.protocol, "text": table.key.text_mode}
     return _Section(
         heading=literal(table.heading),
         groups=[(category, len(list(of))) for category, of in groupby(places, key=lambda place: place[0])],
         metrics=[short_name(metric) for _, metric in places],
         notes=[literal(note).replace("~~", "") for note in (*table.caption(), *table.all_notes())],
-        rows=[column | _row(row, places, best if table.bold else {}) for row in table.rows],
+        rows=[column | _row(row, places, best) for row in table.rows],
     )
 
 
@@ -89,7 +89,7 @@ def _row(row: Row, places: Sequence[Place], best: Mapping[Place, float]) -> dict
 
 
 def _number(row: Row, place: Place, best: Mapping[Place, float]) -> _Number | None:
-    cell = row.cells.get(place)
+    cell = row.every_cell.get(place)
     if cell is None:
         return None
     is_best = cell.value == best.get(place) and has_enough_seeds(row.records)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from benchmark.data.partial import SUFFIX
 from benchmark.facts import DatasetInfo
 from benchmark.leaderboards.backbone_comparison import backbone_table
+from benchmark.leaderboards.composition import with_composition
 from benchmark.leaderboards.uncertainty import NO_RANKS, KeptRanks, with_uncertainty
 from benchmark.pipeline.controlled_comparison import ENCODERS, FAIR, refusal
 from benchmark.records.identity import StageIdentity
@@ -228,9 +229,12 @@ def reported_rows(info: DatasetInfo, comparison: ControlledComparison) -> list[R
 def _tables(rows: list[Row], comparison: ControlledComparison, remark: str, kept: KeptRanks) -> Iterator[str]:
     """Recalls, then costs, then what has to be known of both."""
     table = with_uncertainty(Table(replace(rows[0].result.key, category=""), remark, tuple(rows)), kept)
+    table = with_composition(table, kept)
     yield f"{table.heading}\n"
     yield paragraph(table.caption())
     yield table.body()
+    if composition := table.composition():
+        yield composition
     yield _cost_table(rows)
     yield listed([*notes_of(rows, leave_out=("encoder", "recipe", "text rule")), *_notes(comparison)])
 

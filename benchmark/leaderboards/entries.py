@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import schema_of
-from benchmark.records.layout import places_of
-from benchmark.records.rows import FACTS, Cell, Place, Row
+from benchmark.records.layout import every_place
+from benchmark.records.rows import AVERAGE, COMPOSITION, FACTS, Cell, Place, Row
 from benchmark.records.tables import Table
 
 FACT_NAMES = (
@@ -38,6 +38,8 @@ def facts_of(row: Row) -> dict[str, str]:
 
 def queries_of(key: TaskKey, row: Row, category: str) -> int | None:
     """How many queries a number is of, where that is known; of an average, those of its categories together."""
+    if category == COMPOSITION:
+        category = AVERAGE if AVERAGE in row.results else ""
     if results := row.results.get(category):
         return results[0].queries
     schema = None if row.records else schema_of(key.dataset)
@@ -50,8 +52,11 @@ def entries_of(table: Table) -> Iterator[dict[str, Value]]:
     column = {"dataset": key.dataset, "split": key.split, "protocol": key.protocol, "text_mode": key.text_mode}
     for row in table.rows:
         facts = {name.replace(" ", "_"): value for name, value in facts_of(row).items()}
-        for place in places_of([row]):
-            cell = row.cells[place]
+        cells = row.every_cell
+        for place in every_place([row]):
+            if place not in cells:  # the recall on a hard part that is empty
+                continue
+            cell = cells[place]
             yield {
                 **column, "category": place[0], "metric": place[1], "method": literal(row.name),
                 "label": literal(row.label), **_numbers(cell), "queries": queries_of(key, row, place[0]), **facts,
@@ -72,8 +77,8 @@ def _numbers(cell: Cell) -> dict[str, Value]:
 
 def further_lines(row: Row) -> Iterator[tuple[str, dict[Place, str]]]:
     """Half intervals, deviations and its own further lines, below a row's numbers."""
-    halves = {place: cell.half for place, cell in row.cells.items()}
-    deviations = {place: cell.sd for place, cell in row.cells.items()}
+    halves = {place: cell.half for place, cell in row.every_cell.items()}
+    deviations = {place: cell.sd for place, cell in row.every_cell.items()}
     for mark, values in (("±", halves), ("sd", deviations)):
         texts = {place: f"{value:.1f}" for place, value in values.items() if not math.isnan(value)}
         if texts and (row.records or mark != "±"):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmark.comparison.statistics import STANDARD_ERRORS
 from benchmark.errors import UserError
 from benchmark.leaderboards.published import FILE_NAME as PUBLISHED_NAME
 from benchmark.leaderboards.published import PublishedNumber, read_published
@@ -23,7 +24,6 @@ from benchmark.structured_files import read_toml, typed
 
 FILE_NAME = "expected.toml"
 _PAPER = "paper"
-_HALF_WIDTH = 1.96
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _band(row: Row, place: Place, is_imported: bool, tolerance: Tolerance) -> tu
         return tolerance.fashioniq_average, "trained here, FashionIQ's average"
     cell = row.cells[place]
     if not math.isnan(cell.half):
-        return 2 * cell.half / _HALF_WIDTH, "two of its own standard errors"
+        return 2 * cell.half / STANDARD_ERRORS, "two of its own standard errors"
     queries = [results[0].queries for category, results in row.results.items() if category == place[0]]
     return 2 * binomial_error(cell.value, queries), "two of its own standard errors, binomial"
 

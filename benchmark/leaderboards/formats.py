@@ -12,8 +12,8 @@ from itertools import groupby
 from benchmark.leaderboards.browser_page import browser_page
 from benchmark.leaderboards.entries import Value, entries_of, further_lines, literal
 from benchmark.records import tables as markdown
-from benchmark.records.layout import places_of, short_name
-from benchmark.records.rows import BINOMIAL, PAIRED, Place, Row, has_enough_seeds
+from benchmark.records.layout import best_measured, every_place, places_of, short_name
+from benchmark.records.rows import BINOMIAL, PAIRED, Cell, Place, Row, has_enough_seeds
 from benchmark.records.tables import Table
 
 _FORMULA = re.compile(r"^[=+\-@\t\r]")
@@ -74,13 +74,14 @@ def _latex(tables: Sequence[Table]) -> str:
 
 
 def _latex_table(table: Table) -> str:
-    places = places_of(table.rows)
-    best = {p: max((r.cells[p].value for r in table.rows if r.records and p in r.cells), default=0.0) for p in places}
+    places = every_place(table.rows)
+    best = best_measured(table.rows, places_of(table.rows)) if table.bold else {}
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(places)}}}", r"\toprule"]
     lines += _latex_heads(places)
     for row in table.rows:
-        cells = [_latex_cell(row, place, table.bold and row.cells[place].value == best[place])
-                 if place in row.cells else "" for place in places]  # fmt: skip
+        shown = row.every_cell
+        cells = [_latex_cell(row, shown[place], shown[place].value == best.get(place)) if place in shown else ""
+                 for place in places]  # fmt: skip
         label = f"{row.name}, {row.label}" if row.label else row.name
         lines.append(" & ".join([latex_escaped(label), *cells]) + r" \\")
         for mark, texts in further_lines(row):
@@ -107,8 +108,7 @@ def _latex_heads(places: Sequence[Place]) -> Iterator[str]:
     yield r"\midrule"
 
 
-def _latex_cell(row: Row, place: Place, is_best: bool) -> str:
-    cell = row.cells[place]
+def _latex_cell(row: Row, cell: Cell, is_best: bool) -> str:
     text = latex_escaped(cell.text)
     if cell.wrong:
         return rf"\sout{{{text}}}"

@@ -35,6 +35,7 @@ from benchmark.leaderboards.book import (
 )
 from benchmark.leaderboards.browser_page import FILE_NAME as BROWSER_PAGE
 from benchmark.leaderboards.browser_page import browser_page
+from benchmark.leaderboards.composition import with_composition
 from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
 from benchmark.leaderboards.expected import FILE_NAME as EXPECTED
 from benchmark.leaderboards.expected import Expected, read_expected, with_bands
@@ -118,7 +119,7 @@ def measured_tables(info: DatasetInfo, sources: Sources) -> list[Table]:
     """
     printed = printed_rows(info, sources)
     papers = [_with_averages(r, printed) for r in _accepted(info, sources.measured) if not is_controlled(r)]
-    found = [with_uncertainty(t, sources.measured.ranks) for t in tables(papers, bold=True, published=printed)]
+    found = [_with_ranks(t, sources.measured) for t in tables(papers, bold=True, published=printed)]
     return [with_bands(t, sources.published, sources.expected) for t in found] if sources.expected else found
 
 
@@ -126,7 +127,12 @@ def demo_tables(name: str, sources: Sources, ablations: Collection[str] = ()) ->
     """The tables of a dataset's demo runs; ``ablations``: variants that have a page of their own."""
     papers = [r for r in _demo_records(name, sources.demo) if not is_controlled(r)]
     shown = [record for record in papers if record.identity.variant not in ablations]
-    return [with_uncertainty(table, sources.demo.ranks) for table in tables(shown)]
+    return [_with_ranks(table, sources.demo) for table in tables(shown)]
+
+
+def _with_ranks(table: Table, book: Book) -> Table:
+    """The table with all that the ranks beside its records add."""
+    return with_composition(with_uncertainty(table, book.ranks), book.ranks)
 
 
 def printed_rows(info: DatasetInfo, sources: Sources) -> dict[TaskKey, Printed]:

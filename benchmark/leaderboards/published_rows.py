@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 
+from benchmark.comparison.statistics import STANDARD_ERRORS
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import DOUBTFUL, SOURCE_KINDS, WRONG, PublishedNumber, schema_of
 from benchmark.leaderboards.published_averages import Recomputed, recomputed
@@ -21,8 +22,6 @@ from benchmark.records.rows import AVERAGE, Cell, Place, Row, plain
 from benchmark.records.tables import Printed
 
 _DIFFERS, _NOT_PRINTED, _DOUBTFUL = "†", "‡", "?"
-_HALF_WIDTH = 1.96
-"""Standard errors in half of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class PrintedNumbers:
         """Half the interval; of a mean over metrics that of one query's hit, which is the widest it can be."""
         schema = schema_of(self.first.key.dataset)
         counts = schema.queries_of(replace(self.first.key, category=place[0])) if schema else ()
-        return _HALF_WIDTH * binomial_error(value, counts)
+        return STANDARD_ERRORS * binomial_error(value, counts)
 
     def row(self, places: Iterable[Place], sources: Mapping[str, int]) -> Row:
         cells = {place: cell for place in places if (cell := self.cell(place)) is not None}

@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmark.comparison.sides import Comparable, Side, comparables
 from benchmark.comparison.statistics import (
+    STANDARD_ERRORS,
     Stratum,
     bootstrap,
     group_differences,
@@ -32,7 +33,6 @@ from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Cell, Place, Row
 from benchmark.records.tables import Table
 
 SIGNIFICANCE = 0.05
-_HALF_WIDTH = 1.96
 
 KeptRanks = Mapping[str, Mapping[int, PerQuery]]
 """Per-query results by the digest of their file, then by the index of the record's result."""
@@ -42,7 +42,7 @@ NO_RANKS: KeptRanks = MappingProxyType({})
 
 def with_uncertainty(table: Table, kept: KeptRanks) -> Table:
     """The table with what the ranks of its rows add."""
-    sides = [_side(row, kept) for row in table.rows]
+    sides = [side_of(row, kept) for row in table.rows]
     rows = [
         replace(row, cells={**row.cells, **dict(_average_intervals(row, side))}) if side else row
         for row, side in zip(table.rows, sides, strict=True)
@@ -50,7 +50,7 @@ def with_uncertainty(table: Table, kept: KeptRanks) -> Table:
     return replace(table, rows=tuple(_with_ties(rows, sides)))
 
 
-def _side(row: Row, kept: KeptRanks) -> Side | None:
+def side_of(row: Row, kept: KeptRanks) -> Side | None:
     """The row's ranks, a task each; None where a record of it has none."""
     queries: list[dict[TaskKey, PerQuery]] = []
     for number, record in enumerate(row.records):
@@ -118,7 +118,7 @@ def _test(
         if comparable is not None and place[1] in comparable.metrics:
             return PAIRED, sign_flip_test(group_differences(comparable.strata(place[1]), 0, 1))
     mine, theirs = best[0].cells[place], other[0].cells[place]
-    error = math.hypot(mine.half, theirs.half) / _HALF_WIDTH
+    error = math.hypot(mine.half, theirs.half) / STANDARD_ERRORS
     if math.isnan(error):
         return "", 1.0
     if error == 0:

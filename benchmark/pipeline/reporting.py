@@ -108,18 +108,17 @@ def results_of(tested: Tested) -> list[Result]:
     """The record's entries in order, each protocol's mean over categories behind them."""
     results: list[Result] = []
     for weights, tasks in tested.items():
-        results += [_result(task, weights, [task]) for task in tasks]
+        results += [_with_composition(_result(task, weights), [task]) for task in tasks]
         by_column: dict[tuple[str, str, str], list[TaskResult]] = {}
         for task in tasks:
             key = task.task.key
             if key.category:
                 by_column.setdefault((key.split, key.protocol, key.text_mode), []).append(task)
-        results += [_average(of_categories, weights) for of_categories in by_column.values()]
+        results += [_with_composition(_average(group, weights), group) for group in by_column.values()]
     return results
 
 
-def _result(tested: TaskResult, weights_from: WeightsFrom, categories: Sequence[TaskResult]) -> Result:
-    """``categories``: the results that its composition is of."""
+def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
     task, key = tested.task, tested.task.key
     return Result(
         dataset=key.dataset,
@@ -135,8 +134,14 @@ def _result(tested: TaskResult, weights_from: WeightsFrom, categories: Sequence[
         ties=tested.ties,
         texts_cut=task.texts_cut,
         notes=task.notes,
-        composition=compose_tasks(key, [each.ranked() for each in categories], list(tested.metrics)),
     )
+
+
+def _with_composition(result: Result, tasks: Sequence[TaskResult]) -> Result:
+    """``tasks``: what the result is of, the task itself or the categories of an average."""
+    composition = compose_tasks(result.key, [each.ranked() for each in tasks], list(result.metrics))
+    # A copy would not be held against its metrics.
+    return Result.model_validate({**dict(result), "composition": composition})
 
 
 def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
@@ -149,7 +154,7 @@ def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
         "ties": sum(t.ties for t in tasks),
         "texts_cut": sum(t.task.texts_cut for t in tasks),
     }
-    return _result(tasks[0], weights_from, tasks).model_copy(update=update)
+    return _result(tasks[0], weights_from).model_copy(update=update)
 
 
 def build_record(

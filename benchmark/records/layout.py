@@ -13,7 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from benchmark.evaluation.metrics import components
-from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Cell, Place, Row, has_enough_seeds
+from benchmark.records.rows import (
+    AVERAGE,
+    BINOMIAL,
+    COMPOSITION,
+    COMPOSITION_NAMES,
+    PAIRED,
+    Cell,
+    Place,
+    Row,
+    has_enough_seeds,
+)
 
 WIDTH = 100
 """Columns that a table takes at most where no terminal says otherwise; bold cells add their marks."""
@@ -46,13 +56,15 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def metric_order(names: Iterable[str]) -> list[str]:
-    """Recalls by cut-off, then subset recalls, then mAP, then means, each name once."""
+    """Recalls by cut-off, then subset recalls, then mAP, then composition, then means, each name once."""
 
     def order(name: str) -> tuple[int, int, str]:
         match = re.fullmatch(r"(\w+@)(\d+)", name)
         if match and match[1] in _METRIC_ORDER:
             return _METRIC_ORDER.index(match[1]), int(match[2]), name
-        return len(_METRIC_ORDER), 0, name
+        if name in COMPOSITION_NAMES:
+            return len(_METRIC_ORDER), COMPOSITION_NAMES.index(name), name
+        return len(_METRIC_ORDER) + 1, 0, name
 
     return sorted(set(names), key=order)
 
@@ -78,6 +90,12 @@ def places_of(rows: Iterable[Row]) -> list[Place]:
     return [(category, metric) for category in categories for metric in metric_order(metrics[category])]
 
 
+def every_place(rows: Sequence[Row]) -> list[Place]:
+    """The columns of a table, and behind them those of composition, where it is known of a row."""
+    names = COMPOSITION_NAMES if any(row.composition for row in rows) else ()
+    return [*places_of(rows), *((COMPOSITION, name) for name in names)]
+
+
 def table_of_rows(
     rows: Sequence[Row], width: int = WIDTH, ticks: Mapping[str, Sequence[str]] | None = None, bold: bool = False
 ) -> str:
@@ -86,7 +104,7 @@ def table_of_rows(
     Rows of one name stand below it. A name or label that finds no room goes on in the next line.
     """
     places, leads = places_of(rows), dict(ticks or {})
-    best = _best(rows, places) if bold else {}
+    best = best_measured(rows, places) if bold else {}
     texts = [[_text(row, place, best.get(place)) for place in places] for row in rows]
     heads = [[""] * len(leads) + _category_heads(places)] if any(category for category, _ in places) else []
     heads.append([*leads, *(short_name(metric) for _, metric in places)])
@@ -130,7 +148,7 @@ def _text(row: Row, place: Place, best: float | None) -> str:
     return (f"**{cell.text}**" if is_bold else cell.text) + TIE_MARKS.get(cell.tie, "")
 
 
-def _best(rows: Sequence[Row], places: Iterable[Place]) -> dict[Place, float]:
+def best_measured(rows: Sequence[Row], places: Iterable[Place]) -> dict[Place, float]:
     """The best measured value of each column that has several."""
     found = {place: [row.cells[place].value for row in rows if row.records and place in row.cells] for place in places}
     return {place: max(values) for place, values in found.items() if len(values) > 1}

@@ -64,6 +64,7 @@ class Outside(RecordPart):
 
 
 Points = Annotated[float, Field(ge=-100, le=100)]
+PercentInterval = tuple[Percent, Percent]
 
 
 class ComposedRecall(RecordPart):
@@ -81,13 +82,16 @@ class ComposedRecall(RecordPart):
     gap: Points
     gap_interval: tuple[Points, Points]
     union: Percent
+    union_interval: PercentInterval | None = None
     gap_to_union: Points
     gap_to_union_interval: tuple[Points, Points]
     composed: Percent
+    composed_interval: PercentInterval | None = None
     lost: Percent
+    lost_interval: PercentInterval | None = None
     hard: Percent
     hard_recall: Percent | None = None
-    hard_recall_interval: tuple[Percent, Percent] | None = None
+    hard_recall_interval: PercentInterval | None = None
     p_picture: Annotated[float, Field(ge=0, le=1)]
     p_text: Annotated[float, Field(ge=0, le=1)]
 
@@ -97,6 +101,13 @@ class ComposedRecall(RecordPart):
         if abs(self.composed - self.lost - self.gap_to_union) > 0.01 or abs(self.union + self.hard - 100) > 0.01:
             raise ValueError("the shares of a composition do not add up")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without intervals that the first records did not have, so that these are written again as they were."""
+        written: dict[str, Any] = dump(self)
+        later = ("union_interval", "composed_interval", "lost_interval")
+        return {name: value for name, value in written.items() if name not in later or value is not None}
 
 
 class Measurement(RecordPart):

@@ -92,7 +92,10 @@ def _count_faults(result: Result, ranks: PerQuery) -> Iterator[str]:
         yield "its ranks name a query twice"
     if result.ties > result.queries:
         yield f"ties in {result.ties:,} of {result.queries:,} queries"
-    for name, found in (("rank", ranks.rank), ("subset rank", ranks.subset_rank)):
+    for name, found in (
+        ("rank", ranks.rank), ("subset rank", ranks.subset_rank),
+        ("rank by picture", ranks.picture_rank), ("rank by text", ranks.text_rank),
+    ):  # fmt: skip
         if found is not None and not _within(found, result.gallery):
             yield f"a {name} lies outside of 0 to {result.gallery:,}, the gallery's size"
     if ranks.positive_ranks is not None and not _best_are(ranks.rank, ranks.positive_ranks, result.gallery):

@@ -50,6 +50,13 @@ def _with_plain_notes(result: Result) -> Result:
 ENOUGH_SEEDS = 3
 """From so many on a deviation over seeds is told, and a best value is set in bold."""
 
+COMPOSITION_CUTOFF = "R@10"
+COMPOSITION = f"composition at {COMPOSITION_CUTOFF}"
+"""What stands in a category's place above the columns of :data:`COMPOSITION_NAMES`."""
+COMPOSITION_NAMES = ("picture", "text", "gap", "one", "hard")
+"""Of one modality alone on the row's encoder, the method less the better one, queries that one modality solves, the
+method's recall on the others."""
+
 PAIRED, BINOMIAL = "paired", "binomial"
 """How a number was not told from the best of its column."""
 
@@ -76,6 +83,8 @@ class Row:
     (in the order of seeds; none where the numbers are published) and ``results`` (by category, one per record)
     are what ``cells`` are made of. ``below``: further lines of numbers, each behind its label. ``published``: what
     is known of a published row (encoder, year, sources, …), by the names of :data:`benchmark.leaderboards.entries`.
+    ``composition``: by :data:`COMPOSITION_NAMES`, of the task, or of the average over its categories; empty where
+    ranks of one modality alone are not known.
     """
 
     name: str
@@ -85,6 +94,12 @@ class Row:
     results: Mapping[str, tuple[Result, ...]] = field(default_factory=dict)
     below: tuple[tuple[str, Mapping[Place, str]], ...] = ()
     published: Mapping[str, str] = field(default_factory=dict)
+    composition: Mapping[str, Cell] = field(default_factory=dict)
+
+    @property
+    def every_cell(self) -> dict[Place, Cell]:
+        """Those of its metrics, and its composition as one more category."""
+        return {**self.cells, **{(COMPOSITION, name): cell for name, cell in self.composition.items()}}
 
     @property
     def first(self) -> Record:

@@ -19,7 +19,16 @@ from benchmark.records.identity import DataIdentity
 from benchmark.records.layout import TIE_MARKS, WIDTH, listed, paragraph, places_of, short_name, table_of_rows
 from benchmark.records.measurement import format_cost
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import AVERAGE, BINOMIAL, PAIRED, Row, format_facts, plain, rows_of
+from benchmark.records.rows import (
+    AVERAGE,
+    BINOMIAL,
+    COMPOSITION,
+    PAIRED,
+    Row,
+    format_facts,
+    plain,
+    rows_of,
+)
 
 SYNTHETIC = "synthetic pictures"
 DEMO = f"demo, {SYNTHETIC}"
@@ -50,10 +59,21 @@ class Table:
         """The table alone, markdown."""
         return table_of_rows(self.rows, width, bold=self.bold)
 
+    def composition(self, width: int = WIDTH) -> str:
+        """Of the rows whose composition is known, in a table of its own, since one would be wider than a page; ""
+        where it is known of none."""
+        known = [
+            replace(row, cells={("", name): cell for name, cell in row.composition.items()}, below=())
+            for row in self.rows
+            if row.composition
+        ]
+        return f"{COMPOSITION[0].upper()}{COMPOSITION[1:]}:\n\n{table_of_rows(known, width)}" if known else ""
+
     def caption(self) -> list[str]:
         """What makes the numbers readable, a sentence each: how many queries, what ± and short names mean."""
         measured = [row for row in self.rows if row.records]
-        return [*_sizes(measured), *([_reading(self.rows)] if self.rows else [])]
+        composed = [_COMPOSITION_READING] if any(row.composition for row in self.rows) else []
+        return [*_sizes(measured), *([_reading(self.rows)] if self.rows else []), *composed]
 
     def all_notes(self) -> list[str]:
         """What has to be known beyond the caption, a sentence each."""
@@ -63,7 +83,8 @@ class Table:
 
     def content(self, width: int = WIDTH) -> str:
         """Caption, table and notes."""
-        return "\n".join([paragraph(self.caption(), width), self.body(width), listed(self.all_notes(), width)])
+        parts = [paragraph(self.caption(), width), self.body(width), self.composition(width)]
+        return "\n".join([*filter(None, parts), listed(self.all_notes(), width)])
 
 
 def format_demo_end(dataset: str) -> str:
@@ -145,7 +166,7 @@ def format_tables(found: Sequence[Table], width: int = WIDTH, mark: str = "", mo
         own = [note for note in table.all_notes() if note not in everywhere]
         parts.append(f"{mark}{table.heading}\n")
         parts += [paragraph(caption, width)] if caption else []
-        parts.append(table.body(width))
+        parts += filter(None, [table.body(width), table.composition(width)])
         parts += [listed(own, width)] if own else []
     if everywhere or more:
         parts += ["Of all tables:\n"] if everywhere and len(found) > 1 else []
@@ -175,6 +196,12 @@ TIES = {
     "of queries (p > .05 after Holm's correction in the column)",
     BINOMIAL: f"{TIE_MARKS[BINOMIAL]}: tie group by binomial errors alone, for want of ranks to pair",
 }
+
+_COMPOSITION_READING = (
+    f"{COMPOSITION[0].upper()}{COMPOSITION[1:]} (of the average, where there are categories; of rows with ranks of one "
+    "modality alone on their own encoder): picture, text: either alone; gap: method - max(picture, text); one: queries "
+    "that one modality solves; hard: the method's recall on the others"
+)
 
 
 def _reading(rows: Sequence[Row]) -> str:

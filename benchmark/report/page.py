@@ -19,7 +19,7 @@ from benchmark.files import atomic_write_text
 from benchmark.progress import say
 from benchmark.records.environment import utc_now
 from benchmark.records.layout import places_of, short_name
-from benchmark.records.rows import AVERAGE, Row
+from benchmark.records.rows import AVERAGE, COMPOSITION_CUTOFF, Row
 from benchmark.records.tables import Table, tables
 from benchmark.registry import Registry, discover
 from benchmark.report.attention import attention_of
@@ -31,7 +31,6 @@ from benchmark.report.provenance import facts_of, without_folders
 from benchmark.report.runs import Block, ReportedSide, blocks_of, reported_sides
 from benchmark.report.sealed_page import sealed_page
 
-_COMPOSED_AT = "R@10"
 _LARGE = 20_000_000
 
 
@@ -139,4 +138,4 @@ def _composed(reported: ReportedSide) -> dict[TaskKey, CompositionAt]:
         found = compose_side(reported.side, replicates=REPLICATES)
     except UserError:
         return {}
-    return {at.key: at for at in found.at if at.metric == _COMPOSED_AT}
+    return {at.key: at for at in found.at if at.metric == COMPOSITION_CUTOFF}

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import TOY_PLUGIN, Command
 
+from benchmark.dataset import Queries, Ragged, Task, TaskKey
+from benchmark.evaluation.evaluator import TaskResult
+from benchmark.evaluation.ranking import Ranks
+from benchmark.leaderboards.composition import composition_faults
 from benchmark.options import make_options
 from benchmark.pipeline import run as pipeline
 from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.reporting import results_of
 from benchmark.records.proof import prove
 from benchmark.records.record import Record, read_per_query
 from benchmark.registry import discover
@@ -66,10 +72,33 @@ def test_what_a_run_writes_proves_its_numbers(name: str, tmp_path: Path) -> None
     )  # fmt: skip
     record = pipeline.execute(make_plan(chosen, discover()))
     proof = prove(tmp_path / "run", record)
-    assert proof.faults == () and proof.without_ranks == ()
+    assert proof.faults == () and proof.without_ranks == () and not list(composition_faults(record, proof.ranks))
     assert all(prove(tmp_path / "run", edited(record, metric)).faults for metric in record.results[0].metrics)
     metrics = {metric for result in record.results for metric in result.metrics}
     assert (name == "fashion200k") == any(metric.startswith("mAP@") for metric in metrics)
+
+
+def test_an_average_s_composition_is_of_its_categories(tmp_path: Path) -> None:
+    """Categories of unequal recalls: what is composed is held against the average, not against the first of them."""
+    hits = {"dress": (4, 2, 1), "shirt": (10, 5, 4)}  # of ten queries, by the method, the picture, the text
+    tasks = [ranked_task(category, *numbers) for category, numbers in hits.items()]
+    dress, shirt, average = results_of({"selected": tasks})
+    assert (average.category, average.metrics["R@10"]) == ("average", 70.0)
+    assert [result.composition["R@10"].gap for result in (dress, shirt, average)] == pytest.approx([20, 50, 35])
+    assert average.composition["R@10"].picture == pytest.approx(35)
+
+
+def ranked_task(category: str, *hits: int) -> TaskResult:
+    count, gallery = 10, 30
+    method, picture, text = (np.where(np.arange(count) < found, 1, 20) for found in hits)
+    every = np.arange(count)
+    queries = Queries(
+        ids=tuple(f"{category}/{n}" for n in every), reference_picture=every, reference_in_gallery=every,
+        texts=("",) * count, positives=Ragged.single(every), group=every,
+    )  # fmt: skip
+    key = TaskKey("fashioniq", "val", "original", "joined", category)
+    task = Task(key, queries, np.arange(gallery), False, (10, 50), average="mean(R@10,R@50)")
+    return TaskResult(task, Ranks(method, 0 * every, None, Ragged.single(method)), None, picture, text)
 
 
 def edited(record: Record, metric: str) -> Record:
