@@ -178,7 +178,7 @@ def build_record(
     method's contract.
     """
     trained = plan.last.stage.trains
-    recipe = plan.last.recipe
+    recipe = plan.last.recipe if trained else None
     skipped = 0
     if unreadable:
         triplets = plan.dataset.train_triplets(0, plan.seed_of(plan.last), plan.last.settings.pair_sampling)

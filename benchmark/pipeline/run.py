@@ -303,7 +303,7 @@ class _Run:
             seed=plan.options.seed,
             encoder=self._encoder_digest,
             encoder_file=str(self._encoder_file or ""),
-            recipe=planned.recipe.name if planned.recipe else "",
+            recipe=planned.recipe.name if planned.recipe and planned.stage.trains else "",
             variant=plan.variant.name if plan.variant and is_method else "",
             selection=plan.options.selection,
             updates=trained.updates if trained else 0,

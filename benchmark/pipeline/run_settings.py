@@ -246,6 +246,10 @@ class _Filler:
                 layers.append((f"recipe {recipe.name}", recipe.settings))
         elif options.fair and is_last:
             layers.append(("--fair", untrained_settings(self.info, initialisation)))
+        else:
+            # A formula's published constants, the same on whatever the features start from.
+            recipe = own_recipe_of(self.registry.recipes(), stage.name, self.info.name, "pretrained")
+            layers.append(("recipe", recipe.settings if recipe is not None else {}))
         layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
