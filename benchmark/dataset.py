@@ -43,6 +43,17 @@ class CategoryCaptions(tuple[str, ...]):
         return made
 
 
+class ConceptCaptions(tuple[str, ...]):
+    """Captions that know what reference and target have in common. Only the text rules `with-concept…` read it."""
+
+    concept: str
+
+    def __new__(cls, captions: Captions, concept: str) -> ConceptCaptions:
+        made = super().__new__(cls, captions)
+        made.concept = concept
+        return made
+
+
 def integers(values: Iterable[int]) -> IntArray:
     """A column (n,) of these numbers."""
     return np.fromiter(values, dtype=np.int64)
@@ -117,6 +128,8 @@ class Queries:
     ``group`` (Q,): queries that are not independent share a number (for intervals).
     ``feature_picture`` (Q,) or None: another picture whose whole-picture view stands in for the
     reference's (Fashion200k's ``spirit`` protocol looks it up by caption).
+    ``target`` (Q,) or None: of several positives the gallery index of the one that the text was written for.
+    ``aspects`` or None: names of what each query asks for; a query may have several, or none.
     """
 
     ids: tuple[str, ...]
@@ -127,9 +140,16 @@ class Queries:
     group: IntArray
     subset: IntArray | None = None
     feature_picture: IntArray | None = None
+    target: IntArray | None = None
+    aspects: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_several_positives(self) -> bool:
+        """Whether a query may have several, be it that none of these has."""
+        return self.target is not None or int(self.positives.sizes().max(initial=0)) > 1
 
     def take(self, index: IntArray) -> Queries:
         return Queries(
@@ -141,6 +161,8 @@ class Queries:
             group=self.group[index],
             subset=None if self.subset is None else self.subset[index],
             feature_picture=None if self.feature_picture is None else self.feature_picture[index],
+            target=None if self.target is None else self.target[index],
+            aspects=None if self.aspects is None else tuple(self.aspects[i] for i in index),
         )
 
 

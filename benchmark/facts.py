@@ -144,7 +144,8 @@ class DatasetInfo:
     captions become strings where a recipe does not say. ``equal_captions_answer``: every picture
     with the target's own caption (its side text) is a right answer, not the target alone.
     ``official_files``: sha256 of the published annotation files, by name. ``dictionaries``: of corrected words, by
-    category ("" where there are none), file and sha256.
+    category ("" where there are none), file and sha256. ``train_dataset``: whose triplets methods are trained on, where
+    the dataset has none of its own.
     """
 
     name: str
@@ -158,6 +159,7 @@ class DatasetInfo:
     text_rule: str = "as-is"
     evaluation_split: str = "val"
     equal_captions_answer: bool = False
+    train_dataset: str = ""
     official_files: dict[str, Any] = field(default_factory=dict)
     dictionaries: dict[str, Any] = field(default_factory=dict)
 

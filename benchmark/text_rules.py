@@ -6,7 +6,8 @@ is part of a table's column, since it changes what is measured (`joined`, `per-c
 `both-orders`, `single`, `template`, `corrected`).
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
-`per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`.
+`per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
+MagicLens' and BGE-VL's templates for `with-concept`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.dataset import Captions, CategoryCaptions
+from benchmark.dataset import Captions, CategoryCaptions, ConceptCaptions
 from benchmark.errors import UserError, unknown_name
 
 CORRECTED = "corrected"
@@ -74,6 +75,19 @@ def _corrected(captions: Captions) -> str:
     if not isinstance(captions, CategoryCaptions):
         raise UserError("text rule corrected: these captions have no dictionary; use it with FashionIQ or Shoes")
     return " and ".join(corrected(caption, captions.dictionary.words) for caption in captions)
+
+
+def _with_concept(name: str, mode: str, template: str) -> TextRule:
+    """Queries say what reference and target share, a hint that other modes do not have; training triplets have none,
+    and show the caption as it stands."""
+
+    def queries(captions: Captions) -> tuple[str, ...]:
+        if not isinstance(captions, ConceptCaptions):
+            raise UserError(f"text rule {name}: these captions have no shared concept; use it with CIRCO")
+        return (template.format(concept=captions.concept, caption=captions[0]),)
+
+    summary = f"'{template}', with what reference and target share"
+    return TextRule(name, mode, summary, _whole, lambda captions, _: captions[0], queries)
 
 
 def _whole(captions: Captions) -> tuple[Captions, ...]:
@@ -154,6 +168,10 @@ TEXT_RULES: dict[str, TextRule] = {
         TextRule(
             CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
             _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
+        ),
+        _with_concept("with-concept", "with-concept-magiclens", "find {concept} but {caption}"),
+        _with_concept(
+            "with-concept-bge-vl", "with-concept-bge-vl", "Find a picture that also {concept}, but {caption}."
         ),
     )
 }
