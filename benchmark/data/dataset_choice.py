@@ -92,8 +92,9 @@ def _read(
     dataset = registry.load_dataset(options.dataset, folder, splits)
     side = side_files_of(dataset)
     released = [*dictionaries_of(dataset).values(), *(side.all if side else ())]
-    for file in released if options.assets else ():
-        file.look_in(options.assets)
+    if options.assets:
+        for file in released:
+            file.look_in(options.assets)
     if options.noise and "train" in splits:
         # Of all triplets in file order, before any is left out.
         dataset = NoisyDataset(dataset, options.noise, options.noise_seed, options.noise_scheme)

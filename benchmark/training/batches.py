@@ -64,8 +64,8 @@ def epoch_table(triplets: Triplets, rule: TextRule, seed: int, epoch: int) -> Ep
             source.append(i)
             texts.append(rule.draw(entry, rng))
     index = np.asarray(source, dtype=np.int64)
-    captions = tuple(triplets.captions[i] for i in source)
-    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts), captions)
+    behind = tuple(triplets.captions[i] for i in source)
+    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts), behind)
 
 
 def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmark.files import atomic_write_json
 from benchmark.text_rules import corrected
 
-from .subjects import Garment, Shoe, differing
+from .subjects import Garment, S, Shoe, differing
 from .texts import shoe_noun
 
 _BY_VALUE = ("colour", "pattern", "second", "print", "fastening")
@@ -27,7 +27,7 @@ def picture_text(subject: Garment | Shoe) -> str:
     return f"{article} {subject.colour} {pattern}{noun}"
 
 
-def key_words(reference: Garment | Shoe, target: Garment | Shoe) -> str:
+def key_words(reference: S, target: S) -> str:
     """"blue, no belt, long sleeves": what a text of this pair asks for, phrases by comma and blank."""
     return ", ".join(_phrase(getattr(target, facet), facet) for facet in differing(reference, target))
 
@@ -41,8 +41,7 @@ def _phrase(value: object, facet: str) -> str:
 
 
 def write_side_texts(
-    folder: Path, captions: str, words: str, subjects: Mapping[str, Garment | Shoe],
-    pairs: Mapping[str, tuple[str, Garment | Shoe, Garment | Shoe]],
+    folder: Path, captions: str, words: str, subjects: Mapping[str, S], pairs: Mapping[str, tuple[str, S, S]],
 ) -> None:  # fmt: skip
     """The files ``captions``, of pictures by name, and ``words``, of pairs by key: text, reference, target."""
     atomic_write_json(folder / captions, {name: picture_text(subject) for name, subject in subjects.items()})

@@ -23,7 +23,7 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """RGB, a part of an ``area`` (share, uniform) and an aspect ratio (its logarithm uniform) resized to S × S, bicubic.
+    """RGB, a part of an ``area`` (share, uniform) and an aspect ratio (uniform logarithm) resized to S × S, bicubic.
 
     ``like``: the backbone's pipeline, whose side and normalisation it shares.
     """
