@@ -188,6 +188,16 @@ class Backbone(nn.Module):
         """(B, L) int64 → (B, d), not normalised; L may be shorter than the context."""
         raise TypeError(f"{type(self).__name__} must define encode_text, or have no text_outputs")
 
+    @property
+    def token_width(self) -> int:
+        """w of `embed_tokens`."""
+        raise TypeError(f"{type(self).__name__} has no text tower that words can be put into")
+
+    @property
+    def cosine_scale(self) -> Tensor:
+        """What the pretraining's loss multiplied cosines by, one number, without a gradient."""
+        raise TypeError(f"{type(self).__name__} must define cosine_scale, or serves no loss that asks for it")
+
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, L, w): each token's vector as it enters the text tower, without its position.
 

@@ -12,7 +12,7 @@ Notation: B batch, d width of the backbone, P patches, S picture side, L tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmark.backbone import GLOBAL, Backbone, Output
+from benchmark.dataset import Dataset, IntArray, Pictures
 from benchmark.encoding import Encoding, dot_products
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
@@ -246,6 +247,35 @@ class ComingEpoch:
     groups: Callable[[], Iterator[tuple[NDArray[np.int64], Views, Views, Views]]]
 
 
+@dataclass(frozen=True)
+class TrainingRows:
+    """What a stage trains on in place of a dataset's triplets: N pictures or sentences that nobody labelled.
+
+    ``pictures``: one per row, whose stored features are the views of reference and target alike. ``sentences``: where
+    there are no pictures, a text per row, whose stored feature stands for both as "global". ``text``: the method, rows
+    (B,) and a generator of their draws to the views of their texts. ``label``: what the feature store calls the
+    pictures. ``files``: those that were read, name to sha256.
+    """
+
+    text: Callable[[Any, IntArray, np.random.Generator], Views]
+    label: str
+    pictures: Pictures = Pictures((), ())
+    sentences: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sentences) or len(self.pictures)
+
+    def first(self, rows: int) -> TrainingRows:
+        """No more than so many."""
+        pictures = Pictures(self.pictures.names[:rows], self.pictures.paths[:rows])
+        return replace(self, pictures=pictures, sentences=self.sentences[:rows])
+
+
+RowsFactory = Callable[[MethodSettings, Dataset, Path | None], TrainingRows]
+"""(settings, the dataset that is evaluated, the folder of files from outside) to what a stage trains on. Demo data may
+stand in for files that nobody named; raises UserError where they are missing elsewhere."""
+
 OptimiserFactory = Callable[[ParameterGroups, TrainingSettings], torch.optim.Optimizer]
 ScheduleFactory = Callable[[TrainingSettings, int], Callable[[int], float]]
 """(settings, updates per epoch) to the factor of the learning rate at update n (from 0)."""
@@ -264,6 +294,7 @@ class Stage:
     the stage's own.
     ``before_epoch`` is called with the method before each epoch; what it says of the entries joins their texts' views.
     ``shows_notes``: its references bear their pairs' notes, so that the files that have them are needed.
+    ``rows``: what it trains on in place of triplets, whose method is zero-shot then.
     ``trains`` is False for methods that have nothing to train: they are built and evaluated.
     """
 
@@ -278,6 +309,7 @@ class Stage:
     initialise_from: Literal["nothing", "weights", "weights and optimiser"] = "nothing"
     before_epoch: Callable[[Method, TrainingSettings, ComingEpoch], RowValues] | None = None
     shows_notes: bool = False
+    rows: RowsFactory | None = None
     trains: bool = True
 
 
@@ -296,7 +328,8 @@ class Specification:
     ``own_networks`` is None for methods on the engine's backbone; a method that brings all of its
     networks tells by it, from its settings, whether they start from pretrained weights.
     ``demo_settings`` take the place of the settings' defaults on demo data (a small network, say).
-    ``backbone_defaults``: of the backbone's settings, where the method's are others than the engine's.
+    ``backbone_defaults``: of the backbone's settings, where the method's are others than the engine's; an encoder that
+    an earlier stage tunes, for other methods as well, and that of a controlled comparison are not read by them.
     ``default_backbone``, ``demo_backbone``: what no `--backbone` means on real data and on demo data.
     ``required_files``: those that the settings ask for, the backbone's weights excepted. ``remarks``:
     what every output of a run says of its settings (words that start at random, say).

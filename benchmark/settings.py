@@ -213,9 +213,9 @@ class TrainingSettings(Settings):
 class BackboneSettings(Settings):
     """Settings of the backbone, `--set backbone.KEY=VALUE`."""
 
-    preprocessing: Literal["targetpad", "squarepad", "clip", "squash"] = Field(
-        "targetpad", description="how a picture is padded before it is resized and cropped; squash: it is resized to a "
-        "square as it is"
+    preprocessing: Literal["targetpad", "squarepad", "clip", "clip-hf", "squash"] = Field(
+        "targetpad", description="how a picture is padded before it is resized and cropped; clip: not at all; clip-hf: "
+        "nor is the crop's offset rounded, but cut off; squash: it is resized to a square as it is"
     )
     interpolation: Literal["", "bicubic", "bilinear"] = Field(
         "", description="of the resizing; by default what the weights were trained with"

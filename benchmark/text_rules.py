@@ -8,7 +8,7 @@ is part of a table's column, since it changes what is measured (`joined`, `per-c
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
 `per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
 DQU-CIR's for what stands behind a caption of the reference, MagicLens' and BGE-VL's templates for
-`with-concept`.
+`with-concept`, Pic2Word's for `last-first`, SEARLE's and LinCIR's for `averaged-orders`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,25 @@ def _with_concept(name: str, mode: str, template: str) -> TextRule:
     return TextRule(name, mode, summary, _whole, lambda captions, _: captions[0], queries)
 
 
+SENTENCES = " <or> "
+"""Between the sentences of one query that a method encodes one by one and averages."""
+
+
+def sentences_of(text: str) -> tuple[str, ...]:
+    """The sentences of a query's string, one unless a rule made several."""
+    return tuple(text.split(SENTENCES))
+
+
+def _last_first(captions: Captions) -> str:
+    return " and ".join(reversed(captions))
+
+
+def _averaged_orders(captions: Captions) -> str:
+    trimmed = [trim(caption) for caption in captions]
+    orders = (trimmed, trimmed[::-1]) if len(trimmed) > 1 else (trimmed,)
+    return SENTENCES.join(" and ".join(order) for order in orders)
+
+
 def _whole(captions: Captions) -> tuple[Captions, ...]:
     return (captions,)
 
@@ -192,6 +211,14 @@ TEXT_RULES: dict[str, TextRule] = {
             _both_orders,
             lambda captions, _: _ordered_pair(captions),
             lambda captions: (_ordered_pair(captions),),
+        ),
+        TextRule(
+            "last-first", "joined", "both captions as they stand, the second one first (Pic2Word)",
+            _whole, lambda captions, _: _last_first(captions), lambda captions: (_last_first(captions),),
+        ),
+        TextRule(
+            "averaged-orders", "joined", "both captions in either order, two sentences of one query that are averaged",
+            _whole, lambda captions, _: _averaged_orders(captions), lambda captions: (_averaged_orders(captions),),
         ),
         # What reads files that a user may not have comes last, so that no mode's name stands for it.
         TextRule(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmark.backbone import Backbone, TextContext
 from benchmark.dataset import Dataset, Task
-from benchmark.text_rules import TextRule
+from benchmark.text_rules import TextRule, sentences_of
 
 
 def training_strings(dataset: Dataset, rule: TextRule, pair_sampling: str = "") -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def with_cut_texts(tasks: Iterable[Task], backbone: Backbone | None) -> tuple[Ta
         return tuple(tasks)
     told = []
     for task in tasks:
-        cut = context.cut(task.queries.texts)
+        cut = context.cut(sentence for text in task.queries.texts for sentence in sentences_of(text))
         notes = (*task.notes, format_cut_texts(cut, len(task.queries), context)) if cut else task.notes
         told.append(replace(task, notes=notes, texts_cut=cut))
     return tuple(told)
@@ -34,7 +34,7 @@ def format_long_texts(tasks: Iterable[Task], trained: Sequence[str], backbone: B
     context = backbone.text_context if backbone is not None else None
     if context is None:
         return
-    asked = [text for task in tasks for text in task.queries.texts]
+    asked = [sentence for task in tasks for text in task.queries.texts for sentence in sentences_of(text)]
     for what, texts in (("training", trained), ("evaluation", asked)):
         if cut := context.cut(texts):
             yield f"{what}: {format_cut_texts(cut, len(texts), context)}"

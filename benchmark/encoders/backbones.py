@@ -87,6 +87,15 @@ class ClipBackbone(Backbone):
         """(B, L) int64 → (B, d), not normalised; L may be shorter than the context."""
         return self.encode_embedded(self.embed_tokens(tokens), tokens)
 
+    @property
+    def token_width(self) -> int:
+        return int(self.clip.token_embedding.weight.shape[1])
+
+    @property
+    def cosine_scale(self) -> Tensor:
+        scale: Tensor = self.clip.logit_scale.detach().exp().reshape(())
+        return scale
+
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, L, w)."""
         embedded: Tensor = self.clip.token_embedding(tokens)

@@ -9,7 +9,8 @@ Notation: S the side of the backbone's input, B batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ from benchmark.structured_files import typed
 
 Colours = tuple[float, float, float]
 
-PADS = ("targetpad", "squarepad", "clip")
+PADS = ("targetpad", "squarepad", "clip", "clip-hf")
 SQUASH = "squash"
 """Both sides to S, whatever the picture's: how SigLIP and others were trained."""
 
@@ -46,6 +47,7 @@ class Preprocessing:
 
     ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` (none), or ``squash``, which resizes both sides
     to S. ``size``: S in pixels.
+    ``clip-hf`` is the pipeline of Hugging Face's CLIP where ``rgb_first`` is set.
     ``ratio``: the long side over the short side that ``targetpad`` pads towards.
     """
 
@@ -68,7 +70,7 @@ class Preprocessing:
             "ratio": self.ratio if self.name == "targetpad" else None,
             "size": self.size,
             "resize": f"{self.interpolation}, {'both sides' if self.name == SQUASH else 'short side'}",
-            "crop": "centre",
+            "crop": "centre, offset cut off" if self.name == "clip-hf" else "centre",
             "rgb_first": self.rgb_first,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -98,7 +100,8 @@ class Preprocessing:
             image = image.convert("RGB")
         padded, resized = self.sizes(*image.size)
         image = _pad(image, padded).resize(resized, _RESAMPLING[self.interpolation])
-        return np.asarray(_centre_crop(image, self.size).convert("RGB"))
+        offset: Callable[[float], int] = math.floor if self.name == "clip-hf" else round
+        return np.asarray(_centre_crop(image, self.size, offset).convert("RGB"))
 
     def patch_crops(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> list[Image.Image]:
         """The crops of every grid, row by row, in the order of ``grids``; 4 + 9 by default.
@@ -147,7 +150,7 @@ class Preprocessing:
     def _padding(self, width: int, height: int) -> tuple[int, int]:
         """Pixels added at (left and right, top and bottom); halves are cut off, as released."""
         long = max(width, height)
-        if self.name == "clip":
+        if self.name in ("clip", "clip-hf"):
             return 0, 0
         if self.name == "squarepad":
             return (long - width) // 2, (long - height) // 2
@@ -159,7 +162,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class _PreprocessingKey:
-    pad: Literal["targetpad", "squarepad", "clip", "squash"]
+    pad: Literal["targetpad", "squarepad", "clip", "clip-hf", "squash"]
     ratio: Annotated[float, Field(ge=1)] | None
     size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
     resize: str
@@ -196,7 +199,7 @@ def _pad(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return padded
 
 
-def _centre_crop(image: Image.Image, size: int) -> Image.Image:
-    left = round((image.width - size) / 2)
-    top = round((image.height - size) / 2)
+def _centre_crop(image: Image.Image, size: int, whole: Callable[[float], int]) -> Image.Image:
+    left = whole((image.width - size) / 2)
+    top = whole((image.height - size) / 2)
     return image.crop((left, top, left + size, top + size))

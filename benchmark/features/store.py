@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.data.pictures import cores
-from benchmark.dataset import Dataset, IntArray, Pictures
+from benchmark.dataset import IntArray, Pictures
 from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
 from benchmark.errors import unknown_name
@@ -266,6 +266,16 @@ class FeatureStore:
                 atomic_write_json(path, self._key)
 
 
+class LabelledPictures(Protocol):
+    """A dataset, or another list of pictures with a name."""
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def pictures(self) -> Pictures: ...
+
+
 class SharedStore:
     """A store as the ranks of a job fill it; every rank must fill the same things in the same order.
 
@@ -279,7 +289,7 @@ class SharedStore:
 
     def pictures(
         self,
-        dataset: Dataset,
+        dataset: LabelledPictures,
         split: str,
         indices: IntArray,
         views: tuple[str, ...],

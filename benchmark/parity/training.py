@@ -116,9 +116,9 @@ class _TrainingForm(Form):
 class TrainingCase:
     """A recipe as its method reads it: weights drawn and dropout removed.
 
-    ``released``: the method's part with the released names. ``changes``: relative tolerance of each
-    parameter's change. ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called
-    with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
+    ``released``: the method's part with the released names. ``changes``: relative tolerance of each parameter's change,
+    ``sums`` of its sum, in units of that change. ``used_tokens``: numbers of the tokens in any text, padding included.
+    ``before_step``: called with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
     """
 
     method: Method
@@ -127,6 +127,7 @@ class TrainingCase:
     settings: TrainingSettings
     batches: Sequence[Batch]
     changes: float = 3e-4
+    sums: float = SUMS
     used_tokens: Tensor | None = None
     before_step: Callable[[int], None] = lambda step: None
     updates_per_epoch: int = BATCHES
@@ -236,7 +237,7 @@ def _parameters(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> It
             continue
         now = course.after[name].double()
         norms.append(Difference(name, float(now.norm()), norm, NORMS))
-        sums.append(Difference(name, float(now.sum()), total, SUMS, NORMS * norm, scale=change))
+        sums.append(Difference(name, float(now.sum()), total, case.sums, NORMS * norm, scale=change))
         changes.append(Difference(name, float(course.move(name).norm()), change, case.changes))
     yield worst("norms", norms)
     yield worst("sums, of the change", sums)

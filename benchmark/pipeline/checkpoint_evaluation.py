@@ -113,7 +113,7 @@ def evaluate_checkpoint(
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, discover(), job)
     plan = _named(make_plan(chosen, needed=(EVALUATED,)), header)
-    plan = replace(plan, dataset=trained_with(plan.dataset, header.noise))
+    plan = replace(plan, dataset=trained_with(plan.dataset, header.noise), training_files=header.training_files)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}

@@ -9,8 +9,7 @@ from benchmark.method import BuildContext, FeatureInputs
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
 from benchmark.pipeline.preparation import build_planned
 from benchmark.pipeline.readiness import require_trainable
-from benchmark.text_rules import text_rule
-from benchmark.training.batches import epoch_table, update_plan
+from benchmark.training.batches import update_plan
 
 _SHOWN = 10
 
@@ -93,11 +92,12 @@ def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
     name = f"stage      {planned.stage.name}"
     if not planned.stage.trains:
         return [f"{name}: trains nothing"]
-    seed = plan.seed_of(planned)
-    table = epoch_table(plan.triplets(planned, frozenset())(0), text_rule(settings.text_rule), seed, 0)
-    updates = len(update_plan(len(table), settings, seed, 0))
+    entries = plan.training_entries(planned)
+    updates = len(update_plan(entries, settings, plan.seed_of(planned), 0))
     recipe = planned.recipe
+    rows = [f"{name}: {entries:,} rows in place of triplets"] if plan.rows(planned) is not None else []
     return [
+        *rows,
         f"{name}: recipe {recipe.name if recipe else 'none'} ({recipe.source if recipe else ''})",
         f"           {settings.epochs} epochs of {updates} updates, batch {settings.batch_size} in negative groups "
         f"of {settings.group}, {settings.optimiser} at {settings.learning_rate:g}, {settings.precision}",

@@ -20,13 +20,13 @@ from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.data.released_files import side_digests
 from benchmark.data.wrapped import Noise, noise_of
-from benchmark.dataset import Dataset, IntArray, Task, Triplets
+from benchmark.dataset import Dataset, IntArray, Pictures, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
 from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.features.picture_digests import picture_digests
 from benchmark.files import digest_of
-from benchmark.method import Specification, Stage
+from benchmark.method import Specification, Stage, TrainingRows
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
@@ -63,7 +63,8 @@ class PlannedStage:
 class Plan:
     """A run that can start. ``backbone`` is "" for a method that brings its own networks.
 
-    ``backbone_families``: those that files from outside bring.
+    ``backbone_families``: those that files from outside bring. ``training_rows``: by its name what a stage trains on
+    in place of triplets; ``training_files``: what these were read from, by name with its digest.
     """
 
     options: RunOptions
@@ -86,6 +87,8 @@ class Plan:
     monitors: Sections = field(default_factory=dict)
     required_files: tuple[RequiredAsset, ...] = ()
     subset: QuerySubset | None = None
+    training_rows: Mapping[str, TrainingRows] = field(default_factory=dict)
+    training_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -109,7 +112,7 @@ class Plan:
     @property
     def noise(self) -> Noise | None:
         """What was done to the training triplets; a method that trains nothing has none."""
-        return noise_of(self.dataset) if self.trained else None
+        return None if self.is_zero_shot else noise_of(self.dataset)
 
     @property
     def last(self) -> PlannedStage:
@@ -152,8 +155,9 @@ class Plan:
             "data": {
                 "name": self.dataset.label,
                 "fingerprint": self.dataset.fingerprint,
-                "training pictures": self._training_pictures,
+                "training pictures": "" if planned.stage.rows else self._training_pictures,
             },
+            **({"training files": dict(self.training_files)} if planned.stage.rows else {}),
             "selection": self.options.selection,
             "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
             "plugin": self.plugins.get(planned.file_name, ""),
@@ -175,8 +179,8 @@ class Plan:
         """Digest of names and contents of the training pictures: replaced ones make another encoder."""
         names, paths = self.dataset.pictures.names, self.dataset.pictures.paths
         there = [i for i in self.dataset.split_pictures("train").tolist() if paths[i].is_file()]
-        contents = picture_digests(self.options.cache_root).of([paths[i] for i in there])
-        return digest_of([[names[i], content] for i, content in zip(there, contents, strict=True)])
+        there_alone = Pictures(tuple(names[i] for i in there), tuple(paths[i] for i in there))
+        return digest_of_pictures(there_alone, self.options.cache_root)
 
     def training_identity(self, planned: PlannedStage) -> dict[str, Any]:
         """What makes a resumable state of a stage one of this run: all stages up to it.
@@ -233,6 +237,7 @@ class Plan:
             **self._noise_identity,
             **({"dictionaries": self.dictionaries} if self.dictionaries else {}),
             **({"side texts": self.side_texts} if self.side_texts else {}),
+            **({"training files": dict(self.training_files)} if self.training_files else {}),
             **({"recipe": FAIR} if self.options.fair else {}),
             **({"learning rates": RATE_FACTORS} if self.sweeps else {}),
         }
@@ -260,6 +265,11 @@ class Plan:
     def _noise_identity(self) -> dict[str, Any]:
         """Without noise nothing, so that earlier digests stay."""
         return {} if self.noise is None else {"noise": asdict(self.noise)}
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether no stage has seen a triplet."""
+        return all(planned.stage.rows is not None for planned in self.trained)
 
     @property
     def sweeps(self) -> bool:
@@ -294,6 +304,17 @@ class Plan:
         first = self.dataset.train_triplets(0, self.options.seed, planned.settings.pair_sampling)
         return Heldout.of(first, self.dataset.pictures.names)
 
+    def rows(self, planned: PlannedStage) -> TrainingRows | None:
+        """What a stage trains on in place of triplets; None where it trains on these."""
+        return self.training_rows.get(planned.stage.name)
+
+    def training_entries(self, planned: PlannedStage) -> int:
+        """Rows of a stage's first epoch, or entries that its text rule makes of the triplets."""
+        if (rows := self.rows(planned)) is not None:
+            return len(rows)
+        rule = text_rule(planned.settings.text_rule)
+        return sum(len(rule.entries(captions)) for captions in self.triplets(planned, frozenset())(0).captions)
+
     def triplets(self, planned: PlannedStage, unreadable: frozenset[int]) -> Callable[[int], Triplets]:
         """The training triplets of each epoch, without held-out ones and unreadable pictures."""
         heldout = self._heldout(planned) if self.options.selection == "heldout" else None
@@ -306,6 +327,12 @@ class Plan:
             return triplets.take(readable(triplets, unreadable)) if unreadable else triplets
 
         return of_epoch
+
+
+def digest_of_pictures(pictures: Pictures, cache_root: Path) -> str:
+    """Of names and contents."""
+    contents = picture_digests(cache_root).of(list(pictures.paths))
+    return digest_of([[name, content] for name, content in zip(pictures.names, contents, strict=True)])
 
 
 def readable(triplets: Triplets, unreadable: frozenset[int]) -> IntArray:

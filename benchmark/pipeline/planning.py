@@ -10,8 +10,9 @@ from benchmark.errors import unknown_name
 from benchmark.facts import Recipe
 from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
+from benchmark.method import TrainingRows
 from benchmark.options import RunOptions
-from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.plan import Plan, digest_of_pictures
 from benchmark.pipeline.run_settings import settle
 from benchmark.registry import Registry, discover
 from benchmark.weights.assets import RequiredAsset
@@ -45,6 +46,15 @@ def make_plan(
     dataset = open_dataset(registry, options, needed, ("train", EVALUATED))
     settled = settings_for(is_demo=dataset.is_demo, dataset=dataset)
     assets = registry.assets()
+    rows: dict[str, TrainingRows] = {}
+    files: dict[str, str] = {}
+    for stage in (planned.stage for planned in settled.stages if "train" in needed):
+        if stage.trains and stage.rows is not None:
+            of_stage = stage.rows(settled.method_settings, dataset, options.assets)
+            rows[stage.name] = of_stage.first(options.limit or len(of_stage))
+            files |= of_stage.files
+            if len(of_stage.pictures):
+                files[of_stage.label] = digest_of_pictures(rows[stage.name].pictures, options.cache_root)
     plan = Plan(
         options=options,
         method=methods[options.method],
@@ -58,6 +68,8 @@ def make_plan(
             RequiredAsset(assets[file.asset], file.given)
             for file in specification.required_files(settled.method_settings)
         ),
+        training_rows=rows,
+        training_files=files,
     )
     if settled.subset is not None:
         settled.subset.require_known(plan.tasks)

@@ -99,7 +99,7 @@ def check_pictures(plan: Plan, job: Job) -> frozenset[int]:
     """
     dataset = plan.dataset
     require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
-    if not plan.trained:
+    if plan.is_zero_shot:
         return frozenset()
     training = dataset.split_pictures("train")
     if not plan.options.skip_bad_images:

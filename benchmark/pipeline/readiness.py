@@ -14,7 +14,6 @@ from benchmark.pipeline.run_folder import Owner, require_free
 from benchmark.pipeline.run_settings import by_namespace
 from benchmark.records.rows import AVERAGE
 from benchmark.settings import Settings, with_present_names
-from benchmark.text_rules import text_rule
 from benchmark.training.batches import GroupLayout, require_batches
 from benchmark.training.resumable_state import ResumableState
 
@@ -38,9 +37,7 @@ def require_trainable(plan: Plan) -> None:
                 brings = planned.stage.optimiser is not None
                 problems += plan.deepspeed.contradictions(planned.stage.name, planned.settings, layout, brings)
         with gathered(problems):
-            rule = text_rule(planned.settings.text_rule)
-            captions = plan.triplets(planned, frozenset())(0).captions
-            require_batches(sum(len(rule.entries(c)) for c in captions), planned.settings, world_size)
+            require_batches(plan.training_entries(planned), planned.settings, world_size)
     problems += filter(None, (need.problem(plan.options.assets) for need in plan.required_files))
     with gathered(problems):
         _require_weights(plan)

@@ -234,6 +234,8 @@ def build_record(
         limit=plan.options.limit,
         dictionaries=plan.dictionaries or None,
         side_texts=plan.side_texts or None,
+        zero_shot=plan.is_zero_shot and not plan.has_encoder_stage,
+        training_files=dict(plan.training_files) or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),

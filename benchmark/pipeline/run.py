@@ -134,7 +134,8 @@ class _Run:
             self._sources = self._open_sources(backbone)
         self._tasks = with_cut_texts(self._plan.tasks, backbone)
         plan = self._plan
-        trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if plan.trained else ()
+        on_triplets = not plan.is_zero_shot
+        trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if on_triplets else ()
         for line in format_long_texts(self._tasks, trained, backbone):
             say(line)
         self._probe_ahead()
@@ -175,7 +176,9 @@ class _Run:
         plan = self._plan
         with self._timed("probe"):
             sample = sample or sample_of(plan.tasks[0], self._sources.evaluation(built.method, built.inputs))
-            norms = planned.settings.batch_norm if planned.stage.trains else None
+            # The loss of a stage on rows of its own reads what these rows of the data do not have.
+            has_loss = planned.stage.trains and planned.stage.rows is None
+            norms = planned.settings.batch_norm if has_loss else None
             self._probed = probe(plan.method.name, built.method, sample, norms)
 
     def _encoder_stage(self, planned: PlannedStage) -> BuiltStage:
@@ -312,6 +315,7 @@ class _Run:
             earlier=[self._earlier_header(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
             noise=asdict(plan.noise) if plan.noise else {},
+            training_files=dict(plan.training_files),
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

@@ -114,7 +114,9 @@ def settle(
             f"--recipe {options.recipe}: has recipes for {held}; this run on {options.dataset} trains the stages "
             f"{wanted} from {initialisation} weights"
         )
-    own_defaults = (f"method {options.method}", specification.backbone_defaults)
+    # An encoder that several methods take reads pictures alike for all of them.
+    is_shared = bool(options.fair) or any(part.stage.output == "encoder" for part in planned[:-1])
+    own_defaults = (f"method {options.method}", {} if is_shared else specification.backbone_defaults)
     backbone_settings = filler.fill(BackboneSettings, [own_defaults, filler.named("backbone")], "backbone")
     if backbone:
         from benchmark.encoders.families import family_of
@@ -252,7 +254,7 @@ class _Filler:
             layers.append(("recipe", recipe.settings if recipe is not None else {}))
         layers.append(self.named(stage.name))
         with gathered(self.problems):
-            layers.append(("--limit", self._limited(fill(stage.settings, layers, stage.name))))
+            layers.append(("--limit", self._limited(stage, fill(stage.settings, layers, stage.name))))
             layers.append(("options", _shortcuts(options, is_last)))
         settings = self.fill(stage.settings, layers, stage.name)
         if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
@@ -260,11 +262,15 @@ class _Filler:
             settings = settings.model_copy(update={"precision": "fp32"})
         return PlannedStage(stage, settings, recipe)
 
-    def _limited(self, settings: TrainingSettings) -> dict[str, int]:
+    def _limited(self, stage: Stage, settings: TrainingSettings) -> dict[str, int]:
         """`--limit` leaves fewer triplets than a recipe's batch has: half of them become the batch."""
-        if self.options.limit is None or self.dataset is None or "train" not in read_splits(self.dataset):
+        has_rows = stage.rows is not None or (self.dataset is not None and "train" in read_splits(self.dataset))
+        if self.options.limit is None or self.dataset is None or not has_rows:
             return {}
-        triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.pair_sampling))
+        if stage.rows is not None:
+            triplets = self.options.limit
+        else:
+            triplets = len(self.dataset.train_triplets(0, self.options.seed, settings.pair_sampling))
         batch = min(settings.batch_size, max(triplets // 2, 2))
         return {"batch_size": batch, "negative_group": 0 if batch < settings.batch_size else settings.negative_group}
 

@@ -22,12 +22,21 @@ from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
 from benchmark.files import digest_of
-from benchmark.method import Annotator, FeatureInputs, Inputs, Method, PixelInputs, Stage, Transform
+from benchmark.method import (
+    Annotator,
+    FeatureInputs,
+    Inputs,
+    Method,
+    PixelInputs,
+    Stage,
+    TrainingRows,
+    Transform,
+)
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import TrainingSource
 from benchmark.training.selection import Score, criterion_score, heldout_score
-from benchmark.training.sources import FeatureTraining, PixelTraining
+from benchmark.training.sources import FeatureTraining, PixelTraining, RowTraining
 
 _PIXEL_BUDGET = 2 * 2**30
 
@@ -60,15 +69,27 @@ class StageSources:
 
     def training(self, planned: PlannedStage, method: Method, inputs: Inputs) -> TrainingSource:
         """The batches that a stage trains on."""
-        triplets = self._plan.triplets(planned, self._unreadable)
         rule, seed = text_rule(planned.settings.text_rule), self._plan.seed_of(planned)
         device = self._job.process.device
+        rows = self._plan.rows(planned)
+        if rows is not None:
+            return self._training_on_rows(rows, method, inputs, seed)
+        triplets = self._plan.triplets(planned, self._unreadable)
         if isinstance(inputs, FeatureInputs):
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, method, seed, device)
         # With a gradient cache a batch may be of any size: it waits on the host, micro-batches move one by one.
         waits = torch.device("cpu") if self._plan.execution.micro_batch else device
         return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train, inputs.annotator), method, seed, waits)
+
+    def _training_on_rows(self, rows: TrainingRows, method: Method, inputs: Inputs, seed: int) -> RowTraining:
+        if not isinstance(inputs, FeatureInputs):
+            raise TypeError("rows in place of triplets are read as stored features")
+        pictures = None
+        if not rows.sentences:
+            indices, keep = np.arange(len(rows)), self._plan.trainer.keep_features
+            pictures = self._store.pictures(rows, "train", indices, inputs.views, inputs.grids, keep)
+        return RowTraining(rows, inputs, pictures, self._store, method, seed, self._job.process.device)
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
         """What tasks are evaluated on."""

@@ -102,7 +102,8 @@ class Identity(RecordPart):
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
     ``dictionaries``: the files that corrected the texts, with their sha256; ``side_texts``: those that gave captions
-    of pictures and words of pairs.
+    of pictures and words of pairs. ``zero_shot``: no stage has seen a triplet; ``training_files``: what was trained on
+    in place of them, by name with its digest.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -128,6 +129,8 @@ class Identity(RecordPart):
     noise: NoiseIdentity | None = None
     dictionaries: dict[str, str] | None = None
     side_texts: dict[str, str] | None = None
+    zero_shot: bool = False
+    training_files: dict[str, str] | None = None
     missing_pictures: tuple[str, ...] = ()
     skipped_pictures: tuple[str, ...] = ()
     skipped_triplets: Count = 0

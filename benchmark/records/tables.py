@@ -284,6 +284,9 @@ def _reduction_notes(row: Row) -> Iterator[str]:
         told = f"{identity.noise.scheme}, its seed {identity.noise.seed}"
         held = "; so are those held out for the selection" if identity.selection == "heldout" else ""
         yield f"{identity.noise.words} ({told}){held}"
+    if identity.zero_shot:
+        names = ", ".join(f"{plain(name)} ({digest[:12]})" for name, digest in (identity.training_files or {}).items())
+        yield f"zero-shot: trained on {names}, and on no triplet" if names else "zero-shot: no triplet was seen"
     if identity.missing_pictures:
         count, first = len(identity.missing_pictures), plain(identity.missing_pictures[0])
         yield f"{count:,} pictures were missing (the first: {first}); listed in the record"

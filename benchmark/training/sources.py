@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
+from benchmark.backbone import GLOBAL
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
-from benchmark.features.loader import Column, FeatureLoader, feature_loader
+from benchmark.features.loader import Column, FeatureLoader, RowTable, feature_loader
 from benchmark.features.store import PictureFeatures, SharedStore
-from benchmark.method import FeatureInputs, Method, PixelInputs, Views
+from benchmark.method import FeatureInputs, Method, PixelInputs, TrainingRows, Views
 from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule, side_texts_of
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
 
 TripletsOfEpoch = Callable[[int], Triplets]
 
-_REFERENCE, _TARGET = 0, 1
+_REFERENCE, _TARGET, _TEXTS = 0, 1, 2
 
 
 def tokenized(method: Method, texts: Sequence[str], own: slice, device: torch.device) -> Views:
@@ -85,6 +86,54 @@ class FeatureTraining:
 
     def _tokenized(self, share: Share) -> Views:
         return tokenized(self._method, [self._texts[i] for i in share.group], share.own, self._device)
+
+
+class RowTraining:
+    """Batches of unlabelled rows: stored features of pictures or of sentences are reference and target alike.
+
+    ``pictures``: of the rows' pictures; None for rows of sentences.
+    """
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        inputs: FeatureInputs,
+        pictures: PictureFeatures | None,
+        store: SharedStore,
+        method: Method,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._rows, self._method, self._seed, self._device = rows, method, seed, device
+        self._epoch = 0
+        if pictures is None:
+            texts = store.fill_texts(rows.sentences)
+            tables: dict[str, RowTable] = {GLOBAL: texts.view}
+            index = texts.rows(rows.sentences)
+        else:
+            tables = {name: pictures.views[name] for name in inputs.views}
+            index = pictures.rows(pictures.indices)
+        self._views = tuple(tables)
+        self._loader = feature_loader(tables, device)
+        self._columns = [(name, index) for name in tables]
+
+    def start_epoch(self, epoch: int) -> int:
+        self._epoch = epoch
+        return len(self._rows)
+
+    def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
+        plan = list(plan)
+        gathered = self._loader.batches(self._columns, [share.rows for share in plan])
+        for share, columns in zip(plan, gathered, strict=True):
+            features = dict(zip(self._views, columns, strict=True))
+            # Drawn for the whole group, whichever process has a part of it; its first row stands in no other one.
+            rng = np.random.default_rng([self._seed, self._epoch, _TEXTS, int(share.group[0])])
+            text = self._rows.text(self._method, share.group, rng)
+            yield Batch(
+                reference=features,
+                target=features,
+                text={name: handed_over(tensor[share.own], self._device) for name, tensor in text.items()},
+            )
 
 
 class PixelTraining:

@@ -224,7 +224,8 @@ class _StageTraining:
         mean = sum(self.losses) / max(len(self.losses), 1)
         rate, norm = self.engine.learning_rate(), self.engine.gradient_norm()
         log = EpochLog(self.epoch + 1, mean, rate, norm if math.isfinite(norm) else None, seconds)
-        self.result.triplets_seen += self.entries_per_epoch
+        if self.job.stage.rows is None:
+            self.result.triplets_seen += self.entries_per_epoch
         self.losses, self.position = [], 0
         self.epoch += 1
         is_last = self.epoch == self.settings.epochs

@@ -61,7 +61,8 @@ class WeightsHeader:
     `Method.prepare` made; ``start`` the backbone's description as it started, from which it is built
     again without its weights' file; ``imported`` the files that weights from elsewhere were read from,
     name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
-    ``noise``: how the training triplets were made wrong, empty where they were not.
+    ``noise``: how the training triplets were made wrong, empty where they were not. ``training_files``: what was
+    trained on in place of triplets, by name with its digest.
     """
 
     method: str
@@ -85,6 +86,7 @@ class WeightsHeader:
     imported: dict[str, str] = field(default_factory=dict)
     exported: bool = False
     noise: dict[str, Any] = field(default_factory=dict)
+    training_files: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
@@ -112,8 +114,8 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
 
 def _plain(header: WeightsHeader) -> dict[str, Any]:
-    """Without noise nothing of it, so that the files are those of before."""
-    return {name: value for name, value in asdict(header).items() if name != "noise" or value}
+    """Of noise and files nothing where there are none, so that the files are those of before."""
+    return {n: value for n, value in asdict(header).items() if n not in ("noise", "training_files") or value}
 
 
 def read_header(path: Path) -> WeightsHeader:

@@ -17,7 +17,7 @@ def normalise(vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=-1, eps=1e-8)
 
 
-def contrastive_loss(queries: Tensor, targets: Tensor, scale: float = 100.0) -> Tensor:
+def contrastive_loss(queries: Tensor, targets: Tensor, scale: float | Tensor = 100.0) -> Tensor:
     """In-batch contrastive loss, one direction: ``cross_entropy(scale · Q · Kᵀ, diagonal)``.
 
     queries, targets: ``(B, d)`` of unit norm; row i of the targets is the answer to query i and

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -110,10 +109,14 @@ class Case:
                 name: torch.stack([_drawn(role, len(name), i, shapes[name]) for i in chosen]) for name in names
             }
 
+        rows = self.plan.rows(self.planned)
         if inputs.text == "features":
             text = {"global": torch.stack([_drawn(2, 4, i, shapes["global"]) for i in chosen])}
         else:
             text = method.tokenize([TEXTS[i] for i in chosen])
+        if rows is not None:
+            # What training reads of a row, beside what evaluation reads of a text.
+            text |= rows.text(method, np.asarray(chosen) % len(rows), np.random.default_rng(0))
         return Triplets(views(0, inputs.reference), text, views(1, inputs.target))
 
     def _backbone(self, seed: int) -> Backbone:
@@ -128,13 +131,10 @@ class Case:
         """The stage from a seed, its vocabulary learnt, or that of the stage that it goes on from."""
         backbone: Any = None
         if self.plan.backbone:
-            backbone = self._backbone(seed)
+            # A frozen text tower that the method reads is no part of it.
+            backbone = self._backbone(0 if self.planned.stage.rows is not None else seed)
         if self.width:
-            outputs = {
-                name: Output((*output.shape[:-1], self.width)) for name, output in backbone.picture_outputs.items()
-            }
-            told = {"picture_output": outputs.__getitem__, "picture_outputs": outputs, "width": self.width}
-            backbone = SimpleNamespace(**told)
+            backbone = OtherWidth(backbone, self.width)
         earlier: dict[str, Method] = {}
         for planned in self.plan.stages[: self.plan.stages.index(self.planned)]:
             if planned.stage.output == "method":
@@ -146,6 +146,46 @@ class Case:
             planned.stage, backbone, self.plan.method_settings, planned.settings,
             texts=lambda: TEXTS, seed=seed, earlier=dict(earlier),
         )  # fmt: skip
+
+
+class OtherWidth(Backbone):
+    """A backbone of another width, that encodes no picture; its text tower is a sum of tokens."""
+
+    def __init__(self, like: Backbone, width: int) -> None:
+        super().__init__()
+        self._like, self._width = (like,), width
+        self.identity, self.preprocessing = like.identity, like.preprocessing
+        with torch.random.fork_rng(devices=[]):
+            if like.text_outputs:
+                self.embedding = nn.Embedding(int(like.tokenize([""]).max()) + 1, self.token_width)
+            self.projection = nn.Linear(self.token_width, width)
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    @property
+    def token_width(self) -> int:
+        return 20
+
+    @property
+    def cosine_scale(self) -> Tensor:
+        return torch.tensor(10.0)
+
+    @property
+    def picture_outputs(self) -> dict[str, Output]:
+        own = self._like[0].picture_outputs
+        return {name: Output((*output.shape[:-1], self._width)) for name, output in own.items()}
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        return self._like[0].tokenize(texts)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens)
+
+    def encode_embedded(self, embedded: Tensor, tokens: Tensor) -> Tensor:
+        ends = tokens.argmax(dim=-1)
+        return self.projection(embedded.cumsum(dim=1)[torch.arange(len(tokens)), ends])
 
 
 def cases_of(registry: Registry, method: str, variant: str, data: Path, plugins: tuple[str, ...]) -> Iterator[Case]:

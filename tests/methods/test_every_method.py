@@ -248,6 +248,8 @@ def test_bfloat16_trains_near_float32(trained: list[Case]) -> None:
 def test_twenty_triplets_are_learnt_by_heart(trained: list[Case]) -> None:
     """R@1 of 100 % in evaluation mode, dropout off; gradients are clipped where the recipe clips them."""
     case = trained[-1]
+    if case.planned.stage.rows is not None:
+        pytest.skip("it trains on no triplet: what a text asks for is not what it learns (test_pseudo_words.py)")
     clip = case.planned.settings.gradient_clip or math.inf
     method = case.build()
     whole = case.triplets(method)

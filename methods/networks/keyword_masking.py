@@ -1,0 +1,153 @@
+"""Masking the key words of a sentence, as LinCIR trains on it.
+
+Key words are runs of nouns, proper nouns, adjectives and determiners. What is replaced is their string, wherever it
+stands, within other words too: "a" alone is hit in every word that has one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from benchmark.dataset import Dataset
+from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
+from benchmark.errors import UserError
+from benchmark.files import file_digest
+from benchmark.structured_files import NotWellFormed, parse_json, read_text, read_toml, typed
+
+MARK = "[$]"
+"""In place of what is masked; one token."""
+
+_KEPT = frozenset({"NOUN", "PROPN", "ADJ", "DET"})
+_CONTEXT, _CUT = 77, 75
+_VOCABULARY = 49408
+_WORDS = Path(__file__).with_name("parts_of_speech.toml")
+_WORD = re.compile(r"[\w']+|[^\w\s]")
+_FORM = 'a line is {"caption": "a dog", "parts_of_speech": [["a", "DET"], ["dog", "NOUN"]]}'
+
+Tagged = tuple[str, str]
+"""A word and its part of speech, by the names of Universal Dependencies."""
+
+
+@dataclass(frozen=True)
+class TaggedSentence:
+    """A cleaned sentence and its words with their parts of speech."""
+
+    text: str
+    words: tuple[Tagged, ...]
+
+    @property
+    def keywords(self) -> list[str]:
+        """Runs of kept words, joined by a blank."""
+        runs = groupby(self.words, key=lambda word: word[1] in _KEPT)
+        return [" ".join(word for word, _ in run) for kept, run in runs if kept]
+
+
+@dataclass(frozen=True)
+class TaggedSentences:
+    """``label``: what they are called; ``files``: those that were read, name to sha256."""
+
+    label: str
+    sentences: tuple[TaggedSentence, ...]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def cleaned(caption: str) -> str:
+    """Lower case without `$`, `<PERSON>` as a word; one that CLIP would cut ends with its 75th token."""
+    text = caption.replace("<PERSON>", "person").lower().replace("$", "").strip()
+    if count_tokens([text], _VOCABULARY)[0] <= _CONTEXT:
+        return text
+    tokenizer = clip_tokenizer(_VOCABULARY)
+    return tokenizer.decode(tokenizer.encode(text)[:_CUT]).strip()
+
+
+def masked(sentence: TaggedSentence, rng: np.random.Generator) -> str:
+    """The sentence with :data:`MARK` for each key word; a drawn word's where there is none, or one that is not in it.
+
+    Whether a key word is in it is asked of the sentence as it was, not as replaced so far.
+    """
+    text = sentence.text
+    for keyword in sentence.keywords or [""]:
+        if keyword and keyword in sentence.text:
+            text = text.replace(keyword, MARK)
+            continue
+        pieces = sentence.text.split(" ")
+        text = text.replace(pieces[int(rng.integers(len(pieces)))], MARK)
+        break
+    return text if MARK in text else f"a photo of {MARK}"
+
+
+@dataclass(frozen=True)
+class _Line:
+    caption: str
+    parts_of_speech: list[tuple[str, str]]
+
+
+def tagged_sentences(file: str, tagger: str, dataset: Dataset) -> TaggedSentences:
+    """The sentences of a file; of demo data its modification texts, tagged by a list of words, where none is named.
+
+    Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's model in
+    the folder ``tagger``. Raises UserError where no file is named, or one is missing or damaged.
+    """
+    if not file and dataset.is_demo:
+        return demo_sentences(dataset)
+    if not file:
+        raise UserError("--set method.sentences=FILE is missing: it trains on sentences alone, of no dataset")
+    path = Path(file).expanduser()
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    sentences = _from_json(path, lines) if path.suffix == ".jsonl" else _from_tagger(path, lines, tagger)
+    files = {path.name: file_digest(path)}
+    if tagger and path.suffix != ".jsonl":
+        files["tagger's meta.json"] = file_digest(Path(tagger).expanduser() / "meta.json")
+    return TaggedSentences(path.name, tuple(sentences), files)
+
+
+def demo_sentences(dataset: Dataset) -> TaggedSentences:
+    """The modification texts of demo data, whose words are nouns unless `parts_of_speech.toml` lists them."""
+    listed = _listed_words()
+    texts = dict.fromkeys(cleaned(text) for captions in dataset.training_texts() for text in captions)
+    tagged = (TaggedSentence(t, tuple((w, listed.get(w, "NOUN")) for w in _WORD.findall(t))) for t in texts)
+    # By the data's fingerprint, since texts that hang on it are no file.
+    files = {f"texts of {dataset.label}": dataset.fingerprint, _WORDS.name: file_digest(_WORDS)}
+    return TaggedSentences(f"texts of {dataset.label}", tuple(tagged), files)
+
+
+def _from_json(path: Path, lines: Sequence[str]) -> Iterator[TaggedSentence]:
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        try:
+            told = typed(_Line, parse_json(line), where, _FORM)
+        except NotWellFormed as error:
+            raise UserError(f"{where}: {error}; {_FORM}") from None
+        yield TaggedSentence(cleaned(told.caption), tuple(told.parts_of_speech))
+
+
+def _from_tagger(path: Path, lines: Sequence[str], tagger: str) -> Iterator[TaggedSentence]:
+    if find_spec("spacy") is None or not tagger:
+        missing = "the package spacy (`pip install -e '.[lincir]'`)" if tagger else "--set method.tagger=FOLDER"
+        raise UserError(
+            f"{path}: plain lines are tagged by spaCy's en_core_web_sm, and {missing} is missing; or give a .jsonl "
+            f"file whose lines have their parts of speech ({_FORM})"
+        )
+    import spacy
+
+    try:
+        model = spacy.load(Path(tagger).expanduser())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--set method.tagger={tagger}: no model of spaCy's ({error}); name its folder") from error
+    texts = [cleaned(line) for line in lines]
+    for text, document in zip(texts, model.pipe(texts), strict=True):
+        yield TaggedSentence(text, tuple((word.text, word.pos_) for word in document))
+
+
+@cache
+def _listed_words() -> dict[str, str]:
+    """Words that are no nouns, with their parts of speech."""
+    return {word: tag for tag, words in read_toml(_WORDS).items() for word in words}

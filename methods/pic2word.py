@@ -1,0 +1,86 @@
+"""Pic2Word: a picture's feature becomes a word, learnt from pictures alone.
+
+Saito, Sohn, Zhang, Li, Lee, Saenko, Pfister, "Pic2Word: Mapping Pictures to Words for Zero-shot Composed Image
+Retrieval", CVPR 2023 (arXiv 2302.03084). φ is trained so that "a photo of *", with the word in the star's place, says
+what the picture shows: with v and t of unit norm and CLIP's own scale s,
+loss = ½ [CE(s·v·tᵀ, diagonal) + CE(s·t·vᵀ, diagonal)].
+
+Deviation: pictures enter as stored features of their centre crops, not of crops drawn anew, so that the recipe is
+"adapted". The release's star is found in a batch's first row for all; with its prompts that is every row's first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from benchmark.dataset import Dataset, IntArray
+from benchmark.method import Method, ParameterGroups, TrainingRows, Views
+from benchmark.settings import MethodSettings, TrainingSettings
+
+from .networks.layers import contrastive_loss, normalise
+from .networks.pseudo_word_stage import PseudoWordSettings, on_clip_words, pictures_of
+from .networks.pseudo_words import TEXT, FrozenText, Im2Text, PseudoWord, first_place
+
+SENTENCE = "a photo of *"
+
+
+class Pic2WordSettings(PseudoWordSettings):
+    """Pic2Word's prompt, φ and pictures."""
+
+    prompt: str = Field(f"a photo of * , {TEXT}", description="sentence of a query; {text}: the modification text")
+    hidden: int = Field(512, ge=1, description="width of φ's hidden layers")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of φ")
+    pictures: str = Field("", description="folder of the pictures that φ is trained on")
+
+
+class Pic2Word(PseudoWord):
+    """φ and a frozen CLIP; its queries and targets train with each other's rows as negatives, in both directions."""
+
+    def __init__(self, width: int, words: int, text: FrozenText, settings: Pic2WordSettings) -> None:
+        super().__init__(Im2Text(width, words, settings.hidden, settings.dropout), text, settings.prompt)
+
+    def encode_query(self, reference: Views, text: Views) -> Tensor:
+        """In training what the word alone says of the picture."""
+        if not self.training:
+            return super().encode_query(reference, text)
+        return normalise(self.text(text["sentence"], self.phi(reference["global"])))
+
+    def loss(self, queries: Tensor, targets: Tensor) -> Tensor:  # type: ignore[override]
+        scale, said, seen = self.text.backbone.cosine_scale, queries.float(), targets.float()
+        return (contrastive_loss(said, seen, scale) + contrastive_loss(seen, said, scale)) / 2
+
+
+def _rows(settings: MethodSettings, dataset: Dataset, assets_root: Path | None) -> TrainingRows:
+    label, pictures = pictures_of(Pic2WordSettings.of(settings).pictures, "method.pictures", dataset)
+
+    def text(method: Any, rows: IntArray, rng: np.random.Generator) -> Views:
+        assert isinstance(method, Pic2Word)
+        return {"sentence": method.text.tokenize([SENTENCE]).expand(len(rows), -1)}
+
+    return TrainingRows(text, label, pictures)
+
+
+def _groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    """Biases do not decay."""
+    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+METHOD = on_clip_words(
+    Pic2Word,
+    Pic2WordSettings,
+    _rows,
+    name="pic2word",
+    placeholder="*",
+    places=first_place,
+    backbone_defaults={"preprocessing": "clip"},
+    parameter_groups=_groups,
+)
