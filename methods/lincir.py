@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from benchmark.dataset import Dataset, IntArray
+from benchmark.encoding import Encoding
 from benchmark.method import TrainingRows, Views
 from benchmark.settings import MethodSettings
 
@@ -47,11 +48,12 @@ class Lincir(PseudoWord):
     def __init__(self, width: int, words: int, text: FrozenText, settings: LincirSettings) -> None:
         super().__init__(Phi(width, words, settings.hidden, settings.dropout), text, settings.prompt)
 
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
+    def encode_query(self, reference: Views, text: Views) -> Encoding:
         """In training (B, d), raw."""
         if not self.training:
             return super().encode_query(reference, text)
-        return self.text(text["masked"], self.phi(reference["global"] + text["noise"]))
+        said: Tensor = self.text(text["masked"], self.phi(reference["global"] + text["noise"]))
+        return said
 
     def encode_target(self, target: Views) -> Tensor:
         """In training (B, d), raw."""

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from benchmark.dataset import Dataset, IntArray
+from benchmark.encoding import Encoding
 from benchmark.method import Method, ParameterGroups, TrainingRows, Views
 from benchmark.settings import MethodSettings, TrainingSettings
 
@@ -44,7 +45,7 @@ class Pic2Word(PseudoWord):
     def __init__(self, width: int, words: int, text: FrozenText, settings: Pic2WordSettings) -> None:
         super().__init__(Im2Text(width, words, settings.hidden, settings.dropout), text, settings.prompt)
 
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
+    def encode_query(self, reference: Views, text: Views) -> Encoding:
         """In training what the word alone says of the picture."""
         if not self.training:
             return super().encode_query(reference, text)

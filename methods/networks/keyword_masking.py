@@ -20,7 +20,7 @@ from benchmark.dataset import Dataset
 from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
 from benchmark.errors import UserError
 from benchmark.files import file_digest
-from benchmark.structured_files import NotWellFormed, parse_json, read_text, read_toml, typed
+from benchmark.structured_files import NotWellFormed, parse_json, read_text, typed
 
 MARK = "[$]"
 """In place of what is masked; one token."""
@@ -28,7 +28,7 @@ MARK = "[$]"
 _KEPT = frozenset({"NOUN", "PROPN", "ADJ", "DET"})
 _CONTEXT, _CUT = 77, 75
 _VOCABULARY = 49408
-_WORDS = Path(__file__).with_name("parts_of_speech.toml")
+_WORDS = Path(__file__).with_name("parts_of_speech.txt")
 _WORD = re.compile(r"[\w']+|[^\w\s]")
 _FORM = 'a line is {"caption": "a dog", "parts_of_speech": [["a", "DET"], ["dog", "NOUN"]]}'
 
@@ -65,7 +65,8 @@ def cleaned(caption: str) -> str:
     if count_tokens([text], _VOCABULARY)[0] <= _CONTEXT:
         return text
     tokenizer = clip_tokenizer(_VOCABULARY)
-    return tokenizer.decode(tokenizer.encode(text)[:_CUT]).strip()
+    kept: str = tokenizer.decode(tokenizer.encode(text)[:_CUT])
+    return kept.strip()
 
 
 def masked(sentence: TaggedSentence, rng: np.random.Generator) -> str:
@@ -110,7 +111,7 @@ def tagged_sentences(file: str, tagger: str, dataset: Dataset) -> TaggedSentence
 
 
 def demo_sentences(dataset: Dataset) -> TaggedSentences:
-    """The modification texts of demo data, whose words are nouns unless `parts_of_speech.toml` lists them."""
+    """The modification texts of demo data, whose words are nouns unless `parts_of_speech.txt` lists them."""
     listed = _listed_words()
     texts = dict.fromkeys(cleaned(text) for captions in dataset.training_texts() for text in captions)
     tagged = (TaggedSentence(t, tuple((w, listed.get(w, "NOUN")) for w in _WORD.findall(t))) for t in texts)
@@ -136,7 +137,7 @@ def _from_tagger(path: Path, lines: Sequence[str], tagger: str) -> Iterator[Tagg
             f"{path}: plain lines are tagged by spaCy's en_core_web_sm, and {missing} is missing; or give a .jsonl "
             f"file whose lines have their parts of speech ({_FORM})"
         )
-    import spacy
+    import spacy  # type: ignore[import-not-found]
 
     try:
         model = spacy.load(Path(tagger).expanduser())
@@ -150,4 +151,5 @@ def _from_tagger(path: Path, lines: Sequence[str], tagger: str) -> Iterator[Tagg
 @cache
 def _listed_words() -> dict[str, str]:
     """Words that are no nouns, with their parts of speech."""
-    return {word: tag for tag, words in read_toml(_WORDS).items() for word in words}
+    lines = (line.split() for line in read_text(_WORDS).splitlines())
+    return {word: tag for tag, *words in lines for word in words}

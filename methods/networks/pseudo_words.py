@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.backbone import Backbone
+from benchmark.encoding import Encoding
 from benchmark.method import Method, Views
 from benchmark.text_rules import sentences_of
 
@@ -91,8 +92,8 @@ class FrozenText(nn.Module):
         self._sign, self._places = placeholder, places
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        self.backbone._apply(fn)
-        return super()._apply(fn, recurse)
+        self.backbone._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
     def backbone(self) -> Backbone:
@@ -142,12 +143,12 @@ class PseudoWord(Method):
         self.phi, self.text = phi, text
         self._prompt = prompt
 
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
+    def encode_query(self, reference: Views, text: Views) -> Encoding:
         """The mean of the sentences' features of unit norm; a single sentence's own."""
         tokens = text["tokens"]
         words = self.phi(reference["global"]).repeat_interleave(tokens.shape[1], dim=0)
         said = normalise(self.text(tokens.flatten(0, 1), words))
-        return normalise(said.unflatten(0, tokens.shape[:2]).mean(dim=1))
+        return normalise(said.view(*tokens.shape[:2], -1).mean(dim=1))
 
     def encode_target(self, target: Views) -> Tensor:
         return normalise(target["global"])
@@ -157,4 +158,5 @@ class PseudoWord(Method):
         asked = [[self._prompt.replace(TEXT, text) for text in sentences_of(query)] for query in texts]
         most = max(map(len, asked), default=1)
         repeated = [sentences[k % len(sentences)] for sentences in asked for k in range(most)]
-        return {"tokens": self.text.tokenize(repeated).unflatten(0, (len(asked), most))}
+        tokens = self.text.tokenize(repeated)
+        return {"tokens": tokens.view(len(asked), most, tokens.shape[1])}

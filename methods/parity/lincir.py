@@ -97,6 +97,7 @@ def _check_masking(golden: GoldenWords) -> Iterator[Deviation]:
 def _outputs(method: Lincir, inputs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     reference, text = inputs["reference"], inputs["text"]
     said, own = method.encode_query(reference, text), method.encode_target(inputs["target"])
+    assert isinstance(said, Tensor)
     noisy = reference["global"] + text["noise"]
     return {
         "loss": method.loss(said, own), "text": own, "noisy": noisy, "pseudo_word": method.phi(noisy),

@@ -103,6 +103,7 @@ def _training(golden: GoldenWords) -> Iterator[Deviation]:
 def _outputs(method: Pic2Word, inputs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
     queries = method.encode_query(inputs["reference"], inputs["text"])
     targets = method.encode_target(inputs["target"])
+    assert isinstance(queries, Tensor)
     scale = method.text.backbone.cosine_scale
     return {"loss": method.loss(queries, targets), "logits": scale * targets @ queries.T}
 

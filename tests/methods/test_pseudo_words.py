@@ -133,7 +133,7 @@ def test_a_run_sees_no_triplet_and_says_so(command: Command, small_cirr: Path) -
     assert outcome.status == 0, outcome.err
     assert "zero-shot: trained on texts of demo-cirr (" in " ".join(outcome.out.split())
     identity = read_record(Path("run")).identity
-    assert identity.zero_shot and set(identity.training_files or {}) == {"texts of demo-cirr", "parts_of_speech.toml"}
+    assert identity.zero_shot and set(identity.training_files or {}) == {"texts of demo-cirr", "parts_of_speech.txt"}
     assert [stage.triplets_seen for stage in identity.stages] == [0]
     with safe_open("run/weights/selected.safetensors", "pt") as file:
         assert all(name.startswith("phi.") for name in file.keys())
