@@ -23,7 +23,7 @@ from torch.nn.functional import mse_loss
 
 from benchmark.dataset import Dataset, IntArray
 from benchmark.encoding import Encoding
-from benchmark.method import TrainingRows, Views
+from benchmark.method import RequiredFile, TrainingRows, Views
 from benchmark.settings import MethodSettings
 
 from .networks.keyword_masking import MARK, TaggedSentence, masked, tagged_sentences
@@ -39,7 +39,7 @@ class LincirSettings(PseudoWordSettings):
         "", description="file of what φ is trained on: lines of JSON, a sentence with its words' parts of speech, or "
         "plain lines, which spaCy tags"
     )
-    tagger: str = Field("", description="folder of spaCy's model (en_core_web_sm) that tags plain lines")
+    tagger: str = Field("", description="meta.json of spaCy's model (en_core_web_sm) that tags plain lines")
 
 
 class Lincir(PseudoWord):
@@ -72,7 +72,7 @@ class Lincir(PseudoWord):
 
 def _rows(settings: MethodSettings, dataset: Dataset, assets_root: Path | None) -> TrainingRows:
     chosen = LincirSettings.of(settings)
-    found = tagged_sentences(chosen.sentences, chosen.tagger, dataset)
+    found = tagged_sentences(chosen.sentences, chosen.tagger, dataset, assets_root)
 
     def text(method: Any, rows: IntArray, rng: np.random.Generator) -> Views:
         assert isinstance(method, Lincir)
@@ -89,4 +89,5 @@ METHOD = on_clip_words(
     placeholder="$",
     places=every_place,
     backbone_defaults={"preprocessing": "clip-hf", "rgb_first": True},
+    required_files=lambda settings: (RequiredFile("spacy-tagger", LincirSettings.of(settings).tagger),),
 )

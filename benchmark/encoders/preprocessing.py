@@ -27,7 +27,9 @@ from benchmark.structured_files import typed
 
 Colours = tuple[float, float, float]
 
-PADS = ("targetpad", "squarepad", "clip", "clip-hf")
+PADS = ("targetpad", "squarepad", "clip")
+HUGGING_FACE = "clip-hf"
+"""As "clip", but an odd pixel is not rounded into the crop's offset; with `rgb_first` Hugging Face's CLIP reads so."""
 SQUASH = "squash"
 """Both sides to S, whatever the picture's: how SigLIP and others were trained."""
 
@@ -45,9 +47,8 @@ _Positive = Annotated[float, Field(gt=0)]
 class Preprocessing:
     """One pipeline for training and evaluation, without augmentation.
 
-    ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` (none), or ``squash``, which resizes both sides
-    to S. ``size``: S in pixels.
-    ``clip-hf`` is the pipeline of Hugging Face's CLIP where ``rgb_first`` is set.
+    ``name``: the pad, one of ``targetpad``, ``squarepad``, ``clip`` and ``clip-hf`` (none), or ``squash``, which
+    resizes both sides to S. ``size``: S in pixels.
     ``ratio``: the long side over the short side that ``targetpad`` pads towards.
     """
 
@@ -60,8 +61,8 @@ class Preprocessing:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.name not in (*PADS, SQUASH):
-            raise unknown_name("preprocessing", self.name, (*PADS, SQUASH))
+        if self.name not in (*PADS, HUGGING_FACE, SQUASH):
+            raise unknown_name("preprocessing", self.name, (*PADS, HUGGING_FACE, SQUASH))
 
     def key(self) -> dict[str, Any]:
         """Everything that changes a pixel of the whole-picture view, Pillow's version excepted."""
@@ -70,7 +71,7 @@ class Preprocessing:
             "ratio": self.ratio if self.name == "targetpad" else None,
             "size": self.size,
             "resize": f"{self.interpolation}, {'both sides' if self.name == SQUASH else 'short side'}",
-            "crop": "centre, offset cut off" if self.name == "clip-hf" else "centre",
+            "crop": "centre, offset cut off" if self.name == HUGGING_FACE else "centre",
             "rgb_first": self.rgb_first,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -100,7 +101,7 @@ class Preprocessing:
             image = image.convert("RGB")
         padded, resized = self.sizes(*image.size)
         image = _pad(image, padded).resize(resized, _RESAMPLING[self.interpolation])
-        offset: Callable[[float], int] = math.floor if self.name == "clip-hf" else round
+        offset: Callable[[float], int] = math.floor if self.name == HUGGING_FACE else round
         return np.asarray(_centre_crop(image, self.size, offset).convert("RGB"))
 
     def patch_crops(self, image: Image.Image, grids: tuple[int, ...] = GRIDS) -> list[Image.Image]:
@@ -150,7 +151,7 @@ class Preprocessing:
     def _padding(self, width: int, height: int) -> tuple[int, int]:
         """Pixels added at (left and right, top and bottom); halves are cut off, as released."""
         long = max(width, height)
-        if self.name in ("clip", "clip-hf"):
+        if self.name in ("clip", HUGGING_FACE):
             return 0, 0
         if self.name == "squarepad":
             return (long - width) // 2, (long - height) // 2

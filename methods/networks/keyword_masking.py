@@ -21,6 +21,7 @@ from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
 from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.structured_files import NotWellFormed, parse_json, read_text, typed
+from benchmark.weights.assets import given_file
 
 MARK = "[$]"
 """In place of what is masked; one token."""
@@ -91,11 +92,11 @@ class _Line:
     parts_of_speech: list[tuple[str, str]]
 
 
-def tagged_sentences(file: str, tagger: str, dataset: Dataset) -> TaggedSentences:
+def tagged_sentences(file: str, tagger: str, dataset: Dataset, assets_root: Path | None) -> TaggedSentences:
     """The sentences of a file; of demo data its modification texts, tagged by a list of words, where none is named.
 
-    Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's model in
-    the folder ``tagger``. Raises UserError where no file is named, or one is missing or damaged.
+    Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's model
+    whose meta.json is ``tagger``, a path or one under ``assets_root``. Raises UserError where no file is named, or one is missing or damaged.
     """
     if not file and dataset.is_demo:
         return demo_sentences(dataset)
@@ -103,10 +104,18 @@ def tagged_sentences(file: str, tagger: str, dataset: Dataset) -> TaggedSentence
         raise UserError("--set method.sentences=FILE is missing: it trains on sentences alone, of no dataset")
     path = Path(file).expanduser()
     lines = [line for line in read_text(path).splitlines() if line.strip()]
-    sentences = _from_json(path, lines) if path.suffix == ".jsonl" else _from_tagger(path, lines, tagger)
     files = {path.name: file_digest(path)}
-    if tagger and path.suffix != ".jsonl":
-        files["tagger's meta.json"] = file_digest(Path(tagger).expanduser() / "meta.json")
+    if path.suffix == ".jsonl":
+        return TaggedSentences(path.name, tuple(_from_json(path, lines)), files)
+    meta = given_file(tagger, assets_root) if tagger else None
+    if find_spec("spacy") is None or meta is None:
+        missing = "the package spacy (`pip install -e '.[lincir]'`)" if meta else f"--set method.tagger=FILE {tagger}"
+        raise UserError(
+            f"{path}: plain lines are tagged by spaCy's en_core_web_sm, and {missing.strip()} is missing; or give a "
+            f".jsonl file whose lines have their parts of speech ({_FORM})"
+        )
+    files[f"{meta.parent.name}/{meta.name}"] = file_digest(meta)
+    sentences = _from_tagger(lines, meta.parent)
     return TaggedSentences(path.name, tuple(sentences), files)
 
 
@@ -130,19 +139,13 @@ def _from_json(path: Path, lines: Sequence[str]) -> Iterator[TaggedSentence]:
         yield TaggedSentence(cleaned(told.caption), tuple(told.parts_of_speech))
 
 
-def _from_tagger(path: Path, lines: Sequence[str], tagger: str) -> Iterator[TaggedSentence]:
-    if find_spec("spacy") is None or not tagger:
-        missing = "the package spacy (`pip install -e '.[lincir]'`)" if tagger else "--set method.tagger=FOLDER"
-        raise UserError(
-            f"{path}: plain lines are tagged by spaCy's en_core_web_sm, and {missing} is missing; or give a .jsonl "
-            f"file whose lines have their parts of speech ({_FORM})"
-        )
+def _from_tagger(lines: Sequence[str], folder: Path) -> Iterator[TaggedSentence]:
     import spacy  # type: ignore[import-not-found]
 
     try:
-        model = spacy.load(Path(tagger).expanduser())
+        model = spacy.load(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"--set method.tagger={tagger}: no model of spaCy's ({error}); name its folder") from error
+        raise UserError(f"--set method.tagger: {folder} holds no model of spaCy's ({error}); get it again") from error
     texts = [cleaned(line) for line in lines]
     for text, document in zip(texts, model.pipe(texts), strict=True):
         yield TaggedSentence(text, tuple((word.text, word.pos_) for word in document))

@@ -16,7 +16,7 @@ from benchmark.backbone import Backbone
 from benchmark.dataset import Dataset, Pictures
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, FeatureInputs, RowsFactory, Specification, Stage
+from benchmark.method import BuildContext, FeatureInputs, RequiredFile, RowsFactory, Specification, Stage
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
 from .clip_finetuning import FINETUNING
@@ -54,6 +54,7 @@ def on_clip_words(
     training: type[TrainingSettings] = TrainingSettings,
     backbone: str = "ViT-L-14",
     backbone_defaults: Mapping[str, Any],
+    required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: (),
     **of_the_stage: Any,
 ) -> Specification:
     """A method of one stage, ``name``, on a frozen CLIP; ``of_the_stage``: what else it declares.
@@ -88,7 +89,11 @@ def on_clip_words(
         return (FINETUNING, own) if tuned else (own,)
 
     return Specification(
-        stages=stages, settings=settings, default_backbone=backbone, backbone_defaults=backbone_defaults
+        stages=stages,
+        settings=settings,
+        default_backbone=backbone,
+        backbone_defaults=backbone_defaults,
+        required_files=required_files,
     )
 
 

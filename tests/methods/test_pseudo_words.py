@@ -180,7 +180,7 @@ SEARLES = {"pictures": "pictures", "oti_words": "oti.npz", "concepts": "concepts
         ("pic2word", {"pictures": "nowhere"}, "nowhere: no such folder"),
         ("pic2word", {"pictures": "."}, None),
         ("lincir", {}, "--set method.sentences=FILE is missing"),
-        ("lincir", {"sentences": "plain.txt"}, "--set method.tagger=FOLDER is missing"),
+        ("lincir", {"sentences": "plain.txt"}, "--set method.tagger=FILE is missing"),
         ("lincir", {"sentences": "bad.jsonl"}, "bad.jsonl, line 2"),
         ("searle", {"pictures": "pictures"}, "--set method.oti_words=FILE and"),
         ("searle", {**SEARLES, "oti_words": "concepts.json"}, "concepts.json: not a readable npz file"),
