@@ -16,6 +16,7 @@ from benchmark.backbone import GLOBAL, TOKENS, BackboneIdentity
 from benchmark.encoders.backbones import OPEN_CLIP, ClipBackbone, build_clip
 from benchmark.encoders.clip_tokens import clip_tokenizer
 from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.interop.importing import Release
 from benchmark.parity.comparison import (
     Deviation,
     Difference,
@@ -67,13 +68,6 @@ UNUSED = {
     ),
 }  # fmt: skip
 """Beginnings of released names, and why they change no output."""
-
-
-def our_name(released: str) -> str:
-    """The method's name of a tensor with a released one."""
-    if released.startswith(_CLIP):
-        return released
-    return f"head.{released.removeprefix('backbone.')}"
 
 
 def released_name(ours: str) -> str:
@@ -179,6 +173,10 @@ class _Outputs(Form):
     cosine: Matrix
 
 
+class _OtherWay(Form):
+    query: Rows
+
+
 class _Train(Form):
     losses: dict[str, float]
     total: float
@@ -193,6 +191,7 @@ class _Variant(Form):
     shapes_that_differ: dict[str, tuple[int, ...]] = {}
     eval: _Outputs
     train: _Train
+    not_the_release: dict[str, _OtherWay] = {}
 
 
 class _Steps(Form):
@@ -209,12 +208,19 @@ class _Optimiser(Form):
     weight_decay: float
 
 
-def golden_encoder(file: GoldenFile, sizes: _Sizes, counts: _Counts, training: EncoderTraining) -> Encoder:
+_OTHER_WAYS: Mapping[str, dict[str, Any]] = {"scale_and_shift_token_by_token": {"affine": "token-wise"}}
+"""What the file lists of ways that are no release's, and the settings that take them."""
+
+
+def golden_encoder(
+    file: GoldenFile, sizes: _Sizes, counts: _Counts, training: EncoderTraining, **settings: Any
+) -> Encoder:
     """The method with weights by the rule."""
     clip = build_clip(sizes.clip, "gelu")
     identity = BackboneIdentity(OPEN_CLIP, "golden", "golden", "gelu")
     backbone = ClipBackbone(clip, Preprocessing("clip", sizes.image_size), identity).eval()
-    head_sizes = EncoderSizes(factors=counts.factors, relations=counts.relations, hidden=sizes.hidden_dim)
+    told = {"factors": counts.factors, "relations": counts.relations, "hidden": sizes.hidden_dim}
+    head_sizes = EncoderSizes.model_validate({**told, **settings})
     head = EncoderHead(sizes.embed_dim, sizes.vision_width, sizes.text_width, head_sizes)
     method = Encoder(backbone, head, training)
     draw_weights(method, _weight, file.prefix, released_name)
@@ -237,7 +243,15 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
         )  # fmt: skip
         yield from _check_outputs(name, golden.evaluated(), variant.eval, variant.config.relations)
         yield from _check_losses(name, golden, variant.train)
-    yield from _check_steps(file, sizes, variants)
+        for other, expected in variant.not_the_release.items():
+            if other in _OTHER_WAYS:
+                own = golden_encoder(file, sizes, variant.config, EncoderTraining(), **_OTHER_WAYS[other]).eval()
+                with torch.no_grad():
+                    query = own.encode_query(inputs["reference"], inputs["text"])
+                assert isinstance(query, Tensor)
+                yield compare_output(f"{name}: {other}: query", query, expected.query, TOLERANCE)
+    if "training" in file.content:
+        yield from _check_steps(file, sizes, variants)
 
 
 def _check_texts(output: str, texts: list[str], ids: list[list[int]], sizes: _Sizes) -> Deviation:
@@ -402,4 +416,27 @@ def _released_module(method: Encoder) -> nn.Module:
     return whole
 
 
+def _settings(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, dict[str, Any]]:
+    """What the shapes of a released file tell."""
+    return shapes["backbone.fc.weight"][0], {
+        "factors": shapes["backbone.fac_net.weight.3.weight"][0],
+        "relations": shapes["backbone.binding_decoder.mlp_p.0.weight"][0],
+        "hidden": shapes["affine.MLP.1.weight"][0],
+    }
+
+
+RELEASES = {
+    "encoder": Release(
+        part="",
+        settings=_settings,
+        without_effect={
+            "local_weight": "weighs the teacher of training alone",
+            f"{_CLIP}logit_scale": "is the scale of the CLIP's own training",
+        },
+        left_out=UNUSED,
+        renamed=released_name,
+        holds_encoder=True,
+        drawn={RELATION: "the release neither trains nor saves it, and draws another one for every evaluation"},
+    )
+}
 FORMS = {"encoder": _check}
