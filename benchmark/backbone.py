@@ -30,7 +30,7 @@ GLOBAL = "global"
 """One vector (d) of a picture or a text, in one space for both."""
 
 TOKENS = "tokens"
-"""A sequence (T, w) of a picture's tokens, as the backbone's own documentation says which."""
+"""A sequence (T, w) of a picture's or a text's tokens, as the backbone's own documentation says which."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class Backbone(nn.Module):
     """Encodes pictures, and texts where it has a text side.
 
     A family defines `encode_image` and `width` for a global vector, or `picture_outputs` and
-    `encode_picture_outputs` for more or other outputs; for a text side `encode_text` and `tokenize`, or an empty
-    `text_outputs` where there is none. ``identity`` and ``preprocessing`` are set by what loads it.
+    `encode_picture_outputs` for more or other outputs; for a text side `encode_text` and `tokenize` (with
+    `text_outputs` and `encode_text_outputs` for more), or an empty `text_outputs` where there is none. ``identity``
+    and ``preprocessing`` are set by what loads it.
     """
 
     identity: BackboneIdentity
@@ -197,6 +198,10 @@ class Backbone(nn.Module):
     def cosine_scale(self) -> Tensor:
         """What the pretraining's loss multiplied cosines by, one number, without a gradient."""
         raise TypeError(f"{type(self).__name__} must define cosine_scale, or serves no loss that asks for it")
+
+    def encode_text_outputs(self, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """(B, L) int64 → each output that is asked for, (B, *shape), of sequences L tokens, in one pass."""
+        return {name: self.encode_text(tokens) for name in names if name == GLOBAL}
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, L, w): each token's vector as it enters the text tower, without its position.

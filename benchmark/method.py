@@ -60,6 +60,11 @@ class Method(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must define loss, or declare that it trains nothing")
 
+    def loss_parts(self, queries: Encoding, targets: Encoding) -> Mapping[str, Tensor]:
+        """The loss by its parts, each with its weight, where it has several: their sum is trained on, and monitors
+        write each of them. By default the whole."""
+        return {"loss": self.loss(queries, targets)}
+
     def score(self, queries: Encoding, targets: Encoding) -> Tensor:
         """Scores of a block of b queries against n targets, (b, n); larger is better.
 

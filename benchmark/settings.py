@@ -98,7 +98,7 @@ class EncoderChoice(MethodSettings):
 
 _LATER = (
     "cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha", "keep_last", "milestones",
-    "patience",
+    "patience", "selection_protocol",
 )  # fmt: skip
 """Settings of training that later versions added, and that identities name only where they are used."""
 
@@ -158,9 +158,11 @@ class TrainingSettings(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     text_rule: str = Field("as-is", description="how captions become strings in training and evaluation")
     pair_sampling: str = Field("", description="how training pairs are drawn, where a dataset draws them")
-    criterion: Literal["dataset", "arithmetic", "geometric", "harmonic"] = Field(
-        "dataset", description="what picks the best epoch: the dataset's criterion, or a mean of all its recalls"
+    criterion: Literal["dataset", "arithmetic", "geometric", "harmonic", "R@10"] = Field(
+        "dataset", description="what picks the best epoch: the dataset's criterion, a mean of all its recalls, or of "
+        "R@10 over the categories"
     )
+    selection_protocol: str = Field("", description="protocol that picks the best epoch; by default the dataset's own")
     validate_every: int = Field(1, ge=1, description="epochs between two validations")
     patience: int = Field(
         0, ge=0, description="validations without a new best after which training ends early; 0: it never does"

@@ -42,7 +42,16 @@ TINY: Mapping[str, Any] = {
 """For drawn pictures on two CPU cores. The first 4,096 of CLIP's tokens suffice, and spare the
 optimiser 5.8 of 8.1 M parameters in every step."""
 
-OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {"tiny": (TINY, "quickgelu")}
+TINY_VIT: Mapping[str, Any] = {
+    **TINY,
+    "vision_cfg": {"image_size": 64, "layers": 3, "width": 96, "head_width": 32, "patch_size": 16},
+}
+"""The same with a ViT of 16 patches in place of the ResNet, for methods that read its tokens."""
+
+OWN: Mapping[str, tuple[Mapping[str, Any], Activation]] = {
+    "tiny": (TINY, "quickgelu"),
+    "tiny-vit": (TINY_VIT, "quickgelu"),
+}
 
 
 @dataclass(frozen=True)
@@ -253,7 +262,7 @@ def _count(shapes: Shapes, prefix: str) -> int:
 
 def _known() -> dict[str, ClipSizes]:
     """Sizes of every plain CLIP by name, without what a name says of the activation."""
-    known = {"tiny": _of_config(TINY)}
+    known = {name: _of_config(config) for name, (config, _) in OWN.items()}
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         if config is not None and isinstance(config["vision_cfg"].get("layers"), int | list):

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from open_clip.model import CLIP
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from benchmark.backbone import Backbone, BackboneIdentity, TextContext
+from benchmark.backbone import GLOBAL, TOKENS, Backbone, BackboneIdentity, Output, TextContext
 from benchmark.encoders.architectures import (
     Activation,
     Architecture,
@@ -44,7 +45,11 @@ OPEN_CLIP = "open_clip"
 """The family's name in descriptions."""
 
 class ClipBackbone(Backbone):
-    """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside."""
+    """CLIP's image and text encoders in one space of width d; ``clip`` has OpenAI's names inside.
+
+    Tokens of a picture, where its encoder is a ViT, are all behind the last layer norm, the class token first; those
+    of a text are all positions behind the last layer norm, start, end and padding included.
+    """
 
     preprocessing: Preprocessing
 
@@ -83,6 +88,30 @@ class ClipBackbone(Backbone):
         encoded: Tensor = self.clip.encode_image(pixels)
         return encoded
 
+    @property
+    def picture_outputs(self) -> Mapping[str, Output]:
+        outputs, visual = {GLOBAL: Output((self.width,))}, self.clip.visual
+        # Of other ViTs (pooled by attention, or normed behind the pool) these tokens are not what the vector is of.
+        if isinstance(visual, VisionTransformer) and visual.attn_pool is None and visual.pool_type == "tok":
+            if not visual.final_ln_after_pool:
+                positions, width = visual.positional_embedding.shape
+                outputs[TOKENS] = Output((int(positions), int(width)), "float16")
+        return outputs
+
+    @property
+    def text_outputs(self) -> Mapping[str, Output]:
+        positions, width = self.clip.positional_embedding.shape
+        return {GLOBAL: Output((self.width,)), TOKENS: Output((int(positions), int(width)), "float16")}
+
+    def encode_picture_outputs(self, pixels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """(B, 3, S, S) → "global" (B, d), "tokens" (B, T, w)."""
+        if TOKENS not in names:
+            return super().encode_picture_outputs(pixels, names)
+        visual: Any = self.clip.visual
+        tokens = visual.ln_post(visual.transformer(visual._embeds(pixels)))
+        outputs = {TOKENS: tokens}
+        return {**outputs, GLOBAL: tokens[:, 0] @ visual.proj} if GLOBAL in names else outputs
+
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, d), not normalised; L may be shorter than the context."""
         return self.encode_embedded(self.embed_tokens(tokens), tokens)
@@ -96,6 +125,12 @@ class ClipBackbone(Backbone):
         scale: Tensor = self.clip.logit_scale.detach().exp().reshape(())
         return scale
 
+    def encode_text_outputs(self, tokens: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """(B, L) → "global" (B, d), "tokens" (B, L, w): a position's depends on it and those before it."""
+        states = self._text_states(self.embed_tokens(tokens))
+        outputs = {TOKENS: states, GLOBAL: self._pooled(states, tokens)}
+        return {name: outputs[name] for name in names}
+
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """(B, L) int64 → (B, L, w)."""
         embedded: Tensor = self.clip.token_embedding(tokens)
@@ -107,11 +142,19 @@ class ClipBackbone(Backbone):
         A position sees only those before it and the end token's is read: padding behind the
         longest text changes nothing, so that it need not be computed.
         """
-        clip, length = self.clip, tokens.shape[1]
+        return self._pooled(self._text_states(embedded), tokens)
+
+    def _text_states(self, embedded: Tensor) -> Tensor:
+        """(B, L, w) behind the last layer norm."""
+        clip, length = self.clip, embedded.shape[1]
         states = embedded + clip.positional_embedding[:length]
-        states = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
+        normed: Tensor = clip.ln_final(clip.transformer(states, attn_mask=clip.attn_mask[:length, :length]))
+        return normed
+
+    def _pooled(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """The end token's, projected, (B, d)."""
         ends = states[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
-        encoded: Tensor = ends @ clip.text_projection
+        encoded: Tensor = ends @ self.clip.text_projection
         return encoded
 
     def shortened(self, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.errors import UserError
 from benchmark.files import atomic_write_json, digest_of
-from benchmark.interop.importing import Checked, file_label
+from benchmark.interop.importing import Checked, drawn_of, file_label
 from benchmark.weights.checkpoints import WeightsHeader, save_weights
 from benchmark.weights.reading import WeightsFile
 
@@ -102,6 +102,9 @@ def _file_account(label: str, file: WeightsFile, uses: Mapping[str, str], header
 def told(checked: Checked, folder: Path) -> str:
     """What was read, used and dropped, where it lies, and how to score it."""
     lines = [line for entry in account(checked) for line in _file_lines(entry)]
+    if checked.head is not None and checked.release is not None:
+        drawn = drawn_of(checked.head, checked.release)
+        lines += [f"  drawn     {name}, standard normal: {reason}" for name, reason in drawn.items()]
     written = [name for name in (WEIGHTS, ENCODER) if (folder / name).is_file()]
     sizes = ", ".join(f"{name} ({(folder / name).stat().st_size / 1e6:,.0f} MB)" for name in written)
     command = f"python -m benchmark evaluate --method {checked.header.method} --checkpoint {folder}"

@@ -70,6 +70,7 @@ class Release:
     ``without_effect``: the beginning of a released name to the reason why it changes no output; ``left_out``: of
     those that our network does not have, and that are not read. ``renamed``: our names within ``part`` ("" for the
     whole method) to the released ones, where they differ. ``holds_encoder``: the CLIP that it trained is in the file.
+    ``drawn``: released names of tensors that no released file has, to the reason why; they are drawn, standard normal.
     """
 
     part: str
@@ -79,6 +80,7 @@ class Release:
     left_out: Mapping[str, str] = field(default_factory=dict)
     renamed: Callable[[str], str] = str
     holds_encoder: bool = False
+    drawn: Mapping[str, str] = field(default_factory=dict)
 
     def released_name(self, name: str) -> str:
         """Of a tensor of our method."""
@@ -100,6 +102,7 @@ class OwnWeights:
 
     @property
     def read(self) -> dict[str, Tensor]:
+        """By released names."""
         return {name: tensor for name, tensor in self.file.state_dict.items() if name not in self.left_out}
 
 
@@ -266,7 +269,11 @@ class _Import:
                 f"--clip is missing: {self._title} works on a CLIP; give its weights (tuned_<dataset>.pt of SPIRIT, "
                 "tuned_clip_*.pt of CLIP4Cir, or OpenAI's or open_clip's file where it is untouched)"
             )
-        return read_encoder(path, self.request.backbone, self._filled(BackboneSettings, self._pads, "backbone"))
+        named = self.request.backbone
+        if not named and self._release is not None and self._release.holds_encoder:
+            # The shapes would tell the architecture, but nothing in such a file tells its activation.
+            named = self.specification.default_backbone
+        return read_encoder(path, named, self._filled(BackboneSettings, self._pads, "backbone"))
 
     def _method_settings(
         self, head: OwnWeights | None, encoder: ImportedEncoder | None, of_recipe: Mapping[str, Any]
@@ -314,8 +321,11 @@ class _Import:
         if head is not None and release is not None:
             module = method.get_submodule(release.part)
             part = shapes_of(module.state_dict())
-            require_fit({release.renamed(name): shape for name, shape in part.items()}, shapes_of(head.read), source)
-            own = {name: head.read[release.renamed(name)] for name in part}
+            released = {release.renamed(name): shape for name, shape in part.items()}
+            read, generator = head.read, torch.Generator().manual_seed(0)
+            read |= {n: torch.randn(released[n], generator=generator) for n in drawn_of(head, release) if n in released}
+            require_fit(released, shapes_of(read), source)
+            own = {name: read[release.renamed(name)] for name in part}
             for name, shape in part.items():
                 tensor = own[name].reshape(shape)
                 place = f"{release.part}.{name}" if release.part else name
@@ -356,6 +366,11 @@ class _Import:
             start=start,
             imported={file_label(path, sources): file_digest(path) for path in sources},
         )
+
+
+def drawn_of(head: OwnWeights, release: Release) -> dict[str, str]:
+    """What the file lacks and is drawn, by released names, and why."""
+    return {name: reason for name, reason in release.drawn.items() if name not in head.read}
 
 
 def _release_of(registry: Registry, method: str) -> Release | None:

@@ -30,17 +30,24 @@ from benchmark.training.optimisation import standard_momentum, standard_optimise
 BATCHES = 2
 """Which are an epoch, and taken by turns."""
 
-LOSSES = (1e-5, 5e-6)
 LEARNING_RATES = 1e-6
-NORMS = 1e-6
-SUMS = 2e-2
-"""Of the same parameter's change."""
-DECAY_ALONE = 2e-2
 STATISTICS = (1e-5, 1e-6)
 NOISY_MEANS = 1e-3
 """Absolute; of running means behind a bias that is nothing but rounding noise."""
 _PRINTED = 1e-5
 """Numbers that are listed with six digits."""
+
+
+@dataclass(frozen=True)
+class StepTolerances:
+    """Relative ones, where a recipe has no others; ``losses``: with an absolute one. Of a sum: a share of the same
+    parameter's change, one of its norm, one of the sum itself, and an absolute one."""
+
+    losses: tuple[float, float] = (1e-5, 5e-6)
+    parts: float = 5e-3
+    norms: float = 1e-6
+    sums: tuple[float, float, float, float] = (2e-2, 1e-6, 0.0, 0.0)
+    decay_alone: float = 2e-2
 
 
 class RecipeConfig(Form):
@@ -89,10 +96,14 @@ class _ZeroGradientUnderDecay(Form):
 
 
 class GoldenRecipe(Form):
-    """One recipe of a training file; ``parameters``: norm and sum after the last step, norm of the change."""
+    """One recipe of a training file; ``parameters``: norm and sum after the last step, norm of the change.
+
+    ``parts``: of each step's loss. ``learning_rate``: of each step, or of each step and group.
+    """
 
     loss: list[float] = Field(min_length=1)
-    learning_rate: list[float]
+    parts: list[list[float]] = []
+    learning_rate: list[float | list[float]]
     parameters: dict[str, tuple[float, float, float]]
     no_gradient: list[str] = []
     exact_zero_gradient: list[str] = []
@@ -116,9 +127,8 @@ class _TrainingForm(Form):
 class TrainingCase:
     """A recipe as its method reads it: weights drawn and dropout removed.
 
-    ``released``: the method's part with the released names. ``changes``: relative tolerance of each parameter's change,
-    ``sums`` of its sum, in units of that change. ``used_tokens``: numbers of the tokens in any text, padding included.
-    ``before_step``: called with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
+    ``released``: the method's part with the released names. ``changes``: relative tolerance of each parameter's change.
+    ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
     """
 
     method: Method
@@ -127,10 +137,10 @@ class TrainingCase:
     settings: TrainingSettings
     batches: Sequence[Batch]
     changes: float = 3e-4
-    sums: float = SUMS
     used_tokens: Tensor | None = None
     before_step: Callable[[int], None] = lambda step: None
     updates_per_epoch: int = BATCHES
+    tolerances: StepTolerances = StepTolerances()
 
 
 CaseReader = Callable[[GoldenFile, str, GoldenRecipe], TrainingCase]
@@ -173,7 +183,8 @@ class _Course:
     before: dict[str, Tensor]
     after: dict[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    parts: list[list[float]] = field(default_factory=list)
+    rates: list[list[float]] = field(default_factory=list)
     gradients: dict[str, float] = field(default_factory=dict)
     with_state: set[str] = field(default_factory=set)
 
@@ -187,7 +198,7 @@ class _Course:
 def check_recipe(name: str, recipe: GoldenRecipe, case: TrainingCase) -> Iterator[Deviation]:
     """Take the steps and give a deviation for everything that the recipe lists."""
     course = _train(name, case, len(recipe.loss))
-    checks = (_steps(recipe, course), _parameters(recipe, case, course), _still(recipe, course),
+    checks = (_steps(recipe, case, course), _parameters(recipe, case, course), _still(recipe, course),
               _decay(recipe, case, course), _statistics(recipe, course))  # fmt: skip
     for deviation in chain(*checks):
         yield replace(deviation, output=f"{name}: {deviation.output}")
@@ -201,14 +212,15 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     optimiser = (stage.optimiser or standard_optimiser)(groups, settings)
     schedule = (stage.schedule or standard_schedule)(settings, case.updates_per_epoch)
     process = Process(0, 1, 0, torch.device("cpu"))
-    engine = StageEngine(case.method, optimiser, schedule, settings, GroupLayout.of(settings, 1), process,
-                         momentum=None if stage.schedule else standard_momentum(settings, case.updates_per_epoch),
-                         )  # fmt: skip
+    momentum = None if stage.schedule else standard_momentum(settings, case.updates_per_epoch)
+    layout = GroupLayout.of(settings, 1)
+    engine = StageEngine(case.method, optimiser, schedule, settings, layout, process, momentum=momentum)
     engine.training_mode()
     for step in range(steps):
         case.before_step(step)
-        course.rates.append(engine.learning_rate())
+        course.rates.append([float(group["lr"]) for group in engine.optimiser.param_groups])
         course.losses.append(float(engine.accumulate(case.batches[step % BATCHES], 0)))
+        course.parts.append(list(engine.loss_parts().values()))
         for parameter_name, parameter in parameters.items():
             norm = 0.0 if parameter.grad is None else float(parameter.grad.norm())
             course.gradients[parameter_name] = max(course.gradients.get(parameter_name, 0.0), norm)
@@ -220,24 +232,33 @@ def _train(name: str, case: TrainingCase, steps: int) -> _Course:
     return course
 
 
-def _steps(recipe: GoldenRecipe, course: _Course) -> Iterator[Deviation]:
+def _steps(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
+    allowed = case.tolerances
     losses = zip(course.losses, recipe.loss, strict=True)
-    rates = zip(course.rates, recipe.learning_rate, strict=True)
-    yield worst("losses", [Difference(f"step {i}", f, e, *LOSSES) for i, (f, e) in enumerate(losses)])
-    yield worst("learning rates", [Difference(f"step {i}", f, e, LEARNING_RATES) for i, (f, e) in enumerate(rates)])
+    yield worst("losses", [Difference(f"step {i}", f, e, *allowed.losses) for i, (f, e) in enumerate(losses)])
+    if recipe.parts:
+        steps = enumerate(zip(course.parts, recipe.parts, strict=True))
+        parts = [(i, *pair) for i, (found, wanted) in steps for pair in zip(found, wanted, strict=True)]
+        yield worst("parts of the losses", [Difference(f"step {i}", f, e, allowed.parts) for i, f, e in parts])
+    # A list of one rate is that of the first group.
+    listed = [rate if isinstance(rate, list) else [rate] for rate in recipe.learning_rate]
+    rates = [(i, *pair) for i, rate in enumerate(listed) for pair in zip(course.rates[i], rate, strict=False)]
+    yield worst("learning rates", [Difference(f"step {i}", f, e, LEARNING_RATES) for i, f, e in rates])
 
 
 def _parameters(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterator[Deviation]:
     own = {name for name, _ in case.released.named_parameters()}
     differing = sorted(own ^ recipe.parameters.keys())
     yield Deviation("parameter names", len(differing), 0, differing[0] if differing else "")
-    norms, sums, changes = [], [], []
+    norms, sums, changes, allowed = [], [], [], case.tolerances
+    of_change, of_norm, of_sum, absolute = allowed.sums
     for name, (norm, total, change) in recipe.parameters.items():
         if name in recipe.rounding_noise or name not in own:
             continue
         now = course.after[name].double()
-        norms.append(Difference(name, float(now.norm()), norm, NORMS))
-        sums.append(Difference(name, float(now.sum()), total, case.sums, NORMS * norm, scale=change))
+        norms.append(Difference(name, float(now.norm()), norm, allowed.norms))
+        floor = of_norm * norm + of_sum * abs(total) + absolute
+        sums.append(Difference(name, float(now.sum()), total, of_change, floor, scale=change))
         changes.append(Difference(name, float(course.move(name).norm()), change, case.changes))
     yield worst("norms", norms)
     yield worst("sums, of the change", sums)
@@ -267,11 +288,11 @@ def _decay(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterato
         chosen = slice(rows.rows_from, None) if rows.row is None else slice(rows.row, rows.row + 1)
         before, after = course.before[name][chosen].double().norm(), course.after[name][chosen].double().norm()
         norms = [
-            Difference("before", float(before), rows.norm_before, NORMS),
-            Difference("after", float(after), rows.norm_after, NORMS),
+            Difference("before", float(before), rows.norm_before, case.tolerances.norms),
+            Difference("after", float(after), rows.norm_after, case.tolerances.norms),
         ]
         yield worst(f"decay alone: norms of {name}", norms)
-        change = Difference("", float(course.move(name)[chosen].norm()), rows.change, DECAY_ALONE)
+        change = Difference("", float(course.move(name)[chosen].norm()), rows.change, case.tolerances.decay_alone)
         yield worst(f"decay alone: change of {name}", [change])
     used = recipe.token_embedding_used_rows
     name = next((own for own in course.after if own.endswith("token_embedding.weight")), "")
@@ -289,7 +310,7 @@ def _decay(recipe: GoldenRecipe, case: TrainingCase, course: _Course) -> Iterato
         [
             Difference("change", float(moves.norm()), zero.change, case.changes),
             Difference("largest move", float(moves.abs().max()), zero.largest_move, case.changes),
-            Difference("sum of learning rates", sum(course.rates), total, _PRINTED),
+            Difference("sum of learning rates", sum(first for first, *_ in course.rates), total, _PRINTED),
             *(
                 Difference("first entries", found, wanted, case.changes, scale=total)
                 for found, wanted in zip(moves.flatten()[: len(first)].tolist(), first, strict=True)

@@ -22,6 +22,7 @@ from benchmark.data.released_files import side_digests
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Pictures, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
+from benchmark.errors import unknown_name
 from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.facts import Initialisation, MethodInfo, Recipe, Variant
 from benchmark.features.picture_digests import picture_digests
@@ -291,10 +292,13 @@ class Plan:
 
     @cached_property
     def selection_tasks(self) -> tuple[Task, ...]:
-        """The tasks that pick an epoch: the default protocol's, or the held-out triplets."""
+        """The tasks that pick an epoch: the recipe's protocol's, or the default one's, or the held-out triplets."""
         if self.options.selection == "heldout":
             return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
-        default = self.dataset.info.default_protocol
+        asked, known = self.last.settings.selection_protocol, [info.name for info in self.dataset.protocols]
+        if asked and asked not in known:
+            raise unknown_name(f"selection_protocol of {self.dataset.label}", asked, known)
+        default = asked or self.dataset.info.default_protocol
         own = [task for task in self.tasks if task.key.text_mode == self.rule.mode]
         chosen = [task for task in own if task.key.protocol.removesuffix(SUFFIX) == default]
         return tuple(chosen or [task for task in own if task.key.protocol == own[0].key.protocol])

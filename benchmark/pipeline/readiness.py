@@ -28,7 +28,7 @@ def require_trainable(plan: Plan) -> None:
     problems = list(_settings_without_effect(plan))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with gathered(problems):
-        _ = plan.selection_tasks if plan.selection == "heldout" else ()
+        _ = plan.selection_tasks if plan.selection in ("paper", "heldout") else ()
         problems += doubled_columns(plan)
     for planned in plan.trained:
         with gathered(problems):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import reduce
+from operator import add
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,6 +46,7 @@ class _LossModule(nn.Module):
             torch.autocast(device.type, dtype=_AUTOCAST[precision]) if precision in _AUTOCAST else nullcontext()
         )
         self._micro_batch, self._device = micro_batch, device
+        self.parts: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> Tensor:
         with self._autocast:
@@ -56,7 +59,9 @@ class _LossModule(nn.Module):
             targets = encode_in_micro_batches(method.encode_target, rows, device, target=batch.target)
             queries = gather_rows(queries, self._process_group)
             targets = gather_rows(targets, self._process_group)
-            return method.loss(queries, targets)
+            parts = method.loss_parts(queries, targets)
+            self.parts = {name: part.detach() for name, part in parts.items()}
+            return reduce(add, parts.values())
 
 
 class StageEngine:
@@ -91,12 +96,13 @@ class StageEngine:
         self._group_layers = None if group is None else GroupLayers(method, group)
         self._checkpointed = CheckpointedBlocks(method) if execution.gradient_checkpointing else None
         self.loss_scale = LossScale(execution.loss_scaling) if settings.precision == "fp16" else None
+        self._losses = _LossModule(method, group, settings.precision, execution.micro_batch, process.device)
         with _refusals_in_one_line(execution), _scalars_broadcast(method, process):
             self._engine, self.optimiser, _, _ = quiet_deepspeed(execution.verbose).initialize(
                 # It would take the GPU of LOCAL_RANK's number: another one than `--device cuda:1` without a
                 # launcher, and none where srun shows each rank its own GPU alone.
                 args=SimpleNamespace(device_rank=process.device.index or 0),
-                model=_LossModule(method, group, settings.precision, execution.micro_batch, process.device),
+                model=self._losses,
                 model_parameters=[p for p in method.parameters() if p.requires_grad],
                 # Torch's: an optimiser that the configuration names would be compiled from C++. Its schedule
                 # stays here as well, since DeepSpeed's would not advance on an update that overflowed.
@@ -244,6 +250,11 @@ class StageEngine:
         # ZeRO has cut the gradient up by now; what it measured for clipping is kept under this name alone.
         norm = self.optimiser._global_grad_norm if is_split(self.optimiser) else self._norm
         return float(norm)
+
+    def loss_parts(self) -> dict[str, float]:
+        """Those of the last group that this process computed, by name; a loss of one part has none."""
+        parts = self._losses.parts
+        return {name: float(part) for name, part in parts.items()} if len(parts) > 1 else {}
 
     def mean_over_ranks(self, values: Tensor) -> Tensor:
         """The mean of what all ranks hold; all must call it."""

@@ -148,6 +148,8 @@ class Measurements:
             "train/gradient_norm": engine.gradient_norm(),
             "train/samples_per_second": updates * self._batch / max(seconds, 1e-9),
         }
+        # Of the update itself, and of one group alone where it has several: they tell the parts' shares.
+        values |= {f"train/loss_{name}": part for name, part in engine.loss_parts().items()}
         if engine.loss_scale is not None:
             values["train/loss_scale"] = engine.loss_scale.value
         for rank, gibibytes in enumerate(self._memory()):

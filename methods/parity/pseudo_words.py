@@ -32,7 +32,7 @@ from benchmark.parity.comparison import (
 from benchmark.parity.files import Expected, Form, GoldenFile, Rows, StateDict
 from benchmark.parity.golden import Golden
 from benchmark.parity.rules import clip_weight, draw_input, draw_weights, head_weight, without_dropout
-from benchmark.parity.training import GoldenRecipe, TrainingCase, check_recipe
+from benchmark.parity.training import GoldenRecipe, StepTolerances, TrainingCase, check_recipe
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import Batch
@@ -45,7 +45,7 @@ TOLERANCE = 2e-5
 LOSS = 1e-5
 GRADIENTS = GradientTolerance(2e-5)
 METRICS = 1e-4
-SUMS = 2e-3
+_TOLERANCES = StepTolerances(sums=(2e-3, 1e-6, 0.0, 0.0))
 _CUTOFFS = (1, 5, 10, 25, 50, 100)
 
 
@@ -229,7 +229,7 @@ class GoldenWords:
         steps = self.file.parse(_Steps, "steps")
         rates = steps.learning_rate or [settings.learning_rate] * steps.steps
         recipe = GoldenRecipe(loss=steps.loss, learning_rate=rates, parameters=steps.parameters, config={})
-        case = TrainingCase(self.method, self.method.phi, stage, settings, batches, sums=SUMS, **more)
+        case = TrainingCase(self.method, self.method.phi, stage, settings, batches, tolerances=_TOLERANCES, **more)
         yield from check_recipe("steps", recipe, case)
 
     def check_gradients(

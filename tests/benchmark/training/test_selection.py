@@ -114,4 +114,6 @@ def test_criteria() -> None:
     assert values["harmonic"] == pytest.approx(3 / (1 / 10 + 1 / 40 + 1 / 20))
     none = {"": {"R@1": 0.0, "R@5": 40.0}}
     assert criterion_score(None, none, "geometric").value == 0.0  # type: ignore[arg-type]
+    two = {"dress": {"R@10": 20.0, "R@50": 99.0}, "shirt": {"R@10": 50.0, "R@50": 0.0}}
+    assert criterion_score(None, two, "R@10").value == 35.0  # type: ignore[arg-type]
     assert heldout_score({"R@1": 1.0, "R@5": 2.0, "R@10": 3.0, "R@50": 6.0}).value == 3.0
