@@ -307,6 +307,12 @@ def _reduction_notes(row: Row) -> Iterator[str]:
 def _result_notes(row: Row) -> Iterator[str]:
     if row.result.measured_by == "server":
         yield "numbers returned by the official test server"
-    yield from dict.fromkeys(
-        note.rstrip(".") for results in row.results.values() for result in results for note in result.notes
-    )
+    of_category: dict[str, list[str]] = {}
+    for category, results in row.results.items():
+        for note in dict.fromkeys(note.rstrip(".") for result in results for note in result.notes):
+            of_category.setdefault(note, []).append(category)
+    every = row.results.keys() - {AVERAGE}
+    for note, categories in of_category.items():
+        named = [category for category in categories if category not in ("", AVERAGE)]
+        # An average has the notes of its first category.
+        yield f"{', '.join(named)}: {note}" if named and len(named) < len(every) else note
