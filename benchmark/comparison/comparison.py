@@ -32,8 +32,9 @@ MOST_DIFFERENT = 10
 class MetricDifference:
     """``first`` minus ``second`` in one metric of one task, in points (percent of the queries).
 
-    ``low, high``: 95 % interval by bootstrap over groups of queries and over seeds. ``p``: of a sign-flip
-    test over groups, seeds averaged; ``p_holm``: corrected for all differences of the comparison.
+    ``low, high``: 95 % interval by bootstrap over groups of queries and over seeds, pairwise where both sides have
+    the same ones. ``p``: of a sign-flip test over groups, for these seeds, averaged; ``p_holm``: corrected for
+    all differences of the comparison.
     ``wins, ties, losses``: queries on which the first side is better, equal, worse (seeds averaged); what
     is no tie decides.
     """
@@ -112,7 +113,7 @@ def _differences(
 ) -> Iterator[MetricDifference]:
     strata = {metric: comparable.strata(metric) for metric in metric_order(comparable.metrics) if metric in metrics}
     values = {metric: 100 * means(found) for metric, found in strata.items()}
-    drawn = {metric: 100 * bootstrap(found, seed, replicates) for metric, found in strata.items()}
+    drawn = {metric: 100 * bootstrap(found, seed, replicates, comparable.seeds) for metric, found in strata.items()}
     for first, second in combinations(range(len(sides)), 2):
         for metric, found in strata.items():
             gains = _gains(found, first, second)

@@ -13,7 +13,7 @@ from benchmark.comparison.composition import CompositionAt, CompositionFindings
 from benchmark.comparison.layout import format_p
 from benchmark.records.layout import WIDTH, listed, paragraph, pipe_table
 from benchmark.records.record import Record
-from benchmark.records.rows import COMPOSITION_CUTOFF
+from benchmark.records.rows import COMPOSITION_CUTOFF, plain
 
 _READING = (
     "Percent of the queries, [95 % interval by bootstrap over groups of queries]",
@@ -39,8 +39,8 @@ def format_composition(composition: CompositionFindings, form: str) -> str:
 
 def _markdown(composition: CompositionFindings) -> str:
     parts = [
-        f"# Composition: {composition.label}\n",
-        paragraph([f"Encoder of all three: {composition.encoder}", *_READING]),
+        f"# Composition: {plain(composition.label)}\n",
+        paragraph([f"Encoder of all three: {plain(composition.encoder)}", *_READING]),
     ]
     for key, members in groupby(composition.at, key=lambda at: at.key):
         rows = list(members)

@@ -37,7 +37,7 @@ class Comparable:
     """What the sides can be compared on: a task (its category left out) with all or one of its categories.
 
     ``ids`` and ``groups``: per category, of its Q queries. ``queries``: per category and side what each seed says of
-    them, in that order.
+    them, in that order. ``seeds``: those of each side.
     """
 
     key: TaskKey
@@ -45,6 +45,7 @@ class Comparable:
     ids: tuple[tuple[str, ...], ...]
     groups: tuple[IntArray, ...]
     queries: tuple[tuple[tuple[PerQuery, ...], ...], ...]
+    seeds: tuple[tuple[int | None, ...], ...] = ()
 
     def strata(self, metric: str) -> list[Stratum]:
         """Of one of its ``metrics``."""
@@ -110,6 +111,8 @@ def _side(members: Sequence[tuple[Path, Record]]) -> Side:
     for file, record in members:
         if (first := by_seed.setdefault(record.identity.seed, file)) != file:
             raise UserError(f"{file}: the same configuration and seed as {first}; name one of them")
+    # Sides are paired seed by seed, in whatever order they were named.
+    members = sorted(members, key=lambda member: -1 if (seed := member[1].identity.seed) is None else seed)
     queries = tuple(queries_of(file, record) for file, record in members)
     for (file, _), found in zip(members, queries, strict=True):
         if not found:
@@ -205,7 +208,8 @@ def _comparable(key: TaskKey, keys: Sequence[TaskKey], sides: Sequence[Side]) ->
     ]  # fmt: skip
     every = [seed for category in queries for seeds in category for seed in seeds]
     derivable = (m for m in set.intersection(*named) if all(_values(m, seed) is not None for seed in every))
-    return Comparable(key, tuple(derivable), tuple(ids), tuple(groups), tuple(queries))
+    seeds = tuple(tuple(record.identity.seed for record in side.records) for side in sides)
+    return Comparable(key, tuple(derivable), tuple(ids), tuple(groups), tuple(queries), seeds)
 
 
 def _in_order(side: Side, found: PerQuery, key: TaskKey, names: Sequence[str]) -> PerQuery:

@@ -9,7 +9,7 @@ Notation: C sides, S seeds of a side, Q queries and G groups of a stratum, R rep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,26 +46,32 @@ def means(strata: Sequence[Stratum]) -> FloatArray:
     return found
 
 
-def bootstrap(strata: Sequence[Stratum], seed: int = 0, replicates: int = REPLICATES) -> FloatArray:
+def bootstrap(
+    strata: Sequence[Stratum], seed: int = 0, replicates: int = REPLICATES, seeds: Sequence[Hashable] = ()
+) -> FloatArray:
     """Replicates of every side's statistic, (R, C).
 
     Two levels: groups are drawn with replacement within each stratum, the same for all sides (so that
-    differences of the columns are paired), and each side's seeds, where it has several.
+    differences of the columns are paired), and each side's seeds, where it has several. ``seeds``: what each side's
+    are; sides with the same ones, in the same order, share their draws, since a seed also fixes what they may have in
+    common, such as a tuned encoder.
     """
     generator = np.random.default_rng(seed)
-    seeds = [
-        generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=replicates) / len(side)
-        for side in strata[0].values
-    ]
-    ends = np.cumsum([shares.shape[1] for shares in seeds])[:-1]
-    total = np.zeros((replicates, len(seeds)))
+    sides = dict(zip(seeds or range(len(strata[0].values)), strata[0].values, strict=True))
+    drawn = {
+        name: generator.multinomial(len(side), np.full(len(side), 1 / len(side)), size=replicates) / len(side)
+        for name, side in sides.items()
+    }
+    shares = [drawn[name] for name in (seeds or sides)]
+    ends = np.cumsum([each.shape[1] for each in shares])[:-1]
+    total = np.zeros((replicates, len(shares)))
     for stratum in strata:
         sums, sizes = stratum.sums()
         first = 0
         for totals, weights in resampled(np.vstack(sums).round(_DIGITS), sizes, generator, replicates):
             block = slice(first, first := first + len(weights))
             for side, of_seeds in enumerate(np.split(totals, ends, axis=1)):
-                total[block, side] += (of_seeds * seeds[side][block]).sum(axis=1) / weights
+                total[block, side] += (of_seeds * shares[side][block]).sum(axis=1) / weights
     return total / len(strata)
 
 

@@ -9,10 +9,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from benchmark.leaderboards.entries import facts_of, literal
+from benchmark.leaderboards.entries import facts_of
+from benchmark.records.escaping import literal
 from benchmark.records.layout import TIE_MARKS, best_measured, every_place, places_of, short_name
 from benchmark.records.rows import Place, Row, has_enough_seeds
-from benchmark.records.tables import Table
+from benchmark.records.tables import COMPOSITION_READING, Table
 
 FILE_NAME = "leaderboard.html"
 _TEMPLATE = "browser_page.html"
@@ -69,9 +70,13 @@ def _section(table: Table) -> _Section:
         heading=literal(table.heading),
         groups=[(category, len(list(of))) for category, of in groupby(places, key=lambda place: place[0])],
         metrics=[short_name(metric) for _, metric in places],
-        notes=[literal(note).replace("~~", "") for note in (*table.caption(), *table.all_notes())],
+        notes=[literal(note).replace("~~", "") for note in _notes(table)],
         rows=[column | _row(row, places, best) for row in table.rows],
     )
+
+
+def _notes(table: Table) -> list[str]:
+    return [*table.caption(), *([COMPOSITION_READING] if table.composed else []), *table.all_notes()]
 
 
 def _row(row: Row, places: Sequence[Place], best: Mapping[Place, float]) -> dict[str, Any]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmark.dataset import TaskKey
 from benchmark.leaderboards.published import schema_of
+from benchmark.records.escaping import Value, literal
 from benchmark.records.layout import every_place
 from benchmark.records.rows import AVERAGE, COMPOSITION, FACTS, Cell, Place, Row
 from benchmark.records.tables import Table
@@ -17,13 +17,6 @@ FACT_NAMES = (
     *("rows", "encoder", "year", "venue", "paper", "source kind", "source", "rerun by", "extra data"),
     *("language model", "reproduced", "seeds"),
 )
-
-Value = str | int | float | bool | None
-
-
-def literal(text: str) -> str:
-    """What `plain` made safe for Markdown, as it was: every backslash there stands before what it protects."""
-    return re.sub(r"\\(.)", r"\1", text)
 
 
 def facts_of(row: Row) -> dict[str, str]:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from benchmark.leaderboards.browser_page import browser_page
-from benchmark.leaderboards.entries import Value, entries_of, further_lines, literal
+from benchmark.leaderboards.entries import entries_of, further_lines
 from benchmark.records import tables as markdown
-from benchmark.records.layout import best_measured, every_place, places_of, short_name
+from benchmark.records.escaping import csv_text, latex_escaped, latex_numbers, literal
+from benchmark.records.layout import best_measured, places_of, short_name
 from benchmark.records.rows import BINOMIAL, PAIRED, Cell, Place, Row, has_enough_seeds
-from benchmark.records.tables import Table
+from benchmark.records.tables import COMPOSITION_READING, Table
 
-_FORMULA = re.compile(r"^[=+\-@\t\r]")
-"""How a text begins that a spreadsheet would compute."""
-
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}"},
-    **{">": r"\textgreater{}", "|": r"\textbar{}", "†": r"$^\dagger$", "‡": r"$^\ddagger$", "·": r"$\cdot$"},
-    **{"±": r"$\pm$", "×": r"$\times$", "≈": r"$\approx$", "≤": r"$\leq$", "≥": r"$\geq$", "ᵇ": r"$^{\mathrm b}$"},
-    **{"✓": r"$\checkmark$", "…": r"\dots{}", '"': "''", "`": r"\textasciigrave{}"},
-}
 _TIES = {PAIRED: r"$^{\approx}$", BINOMIAL: r"$^{\mathrm b}$"}
 
 
@@ -39,16 +29,7 @@ def _markdown(tables: Sequence[Table]) -> str:
 
 
 def _csv(tables: Sequence[Table]) -> str:
-    stream = io.StringIO()
-    entries = [entry for table in tables for entry in entries_of(table)]
-    writer = csv.DictWriter(stream, list(entries[0]) if entries else ["dataset"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _never_a_formula(value) for name, value in entry.items()} for entry in entries)
-    return stream.getvalue()
-
-
-def _never_a_formula(value: Value) -> Value:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    return csv_text([entry for table in tables for entry in entries_of(table)], "dataset")
 
 
 def _json(tables: Sequence[Table]) -> str:
@@ -63,33 +44,35 @@ def _json(tables: Sequence[Table]) -> str:
     return json.dumps(shown, indent=1, ensure_ascii=False) + "\n"
 
 
-def latex_escaped(text: str) -> str:
-    """Text that stands in LaTeX as it reads; other letters than ASCII need an engine or encoding that knows them."""
-    return "".join(_LATEX.get(sign, sign) for sign in literal(text))
-
-
 def _latex(tables: Sequence[Table]) -> str:
     """A table environment each, for `\\usepackage{booktabs}`, `\\usepackage[normalem]{ulem}` and amssymb."""
-    return "\n".join(_latex_table(table) for table in tables)
+    parts = []
+    for table in tables:
+        parts.append(_latex_table(table, [*table.caption(), *table.all_notes()]))
+        if composed := table.composed:
+            of_composition = replace(table, rows=composed, bold=False)
+            parts.append(_latex_table(of_composition, [COMPOSITION_READING], label="composition-"))
+    return "\n".join(parts)
 
 
-def _latex_table(table: Table) -> str:
-    places = every_place(table.rows)
-    best = best_measured(table.rows, places_of(table.rows)) if table.bold else {}
+def _latex_table(table: Table, told: Sequence[str], label: str = "") -> str:
+    """``told``: what stands in its caption, a sentence each; ``label``: how its label begins."""
+    places = places_of(table.rows)
+    best = best_measured(table.rows, places) if table.bold else {}
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(places)}}}", r"\toprule"]
     lines += _latex_heads(places)
     for row in table.rows:
-        shown = row.every_cell
+        shown = row.cells
         cells = [_latex_cell(row, shown[place], shown[place].value == best.get(place)) if place in shown else ""
                  for place in places]  # fmt: skip
-        label = f"{row.name}, {row.label}" if row.label else row.name
-        lines.append(" & ".join([latex_escaped(label), *cells]) + r" \\")
+        name = f"{row.name}, {row.label}" if row.label else row.name
+        lines.append(" & ".join([latex_escaped(name), *cells]) + r" \\")
         for mark, texts in further_lines(row):
-            told = [rf"{{\scriptsize {latex_escaped(texts[place])}}}" if place in texts else "" for place in places]
-            lines.append(" & ".join([rf"\quad{{\scriptsize {latex_escaped(mark)}}}", *told]) + r" \\")
-    notes = [sentence.rstrip(".") + "." for sentence in (*table.caption(), *table.all_notes())]
+            below = [rf"{{\scriptsize {latex_numbers(texts[place])}}}" if place in texts else "" for place in places]
+            lines.append(" & ".join([rf"\quad{{\scriptsize {latex_escaped(mark)}}}", *below]) + r" \\")
+    notes = [sentence.rstrip(".") + "." for sentence in told]
     caption = latex_escaped(f"{table.heading}. {' '.join(_unstruck(note) for note in notes)}")
-    key = re.sub(r"[^a-z0-9]+", "-", str(table.key).lower()).strip("-")
+    key = re.sub(r"[^a-z0-9]+", "-", f"{label}{table.key}".lower()).strip("-")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{key}}}",
                       r"\end{table}", ""])  # fmt: skip
 
@@ -109,7 +92,7 @@ def _latex_heads(places: Sequence[Place]) -> Iterator[str]:
 
 
 def _latex_cell(row: Row, cell: Cell, is_best: bool) -> str:
-    text = latex_escaped(cell.text)
+    text = latex_numbers(cell.text)
     if cell.wrong:
         return rf"\sout{{{text}}}"
     return (rf"\textbf{{{text}}}" if is_best and has_enough_seeds(row.records) else text) + _TIES.get(cell.tie, "")

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError, unknown_name
-from benchmark.leaderboards.entries import facts_of, literal
+from benchmark.leaderboards.entries import facts_of
 from benchmark.leaderboards.leaderboard import Sources, demo_tables, measured_tables
+from benchmark.records.escaping import literal
 from benchmark.records.layout import places_of, short_name
 from benchmark.records.rows import AVERAGE, Place, Row
 from benchmark.records.tables import Table

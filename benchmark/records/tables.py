@@ -36,6 +36,14 @@ DEMO_CAPTION = f"{DEMO}, ranks no methods"
 
 _MEASURED = "measured here"
 
+_COMPOSITION_TITLE = f"{COMPOSITION[0].upper()}{COMPOSITION[1:]}"
+COMPOSITION_READING = (
+    f"{_COMPOSITION_TITLE} (of the average, where there are categories; of rows with ranks of one modality alone on "
+    "their own encoder): picture, text: either alone; gap: method - max(picture, text); one: queries that one modality "
+    "solves; hard: the method's recall on the others"
+)
+"""What its columns are, a sentence without its full stop."""
+
 Printed = tuple[Sequence[Row], Sequence[str]]
 """Published rows of one table, and the notes below it that are theirs."""
 
@@ -59,21 +67,24 @@ class Table:
         """The table alone, markdown."""
         return table_of_rows(self.rows, width, bold=self.bold)
 
-    def composition(self, width: int = WIDTH) -> str:
-        """Of the rows whose composition is known, in a table of its own, since one would be wider than a page; ""
-        where it is known of none."""
-        known = [
-            replace(row, cells={("", name): cell for name, cell in row.composition.items()}, below=())
+    @property
+    def composed(self) -> tuple[Row, ...]:
+        """The rows whose composition is known, with that alone: one table of all columns would be wider than a page."""
+        return tuple(
+            replace(row, cells={("", name): cell for name, cell in row.composition.items()}, below=(), composition={})
             for row in self.rows
             if row.composition
-        ]
-        return f"{COMPOSITION[0].upper()}{COMPOSITION[1:]}:\n\n{table_of_rows(known, width)}" if known else ""
+        )
+
+    def composition(self, width: int = WIDTH, reading: str = COMPOSITION_READING) -> str:
+        """Of the rows of which it is known, under how it reads; "" where there are none."""
+        composed = self.composed
+        return f"{paragraph([reading], width)}\n{table_of_rows(composed, width)}" if composed else ""
 
     def caption(self) -> list[str]:
         """What makes the numbers readable, a sentence each: how many queries, what ± and short names mean."""
         measured = [row for row in self.rows if row.records]
-        composed = [_COMPOSITION_READING] if any(row.composition for row in self.rows) else []
-        return [*_sizes(measured), *([_reading(self.rows)] if self.rows else []), *composed]
+        return [*_sizes(measured), *([_reading(self.rows)] if self.rows else [])]
 
     def all_notes(self) -> list[str]:
         """What has to be known beyond the caption, a sentence each."""
@@ -166,7 +177,9 @@ def format_tables(found: Sequence[Table], width: int = WIDTH, mark: str = "", mo
         own = [note for note in table.all_notes() if note not in everywhere]
         parts.append(f"{mark}{table.heading}\n")
         parts += [paragraph(caption, width)] if caption else []
-        parts += filter(None, [table.body(width), table.composition(width)])
+        reading = COMPOSITION_READING if COMPOSITION_READING not in said else _COMPOSITION_TITLE
+        parts += filter(None, [table.body(width), table.composition(width, reading)])
+        said.update([COMPOSITION_READING] if table.composed else [])
         parts += [listed(own, width)] if own else []
     if everywhere or more:
         parts += ["Of all tables:\n"] if everywhere and len(found) > 1 else []
@@ -196,12 +209,6 @@ TIES = {
     "of queries (p > .05 after Holm's correction in the column)",
     BINOMIAL: f"{TIE_MARKS[BINOMIAL]}: tie group by binomial errors alone, for want of ranks to pair",
 }
-
-_COMPOSITION_READING = (
-    f"{COMPOSITION[0].upper()}{COMPOSITION[1:]} (of the average, where there are categories; of rows with ranks of one "
-    "modality alone on their own encoder): picture, text: either alone; gap: method - max(picture, text); one: queries "
-    "that one modality solves; hard: the method's recall on the others"
-)
 
 
 def _reading(rows: Sequence[Row]) -> str:
@@ -303,6 +310,12 @@ def _reduction_notes(row: Row) -> Iterator[str]:
 def _result_notes(row: Row) -> Iterator[str]:
     if row.result.measured_by == "server":
         yield "numbers returned by the official test server"
-    yield from dict.fromkeys(
-        note.rstrip(".") for results in row.results.values() for result in results for note in result.notes
-    )
+    of_category: dict[str, list[str]] = {}
+    for category, results in row.results.items():
+        for note in dict.fromkeys(note.rstrip(".") for result in results for note in result.notes):
+            of_category.setdefault(note, []).append(category)
+    every = row.results.keys() - {AVERAGE}
+    for note, categories in of_category.items():
+        named = [category for category in categories if category not in ("", AVERAGE)]
+        # An average has the notes of its first category.
+        yield f"{', '.join(named)}: {note}" if named and len(named) < len(every) else note

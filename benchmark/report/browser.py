@@ -6,7 +6,8 @@ and the target where it is lower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,16 @@ from benchmark.report.breakdowns import count_changes, has_negation
 from benchmark.report.runs import AskedQuery, Block, ReportedData, ReportedSide
 
 SHOWN = 10
+BUDGET = 6_000_000
+"""Bytes of the queries of a page: with its pictures it stays under 20 MB."""
+_TEXT_BYTES, _SIDE_BYTES = 120, 75
+"""What a query takes, and each side's ten pictures of it, generously."""
+
+
+def step_of(blocks: Iterable[Block]) -> int:
+    """Every how manieth query is shown: 1, unless all would take more than the budget."""
+    size = sum(block.count * (_TEXT_BYTES + _SIDE_BYTES * len(block.ranked)) for block in blocks)
+    return max(1, math.ceil(size / BUDGET))
 
 
 class PictureTable:
@@ -40,46 +51,47 @@ class PictureTable:
         return [name for known, name in self._number if known == id(data)]
 
 
-def browser_of(block: Block, sides: Sequence[ReportedSide], pictures: PictureTable) -> dict[str, Any]:
-    """A block's queries; of a side with several seeds the lists are the first one's."""
+def browser_of(
+    block: Block, sides: Sequence[ReportedSide], pictures: PictureTable, step: int = 1
+) -> dict[str, Any]:
+    """A block's queries, or every so manieth; of a side with several seeds the lists are the first one's."""
     numbered = partial(pictures.number, block.data)
-    asked = [block.asked[category].get(query) for category, ids in block.ids.items() for query in ids]
+    named = [(i, query) for i, ids in enumerate(block.ids.values()) for query in ids][::step]
+    categories = list(block.ids)
+    asked = [block.asked[categories[i]].get(query) for i, query in named]
     return {
-        "categories": list(block.ids),
-        "category": [i for i, ids in enumerate(block.ids.values()) for _ in ids],
-        "ids": [query for ids in block.ids.values() for query in ids],
+        "categories": categories,
+        "category": [i for i, _ in named],
+        "ids": [query for _, query in named],
         "texts": [each.text if each else "" for each in asked],
         "changes": [count_changes(each.text) if each else 0 for each in asked],
         "negation": [int(has_negation(each.text)) if each else 0 for each in asked],
         "references": [numbered(each.reference) if each else -1 for each in asked],
         "targets": [numbered(min(each.positives)) if each and each.positives else -1 for each in asked],
-        "sides": [_side(block, number, sides[number].label, asked, pictures) for number in block.ranked],
+        "sides": [_side(block, number, sides[number].label, asked, pictures, step) for number in block.ranked],
     }
 
 
 def _side(
-    block: Block, number: int, label: str, asked: Sequence[AskedQuery | None], pictures: PictureTable
+    block: Block, number: int, label: str, asked: Sequence[AskedQuery | None], pictures: PictureTable, step: int
 ) -> dict[str, Any]:
     """``top``: ten pictures a query, one after the other, -1 for none; ``marks``: of each query the sum of
     2^place of those among them that are right."""
     top: list[int] = []
     marks: list[int] = []
     ranks: list[int] = []
-    position = 0
-    for seeds in block.ranked[number].values():
-        first = seeds[0]
-        ranks += first.rank.tolist()
-        for i in range(first.queries):
-            shown = _shown(first, i)
-            query = asked[position]
-            position += 1
-            if query is not None:
-                right = sum(2**place for place, name in enumerate(shown) if name in query.positives)
-            else:
-                # Without annotations the best right answer is known by its rank: all before it are wrong.
-                right = 2 ** (int(first.rank[i]) - 1) if 0 < first.rank[i] <= len(shown) else 0
-            marks.append(right)
-            top += [pictures.number(block.data, name) for name in shown] + [-1] * (SHOWN - len(shown))
+    first_seeds = [seeds[0] for seeds in block.ranked[number].values()]
+    shown_of = [(first, i) for first in first_seeds for i in range(first.queries)][::step]
+    for (first, i), query in zip(shown_of, asked, strict=True):
+        shown, rank = _shown(first, i), int(first.rank[i])
+        if query is not None:
+            right = sum(2**place for place, name in enumerate(shown) if name in query.positives)
+        else:
+            # Without annotations the best right answer is known by its rank: all before it are wrong.
+            right = 2 ** (rank - 1) if 0 < rank <= len(shown) else 0
+        ranks.append(rank)
+        marks.append(right)
+        top += [pictures.number(block.data, name) for name in shown] + [-1] * (SHOWN - len(shown))
     return {"number": number, "label": label, "ranks": ranks, "top": top, "marks": marks}
 
 

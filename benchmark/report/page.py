@@ -16,22 +16,28 @@ from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import REPLICATES
 from benchmark.files import atomic_write_text
+from benchmark.leaderboards.uncertainty import with_uncertainty
 from benchmark.progress import say
 from benchmark.records.environment import utc_now
-from benchmark.records.layout import places_of, short_name
+from benchmark.records.layout import TIE_MARKS, places_of, short_name
+from benchmark.records.record import read_per_query
 from benchmark.records.rows import AVERAGE, COMPOSITION_CUTOFF, Row
 from benchmark.records.tables import Table, tables
 from benchmark.registry import Registry, discover
 from benchmark.report.attention import attention_of
 from benchmark.report.breakdowns import KINDS, breakdowns_of
-from benchmark.report.browser import PictureTable, browser_of
+from benchmark.report.browser import PictureTable, browser_of, step_of
 from benchmark.report.figures import block_figures, training_figures
 from benchmark.report.pictures import BUDGET, embedded, linked
 from benchmark.report.provenance import facts_of, without_folders
 from benchmark.report.runs import Block, ReportedSide, blocks_of, reported_sides
 from benchmark.report.sealed_page import sealed_page
 
-_LARGE = 20_000_000
+_LARGEST = 20_000_000
+_LEFT_OUT = (
+    "Of the queries one in {step} is here, since the page would be too large with all of them; tables, curves and "
+    "kinds of queries are of all."
+)
 
 
 def write_report(
@@ -45,8 +51,8 @@ def write_report(
     """Write the page about the runs at or below these paths, and give its path.
 
     ``values``: `RunOptions` that say where data, weights and caches lie. ``embed``: put real data's pictures into the
-    page, too, which it then says; demo pictures always are. Raises UserError where there is no run, or where the
-    pictures would make the page too large.
+    page, too, which it then says; demo pictures always are. Of very many queries the page has every so manieth, and
+    says so. Raises UserError where there is no run, or where the page would have more than 20 MB all the same.
     """
     registry = registry or discover()
     sides = reported_sides(runs)
@@ -54,7 +60,8 @@ def write_report(
     for problem in dict.fromkeys(block.data.problem for block in blocks if block.data.problem):
         say(f"texts and pictures are left out: {problem}")
     shown = PictureTable()
-    browsers = [browser_of(block, sides, shown) for block in blocks]
+    step = step_of(blocks)
+    browsers = [browser_of(block, sides, shown, step) for block in blocks]
     where = {
         "assets_root": Path(values["assets_root"]) if values.get("assets_root") else None,
         "plugins": tuple(values.get("plugins", ())),
@@ -67,7 +74,8 @@ def write_report(
         "img-src file: data:; form-action 'none'",
         sides=sides,
         blocks=[_shown_block(block, sides, composed) for block in blocks],
-        tables=[_shown_table(table) for table in tables(record for s in sides for record in s.side.records)],
+        tables=[_shown_table(table) for table in _tables(sides)],
+        left_out=_LEFT_OUT.format(step=step) if step > 1 else "",
         training=list(training_figures(sides)),
         facts=[(n, reported.label, facts_of(reported)) for n, reported in enumerate(sides)],
         stamped=embed and any(not block.is_demo for block in blocks),
@@ -84,10 +92,23 @@ def write_report(
             "attention": attention,
         },
     )
+    if (size := len(html.encode())) > _LARGEST:
+        raise UserError(f"report: the page would have {size / 1e6:.0f} MB, and at most {_LARGEST / 1e6:.0f} are fluid "
+                        "in a browser; name fewer runs, or write a page for each dataset")  # fmt: skip
     atomic_write_text(page, html)
-    if page.stat().st_size > _LARGE:
-        say(f"{page}: {page.stat().st_size / 1e6:.0f} MB, which some browsers open slowly; name fewer runs")
     return page
+
+
+def _tables(sides: Sequence[ReportedSide]) -> list[Table]:
+    """All records' tables, with what their ranks say: intervals of averages, tie groups."""
+    records = [record for reported in sides for record in reported.side.records]
+    ranks = {
+        record.files["per_query"].sha256: read_per_query(file.parent, record)
+        for reported in sides
+        for file, record in zip(reported.files, reported.side.records, strict=True)
+        if "per_query" in record.files
+    }
+    return [with_uncertainty(table, ranks) for table in tables(records)]
 
 
 def _pictures(blocks: Sequence[Block], shown: PictureTable, page: Path, embed: bool) -> list[str]:
@@ -115,7 +136,12 @@ def _shown_table(table: Table) -> dict[str, Any]:
 
 
 def _shown_row(row: Row, places: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    return {"name": row.name, "label": row.label, "cells": [row.cells.get(place) for place in places]}
+    cells = [row.cells.get(place) for place in places]
+    return {
+        "name": row.name,
+        "label": row.label,
+        "cells": [cell and {**cell._asdict(), "mark": TIE_MARKS.get(cell.tie, "")} for cell in cells],
+    }
 
 
 def _shown_block(

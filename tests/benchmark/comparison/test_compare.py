@@ -156,8 +156,40 @@ def test_every_format_says_the_same(tmp_path: Path, command: Command) -> None:
     for entry, row in zip(whole["differences"], rows, strict=True):
         assert float(row["difference"]) == entry["difference"] and row["metric"] == entry["metric"]
         shown = f"{entry['difference']:+.2f}"
-        assert shown in printed and shown in latex
+        assert shown in printed and shown.replace("-", "$-$") in latex
     assert "\\toprule" in latex and max(map(len, printed.splitlines())) <= 100
+
+
+HOSTILE = "<b>x</b> | *a*\n\\input{/etc/passwd} & 5 % ✓"
+
+
+def test_a_method_s_name_is_shown_as_text_in_every_format(tmp_path: Path, command: Command) -> None:
+    runs = two_runs(tmp_path)
+    for run, title in zip(runs, (HOSTILE, "=HYPERLINK(1)"), strict=True):
+        raw = json.loads((run / "record.json").read_text())
+        (run / "record.json").write_text(json.dumps({**raw, "title": title}))
+    markdown = command("compare", *runs).out
+    assert "<b>" not in markdown.replace("\\<b>", "") and "\n\\input" not in markdown
+    latex = command("compare", *runs, "--format", "latex").out
+    assert "\\input" not in latex and r"\textbackslash{}input\{/etc/passwd\} \& 5 \%" in latex
+    rows = list(csv.DictReader(io.StringIO(command("compare", *runs, "--format", "csv").out)))
+    assert {row["second"] for row in rows} == {"'=HYPERLINK(1)"}
+    refused = command("compare", runs[0], "--metric", "R@11")
+    assert refused.status == 2 and len(refused.err.splitlines()) == 1
+
+
+def test_sides_of_the_same_seeds_are_drawn_seed_by_seed(tmp_path: Path) -> None:
+    """Two seeds far apart, and one side better by the same three queries with either: that is no spread of the gain."""
+    count = 30
+    for number, good in enumerate((6, 24)):
+        for name, more in (("one", 3), ("two", 0)):
+            rank = np.where(np.arange(count) < good + more, 1, 20)
+            found = replace(ranked(0), ids=tuple(f"q{n}" for n in range(count)), group=np.arange(count), rank=rank,
+                            subset_rank=None)  # fmt: skip
+            write_run(tmp_path / name, number, [found], [{"metrics": {"R@10": 50.0}, "intervals": {}}])
+    (found,) = compare(tmp_path / "one", tmp_path / "two").differences
+    # By queries alone: 3 of 30 are won with each seed, each with another three.
+    assert found.difference == pytest.approx(10) and 0 < found.low < found.high < 25
 
 
 def test_an_unknown_metric_names_the_nearest(tmp_path: Path, command: Command) -> None:

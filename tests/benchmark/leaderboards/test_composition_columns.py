@@ -120,7 +120,7 @@ def test_every_format_has_them_and_the_audit_names_their_cells(tmp_path: Path) -
     numbers = json.loads(format_tables([table], "json"))[0]["numbers"]
     assert gap.value in [entry["value"] for entry in numbers]
     latex = format_tables([table], "latex")
-    assert gap.text in latex and rf"\multicolumn{{5}}{{c}}{{{COMPOSITION}}}" in latex
+    assert gap.text in latex and r"\label{tab:composition-" in latex and "Method & picture & text & gap & one & hard" in latex
     page = format_tables([table], "html")
     assert f'data-value="{gap.value}"' in page and f'<th colspan="5">{COMPOSITION}</th>' in page
     markdown = format_tables([table], "markdown")

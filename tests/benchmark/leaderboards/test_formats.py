@@ -19,10 +19,11 @@ from benchmark.cli import main
 from benchmark.dataset import TaskKey
 from benchmark.errors import UserError
 from benchmark.leaderboards.browser_page import browser_page
-from benchmark.leaderboards.entries import entries_of, literal
-from benchmark.leaderboards.formats import FORMATS, format_tables, latex_escaped
+from benchmark.leaderboards.entries import entries_of
+from benchmark.leaderboards.formats import FORMATS, format_tables
 from benchmark.leaderboards.leaderboard import Sources, read_sources
 from benchmark.leaderboards.selection import Selection, selected
+from benchmark.records.escaping import latex_escaped, latex_numbers, literal
 from benchmark.records.record import Record, read_record
 from benchmark.records.rows import Cell, Row, plain
 from benchmark.records.tables import Table, tables
@@ -89,6 +90,35 @@ def shown_text(page: str) -> str:
     reader = Reader()
     reader.feed(page)
     return " ".join(reader.text.split())
+
+
+LATEX = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs,amssymb}
+\usepackage[normalem]{ulem}
+\begin{document}
+%s
+\end{document}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex here: apt-get install texlive-latex-recommended "
+                    "texlive-plain-generic")  # fmt: skip
+def test_latex_reads_all_tables_and_every_name(tmp_path: Path) -> None:
+    """Letters that are not of its encoding are the paper's own affair."""
+    results = shutil.copytree(RESULTS, tmp_path / "results")
+    sources, registry = read_sources(results), discover()
+    found = [t for demo in (True, False) for t in selected(sources, registry.datasets(), Selection(demo=demo))]
+    found += [Table(KEY, "", (published(text, 40.0),)) for text in HOSTILE if "模" not in text]
+    (tmp_path / "page.tex").write_text(LATEX % format_tables(found, "latex"))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_minus_signs_are_those_of_numbers() -> None:
+    assert latex_numbers("[-0.90, +5.14] -.5 a-1 3-4") == "[$-$0.90, +5.14] $-$.5 a-1 3-4"
 
 
 def test_latex_of_every_sign_that_it_would_obey() -> None:

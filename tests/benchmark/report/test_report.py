@@ -267,6 +267,80 @@ def test_many_queries_stay_fluid(driver: Any, runs: Path, tmp_path: Path) -> Non
     assert milliseconds < 500
 
 
+CATEGORIES = {"dress": 30, "shirt": 40, "toptee": 50}
+
+
+def with_categories(run: Path, folder: Path) -> dict[str, PerQuery]:
+    """A run's record with FashionIQ's three tasks and their average in place of its own, and ranks that give them."""
+    record, rng = read_record(run), np.random.default_rng(1)
+    found, results = {}, []
+    for category, count in CATEGORIES.items():
+        ranked = PerQuery(
+            ids=tuple(f"{category}/{n}" for n in range(count)), group=np.arange(count) // 2,
+            rank=rng.integers(1, 30, count), top=np.argsort(rng.random((count, 60)), axis=1)[:, :50],
+            gallery=tuple(f"{category}-{i}" for i in range(60)),
+        )  # fmt: skip
+        metrics = {"R@10": 100 * float((ranked.rank <= 10).mean())}
+        changed = {"category": category, "queries": count, "gallery": 60, "metrics": metrics, "composition": {}}
+        notes = {"notes": ("a note of shirts alone",)} if category == "shirt" else {}
+        results.append(record.results[0].model_copy(update={**changed, "intervals": {}, "ties": 0, **notes}))
+        found[category] = ranked
+    sums = {"queries": sum(CATEGORIES.values()), "gallery": 180, "category": "average", "notes": ()}
+    mean = {"R@10": float(np.mean([r.metrics["R@10"] for r in results]))}
+    results.append(results[0].model_copy(update={**sums, "metrics": mean}))
+    folder.mkdir()
+    write_record(folder, record.model_copy(update={"results": tuple(results)}), dict(enumerate(found.values())))
+    return found
+
+
+def test_categories_stand_side_by_side_are_filtered_and_broken_down(driver: Any, runs: Path, tmp_path: Path) -> None:
+    found = with_categories(runs / "image_only", tmp_path / "image_only")
+    page = write_report([tmp_path / "image_only"], tmp_path / "report.html", {})
+    opened(driver, page)
+    assert [e.text for e in driver.find_elements("css selector", "#tables th.over")] == [*CATEGORIES, "average"]
+    average = driver.find_elements("css selector", "#tables tbody tr td")[-1].text
+    values = {c: 100 * float((r.rank <= 10).mean()) for c, r in found.items()}
+    # Each category weighs alike, and the interval is made from ranks: no record holds one.
+    assert re.fullmatch(rf"{np.mean(list(values.values())):.2f}\n± \d+\.\d", average)
+    assert "shirt: a note of shirts alone." in text_of(driver, "#tables .notes")
+    rows = driver.find_elements("css selector", ".breakdown tbody tr")
+    assert [row.text.split()[:3] for row in rows] == [[c, str(n), f"{values[c]:.1f}"] for c, n in CATEGORIES.items()]
+    ranks = np.concatenate([r.rank for r in found.values()])
+    shares = [100 * np.mean((ranks >= low) & (ranks <= high)) for low, high in ((1, 1), (2, 5), (6, 10), (11, 20), (21, 50))]
+    bars = driver.find_elements("css selector", "#results svg rect.bar")
+    heights = np.array([float(bar.get_attribute("height")) for bar in bars if bar.get_attribute("height") != "0"])
+    assert np.allclose(heights / heights.sum(), np.array(shares) / 100, atol=0.01)
+    fill(driver, "category", "1")
+    assert text_of(driver, "#count") == "40 of 120 queries"
+    fill(driver, "rank-low", "5")
+    assert text_of(driver, "#count") == f"{(found['shirt'].rank >= 5).sum()} of 120 queries"
+    assert violations(driver) == []
+
+
+def test_very_many_queries_are_thinned_out_and_the_page_says_so(
+    driver: Any, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = with_categories(runs / "image_only", tmp_path / "image_only")
+    monkeypatch.setattr("benchmark.report.browser.BUDGET", 10_000)  # bytes: 120 queries of 195
+    page = write_report([tmp_path / "image_only"], tmp_path / "report.html", {})
+    opened(driver, page)
+    assert text_of(driver, "#count") == "40 of 40 queries" and "one in 3 is here" in text_of(driver, "#queries .note")
+    block = data_of(page)["blocks"][0]
+    every = [(query, int(rank)) for r in found.values() for query, rank in zip(r.ids, r.rank, strict=True)]
+    assert list(zip(block["ids"], block["sides"][0]["ranks"], strict=True)) == every[::3]
+    assert len(block["sides"][0]["top"]) == 40 * 10
+    assert "120 queries" in text_of(driver, "#results h3")
+
+
+def test_a_page_that_stays_too_large_is_refused_in_one_line(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setattr("benchmark.report.page._LARGEST", 20_000)
+    outcome = command("report", runs / "image_only")
+    assert outcome.status == 2 and "name fewer runs" in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "changes", "negation"),
     [
