@@ -276,11 +276,12 @@ def _require_valid(name: str, value: Any) -> None:
         make_options(**{"method": "", "dataset": "", name: one})
 
 
-def _flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flattened(table: dict[str, Any]) -> dict[str, Any]:
+    """Settings by "group.name". A table of a group's name holds its settings; what is a table below is a value."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
-        name = f"{prefix}{key}"
-        flat.update(_flattened(value, f"{name}.") if isinstance(value, dict) else {name: value})
+        is_group = isinstance(value, dict) and "." not in key
+        flat.update({f"{key}.{name}": own for name, own in value.items()} if is_group else {key: value})
     return flat
 
 
