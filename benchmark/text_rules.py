@@ -87,7 +87,8 @@ def _corrected(captions: Captions) -> str:
 def side_texts_of(captions: Captions) -> SideTexts:
     """What is known of a pair beside its captions. Raises UserError where nothing is."""
     if not isinstance(captions, CategoryCaptions) or captions.side is None:
-        raise UserError("these captions come without captions of pictures and words; no files are known that have them")
+        told = "come without captions of their pictures and words to show; no released files have them"
+        raise UserError(f"the texts of this data or split {told}; choose another one, or a text rule without a caption")
     return captions.side
 
 

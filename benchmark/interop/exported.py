@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,13 +26,15 @@ from torch import Tensor
 
 from benchmark.backbone import GLOBAL, Backbone
 from benchmark.data.pictures import in_8_bits, open_picture
+from benchmark.data.released_files import LabelledSide
+from benchmark.dataset import CategoryCaptions
 from benchmark.encoders.families import rebuild
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision, tf32
 from benchmark.encoding import Encoding, concatenate, map_tensors
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
 from benchmark.features.picture_filling import PATCHES
-from benchmark.method import FeatureInputs, Inputs, Method, Stage, Views
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Stage, Views
 from benchmark.pipeline.stage_sources import apart_from
 from benchmark.registry import Registry, discover
 from benchmark.settings import MethodSettings, Settings, fill
@@ -68,8 +71,18 @@ class Model:
         self.method, self.inputs, self.encoder = method, inputs, encoder
         self._rule, self.device = rule, device
 
-    def encode_query(self, images: Sequence[Picture], texts: Sequence[Text]) -> Encoding:
+    def encode_query(
+        self,
+        images: Sequence[Picture],
+        texts: Sequence[Text],
+        picture_texts: Sequence[str] | None = None,
+        notes: Sequence[str] | None = None,
+    ) -> Encoding:
         """Encodings of B queries, on the CPU: a reference picture and a modification text each.
+
+        ``picture_texts``: captions of the references, ``notes``: the words to show on them ("red, no belt"), for a
+        method that was trained with such (DQU-CIR); a new query needs its own. What the text rule would correct by a
+        dictionary is cleaned alone, since no dictionary knows new texts.
 
         A text is a string, or the captions of one query where the data has several (FashionIQ). Raises
         UserError where the numbers differ, a picture cannot be read, or captions give several queries.
@@ -78,11 +91,21 @@ class Model:
         _require_list(texts, "encode_query", "texts")
         if len(images) != len(texts):
             raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
-        strings = [self._query(text) for text in texts]
+        annotator = self.inputs.annotator if isinstance(self.inputs, PixelInputs) else None
+        captions = self._given(picture_texts, "picture_texts", "a caption", self._rule.describes, len(images))
+        words = self._given(notes, "notes", "the words to show on it", annotator is not None, len(images))
+        strings = [self._query(text, caption) for text, caption in zip(texts, captions, strict=True)]
+
+        def shown(part: slice) -> list[Picture]:
+            if annotator is None:
+                return list(images[part])
+            opened = zip(images[part], words[part], strict=True)
+            return [annotator.draw(_opened(image), note) for image, note in opened]
+
         return self._encode(
             len(images),
             lambda part: self.method.encode_query(
-                self._pictures(images[part], "reference"), self._texts(strings[part])
+                self._pictures(shown(part), "reference"), self._texts(strings[part])
             ),
         )
 
@@ -124,11 +147,24 @@ class Model:
             blocks = [encode(slice(start, start + _BATCH)) for start in range(0, count, _BATCH)]
         return map_tensors(lambda tensor: tensor.float().cpu(), concatenate(blocks))
 
-    def _query(self, text: Text) -> str:
+    @staticmethod
+    def _given(values: Sequence[str] | None, name: str, what: str, needed: bool, count: int) -> Sequence[str]:
+        """What is given of every reference; raises UserError where it is missing or says nothing to this method."""
+        if needed and values is None:
+            raise UserError(f"encode_query: this method reads {what} of each reference; give {name}=[…]")
+        if not needed and values is not None:
+            raise UserError(f"encode_query: this method does not read {name}; leave it out")
+        if values is not None and len(values) != count:
+            raise UserError(f"encode_query: {len(values)} {name} for {count} pictures; give one for each")
+        return [""] * count if values is None else values
+
+    def _query(self, text: Text, picture_text: str) -> str:
         """The string that the run's text rule makes of a query's captions."""
         captions = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, Sequence) else ()
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise UserError(f"encode_query: {repr(text)[:80]} is no text; give a string, or the captions of one query")
+        if self._rule.corrects or self._rule.describes:
+            captions = CategoryCaptions(captions, _NoCorrections(), LabelledSide(picture_text, ""))
         asked = self._rule.queries(captions)
         if len(asked) != 1:
             raise UserError(
@@ -175,6 +211,10 @@ class Model:
         backbone = self.encoder.backbone
         with self.encoder.frozen():
             return {"global": backbone.encode_text(backbone.tokenize(strings).to(self.device)).float()}
+
+
+class _NoCorrections:
+    words: Mapping[str, str] = MappingProxyType({})
 
 
 def _opened(image: Picture) -> Image.Image:

@@ -18,7 +18,7 @@ from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
-from benchmark.data.released_files import side_digests
+from benchmark.data.released_files import side_digests, side_files_of, side_note
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Pictures, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
@@ -134,8 +134,10 @@ class Plan:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What every output says of the method's settings."""
-        return self.specification.remarks(self.method_settings)
+        """What every output says of the method's settings, and of texts that are others than the released ones."""
+        side = side_files_of(self.dataset)
+        read = [file for file in side.all if file.file in self.side_texts] if side is not None else []
+        return (*self.specification.remarks(self.method_settings), *side_note(read))
 
     @property
     def selection(self) -> Literal["paper", "last", "heldout", "none"]:

@@ -194,7 +194,7 @@ def training_source(
     triplets = stage.triplets.take(np.arange(entries, dtype=np.int64) % len(stage.triplets))
     if isinstance(stage.inputs, PixelInputs):
         pictures = stage.plan.dataset.pictures
-        pixels = stack.enter_context(PixelSource(pictures, stage.inputs.train, workers=cores()))
+        pixels = stack.enter_context(PixelSource(pictures, stage.inputs.train, stage.inputs.annotator, workers=cores()))
         return PixelTraining(lambda epoch: triplets, rule, stage.inputs, pixels, stage.method, seed, device)
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
     count = len(shown)

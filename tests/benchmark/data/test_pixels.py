@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
+from PIL.Image import fromarray as from_array
 from store_backbone import draw_pictures
 from torch import Tensor
 
@@ -66,6 +67,33 @@ def keys(indices: IntArray, epoch: int = 0) -> list[tuple[int, ...]]:
 
 def source(pictures: Pictures, random: bool, workers: int = 2, budget: int = 1 << 20) -> PixelSource:
     return PixelSource(pictures, Shrunk(random), workers=workers, budget_bytes=budget)
+
+
+class Written:
+    """Sets as many pixels of the first row to 255 as the note has letters."""
+
+    def key(self) -> Mapping[str, Any]:
+        return {"written": True}
+
+    def draw(self, image: Image, note: str) -> Image:
+        pixels = np.array(image.convert("RGB").resize((SIDE, SIDE)))
+        pixels[0, : len(note)] = 255
+        return from_array(pixels)
+
+
+def test_a_picture_with_a_note_is_another_one_kept_for_that_note(pictures: Pictures, opened: list[str]) -> None:
+    wanted, notes = np.array([3, 3, 3, 0]), ["red", None, "no belt", "red"]
+    with PixelSource(pictures, Shrunk(False), Written(), workers=2, budget_bytes=4 * BYTES) as pixels:
+        first = pixels.batch(wanted, keys(wanted), notes)
+        again = pixels.batch(wanted[::-1].copy(), keys(wanted), notes[::-1])
+        plain = pixels.batch(np.array([3]), keys(wanted[:1]))
+    assert torch.equal(first, again.flip(0)) and torch.equal(first[1], plain[0])
+    assert sorted(opened) == ["000", "003", "003", "003"], "each kept once"
+    for row, note in zip(first, notes, strict=True):
+        assert (row[0, : len(note or "")] == 255).all()
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
+    with source(pictures, random=False) as bare, pytest.raises(TypeError, match="nothing that shows it"):
+        bare.batch(wanted, keys(wanted), notes)
 
 
 def test_without_chance_a_picture_is_decoded_once(pictures: Pictures, opened: list[str]) -> None:

@@ -18,9 +18,11 @@ from small_training import Small, Vectors, same, small_job, small_stage
 from torch import Tensor
 
 from benchmark.errors import UserError
+from benchmark.method import Method
 from benchmark.settings import TrainingSettings
 from benchmark.training.execution import Execution
 from benchmark.training.job import Interrupted, Trained
+from benchmark.training.selection import Score
 from benchmark.training.stage_state import StageState
 from benchmark.training.trainer import train
 
@@ -75,6 +77,27 @@ def test_a_kept_last_batch_is_trained_on_counted_and_resumed(tmp_path: Path) -> 
     assert same(resumed.last, undisturbed.last) and resumed.triplets_seen == 84
     with pytest.raises(UserError, match="last batch of one entry, which batch norms"):
         train(small_job(tmp_path / "c", settings, Vectors(41)), resume=False)
+
+
+def test_patience_ends_training_and_a_resumed_run_ends_where_it_would_have(tmp_path: Path) -> None:
+    scores = [1.0, 3.0, 2.0, 3.0, 2.5, 9.0]  # two without a new best behind the second: an equal one is none
+
+    def validations(begun: int = 0) -> Callable[[Method], Score]:
+        coming = iter(scores[begun:])
+        return lambda method: Score("made up", next(coming))
+
+    settings = adam(epochs=6, patience=2)
+    undisturbed = train(small_job(tmp_path / "a", settings, Vectors(ROWS), validate=validations()), resume=False)
+    assert [entry.score for entry in undisturbed.log] == [1.0, 3.0, 2.0, 3.0] and undisturbed.updates == 20
+    assert (undisturbed.selected_epoch, undisturbed.best) == (2, 3.0)
+    with pytest.raises(Killed):  # in the third epoch, of five updates with two groups each
+        train(small_job(tmp_path / "b", settings, killed_at(26), every=0, validate=validations()), resume=False)
+    resumed = train(small_job(tmp_path / "b", settings, Vectors(ROWS), validate=validations(2)), resume=True)
+    assert same(resumed.last, undisturbed.last) and resumed.updates == 20
+    again = train(small_job(tmp_path / "b", settings, Vectors(ROWS), validate=validations(4)), resume=True)
+    assert same(again.selected, undisturbed.selected) and len(again.log) == 4, "it has ended"
+    whole = train(small_job(tmp_path / "c", adam(epochs=6), Vectors(ROWS), validate=validations()), resume=False)
+    assert len(whole.log) == 6 and whole.selected_epoch == 6
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path: Path) -> None:
