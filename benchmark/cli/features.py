@@ -72,7 +72,7 @@ def _fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job:
 
     Raises UserError as a run does.
     """
-    from benchmark.features.store import bytes_needed
+    from benchmark.features.room import bytes_needed
     from benchmark.method import FeatureInputs
     from benchmark.pipeline.planning import make_plan
     from benchmark.pipeline.preparation import backbone_of

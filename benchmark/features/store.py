@@ -18,7 +18,6 @@ Notation: n pictures of a list, P patches (13), d width.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,16 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.backbone import GLOBAL, Backbone, Output
+from benchmark.backbone import GLOBAL, Backbone
 from benchmark.data.pictures import cores
 from benchmark.dataset import IntArray, Pictures
 from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
-from benchmark.errors import unknown_name
 from benchmark.features.block_file import BlockFile, writing
 from benchmark.features.computed import ComputedView
 from benchmark.features.picture_digests import PictureDigests
 from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
+from benchmark.features.room import GRIDS, bytes_needed, free_bytes, has_room, is_kept, view_output
 from benchmark.features.text_features import TextFeatures, TextFile
 from benchmark.files import atomic_write_json, digest_of, disk_bytes
 from benchmark.progress import counting, say
@@ -46,7 +45,6 @@ from benchmark.settings import KeepFeatures
 VIEWS = (GLOBAL, PATCHES)
 """What every backbone's pictures have; the other outputs of one are further views, by their names."""
 
-GRIDS = (2, 3)
 _FORMAT = 3
 
 
@@ -75,31 +73,6 @@ class PictureFeatures:
         if (rows < 0).any():
             raise ValueError(f"picture {int(wanted[rows < 0][0])} is not in this list of features")
         return torch.from_numpy(rows)
-
-
-def bytes_needed(
-    outputs: Mapping[str, Output], *, pictures: int, views: Sequence[str] = (GLOBAL,), grids: tuple[int, ...] = GRIDS
-) -> int:
-    """Bytes on disk of so many pictures in these views, of a backbone that gives these outputs of one."""
-    return pictures * sum(view_output(view, outputs, grids).bytes for view in views)
-
-
-def view_output(view: str, outputs: Mapping[str, Output], grids: tuple[int, ...]) -> Output:
-    """What is kept of one picture in a view: (d), (P, d), or an output of the backbone as it is.
-
-    Raises UserError where the backbone gives no such output.
-    """
-    if (GLOBAL if view == PATCHES else view) not in outputs:
-        raise unknown_name("view", view, {*outputs, PATCHES} if GLOBAL in outputs else outputs)
-    if view == PATCHES:
-        return Output((sum(grid * grid for grid in grids), *outputs[GLOBAL].shape))
-    return outputs[view]
-
-
-def free_bytes(folder: Path) -> int:
-    """On the disk of a folder, which may be yet to be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
 
 
 class FeatureStore:
@@ -209,7 +182,7 @@ class FeatureStore:
         """Whether the disk of the cache has room for what is not there yet of these features."""
         needed = {view: bytes_needed(self._encoder.outputs, pictures=len(indices), views=(view,), grids=grids)
                   for view in views}  # fmt: skip
-        if sum(needed.values()) < free_bytes(self.folder):
+        if has_room(sum(needed.values()), free_bytes(self.folder)):
             return True
         # Names and contents of the pictures need be looked at only where it is close.
         folder, identity, _ = self._list(dataset_label, list_name, pictures, indices, _say_nothing)
@@ -218,7 +191,7 @@ class FeatureStore:
                 if file.path.is_file():
                     # What is filled so far: the file has its whole length from the first block on.
                     needed[view] -= min(needed[view], disk_bytes(file.path))
-        return sum(needed.values()) < free_bytes(self.folder)
+        return has_room(sum(needed.values()), free_bytes(self.folder))
 
     def _list(
         self, dataset_label: str, list_name: str, pictures: Pictures, indices: IntArray, tell: Progress
@@ -300,14 +273,11 @@ class SharedStore:
 
         ``keep``: whether they go to the disk.
         """
-        if keep == "never":
-            return self._store.computed(dataset.pictures, indices, views, grids)
         phase = f"features of {split}"
-        fits = keep == "always" or self._store.fits(
-            dataset.label, split, dataset.pictures, indices, views, grids
-        )
-        if not all(self._job.barrier.share(f"room for {phase}", fits)):
-            say(f"{phase}: do not fit on the disk of {self._store.folder}, and are computed as they are needed")
+        kept = is_kept(keep, lambda: self._store.fits(dataset.label, split, dataset.pictures, indices, views, grids))
+        if not all(self._job.barrier.share(f"room for {phase}", kept)):
+            if keep != "never":
+                say(f"{phase}: do not fit on the disk of {self._store.folder}, and are computed as they are needed")
             return self._store.computed(dataset.pictures, indices, views, grids)
         with counting(phase, len(indices)) as progress:
             features = self._store.pictures(

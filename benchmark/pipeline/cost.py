@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.encoding import missing_view
 from benchmark.features.picture_filling import PATCHES
-from benchmark.features.store import view_output
+from benchmark.features.room import view_output
 from benchmark.method import Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Cost, EncodingCost
 

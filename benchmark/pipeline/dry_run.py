@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
+from benchmark.distributed.process import this_process
 from benchmark.errors import UserError, gathered
-from benchmark.features.store import bytes_needed, free_bytes
-from benchmark.method import BuildContext, FeatureInputs
+from benchmark.pipeline.forecast import forecast_update, picture_flops, product_speed
 from benchmark.pipeline.plan import RATE_FACTORS, Plan, PlannedStage
+from benchmark.pipeline.planned_features import planned_features, planned_inputs, shortage
 from benchmark.pipeline.preparation import build_planned
 from benchmark.pipeline.readiness import require_trainable
+from benchmark.progress import format_seconds
 from benchmark.training.batches import update_plan
 
 _SHOWN = 10
@@ -101,6 +103,7 @@ def _stage_lines(plan: Plan, planned: PlannedStage) -> list[str]:
         f"{name}: recipe {recipe.name if recipe else 'none'} ({recipe.source if recipe else ''})",
         f"           {settings.epochs} epochs of {updates} updates, batch {settings.batch_size} in negative groups "
         f"of {settings.group}, {settings.optimiser} at {settings.learning_rate:g}, {settings.precision}",
+        *_forecast_lines(plan, planned, settings.epochs * updates),
     ]
 
 
@@ -118,15 +121,41 @@ def _store_lines(plan: Plan) -> list[str]:
     if not plan.backbone:
         return []
     backbone = plan.backbone_family.outline(plan.backbone_choice)
-    inputs = plan.last.stage.inputs(BuildContext(backbone, plan.method_settings, plan.last.settings))
-    if not isinstance(inputs, FeatureInputs):
+    inputs = planned_inputs(plan, backbone)
+    if inputs is None:
         return []
-    pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
-    size = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
-    place, keep = plan.options.cache_root / "features", plan.trainer.keep_features
-    free = free_bytes(place)
-    told = f"features   {pictures:,} pictures, {' and '.join(inputs.views)}: {size / 2**20:,.0f} MiB"
-    if keep != "never" and (keep == "always" or size < free):
-        return [f"{told} in {place}"]
-    why = "" if keep == "never" else f" ({free / 2**20:,.0f} MiB are free in {place}; --cache names another disk)"
-    return [f"{told}, computed anew for every batch: the encoder's pass in every step{why}"]
+    place, lines = plan.options.cache_root / "features", []
+    for part in planned_features(plan, backbone):
+        where = f"in {place}" if part.kept else "computed anew for every batch: the encoder's pass in every step"
+        told = f"{part.split}, {part.pictures:,} pictures, {' and '.join(inputs.views)}: {part.needed / 2**20:,.0f} MiB"
+        lines.append(f"features   {told}, {where}")
+    pictures = sum(part.pictures for part in planned_features(plan, backbone))
+    flops = picture_flops(backbone, inputs.views, inputs.grids)
+    device, precision = this_process(plan.options.device).device, plan.backbone_settings.precision
+    seconds = format_seconds(pictures * flops / product_speed(device, precision))
+    lines.append(f"           filling {format_work(pictures, 'picture', flops)}: at least {seconds} here")
+    return [*lines, *(f"note       {line}" for line in shortage(plan, backbone))]
+
+
+def _forecast_lines(plan: Plan, planned: PlannedStage, updates: int) -> list[str]:
+    """Memory and time of a stage that trains; a method whose code asks tensors for their values cannot be told of."""
+    try:
+        update = forecast_update(plan, planned)
+    except Exception as error:  # whatever a method's own code raises
+        return [f"           memory and time are not known before it begins ({type(error).__name__})"]
+    parts = {"weights": update.weights, "gradients": update.gradients, "moments": update.moments}
+    told = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items())
+    blocks = "at most " if plan.execution.gradient_checkpointing else ""
+    speed = product_speed(this_process(plan.options.device).device, planned.settings.precision)
+    count = updates * (len(RATE_FACTORS) if plan.sweeps and planned is plan.last else 1)
+    return [
+        f"           memory {update.bytes / 2**20:,.0f} MiB: {told}, activations of {update.rows} pairs {blocks}"
+        f"{update.activations / 2**20:,.0f}; counted on shapes, without what the allocator keeps",
+        f"           time at least {format_seconds(count * update.flops / speed)} here: "
+        f"{format_work(count, 'update', update.flops)}, at {speed / 1e9:,.0f} GFLOP/s, as a product of matrices was "
+        "measured now; decoding, validation and all else come on top",
+    ]
+
+
+def format_work(count: int, what: str, flops: float) -> str:
+    return f"{count:,} {what}s of {flops / 1e9:,.3g} GFLOPs"

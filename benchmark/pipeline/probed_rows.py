@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from benchmark.backbone import GLOBAL, Backbone, Output
 from benchmark.dataset import Task
 from benchmark.evaluation.sources import EvaluationSource
-from benchmark.features.store import view_output
+from benchmark.features.room import view_output
 from benchmark.method import FeatureInputs, Views
 from benchmark.stage_building import BuiltStage
 from benchmark.training.batches import Batch

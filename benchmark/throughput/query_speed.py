@@ -22,7 +22,7 @@ from benchmark.encoding import Encoding, map_tensors, rows, take
 from benchmark.evaluation.evaluator import EncodedTask, score_task
 from benchmark.evaluation.scoring import chunks_on
 from benchmark.features.picture_filling import PATCHES
-from benchmark.features.store import view_output
+from benchmark.features.room import view_output
 from benchmark.interop.exported import Model
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.records.measurement import Measurement

@@ -27,7 +27,8 @@ from benchmark.dataset import Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process
 from benchmark.encoders.preprocessing import Preprocessing
-from benchmark.features.store import FeatureStore, SharedStore, view_output
+from benchmark.features.room import view_output
+from benchmark.features.store import FeatureStore, SharedStore
 from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.records.measurement import Measurement, Precision

@@ -21,7 +21,8 @@ from benchmark.backbone import Output
 from benchmark.dataset import Pictures
 from benchmark.encoders.backbones import load_backbone
 from benchmark.errors import UserError
-from benchmark.features.store import FeatureStore, PictureFeatures, bytes_needed
+from benchmark.features.room import bytes_needed
+from benchmark.features.store import FeatureStore, PictureFeatures
 
 
 @torch.no_grad()
