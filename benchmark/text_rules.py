@@ -3,11 +3,11 @@
 A rule says three things: how a triplet's captions become training entries, what string an entry
 shows in an epoch (it may draw), and which strings a query is asked with in evaluation. Its *mode*
 is part of a table's column, since it changes what is measured (`joined`, `per-caption`,
-`both-orders`, `single`, `template`, `corrected`).
+`both-orders`, `single`, `template`, `corrected`). Marks of direction are a method's own and leave the mode as it is.
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
 `per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
-DQU-CIR's for what stands behind a caption of the reference.
+DQU-CIR's for what stands behind a caption of the reference, Bi-Blip4CIR's for `directed-…`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ _EDGES = ".?, "
 _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"), ("*", "starmark"))
 
 
+_DIRECTED = "directed-"
+_FORWARD, _BACKWARD = "FORWARD", "BACKWARD"
+
 _SIGNS_AS_BLANKS = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 
@@ -36,7 +39,8 @@ class TextRule:
     """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings.
 
     ``beside``: another rule by whose queries the same weights are evaluated, too. ``describes``: a caption of the
-    reference picture is part of the text; ``corrects``: words are replaced by a dictionary.
+    reference picture is part of the text; ``corrects``: words are replaced by a dictionary. ``draw_reversed``: entry →
+    string that asks the target for the reference, drawn apart from the other; only training reads it.
     """
 
     name: str
@@ -47,6 +51,7 @@ class TextRule:
     queries: Callable[[Captions], tuple[str, ...]]
     beside: str = ""
     describes: bool = False
+    draw_reversed: Callable[[Captions, np.random.Generator], str] | None = None
 
     @property
     def corrects(self) -> bool:
@@ -88,6 +93,39 @@ def side_texts_of(captions: Captions) -> SideTexts:
     if not isinstance(captions, CategoryCaptions) or captions.side is None:
         raise UserError("these captions come without captions of pictures and words; no files are known that have them")
     return captions.side
+
+
+def marked(caption: str, mark: str) -> str:
+    """The mark in front of the caption and behind every lower-case "and" in it, inside words, too."""
+    return "and".join(f" [{mark}] {piece}" for piece in caption.split("and"))
+
+
+def directed(rule: TextRule) -> TextRule:
+    """The rule on captions that bear the mark of their direction (Bi-Blip4CIR).
+
+    Captions are marked before the rule cleans and joins them, so that no " and " of a rule's own is followed by one.
+    """
+
+    def of(mark: str, captions: Captions) -> Captions:
+        return tuple(marked(caption, mark) for caption in captions)
+
+    return TextRule(
+        f"{_DIRECTED}{rule.name}", rule.mode, f"{rule.summary}; captions marked [{_FORWARD}], reversed [{_BACKWARD}]",
+        rule.entries,
+        lambda captions, rng: rule.draw(of(_FORWARD, captions), rng),
+        lambda captions: rule.queries(of(_FORWARD, captions)),
+        draw_reversed=lambda captions, rng: rule.draw(of(_BACKWARD, captions), rng),
+    )  # fmt: skip
+
+
+def with_marks(name: str) -> str:
+    """The name of a rule's form with marks of direction; "" where it has none."""
+    found = name if name.startswith(_DIRECTED) else f"{_DIRECTED}{name}"
+    return found if found in TEXT_RULES else ""
+
+
+def without_marks(name: str) -> str:
+    return name.removeprefix(_DIRECTED)
 
 
 def _whole(captions: Captions) -> tuple[Captions, ...]:
@@ -193,6 +231,10 @@ TEXT_RULES: dict[str, TextRule] = {
                           "b'", ", but ", lambda captions: captions[0]),
     )
 }  # fmt: skip
+
+TEXT_RULES |= {
+    rule.name: rule for rule in (directed(TEXT_RULES[name]) for name in ("as-is", "capitalised", "template", "joined"))
+}
 
 
 def text_rule(name: str) -> TextRule:

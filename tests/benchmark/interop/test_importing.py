@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(command: Command, files: Path, tmp_path: P
     spirit = ("--method", "spirit", "--dataset", "cirr")
     assert "--clip is missing" in refused(command, *spirit, head)
     assert "FILE is missing" in refused(command, *spirit, "--clip", clip)
-    assert "the names are those of CLIP4Cir" in refused(
+    assert "the names are those of BLIP4CIR+Bi or CLIP4Cir" in refused(
         command, *spirit, files / "combiner_arithmetic.pt", "--clip", clip
     )
     assert "the names are those of CLIP's encoders" in refused(command, *spirit, clip, "--clip", clip)
