@@ -30,6 +30,8 @@ _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"),
 
 _DIRECTED = "directed-"
 _FORWARD, _BACKWARD = "FORWARD", "BACKWARD"
+_MARKED = ("as-is", "capitalised", "template", "joined")
+"""Rules that have a form with marks of direction."""
 
 _SIGNS_AS_BLANKS = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
@@ -187,53 +189,53 @@ def _behind_a_caption(
     )  # fmt: skip
 
 
-TEXT_RULES: dict[str, TextRule] = {
-    rule.name: rule
-    for rule in (
-        _of_one_caption("as-is", "single", "the caption as it stands", str),
-        _of_one_caption("capitalised", "single", "trimmed of `.?, ` and capitalised", _capitalised),
-        _of_one_caption(
-            "punctuation-words", "single", "the caption with `.?&*` spelt out as words", punctuation_words
-        ),
-        _of_one_caption("template", "template", "'replace a with b' as it stands", str),
-        TextRule(
-            "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
-            _whole, _draw_joined, _joined_queries,
-        ),
-        TextRule(
-            "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
-            _each, lambda captions, _: captions[0], lambda captions: tuple(entry[0] for entry in _each(captions)),
-        ),
-        TextRule(
-            "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",
-            _both_orders,
-            lambda captions, _: _ordered_pair(captions),
-            lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
-            beside="file-order",
-        ),
-        TextRule(
-            "file-order", "joined", "both-orders in training; evaluation asks with both captions in file order alone",
-            _both_orders,
-            lambda captions, _: _ordered_pair(captions),
-            lambda captions: (_ordered_pair(captions),),
-        ),
-        # What reads files that a user may not have comes last, so that no mode's name stands for it.
-        TextRule(
-            CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
-            _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
-        ),
-        _behind_a_caption("caption-corrected", CORRECTED, "a caption of the reference, ', but ' and the corrected "
-                          "text", ", but ", _corrected),
-        # No blank behind "but": so does DQU-CIR's release on CIRR, and the tokens are others then.
-        _behind_a_caption("caption-as-is", "single", "a caption of the reference, ', but' and, without a blank, the "
-                          "caption as it stands", ", but", lambda captions: captions[0]),
-        _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
-                          "b'", ", but ", lambda captions: captions[0]),
-    )
-}  # fmt: skip
+_PLAIN = (
+    _of_one_caption("as-is", "single", "the caption as it stands", str),
+    _of_one_caption("capitalised", "single", "trimmed of `.?, ` and capitalised", _capitalised),
+    _of_one_caption(
+        "punctuation-words", "single", "the caption with `.?&*` spelt out as words", punctuation_words
+    ),
+    _of_one_caption("template", "template", "'replace a with b' as it stands", str),
+    TextRule(
+        "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
+        _whole, _draw_joined, _joined_queries,
+    ),
+    TextRule(
+        "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
+        _each, lambda captions, _: captions[0], lambda captions: tuple(entry[0] for entry in _each(captions)),
+    ),
+    TextRule(
+        "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",
+        _both_orders,
+        lambda captions, _: _ordered_pair(captions),
+        lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
+        beside="file-order",
+    ),
+    TextRule(
+        "file-order", "joined", "both-orders in training; evaluation asks with both captions in file order alone",
+        _both_orders,
+        lambda captions, _: _ordered_pair(captions),
+        lambda captions: (_ordered_pair(captions),),
+    ),
+)
 
-TEXT_RULES |= {
-    rule.name: rule for rule in (directed(TEXT_RULES[name]) for name in ("as-is", "capitalised", "template", "joined"))
+_READ_FILES = (
+    TextRule(
+        CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
+        _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
+    ),
+    _behind_a_caption("caption-corrected", CORRECTED, "a caption of the reference, ', but ' and the corrected "
+                      "text", ", but ", _corrected),
+    # No blank behind "but": so does DQU-CIR's release on CIRR, and the tokens are others then.
+    _behind_a_caption("caption-as-is", "single", "a caption of the reference, ', but' and, without a blank, the "
+                      "caption as it stands", ", but", lambda captions: captions[0]),
+    _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
+                      "b'", ", but ", lambda captions: captions[0]),
+)  # fmt: skip
+
+# What reads files that a user may not have comes last, so that no mode's name stands for it.
+TEXT_RULES: dict[str, TextRule] = {
+    rule.name: rule for rule in (*_PLAIN, *(directed(rule) for rule in _PLAIN if rule.name in _MARKED), *_READ_FILES)
 }
 
 
