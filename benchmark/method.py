@@ -36,6 +36,10 @@ Views = dict[str, Tensor]
 are stored features, "pixels" (B, 3, S, S) decoded pictures, and of a text "global" (B, d);
 a method's own `tokenize` names the rest. A stage's inputs say which views there are."""
 
+REVERSED = "reversed_"
+"""What stands before the views of a second text, that of a triplet whose target asks for its reference; in training
+alone, and where the text rule has one."""
+
 
 class Method(nn.Module):
     """Composes a reference with a modification text. All tensors come on the method's device."""

@@ -3,12 +3,12 @@
 A rule says three things: how a triplet's captions become training entries, what string an entry
 shows in an epoch (it may draw), and which strings a query is asked with in evaluation. Its *mode*
 is part of a table's column, since it changes what is measured (`joined`, `per-caption`,
-`both-orders`, `single`, `template`, `corrected`).
+`both-orders`, `single`, `template`, `corrected`). Marks of direction are a method's own and leave the mode as it is.
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
 `per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
-DQU-CIR's for what stands behind a caption of the reference, MagicLens' and BGE-VL's templates for
-`with-concept`, Pic2Word's for `last-first`, SEARLE's and LinCIR's for `averaged-orders`.
+DQU-CIR's for what stands behind a caption of the reference, Bi-Blip4CIR's for `directed-…`, MagicLens' and
+BGE-VL's templates for `with-concept`, Pic2Word's for `last-first`, SEARLE's and LinCIR's for `averaged-orders`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ _EDGES = ".?, "
 _PUNCTUATION_WORDS = ((".", "dotmark"), ("?", "questionmark"), ("&", "andmark"), ("*", "starmark"))
 
 
+_DIRECTED = "directed-"
+_FORWARD, _BACKWARD = "FORWARD", "BACKWARD"
+_MARKED = ("as-is", "capitalised", "template", "joined")
+"""Rules that have a form with marks of direction."""
+
 _SIGNS_AS_BLANKS = str.maketrans(dict.fromkeys(string.punctuation, " "))
 
 
@@ -37,7 +42,8 @@ class TextRule:
     """``entries``: captions → training entries; ``draw``: entry → string; ``queries``: captions → strings.
 
     ``beside``: another rule by whose queries the same weights are evaluated, too. ``describes``: a caption of the
-    reference picture is part of the text; ``corrects``: words are replaced by a dictionary.
+    reference picture is part of the text; ``corrects``: words are replaced by a dictionary. ``draw_reversed``: entry →
+    string that asks the target for the reference, drawn apart from the other; only training reads it.
     """
 
     name: str
@@ -48,6 +54,7 @@ class TextRule:
     queries: Callable[[Captions], tuple[str, ...]]
     beside: str = ""
     describes: bool = False
+    draw_reversed: Callable[[Captions, np.random.Generator], str] | None = None
 
     @property
     def corrects(self) -> bool:
@@ -124,6 +131,39 @@ def _averaged_orders(captions: Captions) -> str:
     return SENTENCES.join(" and ".join(order) for order in orders)
 
 
+def marked(caption: str, mark: str) -> str:
+    """The mark in front of the caption and behind every lower-case "and" in it, inside words, too."""
+    return "and".join(f" [{mark}] {piece}" for piece in caption.split("and"))
+
+
+def directed(rule: TextRule) -> TextRule:
+    """The rule on captions that bear the mark of their direction (Bi-Blip4CIR).
+
+    Captions are marked before the rule cleans and joins them, so that no " and " of a rule's own is followed by one.
+    """
+
+    def of(mark: str, captions: Captions) -> Captions:
+        return tuple(marked(caption, mark) for caption in captions)
+
+    return TextRule(
+        f"{_DIRECTED}{rule.name}", rule.mode, f"{rule.summary}; captions marked [{_FORWARD}], reversed [{_BACKWARD}]",
+        rule.entries,
+        lambda captions, rng: rule.draw(of(_FORWARD, captions), rng),
+        lambda captions: rule.queries(of(_FORWARD, captions)),
+        draw_reversed=lambda captions, rng: rule.draw(of(_BACKWARD, captions), rng),
+    )  # fmt: skip
+
+
+def with_marks(name: str) -> str:
+    """The name of a rule's form with marks of direction; "" where it has none."""
+    found = name if name.startswith(_DIRECTED) else f"{_DIRECTED}{name}"
+    return found if found in TEXT_RULES else ""
+
+
+def without_marks(name: str) -> str:
+    return name.removeprefix(_DIRECTED)
+
+
 def _whole(captions: Captions) -> tuple[Captions, ...]:
     return (captions,)
 
@@ -183,62 +223,64 @@ def _behind_a_caption(
     )  # fmt: skip
 
 
+_PLAIN = (
+    _of_one_caption("as-is", "single", "the caption as it stands", str),
+    _of_one_caption("capitalised", "single", "trimmed of `.?, ` and capitalised", _capitalised),
+    _of_one_caption(
+        "punctuation-words", "single", "the caption with `.?&*` spelt out as words", punctuation_words
+    ),
+    _of_one_caption("template", "template", "'replace a with b' as it stands", str),
+    TextRule(
+        "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
+        _whole, _draw_joined, _joined_queries,
+    ),
+    TextRule(
+        "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
+        _each, lambda captions, _: captions[0], lambda captions: tuple(entry[0] for entry in _each(captions)),
+    ),
+    TextRule(
+        "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",
+        _both_orders,
+        lambda captions, _: _ordered_pair(captions),
+        lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
+        beside="file-order",
+    ),
+    TextRule(
+        "file-order", "joined", "both-orders in training; evaluation asks with both captions in file order alone",
+        _both_orders,
+        lambda captions, _: _ordered_pair(captions),
+        lambda captions: (_ordered_pair(captions),),
+    ),
+    TextRule(
+        "last-first", "joined", "both captions as they stand, the second one first (Pic2Word)",
+        _whole, lambda captions, _: _last_first(captions), lambda captions: (_last_first(captions),),
+    ),
+    TextRule(
+        "averaged-orders", "joined", "both captions in either order, two sentences of one query that are averaged",
+        _whole, lambda captions, _: _averaged_orders(captions), lambda captions: (_averaged_orders(captions),),
+    ),
+)
+
+_READ_FILES = (
+    TextRule(
+        CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
+        _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
+    ),
+    _behind_a_caption("caption-corrected", CORRECTED, "a caption of the reference, ', but ' and the corrected "
+                      "text", ", but ", _corrected),
+    # No blank behind "but": so does DQU-CIR's release on CIRR, and the tokens are others then.
+    _behind_a_caption("caption-as-is", "single", "a caption of the reference, ', but' and, without a blank, the "
+                      "caption as it stands", ", but", lambda captions: captions[0]),
+    _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
+                      "b'", ", but ", lambda captions: captions[0]),
+    _with_concept("with-concept", "with-concept-magiclens", "find {concept} but {caption}"),
+    _with_concept("with-concept-bge-vl", "with-concept-bge-vl", "Find a picture that also {concept}, but {caption}."),
+)  # fmt: skip
+
+# What reads files that a user may not have comes last, so that no mode's name stands for it.
 TEXT_RULES: dict[str, TextRule] = {
-    rule.name: rule
-    for rule in (
-        _of_one_caption("as-is", "single", "the caption as it stands", str),
-        _of_one_caption("capitalised", "single", "trimmed of `.?, ` and capitalised", _capitalised),
-        _of_one_caption(
-            "punctuation-words", "single", "the caption with `.?&*` spelt out as words", punctuation_words
-        ),
-        _of_one_caption("template", "template", "'replace a with b' as it stands", str),
-        TextRule(
-            "joined", "joined", "training draws 'A and b', 'B and a', 'A' or 'B'; evaluation asks 'A and b'",
-            _whole, _draw_joined, _joined_queries,
-        ),
-        TextRule(
-            "per-caption", "per-caption", "every non-empty caption is a triplet and a query of its own",
-            _each, lambda captions, _: captions[0], lambda captions: tuple(entry[0] for entry in _each(captions)),
-        ),
-        TextRule(
-            "both-orders", "both-orders", "both captions in either order, two triplets and two queries per entry",
-            _both_orders,
-            lambda captions, _: _ordered_pair(captions),
-            lambda captions: tuple(_ordered_pair(entry) for entry in _both_orders(captions)),
-            beside="file-order",
-        ),
-        TextRule(
-            "file-order", "joined", "both-orders in training; evaluation asks with both captions in file order alone",
-            _both_orders,
-            lambda captions, _: _ordered_pair(captions),
-            lambda captions: (_ordered_pair(captions),),
-        ),
-        TextRule(
-            "last-first", "joined", "both captions as they stand, the second one first (Pic2Word)",
-            _whole, lambda captions, _: _last_first(captions), lambda captions: (_last_first(captions),),
-        ),
-        TextRule(
-            "averaged-orders", "joined", "both captions in either order, two sentences of one query that are averaged",
-            _whole, lambda captions, _: _averaged_orders(captions), lambda captions: (_averaged_orders(captions),),
-        ),
-        # What reads files that a user may not have comes last, so that no mode's name stands for it.
-        TextRule(
-            CORRECTED, CORRECTED, "lower case, no punctuation, words by a released dictionary, file order; no draw",
-            _whole, lambda captions, _: _corrected(captions), lambda captions: (_corrected(captions),),
-        ),
-        _behind_a_caption("caption-corrected", CORRECTED, "a caption of the reference, ', but ' and the corrected "
-                          "text", ", but ", _corrected),
-        # No blank behind "but": so does DQU-CIR's release on CIRR, and the tokens are others then.
-        _behind_a_caption("caption-as-is", "single", "a caption of the reference, ', but' and, without a blank, the "
-                          "caption as it stands", ", but", lambda captions: captions[0]),
-        _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
-                          "b'", ", but ", lambda captions: captions[0]),
-        _with_concept("with-concept", "with-concept-magiclens", "find {concept} but {caption}"),
-        _with_concept(
-            "with-concept-bge-vl", "with-concept-bge-vl", "Find a picture that also {concept}, but {caption}."
-        ),
-    )
-}  # fmt: skip
+    rule.name: rule for rule in (*_PLAIN, *(directed(rule) for rule in _PLAIN if rule.name in _MARKED), *_READ_FILES)
+}
 
 
 def text_rule(name: str) -> TextRule:

@@ -8,22 +8,18 @@ cross_entropy(100 · Q · Kᵀ, diagonal). Deviation: features are computed once
 
 from __future__ import annotations
 
-from pydantic import Field
 from torch import Tensor
 
 from benchmark.method import Method, Views
 from benchmark.settings import EncoderChoice
 
 from .networks.clip_finetuning import on_clip_features
-from .networks.layers import Combiner, contrastive_loss, normalise
+from .networks.combiner import CombinerSizes
+from .networks.layers import contrastive_loss, normalise
 
 
-class CombinerSettings(EncoderChoice):
-    """Sizes of the Combiner; 0 takes the paper's multiples of the backbone's width."""
-
-    projection: int = Field(0, ge=0, description="width of the two projections; 0: 4 d")
-    hidden: int = Field(0, ge=0, description="width of the hidden layers; 0: 8 d")
-    dropout: float = Field(0.5, ge=0, lt=1)
+class CombinerSettings(CombinerSizes, EncoderChoice):
+    """Sizes of the Combiner, and the encoder whose features it reads."""
 
 
 class Clip4Cir(Method):
@@ -31,9 +27,7 @@ class Clip4Cir(Method):
 
     def __init__(self, width: int, settings: CombinerSettings) -> None:
         super().__init__()
-        self.combiner = Combiner(
-            width, settings.projection or 4 * width, settings.hidden or 8 * width, settings.dropout
-        )
+        self.combiner = settings.build(width)
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         """(B, d), unit norm."""

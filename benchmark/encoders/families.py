@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmark.backbone import Backbone, BackboneChoice, BackboneFamily
-from benchmark.encoders import blip2
+from benchmark.encoders import blip, blip2
 from benchmark.encoders.open_clip_family import OpenClipFamily
 from benchmark.errors import UserError
 
 
 def _families() -> tuple[BackboneFamily, ...]:
     """The engine's own; the last one takes every name that is left."""
-    return (blip2.FAMILY, OpenClipFamily())
+    return (blip.FAMILY, blip2.FAMILY, OpenClipFamily())
 
 
 def family_of(name: str, foreign: Sequence[BackboneFamily] = ()) -> BackboneFamily:

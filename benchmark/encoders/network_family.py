@@ -38,13 +38,15 @@ class NetworkFamily:
     ``BACKBONES = NetworkFamily(...)``.
 
     ``build``: a listed backbone's name to its network, with weights that torch's generator draws. ``read``: a
-    weights file to tensors by the names of the network's state dict, other entries left out.
+    weights file to tensors by the names of the network's state dict, other entries left out. ``fitted``: those
+    tensors for a network of this size, where a file of another one serves (positions that are enlarged).
     """
 
     name: str
     infos: tuple[BackboneInfo, ...]
     build: Callable[[str], Backbone]
     read: Callable[[Path], Mapping[str, Tensor]] = _own_tensors
+    fitted: Callable[[Backbone, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda network, tensors: tensors
 
     @property
     def backbones(self) -> Mapping[str, BackboneInfo]:
@@ -91,7 +93,8 @@ class NetworkFamily:
     def require_fit(self, choice: BackboneChoice) -> None:
         path = self._weights_file(choice)
         if path is not None:
-            require_module_fits(self.outline(choice), self.read(path), f"{path} as {choice.name}")
+            outline = self.outline(choice)
+            require_module_fits(outline, self.fitted(outline, self.read(path)), f"{path} as {choice.name}")
 
     def load(self, choice: BackboneChoice) -> Backbone:
         path = self._weights_file(choice)
@@ -99,7 +102,7 @@ class NetworkFamily:
             torch.default_generator.manual_seed(choice.seed)
             backbone = self._built(choice)
         if path is not None:
-            load_into(backbone, self.read(path), f"{path} as {choice.name}")
+            load_into(backbone, self.fitted(backbone, self.read(path)), f"{path} as {choice.name}")
         return backbone
 
     def rebuild(self, description: Mapping[str, Any], source: str) -> Backbone:

@@ -111,11 +111,23 @@ class GoldenRecipe(Form):
     rounding_noise: list[str] = []
     config: dict[str, Any]
     token_ids: list[list[list[int]]] = []
+    token_id_pairs: list[list[tuple[list[int], list[int]]]] = []
     batch_norm_statistics: dict[str, float] = {}
     batch_norm_statistics_unchanged: bool = False
     decay_alone: dict[str, _Decayed] = {}
     token_embedding_used_rows: _UsedRows | None = None
     zero_gradient_under_decay: _ZeroGradientUnderDecay | None = None
+
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_apart(cls, entries: Any) -> Any:
+        """Of recipes with a second text the numbers of both stand under the name of the one's."""
+        try:
+            is_paired = isinstance(entries["token_ids"][0][0][0], list)
+        except (KeyError, IndexError, TypeError):
+            return entries
+        return {**entries, "token_ids": [], "token_id_pairs": entries["token_ids"]} if is_paired else entries
 
 
 class _TrainingForm(Form):
@@ -128,7 +140,8 @@ class TrainingCase:
     """A recipe as its method reads it: weights drawn and dropout removed.
 
     ``released``: the method's part with the released names. ``changes``: relative tolerance of each parameter's change.
-    ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called with the number of each step, from 0. ``updates_per_epoch``: for the schedule.
+    ``used_tokens``: numbers of the tokens in any text, padding included. ``before_step``: called with the number of
+    each step, from 0. ``updates_per_epoch``: for the schedule. ``tolerances``: of all else.
     """
 
     method: Method

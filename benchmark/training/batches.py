@@ -43,12 +43,16 @@ def stage_seed(seed: int, earlier: Iterable[str]) -> int:
 
 @dataclass(frozen=True)
 class EpochTable:
-    """The training entries of one epoch: picture indices (N,), the string that each shows, the captions behind it."""
+    """The training entries of one epoch: picture indices (N,), the string that each shows, the captions behind it.
+
+    ``reversed_texts``: those that ask for the reference, where the text rule has any.
+    """
 
     reference_picture: IntArray
     target_picture: IntArray
     texts: tuple[str, ...]
     captions: tuple[Captions, ...] = ()
+    reversed_texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -57,15 +61,13 @@ class EpochTable:
 def epoch_table(triplets: Triplets, rule: TextRule, seed: int, epoch: int) -> EpochTable:
     """Entries of an epoch; a rule may make several entries of a triplet and draw their strings."""
     rng = np.random.default_rng([seed, epoch, _TEXTS])
-    source: list[int] = []
-    texts: list[str] = []
-    for i, captions in enumerate(triplets.captions):
-        for entry in rule.entries(captions):
-            source.append(i)
-            texts.append(rule.draw(entry, rng))
-    index = np.asarray(source, dtype=np.int64)
-    behind = tuple(triplets.captions[i] for i in source)
-    return EpochTable(triplets.reference_picture[index], triplets.target_picture[index], tuple(texts), behind)
+    entries = [(i, entry) for i, captions in enumerate(triplets.captions) for entry in rule.entries(captions)]
+    texts = tuple(rule.draw(entry, rng) for _, entry in entries)
+    backward = () if rule.draw_reversed is None else tuple(rule.draw_reversed(entry, rng) for _, entry in entries)
+    source = [i for i, _ in entries]
+    index, captions = np.asarray(source, dtype=np.int64), tuple(triplets.captions[i] for i in source)
+    reference, target = triplets.reference_picture[index], triplets.target_picture[index]
+    return EpochTable(reference, target, texts, captions, backward)
 
 
 def all_training_strings(captions: Sequence[Captions], rule: TextRule) -> tuple[str, ...]:

@@ -67,8 +67,8 @@ class _LossModule(nn.Module):
 class StageEngine:
     """One stage's method under DeepSpeed; `close` before the next stage's engine is made.
 
-    ``schedule`` gives the factor of the learning rate at update n, from 0; ``momentum`` Adam's β₁ or SGD's
-    momentum, None where it stays as it is.
+    ``schedule`` gives the factor of the learning rate at update n, from 0, of all groups of parameters but those that
+    say ``"scheduled": False``; ``momentum`` Adam's β₁ or SGD's momentum, None where it stays as it is.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class StageEngine:
     def _set_rates(self) -> None:
         factor = self._schedule(self._updates)
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = rate * (factor if group.get("scheduled", True) else 1.0)
             if self._momentum is not None:
                 moved = self._momentum(self._updates)
                 key, value = ("betas", (moved, *group["betas"][1:])) if "betas" in group else ("momentum", moved)

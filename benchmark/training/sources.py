@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmark.backbone import GLOBAL
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
 from benchmark.features.loader import Column, FeatureLoader, RowTable, feature_loader
 from benchmark.features.store import PictureFeatures, SharedStore
-from benchmark.method import FeatureInputs, Method, PixelInputs, TrainingRows, Views
+from benchmark.method import REVERSED, FeatureInputs, Method, PixelInputs, TrainingRows, Views
 from benchmark.prefetching import handed_over
 from benchmark.text_rules import TextRule, side_texts_of
 from benchmark.training.batches import Batch, EpochTable, Share, epoch_table
@@ -25,9 +26,13 @@ TripletsOfEpoch = Callable[[int], Triplets]
 _REFERENCE, _TARGET, _TEXTS = 0, 1, 2
 
 
-def tokenized(method: Method, texts: Sequence[str], own: slice, device: torch.device) -> Views:
+def tokenized(method: Method, table: EpochTable, share: Share, device: torch.device) -> Views:
     """Of a whole group's texts the own ones: what they are padded to is the longest of all."""
-    return {name: handed_over(tensor[own], device) for name, tensor in method.tokenize(texts).items()}
+    views: Views = {}
+    for before, texts in (("", table.texts), (REVERSED, table.reversed_texts)):
+        tokens = method.tokenize([texts[i] for i in share.group]) if texts else {}
+        views |= {f"{before}{name}": handed_over(tensor[share.own], device) for name, tensor in tokens.items()}
+    return views
 
 
 class FeatureTraining:
@@ -49,7 +54,7 @@ class FeatureTraining:
         self._seed, self._device = seed, device
         self._loader: FeatureLoader | None = None
         self._columns: list[Column] = []
-        self._texts: tuple[str, ...] = ()
+        self._table: EpochTable | None = None
 
     def start_epoch(self, epoch: int) -> int:
         table = epoch_table(self._triplets(epoch), self._rule, self._seed, epoch)
@@ -59,10 +64,10 @@ class FeatureTraining:
         text_columns: list[Column] = []
         if self._inputs.text == "features":
             # Rules may draw other strings every epoch; all ranks fill the store together, before any reads it.
-            texts = self._store.fill_texts(table.texts)
+            texts = self._store.fill_texts([*table.texts, *table.reversed_texts])
             self._loader.put("text", texts.view)
-            text_columns = [("text", texts.rows(table.texts))]
-        self._texts = table.texts
+            text_columns = [("text", texts.rows(shown)) for shown in (table.texts, table.reversed_texts) if shown]
+        self._table = table
         reference_rows = self._pictures.rows(table.reference_picture)
         target_rows = self._pictures.rows(table.target_picture)
         self._columns = [
@@ -81,11 +86,14 @@ class FeatureTraining:
             yield Batch(
                 reference=dict(zip(self._inputs.reference, columns[:first], strict=True)),
                 target=dict(zip(self._inputs.target, columns[first:end], strict=True)),
-                text={"global": columns[end]} if end < len(columns) else self._tokenized(share),
+                text=self._text(columns[end:], share),
             )
 
-    def _tokenized(self, share: Share) -> Views:
-        return tokenized(self._method, [self._texts[i] for i in share.group], share.own, self._device)
+    def _text(self, stored: Sequence[Tensor], share: Share) -> Views:
+        if not stored:
+            assert self._table is not None
+            return tokenized(self._method, self._table, share, self._device)
+        return dict(zip(("global", f"{REVERSED}global"), stored, strict=False))
 
 
 class RowTraining:
@@ -176,9 +184,8 @@ class PixelTraining:
             wanted.append((np.concatenate(pictures), keys, notes))
         for share, pixels in zip(plan, self._pixels.prefetch(wanted, pinned=self._device.type == "cuda"), strict=True):
             views = self._inputs.train.normalise(handed_over(pixels, self._device))
-            texts = [table.texts[i] for i in share.group]
             yield Batch(
                 reference={"pixels": views[: len(share.rows)]},
                 target={"pixels": views[len(share.rows) :]},
-                text=tokenized(self._method, texts, share.own, self._device),
+                text=tokenized(self._method, table, share, self._device),
             )

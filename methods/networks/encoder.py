@@ -67,7 +67,7 @@ class Factors(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, n, d) → (B, P, d)."""
-        weights = (self.scale * self.weight(rows)).softmax(dim=1)
+        weights: Tensor = (self.scale * self.weight(rows)).softmax(dim=1)
         return weights.transpose(1, 2) @ rows
 
 

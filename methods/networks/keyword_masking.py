@@ -96,7 +96,8 @@ def tagged_sentences(file: str, tagger: str, dataset: Dataset, assets_root: Path
     """The sentences of a file; of demo data its modification texts, tagged by a list of words, where none is named.
 
     Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's model
-    whose meta.json is ``tagger``, a path or one under ``assets_root``. Raises UserError where no file is named, or one is missing or damaged.
+    whose meta.json is ``tagger``, a path or one under ``assets_root``. Raises UserError where no file is named, or one
+    is missing or damaged.
     """
     if not file and dataset.is_demo:
         return demo_sentences(dataset)

@@ -66,7 +66,11 @@ class Combiner(nn.Module):
 
     def combine(self, image: Tensor, text: Tensor, projected_text: Tensor) -> Tensor:
         """The query before its normalisation, ``(B, width)``, from W_t t already computed."""
-        joint = torch.cat([self.active(projected_text), self.active(self.image_projection_layer(image))], dim=-1)
+        return self.compose(image, text, self.image_projection_layer(image), projected_text)
+
+    def compose(self, image: Tensor, text: Tensor, projected_image: Tensor, projected_text: Tensor) -> Tensor:
+        """As `combine`, from W_x x as well; of any number of dimensions before the last, ``(..., width)``."""
+        joint = torch.cat([self.active(projected_text), self.active(projected_image)], dim=-1)
         mixture: Tensor = self.output_layer(self.active(self.combiner_layer(joint)))
         return mixture + gated_sum(self.dynamic_scalar(joint), text, image)
 

@@ -84,11 +84,16 @@ SMALL = {
 """The model of `sprc.json` and `tme.json`."""
 
 
-def sizes_named(file: GoldenFile, model: str, batch: int, coarse: int) -> FirstStageSizes:
-    """Of the model that a training file names by another file's name: as that file says, where it lies beside."""
+def model_named(file: GoldenFile, model: str, small: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``config`` of the file that a training file names, where it lies beside; otherwise ``small``."""
     beginning = file.path.name.partition("training")[0]
     beside = [file.path.with_name(name) for name in (beginning + model, model)]
-    found = next((GoldenFile.read(path).content["config"] for path in beside if path.is_file()), SMALL)
+    return next((GoldenFile.read(path).content["config"] for path in beside if path.is_file()), small)
+
+
+def sizes_named(file: GoldenFile, model: str, batch: int, coarse: int) -> FirstStageSizes:
+    """Of the model that a training file names by another file's name."""
+    found = model_named(file, model, SMALL)
     return FirstStageSizes.model_validate({**found, "batch": batch, "coarse": coarse})
 
 

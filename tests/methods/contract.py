@@ -24,7 +24,7 @@ from benchmark.backbone import Backbone, BackboneChoice, Output
 from benchmark.distributed.process import this_process
 from benchmark.encoders.families import load_choice
 from benchmark.encoding import Encoding, encode
-from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, Views
+from benchmark.method import REVERSED, FeatureInputs, Inputs, Method, PixelInputs, Views
 from benchmark.options import make_options
 from benchmark.parity.rules import without_dropout
 from benchmark.pipeline.plan import Plan, PlannedStage
@@ -33,6 +33,7 @@ from benchmark.pipeline.probed_rows import ROWS as PROBED
 from benchmark.pipeline.probed_rows import ProbedRows
 from benchmark.registry import Registry
 from benchmark.stage_building import BuiltStage, build_stage
+from benchmark.text_rules import text_rule
 from benchmark.training.batches import Batch, Share
 from benchmark.training.job import Trained, TrainingJob
 from benchmark.training.trainer import train as train_stage
@@ -93,7 +94,7 @@ class Case:
             return self._features(method, inputs, chosen)
         return Triplets(
             {"pixels": _pixels(inputs, "reference", chosen)},
-            method.tokenize([TEXTS[i] for i in chosen]),
+            self._tokens(method, chosen),
             {"pixels": _pixels(inputs, "target", chosen)},
         )
 
@@ -112,12 +113,23 @@ class Case:
         rows = self.plan.rows(self.planned)
         if inputs.text == "features":
             text = {"global": torch.stack([_drawn(2, 4, i, shapes["global"]) for i in chosen])}
+            if self._is_reversed:
+                text[f"{REVERSED}global"] = torch.stack([_drawn(3, 4, i, shapes["global"]) for i in chosen])
         else:
-            text = method.tokenize([TEXTS[i] for i in chosen])
+            text = self._tokens(method, chosen)
         if rows is not None:
             # What training reads of a row, beside what evaluation reads of a text.
             text |= rows.text(method, np.asarray(chosen) % len(rows), np.random.default_rng(0))
         return Triplets(views(0, inputs.reference), text, views(1, inputs.target))
+
+    @property
+    def _is_reversed(self) -> bool:
+        return text_rule(self.planned.settings.text_rule).draw_reversed is not None
+
+    def _tokens(self, method: Method, chosen: Sequence[int]) -> Views:
+        views = method.tokenize([TEXTS[i] for i in chosen])
+        backward = method.tokenize([f"not {TEXTS[i]}" for i in chosen]) if self._is_reversed else {}
+        return views | {f"{REVERSED}{name}": tensor for name, tensor in backward.items()}
 
     def _backbone(self, seed: int) -> Backbone:
         """The demo data's, small, with random weights; other widths are of a backbone that is not there."""
@@ -190,10 +202,12 @@ class OtherWidth(Backbone):
 
 def cases_of(registry: Registry, method: str, variant: str, data: Path, plugins: tuple[str, ...]) -> Iterator[Case]:
     """The stages of a method that are its own: an encoder that others train, too, counts for `clip4cir_sum`."""
+    from benchmark.methods.networks.clip_finetuning import FINETUNING
+
     options = {"method": method, "dataset": "cirr", "data_root": data, "variant": variant or "none"}
     plan = make_plan(make_options(plugins=plugins, **options), registry)
     for planned in plan.stages:
-        if planned is plan.last or planned.stage.output == "method":
+        if planned is plan.last or planned.stage is not FINETUNING:
             yield Case(plan, planned)
 
 

@@ -21,7 +21,7 @@ def recipes() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["blip2_qformer.json", "sprc.json", "tme.json", "training_blip2.json"])
+@pytest.mark.parametrize("name", ["blip2_qformer.json", "sprc.json", "tme.json", "blip4cir.json", "training_blip2.json"])
 def test_golden_files_agree(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parity", str(GOLDEN / name)]) == 0
     printed = capsys.readouterr().out

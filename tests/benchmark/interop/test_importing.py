@@ -173,7 +173,7 @@ def test_what_does_not_fit_is_refused(command: Command, files: Path, tmp_path: P
     spirit = ("--method", "spirit", "--dataset", "cirr")
     assert "--clip is missing" in refused(command, *spirit, head)
     assert "FILE is missing" in refused(command, *spirit, "--clip", clip)
-    assert "the names are those of CLIP4Cir" in refused(
+    assert "the names are those of BLIP4CIR+Bi or CLIP4Cir" in refused(
         command, *spirit, files / "combiner_arithmetic.pt", "--clip", clip
     )
     assert "the names are those of CLIP's encoders" in refused(command, *spirit, clip, "--clip", clip)
@@ -185,9 +185,8 @@ def test_what_does_not_fit_is_refused(command: Command, files: Path, tmp_path: P
     torch.save(spirit_state(32), tmp_path / "narrow.pth")
     told = refused(command, *spirit, tmp_path / "narrow.pth", "--clip", clip)
     assert "made for features of width 32" in told and "gives 64" in told
-    assert "VAL has no weights of its own that can be imported; clip4cir, spirit, sprc" in refused(
-        command, "--method", "val", head, "--dataset", "cirr"
-    )
+    told = refused(command, "--method", "val", head, "--dataset", "cirr")
+    assert "VAL has no weights of its own that can be imported; blip4cir, clip4cir, " in told and "spirit, sprc" in told
     assert "--dataset is missing" in refused(command, "--method", "sum", "--clip", files / "tuned_clip_arithmetic.pt")
     assert "unknown --set group 'methods'" in refused(command, *spirit, head, "--clip", clip, "--set", "methods.a=1")
 

@@ -98,7 +98,7 @@ def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command:
                  f"here     {assets / MOBILENET}", "glove.840B.300d.txt", "word vectors, optional",
                  "public domain (PDDL)", "https://nlp.stanford.edu/data/glove.42B.300d.zip"):  # fmt: skip
         assert part in told.out
-    assert told.out.count("not found") == 8
+    assert told.out.count("not found") == 9
     needs = json.loads(command("list", "methods", "--needs", "--json", "--assets-root", assets).out)
     found = {(need["method"], need["name"]) for need in needs if need["found"]}
     assert found == {("val", "mobilenetv1_100")}
@@ -232,4 +232,4 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         method.build_extra_state([text])
         if specification.own_networks is not None:
             assert method.tokenize([text])["tokens"].shape[1] > 5
-    assert all(info.default_weights in ("random", "openai", "eva_vit_g") for info in BACKBONES.values())
+    assert all(info.default_weights in ("random", "openai", "eva_vit_g", "model_base") for info in BACKBONES.values())

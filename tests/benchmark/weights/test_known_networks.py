@@ -35,7 +35,11 @@ def known_networks() -> Names:
             method = stage.build(BuildContext(own, settings, stage.settings(), weights_follow=True))
             method.build_extra_state(("red and blue",))
             known.append((info.title, frozenset(method.state_dict())))
-    return [(title, names) for title, names in known if names]
+    # Methods whose networks bear the same names are one entry.
+    titles: dict[frozenset[str], list[str]] = {}
+    for title, names in known:
+        titles.setdefault(names, []).append(title)
+    return [(" or ".join(alike), names) for names, alike in titles.items() if names]
 
 
 def table(networks: Names) -> str:
