@@ -62,6 +62,17 @@ class CategoryCaptions(tuple[str, ...]):
         return made
 
 
+class ConceptCaptions(tuple[str, ...]):
+    """Captions that know what reference and target have in common. Only the text rules `with-concept…` read it."""
+
+    concept: str
+
+    def __new__(cls, captions: Captions, concept: str) -> ConceptCaptions:
+        made = super().__new__(cls, captions)
+        made.concept = concept
+        return made
+
+
 def integers(values: Iterable[int]) -> IntArray:
     """A column (n,) of these numbers."""
     return np.fromiter(values, dtype=np.int64)
@@ -138,6 +149,8 @@ class Queries:
     reference's (Fashion200k's ``spirit`` protocol looks it up by caption).
     ``captions``: the raw captions behind each text, with what they know (:class:`CategoryCaptions`); () where nothing
     is known.
+    ``target`` (Q,) or None: of several positives the gallery index of the one that the text was written for.
+    ``aspects`` or None: names of what each query asks for; a query may have several, or none.
     """
 
     ids: tuple[str, ...]
@@ -149,9 +162,16 @@ class Queries:
     subset: IntArray | None = None
     feature_picture: IntArray | None = None
     captions: tuple[Captions, ...] = ()
+    target: IntArray | None = None
+    aspects: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_several_positives(self) -> bool:
+        """Whether a query may have several, be it that none of these has."""
+        return self.target is not None or int(self.positives.sizes().max(initial=0)) > 1
 
     def take(self, index: IntArray) -> Queries:
         return Queries(
@@ -164,6 +184,8 @@ class Queries:
             subset=None if self.subset is None else self.subset[index],
             feature_picture=None if self.feature_picture is None else self.feature_picture[index],
             captions=tuple(self.captions[i] for i in index) if self.captions else (),
+            target=None if self.target is None else self.target[index],
+            aspects=None if self.aspects is None else tuple(self.aspects[i] for i in index),
         )
 
 

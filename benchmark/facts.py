@@ -146,7 +146,8 @@ class DatasetInfo:
     ``official_files``: sha256 of the published annotation files, by name. ``dictionaries``: of corrected words, by
     category ("" where there are none), file and sha256. ``picture_texts``, ``pair_notes``: the released captions of
     pictures and words of pairs, by split or category, with the digest's first digits; ``released_folder``: where all
-    of these lie in the release's folder `data`.
+    of these lie in the release's folder `data`. ``train_dataset``: whose triplets methods are trained on, where the
+    dataset has none of its own.
     """
 
     name: str
@@ -160,6 +161,7 @@ class DatasetInfo:
     text_rule: str = "as-is"
     evaluation_split: str = "val"
     equal_captions_answer: bool = False
+    train_dataset: str = ""
     official_files: dict[str, Any] = field(default_factory=dict)
     dictionaries: dict[str, Any] = field(default_factory=dict)
     picture_texts: dict[str, Any] = field(default_factory=dict)

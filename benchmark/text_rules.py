@@ -7,7 +7,7 @@ is part of a table's column, since it changes what is measured (`joined`, `per-c
 
 Sources: CLIP4Cir's and SPIRIT's releases for `joined` and the caption cleaning, VAL's for
 `per-caption` and the punctuation words, ARTEMIS' for `both-orders`, TG-CIR's and DQU-CIR's for `corrected`,
-DQU-CIR's for what stands behind a caption of the reference.
+DQU-CIR's for what stands behind a caption of the reference, MagicLens' and BGE-VL's templates for `with-concept`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmark.dataset import Captions, CategoryCaptions, SideTexts
+from benchmark.dataset import Captions, CategoryCaptions, ConceptCaptions, SideTexts
 from benchmark.errors import UserError, unknown_name
 
 CORRECTED = "corrected"
@@ -88,6 +88,19 @@ def side_texts_of(captions: Captions) -> SideTexts:
     if not isinstance(captions, CategoryCaptions) or captions.side is None:
         raise UserError("these captions come without captions of pictures and words; no files are known that have them")
     return captions.side
+
+
+def _with_concept(name: str, mode: str, template: str) -> TextRule:
+    """Queries say what reference and target share, a hint that other modes do not have; training triplets have none,
+    and show the caption as it stands."""
+
+    def queries(captions: Captions) -> tuple[str, ...]:
+        if not isinstance(captions, ConceptCaptions):
+            raise UserError(f"text rule {name}: these captions have no shared concept; use it with CIRCO")
+        return (template.format(concept=captions.concept, caption=captions[0]),)
+
+    summary = f"'{template}', with what reference and target share"
+    return TextRule(name, mode, summary, _whole, lambda captions, _: captions[0], queries)
 
 
 def _whole(captions: Captions) -> tuple[Captions, ...]:
@@ -191,6 +204,10 @@ TEXT_RULES: dict[str, TextRule] = {
                           "caption as it stands", ", but", lambda captions: captions[0]),
         _behind_a_caption("caption-template", "template", "the reference's description, ', but ' and 'replace a with "
                           "b'", ", but ", lambda captions: captions[0]),
+        _with_concept("with-concept", "with-concept-magiclens", "find {concept} but {caption}"),
+        _with_concept(
+            "with-concept-bge-vl", "with-concept-bge-vl", "Find a picture that also {concept}, but {caption}."
+        ),
     )
 }  # fmt: skip
 

@@ -147,7 +147,8 @@ def _beside_alone(method: Side) -> tuple[Side, ...]:
 
 def _alone(queries: PerQuery, name: str) -> PerQuery:
     """The ranks of that name in the place of the method's own, and nothing else that is of the method."""
-    return replace(queries, rank=getattr(queries, name), subset_rank=None, positive_ranks=None, top=None)
+    return replace(queries, rank=getattr(queries, name), subset_rank=None, positive_ranks=None, target_rank=None,
+                   top=None)  # fmt: skip
 
 
 def compose_tasks(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> dict[str, ComposedRecall]:

@@ -64,7 +64,7 @@ def _of_seeds(metric: str, seeds: Sequence[PerQuery]) -> FloatArray:
 
 
 def _values(metric: str, queries: PerQuery) -> FloatArray | None:
-    return metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks)
+    return metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks, queries.target_rank)
 
 
 def read_sides(paths: Iterable[Path], least: int = 2) -> list[Side]:

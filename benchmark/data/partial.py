@@ -135,8 +135,8 @@ class PartialDataset(WrappedDataset):
 def remaining_task(task: Task, gone: NDArray[np.bool_]) -> Task:
     """A task without the pictures marked in ``gone`` (P,).
 
-    Queries go with their reference, with the picture that stands in for it, and with the last of their
-    positives. Members of a subset that are gone become -1: no candidates.
+    Queries go with their reference, with the picture that stands in for it, with their target, and with the last of
+    their positives. Members of a subset that are gone become -1: no candidates.
     """
     kept = np.flatnonzero(~gone[task.gallery])
     queries = _renumbered(task.queries, kept, len(task.gallery))
@@ -144,6 +144,8 @@ def remaining_task(task: Task, gone: NDArray[np.bool_]) -> Task:
     if queries.feature_picture is not None:
         usable &= ~gone[queries.feature_picture]
     usable &= (queries.positives.sizes() > 0) | (task.queries.positives.sizes() == 0)
+    if queries.target is not None:
+        usable &= queries.target >= 0
     left = queries if usable.all() else queries.take(np.flatnonzero(usable))
     return replace(task, queries=left, gallery=task.gallery[kept])
 
@@ -160,6 +162,7 @@ def _renumbered(queries: Queries, kept: IntArray, gallery_size: int) -> Queries:
         reference_in_gallery=position[queries.reference_in_gallery],
         positives=Ragged(before[queries.positives.offsets], values[values >= 0]),
         subset=None if queries.subset is None else position[queries.subset],
+        target=None if queries.target is None else position[queries.target],
     )
 
 

@@ -24,7 +24,7 @@ from benchmark.distributed.job import ALONE, Job
 from benchmark.distributed.shards import gather_array, gather_encoding, own_span, shard_spans
 from benchmark.encoding import Encoding, concatenate, encode, map_tensors, take
 from benchmark.errors import UserError
-from benchmark.evaluation.metrics import task_intervals, task_metrics
+from benchmark.evaluation.metrics import target_ranks, task_intervals, task_metrics
 from benchmark.evaluation.per_query import TOP, PerQuery
 from benchmark.evaluation.ranking import Ranks, rank_queries
 from benchmark.evaluation.scoring import ScoreFunction, dot_product
@@ -87,7 +87,9 @@ class TaskResult:
             group=self.task.queries.group,
             rank=self.ranks.rank,
             subset_rank=self.ranks.subset_rank,
-            positive_ranks=self.ranks.positive_ranks if self.task.queries.positives.sizes().max() > 1 else None,
+            positive_ranks=self.ranks.positive_ranks if self.task.queries.has_several_positives else None,
+            target_rank=target_ranks(self.ranks.positive_ranks, self.task),
+            aspects=self.task.queries.aspects,
             picture_rank=self.picture_rank,
             text_rank=self.text_rank,
         )

@@ -13,7 +13,7 @@ Notation: Q queries, of which N have positives.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,8 +29,10 @@ FloatArray = NDArray[np.float64]
 
 LEVEL = 0.95
 REPLICATES = 2000
+ASPECT_METRIC = "mAP@10"
+"""What is told of the queries of one aspect."""
 _CELLS = 2**22
-_AT = re.compile(r"(R|R_subset|mAP)@(\d+)")
+_AT = re.compile(r"(R|R_subset|R_target|mAP)@(\d+)")
 _AVERAGE = re.compile(r"mean\((.+)\)|\((.+)\)/2")
 
 
@@ -57,16 +59,35 @@ def average_precision_at(positive_ranks: Ragged, k: int) -> FloatArray:
     return total / np.maximum(np.minimum(sizes, k), 1)
 
 
+def target_ranks(positive_ranks: Ragged, task: Task) -> IntArray | None:
+    """The place (Q,) of each query's target in the whole list, 0 without positives; None where the task names none.
+
+    ``positive_ranks``: of the task's positives, in their order.
+    """
+    queries = task.queries
+    if queries.target is None:
+        return None
+    owner = np.repeat(np.arange(len(queries)), queries.positives.sizes())
+    is_target = queries.positives.values == queries.target[owner]
+    ranks = np.zeros(len(queries), dtype=np.int64)
+    ranks[owner[is_target]] = positive_ranks.values[is_target]
+    return ranks
+
+
 def metric_values(
-    metric: str, rank: IntArray, subset_rank: IntArray | None, positive_ranks: Ragged | None
+    metric: str,
+    rank: IntArray,
+    subset_rank: IntArray | None,
+    positive_ranks: Ragged | None,
+    target_rank: IntArray | None = None,
 ) -> FloatArray | None:
     """A metric's value of every query with positives, (N,), between 0 and 1; the metric is their mean.
 
-    ``rank``, ``subset_rank`` (Q,), ``positive_ranks`` of Q sets. None where the metric, told by its name, does not
-    follow from the ranks that are given.
+    ``rank``, ``subset_rank``, ``target_rank`` (Q,), ``positive_ranks`` of Q sets. None where the metric, told by its
+    name, does not follow from the ranks that are given.
     """
     if parts := components(metric):
-        every = [metric_values(part, rank, subset_rank, positive_ranks) for part in parts]
+        every = [metric_values(part, rank, subset_rank, positive_ranks, target_rank) for part in parts]
         values = [value for value in every if value is not None]
         return np.asarray(np.mean(values, axis=0)) if len(values) == len(every) else None
     match = _AT.fullmatch(metric)
@@ -76,6 +97,8 @@ def metric_values(
         return (rank[scored] <= k).astype(np.float64)
     if kind == "R_subset" and subset_rank is not None:
         return (subset_rank[scored] <= k).astype(np.float64)
+    if kind == "R_target" and target_rank is not None:
+        return ((target_rank[scored] > 0) & (target_rank[scored] <= k)).astype(np.float64)
     if kind == "mAP" and positive_ranks is not None:
         return average_precision_at(positive_ranks, k)[scored]
     return None
@@ -84,18 +107,21 @@ def metric_values(
 def query_values(ranks: Ranks, task: Task) -> dict[str, FloatArray]:
     """Every metric's :func:`metric_values`, in the order of a table.
 
-    ``R@k`` for the task's cut-offs, ``mAP@k`` for the same where some query has several positives,
-    ``R_subset@k`` where the task has subsets, and the average that papers report on this task.
-    Empty where all labels are hidden.
+    ``R@k`` (any positive) for the task's cut-offs, for the same ``mAP@k`` where some query has several positives and
+    ``R_target@k`` where one of these is its target, ``R_subset@k`` where the task has subsets, and the average that
+    papers report on this task. Empty where all labels are hidden.
     """
     if not (ranks.rank > 0).any():
         return {}
     names = [f"R@{k}" for k in task.cutoffs]
-    names += [f"mAP@{k}" for k in task.cutoffs] if task.queries.positives.sizes().max() > 1 else []
+    names += [f"mAP@{k}" for k in task.cutoffs] if task.queries.has_several_positives else []
+    target_rank = target_ranks(ranks.positive_ranks, task)
+    names += [f"R_target@{k}" for k in task.cutoffs] if target_rank is not None else []
     names += [f"R_subset@{k}" for k in task.subset_cutoffs] if ranks.subset_rank is not None else []
     parts = components(task.average)
     names += [task.average] if parts and set(parts) <= set(names) else []
-    values = {name: metric_values(name, ranks.rank, ranks.subset_rank, ranks.positive_ranks) for name in names}
+    columns = (ranks.rank, ranks.subset_rank, ranks.positive_ranks, target_rank)
+    values = {name: metric_values(name, *columns) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -108,6 +134,23 @@ def task_intervals(ranks: Ranks, task: Task) -> dict[str, tuple[float, float]]:
     """The interval of every metric of a task, by the names of :func:`query_values`."""
     group = task.queries.group[ranks.rank > 0]
     return {name: interval(values, group) for name, values in query_values(ranks, task).items()}
+
+
+def values_by_aspect(
+    values: FloatArray, rank: IntArray, aspects: Sequence[Sequence[str]]
+) -> dict[str, tuple[FloatArray, IntArray]]:
+    """Of every aspect the values of the queries that have it, and their numbers among Q; those with most queries first.
+
+    ``values`` (N,): a metric's :func:`metric_values`. A query counts under each of its ``aspects`` (Q,).
+    """
+    members: dict[str, list[int]] = {}
+    scored = np.flatnonzero(rank > 0)
+    for place, query in enumerate(scored.tolist()):
+        for aspect in aspects[query]:
+            members.setdefault(aspect, []).append(place)
+    found = {name: np.asarray(places, dtype=np.int64) for name, places in members.items()}
+    order = sorted(found, key=lambda name: (-len(found[name]), name))
+    return {name: (values[found[name]], scored[found[name]]) for name in order}
 
 
 def mean_over_categories(by_category: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

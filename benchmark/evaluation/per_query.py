@@ -6,7 +6,9 @@ For the result at index i of the record the archive holds
   share a number; ``i/rank`` (Q,): rank of the best positive, from 1; ``i/subset_rank`` (Q,): the
   same among the subset's candidates, where there is one;
 - where some query has several positives, ``i/positives`` (Q,): how many each has, and ``i/positive_rank`` (P,):
-  the place of every one in the whole list, one query's after the other's;
+  the place of every one in the whole list, one query's after the other's; ``i/target_rank`` (Q,): that of the one which
+  the text was written for, where one of them is;
+- where queries are told apart by what they ask for, ``i/aspects`` (Q,): the names of each one's, with blanks between;
 - where they were looked for, ``i/picture_rank``, ``i/text_rank`` (Q,): the rank that the reference picture alone, and
   the text alone, give on the same encoder;
 - ``i/top`` (Q, K): gallery indices of the best K pictures, best first, K = 50 or the gallery's
@@ -33,7 +35,7 @@ from benchmark.files import atomic_path, file_digest
 
 FILE_NAME = "per_query.npz"
 TOP = 50
-_COLUMNS = ("group", "rank", "subset_rank", "picture_rank", "text_rank")
+_COLUMNS = ("group", "rank", "subset_rank", "target_rank", "picture_rank", "text_rank")
 """One number a query; the first two are always there."""
 
 
@@ -48,6 +50,8 @@ class PerQuery:
     gallery: tuple[str, ...] = ()
     subset_rank: IntArray | None = None
     positive_ranks: Ragged | None = None
+    target_rank: IntArray | None = None
+    aspects: tuple[tuple[str, ...], ...] | None = None
     picture_rank: IntArray | None = None
     text_rank: IntArray | None = None
 
@@ -67,6 +71,7 @@ class PerQuery:
             self,
             ids=tuple(self.ids[i] for i in index),
             positive_ranks=None if positives is None else Ragged.of([positives[int(i)].tolist() for i in index]),
+            aspects=None if self.aspects is None else tuple(self.aspects[i] for i in index),
             **taken,
         )
 
@@ -75,6 +80,8 @@ class PerQuery:
         shapes = {name: array.shape for name in _COLUMNS if (array := getattr(self, name)) is not None}
         if self.positive_ranks is not None:
             shapes["positives"] = self.positive_ranks.sizes().shape
+        if self.aspects is not None:
+            shapes["aspects"] = (len(self.aspects),)
         for name, shape in shapes.items():
             if shape != (self.queries,):
                 raise ValueError(f"{where}: {name} has shape {shape}, not ({self.queries},)")
@@ -94,6 +101,8 @@ class PerQuery:
         if self.positive_ranks is not None:
             found["positives"] = _small(self.positive_ranks.sizes())
             found["positive_rank"] = _small(self.positive_ranks.values)
+        if self.aspects is not None:
+            found["aspects"] = np.asarray([" ".join(names) for names in self.aspects], dtype=np.str_)
         return found
 
 
@@ -146,8 +155,8 @@ _TEXT_BYTES = 4 * 4096
 def _fits(name: str, header: ArrayHeader, queries: int, gallery: int) -> bool:
     """Whether an array is of a kind, shape and size that a result of so many queries and pictures can have."""
     shape, kind = header.shape, header.dtype.kind
-    if name in ("ids", "gallery"):
-        length = queries if name == "ids" else gallery
+    if name in ("ids", "gallery", "aspects"):
+        length = gallery if name == "gallery" else queries
         return kind == "U" and shape == (length,) and header.dtype.itemsize <= _TEXT_BYTES
     if kind not in "iu":
         return False
@@ -171,6 +180,7 @@ def _from_arrays(own: Mapping[str, NDArray[Any]]) -> PerQuery:
         ids=tuple(own["ids"].tolist()),
         gallery=tuple(own["gallery"].tolist()) if "gallery" in own else (),
         positive_ranks=positive_ranks,
+        aspects=tuple(tuple(names.split()) for names in own["aspects"].tolist()) if "aspects" in own else None,
         group=numbers["group"],
         rank=numbers["rank"],
         **{name: numbers[name] for name in ("top", *_COLUMNS[2:]) if name in numbers},

@@ -1,7 +1,8 @@
-"""Ranked lists from outside: files in three formats that are told apart by their content.
+"""Ranked lists from outside: files in four formats that are told apart by their content.
 
 - CIRR server JSON: ``{"version": "rc2", "metric": "recall", "12063": ["name", …], …}``, names best
   first; metric ``recall_subset`` for rankings of the subsets;
+- CIRCO server JSON: ``{"0": [4711, …], …}``, the pictures' ids as numbers or as strings of digits;
 - TREC run: lines ``query Q0 name rank score tag``, separated by blanks. The rank column orders a
   list, so that it also settles tied scores; scores may not rise where the rank falls, since other
   programs order by them;
@@ -119,7 +120,7 @@ def _json_lines(path: Path, text: str, faults: FormFaults) -> RankedLists:
         elif str(query) in lists:
             faults.add("twice", f"line {number}: a second list for query {shortened(str(query))}")
         else:
-            lists[str(query)] = tuple(ranking)
+            lists[str(query)] = tuple(map(str, ranking))
             for key, before in claims.items():
                 claims[key] = str(entry.get(key, before))
                 if before not in ("", claims[key]):
@@ -127,8 +128,9 @@ def _json_lines(path: Path, text: str, faults: FormFaults) -> RankedLists:
     return RankedLists(path, lists, protocol=claims["protocol"], queries_digest=claims["queries_digest"])
 
 
-def _are_names(value: Any) -> TypeGuard[list[str]]:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+def _are_names(value: Any) -> TypeGuard[list[str | int]]:
+    """Names, or ids that are numbers."""
+    return isinstance(value, list) and all(type(name) in (str, int) for name in value)
 
 
 def _server_lists(path: Path, text: str, faults: FormFaults) -> RankedLists:
@@ -138,20 +140,29 @@ def _server_lists(path: Path, text: str, faults: FormFaults) -> RankedLists:
         raise UserError(f"{path}: pair {shortened(error.key)}: a second list; keep one of them") from None
     except NotWellFormed as error:
         raise UserError(f"{path}: {error}; the file may be truncated, write it again") from None
-    if not isinstance(content, dict) or content.get("metric") not in METRICS or content.get("version") != VERSION:
+    of_cirr = isinstance(content, dict) and content.get("metric") in METRICS and content.get("version") == VERSION
+    if not of_cirr and not _is_of_circo(content):
         raise UserError(
             f'{path}: neither JSON lines nor CIRR server JSON, which begins {{"version": "{VERSION}", '
-            f'"metric": "recall"}} or "recall_subset"'
+            f'"metric": "recall"}} or "recall_subset", nor CIRCO server JSON, {{"0": [id, …], …}}'
         )
     lists: dict[str, tuple[str, ...]] = {}
     for key, value in content.items():
-        if key in ("version", "metric"):
+        if of_cirr and key in ("version", "metric"):
             continue
         if not _are_names(value):
             faults.add("form", f"pair {shortened(key)}: not a list of names")
         else:
-            lists[key] = tuple(value)
-    return RankedLists(path, lists, content["metric"])
+            lists[key] = tuple(map(str, value))
+    return RankedLists(path, lists, content["metric"] if of_cirr else "")
+
+
+def _is_of_circo(content: Any) -> bool:
+    """Whether queries and pictures are called by numbers, as far as they are called by strings at all."""
+    if not isinstance(content, dict) or not content or not all(isinstance(ids, list) for ids in content.values()):
+        return False
+    called = (name for query, ids in content.items() for name in (query, *ids) if isinstance(name, str))
+    return all(name.isdecimal() for name in called)
 
 
 def _trec_lists(text: str, faults: FormFaults) -> dict[str, tuple[str, ...]]:

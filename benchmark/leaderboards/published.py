@@ -144,6 +144,14 @@ PUBLISHED: Mapping[str, Published] = {
         metrics=("R@1", "R@10", "R@50"),
         queries={("*", "tirg", "*", "*"): 33480, ("*", "spirit", "*", "*"): 33480},
     ),
+    "CIRCO": Published(
+        "circo",
+        splits=("test", "val"),
+        protocols=("official", "official-noref"),
+        text_modes=("single", "with-concept-magiclens", "with-concept-bge-vl"),
+        metrics=tuple(f"{kind}@{k}" for kind in ("mAP", "R_target") for k in (5, 10, 25, 50)),
+        queries={("test", "*", "*", "*"): 800, ("val", "*", "*", "*"): 220},
+    ),
 }
 """By the dataset's name in the file."""
 

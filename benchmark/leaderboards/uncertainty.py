@@ -81,7 +81,7 @@ def _average_intervals(row: Row, side: Side) -> Iterator[tuple[Place, Cell]]:
 
 
 def _stratum(queries: PerQuery, metric: str) -> Stratum | None:
-    values = metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks)
+    values = metric_values(metric, queries.rank, queries.subset_rank, queries.positive_ranks, queries.target_rank)
     return None if values is None else Stratum(queries.group[queries.rank > 0], (values[None],))
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from benchmark.data.noise import SCHEMES, exchange
 from benchmark.dataset import CategoryCaptions, Ragged
-from benchmark.evaluation.metrics import average_precision_at
+from benchmark.evaluation.metrics import average_precision_at, metric_values
 from benchmark.parity.comparison import Deviation, Difference, compare_count, compare_names, worst
 from benchmark.parity.files import Form, GoldenFile
 from benchmark.text_rules import CORRECTED, text_rule
@@ -84,12 +84,13 @@ def _corrected_strings(cases: list[_Corrected]) -> Iterator[tuple[list[str], str
 
 
 class _CircoQuery(Form):
+    target_img_id: int
     gt_img_ids: list[int]
     semantic_aspects: list[str]
 
 
 def check_circo_metrics(file: GoldenFile) -> Iterator[Deviation]:
-    """CIRCO's average precisions, from places in ranked lists; its recall of one target is no metric of ours yet."""
+    """CIRCO's average precisions and its recall of one target, from places in ranked lists."""
     queries, gallery = file.parse(list[_CircoQuery], "queries"), file.parse(list[int], "gallery")
     lists = file.parse(dict[str, list[int]], "rankings")
     # What a list leaves out may stand anywhere behind it: no cut-off reaches that.
@@ -106,6 +107,15 @@ def check_circo_metrics(file: GoldenFile) -> Iterator[Deviation]:
         pairs = [Difference(f"query {n}", ap, told["AP"][k], 0.0, _CLOSE) for n, (ap, told) in enumerate(each)]
         yield worst(f"AP@{k} of each query", pairs)
         yield worst(f"mAP@{k}", [Difference("", float(found.mean()), mean, 0.0, _CLOSE)])
+    place = np.asarray([min(own) for own in places])
+    target = np.asarray([own[q.gt_img_ids.index(q.target_img_id)] for own, q in zip(places, queries, strict=True)])
+    recalls = file.parse(dict[str, float], "recall_of_target")
+    not_the_release = file.parse(dict[str, float], "not_the_release")
+    wanted = {f"R_target@{k}": mean for k, mean in recalls.items()}
+    for metric, mean in (wanted | {"R@5": not_the_release["R@5 of any positive"]}).items():
+        values = metric_values(metric, place, None, ranks, target)
+        assert values is not None
+        yield worst(metric, [Difference("", float(values.mean()), mean, 0.0, _CLOSE)])
     at_ten = average_precision_at(ranks, 10)
     for aspect, told in file.parse(dict[str, float | None], "semantic_mAP@10").items():
         has = np.asarray([aspect in query.semantic_aspects for query in queries])

@@ -23,7 +23,13 @@ from benchmark.encoders.backbone_table import backbone_label
 from benchmark.encoders.preprocessing import CLIP_MEAN, CLIP_STD, colours
 from benchmark.errors import format_failure
 from benchmark.evaluation.evaluator import TaskResult
-from benchmark.evaluation.metrics import mean_over_categories
+from benchmark.evaluation.metrics import (
+    ASPECT_METRIC,
+    interval,
+    mean_over_categories,
+    metric_values,
+    values_by_aspect,
+)
 from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.files import atomic_write_text
 from benchmark.pipeline.controlled_comparison import FAIR
@@ -41,7 +47,7 @@ from benchmark.records.identity import (
     StageIdentity,
 )
 from benchmark.records.layout import WIDTH
-from benchmark.records.measurement import Cost, Probe, Selected
+from benchmark.records.measurement import AspectScore, Cost, Probe, Selected
 from benchmark.records.record import Record, Result, write_record
 from benchmark.records.rows import AVERAGE
 from benchmark.records.tables import DEMO, format_demo_end, run_table
@@ -134,7 +140,21 @@ def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
         ties=tested.ties,
         texts_cut=task.texts_cut,
         notes=task.notes,
+        aspects=_aspect_scores(tested),
     )
+
+
+def _aspect_scores(tested: TaskResult) -> dict[str, AspectScore]:
+    queries, rank = tested.task.queries, tested.ranks.rank
+    values = metric_values(ASPECT_METRIC, rank, None, tested.ranks.positive_ranks)
+    if queries.aspects is None or values is None:
+        return {}
+    found = values_by_aspect(values, rank, queries.aspects)
+    ends = {name: interval(own, queries.group[places]) for name, (own, places) in found.items()}
+    return {
+        name: AspectScore(queries=len(own), value=100 * float(own.mean()), interval=ends[name])
+        for name, (own, _) in found.items()
+    }
 
 
 def _with_composition(result: Result, tasks: Sequence[TaskResult]) -> Result:
@@ -149,6 +169,7 @@ def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
         "category": AVERAGE,
         "metrics": mean_over_categories({t.task.key.category: t.metrics for t in tasks}),
         "intervals": {},
+        "aspects": {},
         "queries": sum(len(t.task.queries) for t in tasks),
         "gallery": sum(len(t.task.gallery) for t in tasks),
         "ties": sum(t.ties for t in tasks),

@@ -35,6 +35,8 @@ _STYLES = re.compile(r"\*\*|~~")
 """Marks of our own that a page does not show as characters."""
 
 _METRIC_ORDER = ("R@", "R_subset@", "mAP@")
+_ORDER_WITH_TARGETS = ("mAP@", "R_target@", "R@")
+"""Where several pictures are right and one was asked for, the precision over all of them is the main number."""
 _NARROWEST_LABEL, _NARROW_LABEL = 12, 24
 
 
@@ -56,28 +58,32 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def metric_order(names: Iterable[str]) -> list[str]:
-    """Recalls by cut-off, then subset recalls, then mAP, then composition, then means, each name once."""
+    """Recalls by cut-off, then subset recalls, then mAP, then composition, then means, each name once; where there are
+    targets, mAP stands first."""
+    names = set(names)
+    kinds = _ORDER_WITH_TARGETS if any(name.startswith("R_target@") for name in names) else _METRIC_ORDER
 
     def order(name: str) -> tuple[int, int, str]:
         match = re.fullmatch(r"(\w+@)(\d+)", name)
-        if match and match[1] in _METRIC_ORDER:
-            return _METRIC_ORDER.index(match[1]), int(match[2]), name
+        if match and match[1] in kinds:
+            return kinds.index(match[1]), int(match[2]), name
         if name in COMPOSITION_NAMES:
-            return len(_METRIC_ORDER), COMPOSITION_NAMES.index(name), name
-        return len(_METRIC_ORDER) + 1, 0, name
+            return len(kinds), COMPOSITION_NAMES.index(name), name
+        return len(kinds) + 1, 0, name
 
-    return sorted(set(names), key=order)
+    return sorted(names, key=order)
 
 
 def short_name(metric: str) -> str:
-    """What stands over a column: "Rs@1" for R_subset@1, "mean" for the average that papers print."""
-    return "mean" if components(metric) else metric.replace("R_subset@", "Rs@")
+    """What stands over a column: "Rs@1" for R_subset@1, "Rt@5" for R_target@5, "mean" for the average of papers."""
+    return "mean" if components(metric) else metric.replace("R_subset@", "Rs@").replace("R_target@", "Rt@")
 
 
 def places_of(rows: Iterable[Row]) -> list[Place]:
     """The columns of a table: categories by name, their average last, each with its metrics in order.
 
-    As papers print it, a mean over metrics stands under the average alone, where there is one.
+    As papers print it, a mean over metrics stands under the average alone, where there is one; and where queries have
+    a target among their positives, the recall of any positive is left to the record.
     """
     metrics: dict[str, list[str]] = {}
     for row in rows:
@@ -86,6 +92,9 @@ def places_of(rows: Iterable[Row]) -> list[Place]:
     if AVERAGE in metrics:
         for category in metrics.keys() - {AVERAGE}:
             metrics[category] = [name for name in metrics[category] if not components(name)]
+    for category, names in metrics.items():
+        if any(name.startswith("R_target@") for name in names):
+            metrics[category] = [name for name in names if not name.startswith("R@")]
     categories = sorted(metrics, key=lambda name: (name == AVERAGE, name))
     return [(category, metric) for category in categories for metric in metric_order(metrics[category])]
 

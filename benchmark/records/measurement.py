@@ -63,6 +63,15 @@ class Outside(RecordPart):
     evidence: tuple[str, ...] = ()
 
 
+class AspectScore(RecordPart):
+    """The :data:`~benchmark.evaluation.metrics.ASPECT_METRIC` of those ``queries`` that ask for one thing; a query may
+    ask for several."""
+
+    queries: Annotated[int, Field(ge=1)]
+    value: Percent
+    interval: tuple[Percent, Percent]
+
+
 Points = Annotated[float, Field(ge=-100, le=100)]
 PercentInterval = tuple[Percent, Percent]
 

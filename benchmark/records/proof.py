@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.dataset import IntArray, Ragged
-from benchmark.evaluation.metrics import interval, mean_over_categories, metric_values
+from benchmark.evaluation.metrics import (
+    ASPECT_METRIC,
+    FloatArray,
+    interval,
+    mean_over_categories,
+    metric_values,
+    values_by_aspect,
+)
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.records.record import Record, Result, read_per_query, schema_version_of
 from benchmark.records.rows import AVERAGE
@@ -72,19 +79,42 @@ def _result_faults(result: Result, ranks: PerQuery, with_intervals: bool) -> Ite
         yield "", "no query of its ranks has a right answer"
         return
     for name, value in result.metrics.items():
-        values = metric_values(name, ranks.rank, ranks.subset_rank, ranks.positive_ranks)
+        values = metric_values(name, ranks.rank, ranks.subset_rank, ranks.positive_ranks, ranks.target_rank)
         if values is None:
             yield name, f"{name} does not follow from its ranks"
             continue
-        if abs(100 * float(values.mean()) - value) > _EXACT:
-            yield name, f"{name} is {value:.2f}, its ranks give {100 * float(values.mean()):.2f}"
-        elif with_intervals and name in result.intervals:
-            low, high = interval(values, ranks.group[scored])
-            # Another version of NumPy may draw other groups.
-            slack = 0.1 * (high - low) + 0.01
-            if max(abs(low - result.intervals[name][0]), abs(high - result.intervals[name][1])) > slack:
-                told = "{:.2f} to {:.2f}".format(*result.intervals[name])
-                yield name, f"the interval of {name} is {told}, its ranks give {low:.2f} to {high:.2f}"
+        ends = result.intervals.get(name) if with_intervals else None
+        yield from ((name, fault) for fault in _number_faults(name, value, ends, values, ranks.group[scored]))
+    yield from ((ASPECT_METRIC, fault) for fault in _aspect_faults(result, ranks, with_intervals))
+
+
+def _number_faults(
+    name: str, value: float, ends: tuple[float, float] | None, values: FloatArray, group: IntArray
+) -> Iterator[str]:
+    """A number, and the ends of its interval where they are to be proved, against its queries' values."""
+    if abs(100 * float(values.mean()) - value) > _EXACT:
+        yield f"{name} is {value:.2f}, its ranks give {100 * float(values.mean()):.2f}"
+    elif ends is not None:
+        low, high = interval(values, group)
+        # Another version of NumPy may draw other groups.
+        slack = 0.1 * (high - low) + 0.01
+        if max(abs(low - ends[0]), abs(high - ends[1])) > slack:
+            told = "{:.2f} to {:.2f}".format(*ends)
+            yield f"the interval of {name} is {told}, its ranks give {low:.2f} to {high:.2f}"
+
+
+def _aspect_faults(result: Result, ranks: PerQuery, with_intervals: bool) -> Iterator[str]:
+    values = metric_values(ASPECT_METRIC, ranks.rank, None, ranks.positive_ranks)
+    known = {} if ranks.aspects is None or values is None else values_by_aspect(values, ranks.rank, ranks.aspects)
+    for aspect in sorted(known.keys() ^ result.aspects.keys()):
+        yield f"{ASPECT_METRIC} of {aspect} stands in the record or follows from its ranks, not both"
+    for aspect in known.keys() & result.aspects.keys():
+        told, (own, queries) = result.aspects[aspect], known[aspect]
+        if told.queries != len(own):
+            yield f"{aspect} has {told.queries:,} queries, its ranks {len(own):,}"
+        else:
+            ends, group = told.interval if with_intervals else None, ranks.group[queries]
+            yield from _number_faults(f"{ASPECT_METRIC} of {aspect}", told.value, ends, own, group)
 
 
 def _count_faults(result: Result, ranks: PerQuery) -> Iterator[str]:
@@ -93,13 +123,15 @@ def _count_faults(result: Result, ranks: PerQuery) -> Iterator[str]:
     if result.ties > result.queries:
         yield f"ties in {result.ties:,} of {result.queries:,} queries"
     for name, found in (
-        ("rank", ranks.rank), ("subset rank", ranks.subset_rank),
+        ("rank", ranks.rank), ("subset rank", ranks.subset_rank), ("target rank", ranks.target_rank),
         ("rank by picture", ranks.picture_rank), ("rank by text", ranks.text_rank),
     ):  # fmt: skip
         if found is not None and not _within(found, result.gallery):
             yield f"a {name} lies outside of 0 to {result.gallery:,}, the gallery's size"
     if ranks.positive_ranks is not None and not _best_are(ranks.rank, ranks.positive_ranks, result.gallery):
         yield "the best of its positives' places are not its ranks"
+    if ranks.target_rank is not None and not _are_among(ranks.target_rank, ranks.positive_ranks):
+        yield "a target's rank is none of its query's positives"
 
 
 def _best_are(rank: IntArray, places: Ragged, gallery: int) -> bool:
@@ -109,6 +141,16 @@ def _best_are(rank: IntArray, places: Ragged, gallery: int) -> bool:
         return False
     best = np.minimum.reduceat(places.values, places.offsets[:-1][some]) if some.any() else rank[:0]
     return np.array_equal(best, rank[some])
+
+
+def _are_among(ranks: IntArray, places: Ragged | None) -> bool:
+    """Whether each query's rank is that of one of its positives, and 0 where it has none."""
+    if places is None:
+        return False
+    sizes = places.sizes()
+    found = np.repeat(ranks, sizes) == places.values
+    owners = np.repeat(np.arange(len(sizes)), sizes)[found]
+    return np.array_equal(np.unique(owners), np.flatnonzero(ranks > 0)) and not ranks[sizes == 0].any()
 
 
 def _within(ranks: IntArray, gallery: int) -> bool:

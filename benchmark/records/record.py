@@ -26,6 +26,7 @@ from benchmark.evaluation.per_query import PerQuery, read_per_query_file, write_
 from benchmark.files import atomic_write_json, digest_of
 from benchmark.records.identity import Code, Environment, Identity
 from benchmark.records.measurement import (
+    AspectScore,
     ComposedRecall,
     Cost,
     Count,
@@ -59,7 +60,7 @@ class Result(RecordPart):
     percent; ``intervals``: the 95 % interval of those that have one. ``ties``: queries whose best
     positive ties with another picture; ``texts_cut``: texts longer than the encoder's context. In a mean
     over categories (``category`` "average") the counts are sums. ``composition``: of its recalls, where what one
-    modality alone finds was looked for.
+    modality alone finds was looked for. ``aspects``: by what queries ask for, where that is known.
     """
 
     dataset: Name
@@ -77,6 +78,7 @@ class Result(RecordPart):
     texts_cut: Count = 0
     notes: tuple[str, ...] = ()
     composition: dict[MetricName, ComposedRecall] = {}
+    aspects: dict[Name, AspectScore] = {}
 
     @property
     def key(self) -> TaskKey:
@@ -100,7 +102,7 @@ class Result(RecordPart):
         """Recalls do not fall with k, and an average is that of its parts, as far as rounding to 0.01 goes."""
         recalls: dict[str, list[tuple[int, float]]] = {}
         for name, value in self.metrics.items():
-            if match := re.fullmatch(r"(R|R_subset)@(\d+)", name):
+            if match := re.fullmatch(r"(R|R_subset|R_target)@(\d+)", name):
                 recalls.setdefault(match[1], []).append((int(match[2]), value))
             parts = [self.metrics[part] for part in components(name) if part in self.metrics]
             if parts and len(parts) == len(components(name)) and abs(sum(parts) / len(parts) - value) > 0.01:
@@ -186,8 +188,9 @@ class Record(RecordPart):
             if getattr(self.identity, name) is None:
                 del values["identity"][name]
         for result in values["results"]:
-            if not result["composition"]:
-                del result["composition"]
+            for name in ("composition", "aspects"):
+                if not result[name]:
+                    del result[name]
         return values
 
 

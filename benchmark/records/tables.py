@@ -216,6 +216,8 @@ def _reading(rows: Sequence[Row]) -> str:
     places = places_of(rows)
     if any(metric.startswith("R_subset@") for _, metric in places):
         parts.append("Rs: R_subset")
+    if any(metric.startswith("R_target@") for _, metric in places):
+        parts.append("Rt: R_target, of the one right picture that the text was written for")
     if categories := sorted({category for category, _ in places} - {AVERAGE, ""}):
         parts += [f"average: over {', '.join(categories)}"] if (AVERAGE in dict(places)) else []
     for parts_of_mean in dict.fromkeys(components(metric) for _, metric in places if components(metric)):

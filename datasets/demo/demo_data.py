@@ -21,7 +21,7 @@ from benchmark.data.pictures import cores
 from benchmark.errors import UserError, unknown_name
 from benchmark.files import atomic_write_json, digest_of, file_digest, flush_to_disk
 
-from . import fashion200k, twin_layouts
+from . import circo, fashion200k, twin_layouts
 from .groups import Sizes as Sizes
 from .studio import Layout, Progress, shoot
 
@@ -98,6 +98,7 @@ def write_demo(
 
 
 _LAYOUTS: dict[str, Demo[Any]] = {
+    "circo": Demo(circo.write_circo_layout, circo.CircoSizes()),
     "cirr": Demo(twin_layouts.write_cirr_layout, twin_layouts.CIRR_SIZES),
     "fashion200k": Demo(fashion200k.write_fashion200k_layout, fashion200k.SIZES),
     "fashioniq": Demo(twin_layouts.write_fashioniq_layout, twin_layouts.FASHIONIQ_SIZES),

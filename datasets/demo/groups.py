@@ -111,14 +111,15 @@ def _draw_group(
     taken.add(base)
     members = [base]
     while len(members) < GROUP_SIZE:
-        variant = _varied(base, rng)
+        variant = varied(base, rng)
         if variant not in taken and allowed(variant) and 1 <= len(differing(base, variant)) <= MOST_CHANGES:
             taken.add(variant)
             members.append(variant)
     return tuple(members[i] for i in rng.permutation(GROUP_SIZE))
 
 
-def _varied(subject: S, rng: np.random.Generator) -> S:
+def varied(subject: S, rng: np.random.Generator) -> S:
+    """Another subject of its kind, with one facet or two changed; now and then itself."""
     for _ in range(1 + int(rng.random() < 0.65)):
         changeable = [facet for facet in facets(subject) if options(subject, facet)]
         weights = np.asarray([_WEIGHTS.get(facet, 1.0) for facet in changeable])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmark.datasets.demo.circo import CircoSizes
 from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from benchmark.datasets.demo.fashion200k import LabelSizes
 
@@ -19,7 +20,10 @@ from benchmark.registry import discover
 from benchmark.text_rules import TEXT_RULES
 
 SMALL = Sizes(2, 3, 2, 2, 2, 2)
-SIZES: dict[str, Any] = {"cirr": SMALL, "fashioniq": SMALL, "shoes": Sizes(3, 3, 0, 0, 3, 2), "fashion200k": LabelSizes(6, 6, 6)}
+SIZES: dict[str, Any] = {
+    "cirr": SMALL, "fashioniq": SMALL, "shoes": Sizes(3, 3, 0, 0, 3, 2), "fashion200k": LabelSizes(6, 6, 6),
+    "circo": CircoSizes(3, 2, 2, 1, 2),
+}
 TRIES = 40
 ODD: list[Any] = [
     None, True, 0, -1, 10**18, 1.5, "", " ", "x", "\ud83d", "../x.png", "/etc/passwd", "a\u0000b", "a/b", "x" * 5000,

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import resvg_py
-from benchmark.datasets import fashion200k, fashioniq, shoes
+from benchmark.datasets import circo, fashion200k, fashioniq, shoes
 from benchmark.datasets.demo import demo_data as demo
+from benchmark.datasets.demo.circo import CircoSizes, write_circo_layout
 from benchmark.datasets.demo.drawing import PICTURES, draw, draw_nuisance
 from benchmark.datasets.demo.fashion200k import LabelSizes, described, description
 from benchmark.datasets.demo.groups import DemoSplit, Pair, Sizes, draw_split
@@ -42,11 +43,13 @@ SIZES: dict[str, Any] = {
     "fashioniq": Sizes(3, 6, 2, 4, 1, 3),
     "shoes": Sizes(10, 6, 0, 0, 10, 4),
     "fashion200k": LabelSizes(train_looks=6, test_looks=6, queries=25),
+    "circo": CircoSizes(6, 3, 3, 2, 6),
 }
 SPLITS = {
     "fashioniq": (fashioniq, ("train", "val", "test")),
     "shoes": (shoes, ("train", "test")),
     "fashion200k": (fashion200k, ("train", "test")),
+    "circo": (circo, ("val", "test")),
 }
 CATEGORIES = ("dress", "shirt", "toptee")
 
@@ -300,6 +303,32 @@ def test_a_template_is_a_picture_as_it_stands(kind: str) -> None:
 def test_pictures_are_of_the_format_that_their_name_says(folders: dict[str, Path]) -> None:
     for name, (pattern, form) in {
         "fashioniq": ("*.png", "PNG"), "shoes": ("*.jpg", "JPEG"), "fashion200k": ("*.jpeg", "JPEG"),
+        "circo": ("*.jpg", "JPEG"),
     }.items():  # fmt: skip
         with Image.open(next(folders[name].rglob(pattern))) as picture:
             assert (picture.format, picture.mode) == (form, "RGB")
+
+
+def test_circo_s_answers_are_all_that_have_what_is_shared_and_said(tmp_path: Path) -> None:
+    layout = write_circo_layout(tmp_path, CircoSizes(val_queries=24, test_queries=4, others=30))
+    subjects = {int(Path(shot.path).stem): shot.subject for shot in layout.shots}
+    assert len(subjects) == len(set(subjects.values())) and all(map(is_held_out, subjects.values()))
+    info = read(tmp_path / "COCO2017_unlabeled" / "annotations" / "image_info_unlabeled2017.json")
+    assert [image["id"] for image in info["images"]] == list(subjects) != sorted(subjects)
+    entries, hidden = (read(tmp_path / "annotations" / f"{split}.json") for split in ("val", "test"))
+    for entry in entries:
+        reference, target = subjects[entry["reference_img_id"]], subjects[entry["target_img_id"]]
+        assert isinstance(reference, Garment) and isinstance(target, Garment)
+        said = set(differing(reference, target))
+        fixed = said | ({"colour", "pattern"} - said) | ({"second"} if reference.second != target.second else set())
+        right = {
+            i for i, s in subjects.items()
+            if s.kind == target.kind and all(getattr(s, facet) == getattr(target, facet) for facet in fixed)
+        }  # fmt: skip
+        assert entry["gt_img_ids"][0] == entry["target_img_id"] and set(entry["gt_img_ids"]) == right
+        assert target.kind in entry["shared_concept"] and all(
+            getattr(target, facet) in entry["shared_concept"] for facet in {"colour", "pattern"} - said
+        )
+        assert entry["semantic_aspects"]
+    assert max(len(entry["gt_img_ids"]) for entry in entries) > 3
+    assert all(set(entry) == {"id", "reference_img_id", "relative_caption", "shared_concept"} for entry in hidden)

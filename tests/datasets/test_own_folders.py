@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmark.datasets.demo.circo import CircoSizes
 from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from benchmark.datasets.demo.fashion200k import LabelSizes
 from command_line import Command
@@ -20,9 +21,12 @@ from benchmark.records.record import read_record
 from benchmark.registry import discover
 
 SMALL = Sizes(2, 4, 2, 3, 2, 2)
-SIZES: dict[str, Any] = {"cirr": SMALL, "fashioniq": SMALL, "shoes": Sizes(3, 4, 0, 0, 3, 3), "fashion200k": LabelSizes(6, 6, 8)}
-FOLDERS = {"cirr": "CIRR", "fashioniq": "fashionIQ", "shoes": "shoes", "fashion200k": "fashion200k"}
-EVALUATED = {"cirr": "val", "fashioniq": "val", "shoes": "test", "fashion200k": "test"}
+SIZES: dict[str, Any] = {
+    "cirr": SMALL, "fashioniq": SMALL, "shoes": Sizes(3, 4, 0, 0, 3, 3), "fashion200k": LabelSizes(6, 6, 8),
+    "circo": CircoSizes(3, 2, 2, 1, 2),
+}
+FOLDERS = {"cirr": "CIRR", "fashioniq": "fashionIQ", "shoes": "shoes", "fashion200k": "fashion200k", "circo": "CIRCO"}
+EVALUATED = {"cirr": "val", "fashioniq": "val", "shoes": "test", "fashion200k": "test", "circo": "val"}
 ENDINGS = (".png", ".jpg", ".jpeg")
 
 

@@ -67,7 +67,7 @@ def test_demo_data_and_somebody_s_own_are_not_held_against_official_files(small_
     assert checked_files(dataset) == {} and data_identity(dataset).checked == {}
 
 
-@pytest.mark.parametrize(("name", "count"), [("cirr", 5), ("fashioniq", 18), ("shoes", 4), ("fashion200k", 0)])
+@pytest.mark.parametrize(("name", "count"), [("cirr", 5), ("fashioniq", 18), ("shoes", 4), ("fashion200k", 0), ("circo", 2)])
 def test_the_digests_known_are_facts_of_the_datasets(name: str, count: int) -> None:
     digests = discover().datasets()[name].official_files
     assert len(digests) == count == len(set(digests.values()))
