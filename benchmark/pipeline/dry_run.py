@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
+from benchmark.data.trained_elsewhere import training_of
+from benchmark.dataset import read_splits
 from benchmark.errors import UserError, gathered
 from benchmark.features.store import bytes_needed, free_bytes
 from benchmark.method import BuildContext, FeatureInputs
@@ -24,6 +26,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - synthetic demo pictures" if dataset.is_demo else ""),
+        *([f"trained on {plan.trained_on['label']} in {training_of(dataset).root}"] if plan.trained_on else []),
         *_backbone_lines(plan),
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),
@@ -121,7 +124,8 @@ def _store_lines(plan: Plan) -> list[str]:
     inputs = plan.last.stage.inputs(BuildContext(backbone, plan.method_settings, plan.last.settings))
     if not isinstance(inputs, FeatureInputs):
         return []
-    pictures = sum(len(plan.dataset.split_pictures(s)) for s in ("train", plan.dataset.info.evaluation_split))
+    splits = [s for s in ("train", plan.dataset.info.evaluation_split) if s in read_splits(plan.dataset)]
+    pictures = sum(len(plan.dataset.split_pictures(split)) for split in splits)
     size = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
     place, keep = plan.options.cache_root / "features", plan.trainer.keep_features
     free = free_bytes(place)

@@ -18,6 +18,7 @@ import torch
 from benchmark.arithmetic import float32_convolutions
 from benchmark.backbone import Backbone
 from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
@@ -134,7 +135,8 @@ class _Run:
             self._sources = self._open_sources(backbone)
         self._tasks = with_cut_texts(self._plan.tasks, backbone)
         plan = self._plan
-        trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if plan.trained else ()
+        rule, pair_sampling = plan.training_rule, plan.last.settings.pair_sampling
+        trained = training_strings(plan.dataset, rule, pair_sampling) if plan.trained else ()
         for line in format_long_texts(self._tasks, trained, backbone):
             say(line)
         self._probe_ahead()
@@ -295,7 +297,8 @@ class _Run:
         return WeightsHeader(
             method=plan.method.name if is_method else planned.stage.name,
             stage=planned.stage.name,
-            dataset=plan.dataset.info.name,
+            # An encoder is that of the dataset that it was trained on, whatever is evaluated.
+            dataset=(plan.dataset if is_method else training_of(plan.dataset)).info.name,
             method_settings=plan.method_settings.model_dump(mode="json"),
             training_settings=planned.settings.model_dump(mode="json"),
             backbone=cast(ChosenBackbone, {**plan.backbone_identity, "seed": plan.options.seed}),
@@ -312,6 +315,7 @@ class _Run:
             earlier=[self._earlier_header(outcome) for outcome in self._stages if outcome.planned is not planned],
             start=self._start,
             noise=asdict(plan.noise) if plan.noise else {},
+            trained_on=dict(plan.trained_on) if is_method else {},
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

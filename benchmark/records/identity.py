@@ -84,6 +84,15 @@ class NoiseIdentity(RecordPart):
         return f"{100 * self.share:g} % of the training triplets noisy"
 
 
+class TrainingData(RecordPart):
+    """Another dataset, whose triplets were trained on. ``label`` and ``fingerprint`` as of `DataIdentity`; "" where
+    weights do not tell."""
+
+    name: Name
+    label: NameOrNone = ""
+    fingerprint: str = ""
+
+
 class ListedQueries(RecordPart):
     """The file that an evaluation was restricted to: its name without ending, its digest, how many ids it lists."""
 
@@ -101,8 +110,8 @@ class Identity(RecordPart):
     it was. ``limit``: what `--limit` shrank the run to. ``plugins`` and
     ``inputs``: files from outside (plug-ins; embeddings, rankings, checkpoints), name to digest.
     ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
-    ``dictionaries``: the files that corrected the texts, with their sha256; ``side_texts``: those that gave captions
-    of pictures and words of pairs.
+    ``training_data``: where the triplets are not those of ``data``. ``dictionaries``: the files that corrected the
+    texts, with their sha256; ``side_texts``: those that gave captions of pictures and words of pairs.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -126,6 +135,7 @@ class Identity(RecordPart):
     plugins: dict[str, str] = {}
     inputs: dict[str, str] = {}
     noise: NoiseIdentity | None = None
+    training_data: TrainingData | None = None
     dictionaries: dict[str, str] | None = None
     side_texts: dict[str, str] | None = None
     missing_pictures: tuple[str, ...] = ()

@@ -61,7 +61,8 @@ class WeightsHeader:
     `Method.prepare` made; ``start`` the backbone's description as it started, from which it is built
     again without its weights' file; ``imported`` the files that weights from elsewhere were read from,
     name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
-    ``noise``: how the training triplets were made wrong, empty where they were not.
+    ``noise``: how the training triplets were made wrong, empty where they were not. ``trained_on``: name, label and
+    fingerprint of another dataset whose triplets were trained on; empty where they are ``dataset``'s own.
     """
 
     method: str
@@ -85,6 +86,7 @@ class WeightsHeader:
     imported: dict[str, str] = field(default_factory=dict)
     exported: bool = False
     noise: dict[str, Any] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
@@ -112,8 +114,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
 
 def _plain(header: WeightsHeader) -> dict[str, Any]:
-    """Without noise nothing of it, so that the files are those of before."""
-    return {name: value for name, value in asdict(header).items() if name != "noise" or value}
+    """Without what is empty of the later entries, so that the files are those of before."""
+    later = ("noise", "trained_on")
+    return {name: value for name, value in asdict(header).items() if name not in later or value}
 
 
 def read_header(path: Path) -> WeightsHeader:
