@@ -10,6 +10,7 @@ import copy
 from dataclasses import replace
 
 from benchmark.data.dictionaries import dictionaries_of
+from benchmark.data.released_files import side_files_of
 from benchmark.data.wrapped import WrappedDataset, missing_names, noise_of
 from benchmark.dataset import Captions, Counts, Dataset, IntArray, Pictures, Task, Triplets
 
@@ -29,6 +30,7 @@ class TrainedElsewhere(WrappedDataset):
         names, paths = (tuple(x for pictures in both for x in getattr(pictures, part)) for part in ("names", "paths"))
         self.pictures = Pictures(names, paths)
         self.dictionaries = {**dictionaries_of(training), **dictionaries_of(dataset)}
+        self.side_files = side_files_of(training) or self.side_files
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         found = self.training.train_triplets(epoch, seed, pair_sampling)
