@@ -82,6 +82,9 @@ class RunOptions(Settings):
         several="*",
     )
     text_mode: str = _option("", "how captions become strings", "MODE")
+    train_dataset: str = _option(
+        "", "whose triplets to train on; its own by default, where it has any (CIRCO: CIRR's)", "NAME"
+    )
     epochs: int | None = _option(None, "of the method's own stage", "N", ge=0)
     batch_size: int | None = _option(None, "triplets per update, over all processes", "N", ge=1)
     negative_group: int | None = _option(None, "pairs that see each other in the loss", "N", ge=0)

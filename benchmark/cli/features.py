@@ -72,6 +72,7 @@ def _fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job:
 
     Raises UserError as a run does.
     """
+    from benchmark.dataset import read_splits
     from benchmark.features.room import bytes_needed
     from benchmark.method import FeatureInputs
     from benchmark.pipeline.planning import make_plan
@@ -80,7 +81,7 @@ def _fill_store(options: RunOptions, views: tuple[str, ...], dry_run: bool, job:
 
     plan = make_plan(options.model_copy(update={"set": {**options.set, "method.encoder": "untouched"}}))
     dataset, backbone = plan.dataset, backbone_of(plan)
-    splits = ("train", dataset.info.evaluation_split)
+    splits = [split for split in ("train", dataset.info.evaluation_split) if split in read_splits(dataset)]
     pictures = sum(len(dataset.split_pictures(split)) for split in splits)
     if backbone is None:
         raise UserError(f"method {options.method} brings its own networks; there are no features of a backbone")

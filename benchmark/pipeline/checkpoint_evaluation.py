@@ -114,6 +114,7 @@ def evaluate_checkpoint(
     draw_demo_data(chosen, discover(), job)
     plan = _named(make_plan(chosen, needed=(EVALUATED,)), header)
     plan = replace(plan, dataset=trained_with(plan.dataset, header.noise), training_files=header.training_files)
+    plan = replace(plan, trained_on=header.trained_on or plan.trained_on)
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}
@@ -232,8 +233,16 @@ def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> R
         "seed": header.seed,
         "set": settings,
         "selection": header.selection or "paper",
+        "train_dataset": _trained_on(header, dataset),
     }
     return make_options(method=header.method, dataset=dataset, **chosen)
+
+
+def _trained_on(header: WeightsHeader, dataset: str) -> str:
+    """The dataset that weights were trained on, where it is not the evaluated one and recipes for that are none."""
+    info = discover().datasets().get(dataset)
+    without_triplets = info is not None and info.train_dataset and header.dataset != dataset
+    return header.trained_on.get("name", header.dataset if without_triplets else "")
 
 
 def encoder_file(header: WeightsHeader, file: Path, named: str) -> Path:

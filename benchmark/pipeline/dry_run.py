@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmark.data.folders import picture_problems
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.distributed.process import this_process
 from benchmark.errors import UserError, gathered
 from benchmark.pipeline.forecast import forecast_update, picture_flops, product_speed
@@ -25,6 +26,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - synthetic demo pictures" if dataset.is_demo else ""),
+        *([f"trained on {plan.trained_on['label']} in {training_of(dataset).root}"] if plan.trained_on else []),
         *_backbone_lines(plan),
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),
         *(["tuning     learning rate × " + ", ".join(f"{rate:.3g}" for rate in RATE_FACTORS)] if plan.sweeps else []),

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.distributed.job import Job
 from benchmark.distributed.shards import broadcast_state
 from benchmark.errors import UserError
@@ -37,7 +38,7 @@ class EncoderArtefact:
 
     def __init__(self, plan: Plan, planned: PlannedStage, job: Job) -> None:
         self._plan, self._job, self._stage = plan, job, planned.stage.name
-        name = f"{plan.dataset.label}-{digest_of(plan.encoder_identity(planned))[:16]}"
+        name = f"{training_of(plan.dataset).label}-{digest_of(plan.encoder_identity(planned))[:16]}"
         self._folder = plan.options.cache_root / "encoders" / name
         self.file = self._folder / "weights.safetensors"
         self.work = self._folder / WORK
@@ -121,8 +122,9 @@ class EncoderArtefact:
             # The artefact may have been trained on behalf of another method.
             settings = plan.method_settings.model_dump(mode="json")
             own = replace(
-                read_header(self.file), method=plan.method.name, variant=variant, method_settings=settings
-            )
+                read_header(self.file), method=plan.method.name, variant=variant, method_settings=settings,
+                dataset=plan.dataset.info.name, trained_on=dict(plan.trained_on),
+            )  # fmt: skip
             atomic_write_json(plan.folder / LOG, read_json(self._folder / LOG))
             return save_run_weights(plan.folder, weights, own)
 

@@ -19,6 +19,7 @@ from benchmark.data.dictionaries import dictionary_digests
 from benchmark.data.partial import SUFFIX
 from benchmark.data.protocols import tasks_of_rule
 from benchmark.data.released_files import side_digests, side_files_of, side_note
+from benchmark.data.trained_elsewhere import TrainedElsewhere, column_selected_on, stored_as, training_of
 from benchmark.data.wrapped import Noise, noise_of
 from benchmark.dataset import Dataset, IntArray, Pictures, Task, Triplets
 from benchmark.encoders.backbone_table import backbone_label
@@ -31,7 +32,7 @@ from benchmark.method import Specification, Stage, TrainingRows
 from benchmark.options import RunOptions
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.settings import BackboneSettings, MethodSettings, TrainerSettings, TrainingSettings
-from benchmark.text_rules import TextRule, text_rule
+from benchmark.text_rules import TextRule, rule_of, text_rule
 from benchmark.training.batches import SEED_SCHEME, stage_seed
 from benchmark.training.deepspeed_file import DeepspeedFile
 from benchmark.training.execution import Execution
@@ -65,7 +66,8 @@ class Plan:
     """A run that can start. ``backbone`` is "" for a method that brings its own networks.
 
     ``backbone_families``: those that files from outside bring. ``training_rows``: by its name what a stage trains on
-    in place of triplets; ``training_files``: what these were read from, by name with its digest.
+    in place of triplets; ``training_files``: what these were read from, by name with its digest. ``trained_on``: where
+    another dataset's triplets are trained on, its name, label and fingerprint, as far as they are known.
     """
 
     options: RunOptions
@@ -90,6 +92,7 @@ class Plan:
     subset: QuerySubset | None = None
     training_rows: Mapping[str, TrainingRows] = field(default_factory=dict)
     training_files: Mapping[str, str] = field(default_factory=dict)
+    trained_on: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -121,7 +124,18 @@ class Plan:
 
     @property
     def rule(self) -> TextRule:
-        return text_rule(self.last.settings.text_rule)
+        """By which the evaluated queries are asked: the last stage's where these have such texts."""
+        own, info = text_rule(self.last.settings.text_rule), self.dataset.info
+        if not self.trained_on:
+            return own
+        fits = any(own.mode in protocol.text_modes for protocol in self.dataset.protocols)
+        return rule_of(self.options.text_mode) if self.options.text_mode else own if fits else text_rule(info.text_rule)
+
+    @property
+    def training_rule(self) -> TextRule:
+        """By which the queries that pick an epoch are asked."""
+        here = self.last.stage.trains or not self.trained_on
+        return text_rule(self.last.settings.text_rule if here else training_of(self.dataset).info.text_rule)
 
     @property
     def trained(self) -> tuple[PlannedStage, ...]:
@@ -146,6 +160,8 @@ class Plan:
     @property
     def selection_note(self) -> str:
         """What a person is told of the selection; "" where nothing is trained."""
+        if self.trained_on and self.selection == "paper":
+            return f"best epoch on the evaluation split of {self.trained_on.get('label', self.trained_on['name'])}"
         return selection_note(self.selection, any(planned.settings.picks_an_epoch for planned in self.trained[-1:]))
 
     def encoder_identity(self, planned: PlannedStage) -> dict[str, Any]:
@@ -156,13 +172,13 @@ class Plan:
             **planned.identity(),
             "backbone": self.backbone_identity,
             "data": {
-                "name": self.dataset.label,
-                "fingerprint": self.dataset.fingerprint,
+                "name": training_of(self.dataset).label,
+                "fingerprint": training_of(self.dataset).fingerprint,
                 "training pictures": "" if planned.stage.rows else self._training_pictures,
             },
             **({"training files": dict(self.training_files)} if planned.stage.rows else {}),
             "selection": self.options.selection,
-            "selected on": [str(task.key) for task in self.selection_tasks] if selects else [],
+            "selected on": [column_selected_on(task) for task in self.selection_tasks] if selects else [],
             "plugin": self.plugins.get(planned.file_name, ""),
             "seed": self.options.seed,
             "stage seed": self.seed_of(planned),
@@ -237,6 +253,7 @@ class Plan:
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
             **({"subset": self.subset.digest} if self.subset else {}),
+            **({"training data": dict(self.trained_on)} if self.trained_on else {}),
             **self._noise_identity,
             **({"dictionaries": self.dictionaries} if self.dictionaries else {}),
             **({"side texts": self.side_texts} if self.side_texts else {}),
@@ -296,7 +313,10 @@ class Plan:
     def selection_tasks(self) -> tuple[Task, ...]:
         """The tasks that pick an epoch: the recipe's protocol's, or the default one's, or the held-out triplets."""
         if self.options.selection == "heldout":
-            return (heldout_task(self.dataset, self._heldout(self.last).triplets, self.rule),)
+            named, _ = stored_as(self.dataset, "train")
+            return (heldout_task(named, self._heldout(self.last).triplets, self.training_rule),)
+        if isinstance(self.dataset, TrainedElsewhere):
+            return self.dataset.selection_tasks(self.training_rule.name)
         asked, known = self.last.settings.selection_protocol, [info.name for info in self.dataset.protocols]
         if asked and asked not in known:
             raise unknown_name(f"selection_protocol of {self.dataset.label}", asked, known)

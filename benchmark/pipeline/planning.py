@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from benchmark.data.dataset_choice import EVALUATED, open_dataset
-from benchmark.errors import unknown_name
-from benchmark.facts import Recipe
+from benchmark.data.trained_elsewhere import TrainedElsewhere
+from benchmark.dataset import Dataset
+from benchmark.errors import UserError, unknown_name
+from benchmark.facts import DatasetInfo, Recipe
 from benchmark.facts_file import read_own_recipes
 from benchmark.files import file_digest
 from benchmark.method import TrainingRows
 from benchmark.options import RunOptions
 from benchmark.pipeline.plan import Plan, digest_of_pictures
-from benchmark.pipeline.run_settings import settle
+from benchmark.pipeline.run_settings import RunSettings, settle
 from benchmark.registry import Registry, discover
 from benchmark.weights.assets import RequiredAsset
 
@@ -40,10 +43,11 @@ def make_plan(
     info = registry.datasets().get(options.dataset)
     if info is None:
         raise unknown_name("dataset", options.dataset, registry.datasets())
-    settings_for = partial(settle, options, registry, specification, own_recipes, info)
+    training = _training_info(options, info, registry)
+    settings_for = partial(settle, options, registry, specification, own_recipes, info, training)
     if options.data_root_of(options.dataset) is None:
         settings_for(is_demo=True, dataset=None)  # what is wrong is told before pictures are drawn
-    dataset = open_dataset(registry, options, needed, ("train", EVALUATED))
+    dataset, trained_on = _open(registry, options, needed, info, training, settings_for)
     settled = settings_for(is_demo=dataset.is_demo, dataset=dataset)
     assets = registry.assets()
     rows: dict[str, TrainingRows] = {}
@@ -63,6 +67,7 @@ def make_plan(
         weights_digest=file_digest(Path(settled.weights)) if Path(settled.weights).is_file() else "",
         backbone_families=registry.backbone_families(),
         plugins=plugins,
+        trained_on=trained_on,
         **vars(settled),
         required_files=tuple(
             RequiredAsset(assets[file.asset], file.given)
@@ -74,3 +79,35 @@ def make_plan(
     if settled.subset is not None:
         settled.subset.require_known(plan.tasks)
     return plan
+
+
+def _training_info(options: RunOptions, info: DatasetInfo, registry: Registry) -> DatasetInfo:
+    """Of the dataset whose triplets are trained on; raises UserError for one that is not known, or has none."""
+    name = options.train_dataset or info.train_dataset or info.name
+    found = registry.datasets().get(name)
+    if found is None:
+        raise unknown_name("--train-dataset", name, registry.datasets())
+    if found.train_dataset:
+        raise UserError(f"--train-dataset {name}: has no training triplets; name one that has, {found.train_dataset}")
+    return found
+
+
+def _open(
+    registry: Registry, options: RunOptions, needed: tuple[str, ...], info: DatasetInfo, training: DatasetInfo,
+    settings_for: Callable[..., RunSettings],
+) -> tuple[Dataset, Mapping[str, str]]:  # fmt: skip
+    """The data of a run, and what is known of another dataset that it is trained on."""
+    if training.name == info.name:
+        return open_dataset(registry, options, needed, ("train", EVALUATED)), {}
+    dataset = open_dataset(registry, options, tuple(split for split in needed if split != "train"), (EVALUATED,))
+    stages = [planned.stage for planned in settings_for(is_demo=dataset.is_demo, dataset=None).stages]
+    # What trains on rows of other files takes pictures and texts of a dataset in the demo alone.
+    if not any(stage.trains and (stage.rows is None or dataset.is_demo) for stage in stages):
+        return dataset, {}
+    if "train" not in needed:
+        return dataset, {"name": training.name}
+    # Protocols are those of the dataset that is evaluated.
+    chosen = options.model_copy(update={"dataset": training.name, "protocol": ()})
+    other = open_dataset(registry, chosen, ("train", EVALUATED))
+    told = {"name": training.name, "label": other.label, "fingerprint": other.fingerprint}
+    return TrainedElsewhere(dataset, other), told

@@ -39,7 +39,9 @@ def draw_demo_data(options: RunOptions, registry: Registry, job: Job) -> None:
     asked = options.demo and options.dataset in registry.datasets()
     if asked and job.process.world_size > 1:
         if job.cache.is_first:
-            registry.demo_folder(options.dataset, options.cache_root)
+            other = options.train_dataset or registry.datasets()[options.dataset].train_dataset
+            for name in filter(registry.datasets().get, (options.dataset, other)):
+                registry.demo_folder(name, options.cache_root)
         job.barrier.wait("drawing demo pictures")
 
 
@@ -101,6 +103,9 @@ def check_pictures(plan: Plan, job: Job) -> frozenset[int]:
     require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
     if plan.is_zero_shot:
         return frozenset()
+    if plan.trained_on and plan.selection == "paper":
+        for task in plan.selection_tasks:
+            require_pictures(dataset, dataset.split_pictures(task.key.split))
     training = dataset.split_pictures("train")
     if not plan.options.skip_bad_images:
         require_pictures(dataset, training)

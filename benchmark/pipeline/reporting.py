@@ -36,6 +36,7 @@ from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
 from benchmark.progress import say
+from benchmark.records.aspects import aspect_section
 from benchmark.records.environment import code_version, environment, peak_memory_bytes, utc_now
 from benchmark.records.example_picture import ExampleRow, draw_examples
 from benchmark.records.identity import (
@@ -45,6 +46,7 @@ from benchmark.records.identity import (
     ListedQueries,
     NoiseIdentity,
     StageIdentity,
+    TrainingData,
 )
 from benchmark.records.layout import WIDTH
 from benchmark.records.measurement import AspectScore, Cost, Probe, Selected
@@ -144,13 +146,6 @@ def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
     )
 
 
-def _with_composition(result: Result, tasks: Sequence[TaskResult]) -> Result:
-    """``tasks``: what the result is of, the task itself or the categories of an average."""
-    composition = compose_tasks(result.key, [each.ranked() for each in tasks], list(result.metrics))
-    # A copy would not be held against its metrics.
-    return Result.model_validate({**dict(result), "composition": composition})
-
-
 def _aspect_scores(tested: TaskResult) -> dict[str, AspectScore]:
     queries, rank = tested.task.queries, tested.ranks.rank
     values = metric_values(ASPECT_METRIC, rank, None, tested.ranks.positive_ranks)
@@ -162,6 +157,13 @@ def _aspect_scores(tested: TaskResult) -> dict[str, AspectScore]:
         name: AspectScore(queries=len(own), value=100 * float(own.mean()), interval=ends[name])
         for name, (own, _) in found.items()
     }
+
+
+def _with_composition(result: Result, tasks: Sequence[TaskResult]) -> Result:
+    """``tasks``: what the result is of, the task itself or the categories of an average."""
+    composition = compose_tasks(result.key, [each.ranked() for each in tasks], list(result.metrics))
+    # A copy would not be held against its metrics.
+    return Result.model_validate({**dict(result), "composition": composition})
 
 
 def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
@@ -237,6 +239,7 @@ def build_record(
         zero_shot=plan.is_zero_shot and not plan.has_encoder_stage,
         training_files=dict(plan.training_files) or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
+        training_data=TrainingData(**plan.trained_on) if plan.trained_on else None,
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),
         inputs=dict(imported or {}),
@@ -308,7 +311,8 @@ def write_run(folder: Path, record: Record, tested: Tested, dataset: Dataset, ti
     per_query = {i: scored[column].per_query(dataset.pictures.names) for i, column in columns if column in scored}
     written = write_record(folder, record, per_query)
     with extra(TABLE):
-        parts = filter(None, [run_table(written), composition_section(written).rstrip("\n")])
+        sections = (aspect_section(written), composition_section(written))
+        parts = filter(None, [run_table(written), *(section.rstrip("\n") for section in sections)])
         atomic_write_text(folder / TABLE, "\n\n".join(parts) + "\n")
     with extra(EXAMPLES):
         _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
@@ -367,7 +371,8 @@ def _example_rows(tested: TaskResult, dataset: Dataset) -> list[ExampleRow]:
 def format_summary(record: Record, folder: Path) -> str:
     """What ends a run: its tables, as wide as the terminal, where everything lies, and what the numbers are not."""
     width = shutil.get_terminal_size((WIDTH, 0)).columns if sys.stdout.isatty() else WIDTH
-    lines = ["", run_table(record, width), "", *filter(None, [composition_section(record, width)])]
+    sections = filter(None, [aspect_section(record, width), composition_section(record, width)])
+    lines = ["", run_table(record, width), "", *sections]
     lines += [f"record:   {folder / 'record.json'}"]
     lines += [f"examples: {folder / EXAMPLES}"] if (folder / EXAMPLES).is_file() else []
     data = record.identity.data

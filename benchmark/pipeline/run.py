@@ -18,6 +18,7 @@ import torch
 from benchmark.arithmetic import float32_convolutions
 from benchmark.backbone import Backbone
 from benchmark.data.long_texts import format_long_texts, training_strings, with_cut_texts
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.distributed.job import Job, join_job
 from benchmark.errors import UserError
 from benchmark.evaluation.evaluator import TaskResult, encode_tasks, score_in_full
@@ -137,8 +138,8 @@ class _Run:
             say(line)
         self._tasks = with_cut_texts(self._plan.tasks, backbone)
         plan = self._plan
-        on_triplets = not plan.is_zero_shot
-        trained = training_strings(plan.dataset, plan.rule, plan.last.settings.pair_sampling) if on_triplets else ()
+        rule, pair_sampling = plan.training_rule, plan.last.settings.pair_sampling
+        trained = () if plan.is_zero_shot else training_strings(plan.dataset, rule, pair_sampling)
         for line in format_long_texts(self._tasks, trained, backbone):
             say(line)
         self._probe_ahead()
@@ -301,7 +302,8 @@ class _Run:
         return WeightsHeader(
             method=plan.method.name if is_method else planned.stage.name,
             stage=planned.stage.name,
-            dataset=plan.dataset.info.name,
+            # An encoder is that of the dataset that it was trained on, whatever is evaluated.
+            dataset=(plan.dataset if is_method else training_of(plan.dataset)).info.name,
             method_settings=plan.method_settings.model_dump(mode="json"),
             training_settings=planned.settings.model_dump(mode="json"),
             backbone=cast(ChosenBackbone, {**plan.backbone_identity, "seed": plan.options.seed}),
@@ -319,6 +321,7 @@ class _Run:
             start=self._start,
             noise=asdict(plan.noise) if plan.noise else {},
             training_files=dict(plan.training_files),
+            trained_on=dict(plan.trained_on) if is_method else {},
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

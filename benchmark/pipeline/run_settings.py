@@ -67,11 +67,13 @@ def settle(
     specification: Specification,
     own_recipes: Sequence[Recipe],
     info: DatasetInfo,
+    training: DatasetInfo,
     is_demo: bool,
     dataset: Dataset | None,
 ) -> RunSettings:
     """All settings of a run; raises UserError with every problem of them.
 
+    ``training``: of the dataset whose triplets are trained on, whose recipes and text rule the stages that train have.
     ``dataset``: None where its data is still to be made; only batches that `--limit` cuts depend on it.
     """
     families = registry.backbone_families()
@@ -85,7 +87,7 @@ def settle(
     if options.fair and variant is not None and not variant.settings:
         # A published version is one on its own encoder.
         variant = None
-    filler = _Filler(registry, options, info, dataset, chosen, problems, variant, own_recipes)
+    filler = _Filler(registry, options, info, training, dataset, chosen, problems, variant, own_recipes)
     problems += problems_of(options, registry.methods()[options.method], registry)
     defaults = [("demo data", specification.demo_settings if is_demo else {})]
     above = [filler.named("method"), ("--fair", {"encoder": options.fair} if options.fair and not problems else {})]
@@ -198,7 +200,8 @@ class _Filler:
 
     registry: Registry
     options: RunOptions
-    info: DatasetInfo
+    evaluated: DatasetInfo
+    training: DatasetInfo
     dataset: Dataset | None
     chosen: Mapping[str, Mapping[str, Any]]
     problems: list[str]
@@ -231,7 +234,8 @@ class _Filler:
 
     def _stage(self, stage: Stage, initialisation: Initialisation, is_last: bool, has_named: bool) -> PlannedStage:
         options = self.options
-        layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": self.info.text_rule})]
+        info = self.training if stage.trains else self.evaluated
+        layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": info.text_rule})]
         recipe = None
         if stage.trains:
             name = options.recipe if has_named or options.recipe == "from-scratch" else ""
@@ -239,23 +243,23 @@ class _Filler:
             is_fair = is_last and bool(options.fair or name == FAIR)
             with gathered(self.problems):
                 own = "" if is_fair else name
-                key = (stage.name, self.info.name)
+                key = (stage.name, info.name)
                 recipe = own_recipe_of(self.own_recipes, *key, initialisation) or self.registry.recipe(
                     *key, own, initialisation
                 )
                 if is_fair:
-                    recipe = fair_recipe(self.info, initialisation, recipe)
+                    recipe = fair_recipe(info, initialisation, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))
         elif options.fair and is_last:
-            layers.append(("--fair", untrained_settings(self.info, initialisation)))
+            layers.append(("--fair", untrained_settings(info, initialisation)))
         else:
             # A formula's published constants, the same on whatever the features start from.
-            recipe = own_recipe_of(self.registry.recipes(), stage.name, self.info.name, "pretrained")
+            recipe = own_recipe_of(self.registry.recipes(), stage.name, info.name, "pretrained")
             layers.append(("recipe", recipe.settings if recipe is not None else {}))
         layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(stage, fill(stage.settings, layers, stage.name))))
-            layers.append(("options", _shortcuts(options, is_last)))
+            layers.append(("options", _shortcuts(options, is_last, self.training.name == self.evaluated.name)))
         settings = self.fill(stage.settings, layers, stage.name)
         if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
             # Half precision with loss scaling is the recipe's for GPUs; a CPU gains nothing from it.
@@ -275,12 +279,13 @@ class _Filler:
         return {"batch_size": batch, "negative_group": 0 if batch < settings.batch_size else settings.negative_group}
 
 
-def _shortcuts(options: RunOptions, is_last: bool) -> dict[str, Any]:
-    """`--epochs` and its like set the stage that is evaluated; precision and text rule set all."""
+def _shortcuts(options: RunOptions, is_last: bool, trains_here: bool) -> dict[str, Any]:
+    """`--epochs` and its like set the stage that is evaluated; precision and text rule set all, the latter where the
+    texts that are trained on are the evaluated dataset's."""
     values: dict[str, Any] = {}
     if options.precision:
         values["precision"] = options.precision
-    if options.text_mode:
+    if options.text_mode and trains_here:
         values["text_rule"] = rule_of(options.text_mode).name
     if is_last:
         for name in ("epochs", "batch_size", "negative_group"):

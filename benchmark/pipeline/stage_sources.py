@@ -16,6 +16,7 @@ import torch
 
 from benchmark.backbone import Backbone
 from benchmark.data.pixels import PixelSource
+from benchmark.data.trained_elsewhere import stored_as
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job
 from benchmark.evaluation.evaluator import evaluate
@@ -146,8 +147,9 @@ class StageSources:
             indices = dataset.split_pictures(split)
             if split == "train" and self._unreadable:
                 indices = indices[~np.isin(indices, list(self._unreadable))]
+            named, name = stored_as(dataset, split)
             self._features[key] = self._store.pictures(
-                dataset, split, indices, inputs.views, inputs.grids, self._plan.trainer.keep_features
+                named, name, indices, inputs.views, inputs.grids, self._plan.trainer.keep_features
             )
             self.seconds_on_features += time.monotonic() - started
         return self._features[key]

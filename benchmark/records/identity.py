@@ -84,6 +84,15 @@ class NoiseIdentity(RecordPart):
         return f"{100 * self.share:g} % of the training triplets noisy"
 
 
+class TrainingData(RecordPart):
+    """Another dataset, whose triplets were trained on. ``label`` and ``fingerprint`` as of `DataIdentity`; "" where
+    weights do not tell."""
+
+    name: Name
+    label: NameOrNone = ""
+    fingerprint: str = ""
+
+
 class ListedQueries(RecordPart):
     """The file that an evaluation was restricted to: its name without ending, its digest, how many ids it lists."""
 
@@ -103,7 +112,8 @@ class Identity(RecordPart):
     ``subset``: the queries that `--subset` left. ``noise``: of the training triplets, held-out ones among them.
     ``dictionaries``: the files that corrected the texts, with their sha256; ``side_texts``: those that gave captions
     of pictures and words of pairs. ``zero_shot``: no stage has seen a triplet; ``training_files``: what was trained on
-    in place of them, by name with its digest.
+    in place of them, by name with its digest. ``training_data``: where the triplets are not
+    those of ``data``.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -127,6 +137,7 @@ class Identity(RecordPart):
     plugins: dict[str, str] = {}
     inputs: dict[str, str] = {}
     noise: NoiseIdentity | None = None
+    training_data: TrainingData | None = None
     dictionaries: dict[str, str] | None = None
     side_texts: dict[str, str] | None = None
     zero_shot: bool = False

@@ -254,6 +254,7 @@ FACTS: dict[str, Callable[[Row], str]] = {
     "encoder": _encoder,
     "recipe": _recipe,
     "text rule": lambda row: row.first.identity.text_rule or "none",
+    "trained on": lambda row: (data := row.first.identity.training_data) and (data.label or data.name) or "",
     "seeds": _seeds,
 }
 """What is said of rows beside their label."""
@@ -262,6 +263,7 @@ FACTS: dict[str, Callable[[Row], str]] = {
 def format_facts(rows: Sequence[Row], leave_out: Iterable[str] = ()) -> Iterator[str]:
     """What rows have in common, in one sentence, and a sentence for each fact in which they differ."""
     facts = {name: [of(row) for row in rows] for name, of in FACTS.items() if name not in leave_out}
+    facts = {name: told for name, told in facts.items() if any(told)}
     common = [f"{name}: {told[0]}" for name, told in facts.items() if len(set(told)) == 1]
     if common:
         yield f"{'All rows' if len(rows) > 1 else 'This row'}: {'; '.join(common)}"

@@ -62,7 +62,8 @@ class WeightsHeader:
     again without its weights' file; ``imported`` the files that weights from elsewhere were read from,
     name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
     ``noise``: how the training triplets were made wrong, empty where they were not. ``training_files``: what was
-    trained on in place of triplets, by name with its digest.
+    trained on in place of triplets, by name with its digest. ``trained_on``: name, label and fingerprint of another
+    dataset whose triplets were trained on; empty where they are ``dataset``'s own.
     """
 
     method: str
@@ -87,6 +88,7 @@ class WeightsHeader:
     exported: bool = False
     noise: dict[str, Any] = field(default_factory=dict)
     training_files: dict[str, str] = field(default_factory=dict)
+    trained_on: dict[str, str] = field(default_factory=dict)
     format: str = FORMAT
 
     @classmethod
@@ -114,8 +116,9 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
 
 def _plain(header: WeightsHeader) -> dict[str, Any]:
-    """Of noise and files nothing where there are none, so that the files are those of before."""
-    return {n: value for n, value in asdict(header).items() if n not in ("noise", "training_files") or value}
+    """Without what is empty of the later entries, so that the files are those of before."""
+    later = ("noise", "training_files", "trained_on")
+    return {name: value for name, value in asdict(header).items() if name not in later or value}
 
 
 def read_header(path: Path) -> WeightsHeader:

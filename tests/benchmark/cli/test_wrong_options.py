@@ -31,7 +31,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no folder of a name": (("--data-root", "cirr="), "names no folder"),
     "no name of a folder": (("--data-root", "=d"), "names no folder"),
     "two folders": (("--data-root", "a", "--data-root", "b"), "a second folder for the same data"),
-    "a misspelt name": (("--data-root", "cir=/d"), "unknown dataset 'cir': did you mean cirr?"),
+    "a misspelt name": (("--data-root", "shos=/d"), "unknown dataset 'shos': did you mean shoes?"),
     "a folder of another": (("--data-root", "shoes=/d"), "names a folder for shoes alone; add cirr=PATH"),
     "an empty output": (("--output", ""), "'output' is given empty"),
     "an empty cache": (("--cache", ""), "'cache' is given empty"),

@@ -120,7 +120,7 @@ def test_what_the_schema_rules_out_is_told_with_its_line(tmp_path: Path, change:
 
 
 def test_all_problems_come_in_one_go(tmp_path: Path) -> None:
-    lines = [{"value": "x", "year": "x"}, {"dataset": "CIRCO"}, {}, {}, {"value": "41.00"}]
+    lines = [{"value": "x", "year": "x"}, {"dataset": "GeneCIS"}, {}, {}, {"value": "41.00"}]
     with pytest.raises(UserError) as error:
         read_published(written(tmp_path / "p.csv", *lines))
     told = [line.split("p.csv, ")[1] for line in str(error.value).splitlines()]
@@ -297,7 +297,7 @@ def test_what_stands_in_a_published_row_is_shown_and_never_obeyed(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"dataset": "CIRCO"}, "unknown dataset 'CIRCO'"),
+        ({"dataset": "GeneCIS"}, "unknown dataset 'GeneCIS'"),
         ({"metric": "R@7"}, "unknown metric of FashionIQ"),
         ({"found": "lower"}, "found 'lower' must be a percentage"),
         ({"by": ""}, "by '' must be given"),

@@ -1,0 +1,144 @@
+"""A dataset without triplets is trained on those of another one: as a run on that one would, and told so everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from benchmark.datasets.demo.circo import CircoSizes
+from benchmark.datasets.demo.demo_data import write_demo
+from command_line import Command
+
+import benchmark
+from benchmark.data.trained_elsewhere import TrainedElsewhere, stored_as, training_of
+from benchmark.errors import UserError
+from benchmark.options import make_options
+from benchmark.pipeline.encoder_artefact import EncoderArtefact
+from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planning import make_plan
+from benchmark.records.record import read_record, seedless_identity
+from benchmark.records.tables import run_table
+from benchmark.training.selection import is_heldout_reference
+from benchmark.weights.checkpoints import read_header
+
+SMALL = {"backbone": "tiny", "weights": "random", "epochs": 1, "batch_size": 24}
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory, small_cirr: Path) -> dict[str, str]:
+    circo = tmp_path_factory.mktemp("data") / "CIRCO"
+    write_demo("circo", circo, CircoSizes(8, 3, 2, 1, 45), workers=1)
+    return {"circo": str(circo), "cirr": str(small_cirr)}
+
+
+def plan_of(method: str, dataset: str, roots: dict[str, str], **values: Any) -> Plan:
+    return make_plan(make_options(method=method, dataset=dataset, data_root=roots, **{**SMALL, **values}))
+
+
+def test_training_is_that_of_the_other_dataset_to_the_last_setting(roots: dict[str, str]) -> None:
+    here, there = plan_of("clip4cir", "circo", roots), plan_of("clip4cir", "cirr", roots)
+    assert [stage.settings for stage in here.stages] == [stage.settings for stage in there.stages]
+    assert [stage.recipe for stage in here.stages] == [stage.recipe for stage in there.stages]
+    # An encoder is one artefact, whatever is evaluated with it.
+    assert [here.encoder_identity(stage) for stage in here.stages] == [there.encoder_identity(s) for s in there.stages]
+    assert [task.key.dataset for task in here.tasks] == ["demo-circo"] * 2
+    assert here.configuration != there.configuration and here.configuration["training data"] == {
+        "name": "cirr", "label": "demo-cirr", "fingerprint": there.dataset.fingerprint,
+    }  # fmt: skip
+    assert isinstance(here.dataset, TrainedElsewhere) and training_of(there.dataset) is there.dataset
+    names, others = here.dataset.pictures.names, there.dataset.pictures.names
+    ours, theirs = (plan.triplets(plan.last, frozenset())(3) for plan in (here, there))
+    assert [names[i] for i in ours.reference_picture] == [others[i] for i in theirs.reference_picture]
+    assert [names[i] for i in ours.target_picture] == [others[i] for i in theirs.target_picture]
+    assert ours.captions == theirs.captions and here.dataset.training_texts() == there.dataset.training_texts()
+    for split in ("train", "training-val"):
+        named, name = stored_as(here.dataset, split)
+        assert (named.label, name) == ("demo-cirr", split.removeprefix("training-"))
+        pictures = there.dataset.split_pictures(name)
+        assert [names[i] for i in here.dataset.split_pictures(split)] == [others[i] for i in pictures]
+    assert stored_as(here.dataset, "val") == (here.dataset, "val")
+    (ours_picking,), (picking,) = here.selection_tasks, there.selection_tasks
+    assert [names[i] for i in ours_picking.gallery] == [others[i] for i in picking.gallery]
+    assert [names[i] for i in ours_picking.queries.reference_picture] == [
+        others[i] for i in picking.queries.reference_picture
+    ]
+    assert np.array_equal(ours_picking.queries.reference_in_gallery, picking.queries.reference_in_gallery)
+    assert here.selection_note == "best epoch on the evaluation split of demo-cirr"
+
+
+def test_held_out_triplets_and_noise_are_the_other_dataset_s(roots: dict[str, str]) -> None:
+    here, there = (plan_of("tirg_clip", name, roots, selection="heldout", noise=0.5) for name in ("circo", "cirr"))
+    assert here.noise is not None and here.noise == there.noise
+    (ours,), (theirs,) = here.selection_tasks, there.selection_tasks
+    assert str(ours.key) == str(theirs.key) and ours.queries.texts == theirs.queries.texts
+    names = here.dataset.pictures.names
+    assert all(is_heldout_reference(names[i]) for i in ours.queries.reference_picture)
+    assert here.encoder_identity(here.last) == there.encoder_identity(there.last)
+
+
+def test_the_text_mode_is_that_of_the_evaluated_queries_alone(roots: dict[str, str]) -> None:
+    plan = plan_of("tirg_clip", "circo", roots, text_mode="with-concept")
+    assert {task.key.text_mode for task in plan.tasks} == {"with-concept-magiclens"} and plan.rule.name == "with-concept"
+    assert plan.last.settings.text_rule == plan_of("tirg_clip", "cirr", roots).last.settings.text_rule
+    assert [task.key.text_mode for task in plan.selection_tasks] == ["single"]
+
+
+def test_what_trains_nothing_needs_no_other_dataset(roots: dict[str, str], tmp_path: Path) -> None:
+    alone = {"circo": roots["circo"]}
+    untouched = {"set": {"method.encoder": "untouched"}}
+    plan = plan_of("sum", "circo", alone, **untouched)
+    assert plan.trained_on == {} and "training data" not in plan.configuration
+    with pytest.raises(UserError, match=r"names a folder for circo alone; add cirr=PATH, or ask for --demo"):
+        plan_of("tirg_clip", "circo", alone)
+    for name, told in (("circo", "has no training triplets; name one that has, cirr"), ("cir", "did you mean cirr")):
+        with pytest.raises(UserError, match=told):
+            plan_of("tirg_clip", "circo", roots, train_dataset=name)
+    # What has triplets may be trained on others' as well, and says so; its own are no others'.
+    assert plan_of("tirg_clip", "cirr", roots, train_dataset="cirr").trained_on == {}
+
+
+def test_a_run_and_its_checkpoint_say_what_was_trained_on(
+    roots: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    values: dict[str, Any] = {**SMALL, "data_root": roots, "cache": str(tmp_path / "cache"), "text_mode": "single"}
+    values["set"] = {"method.encoder": "untouched"}
+    record = benchmark.run("tirg_clip", "circo", output=str(tmp_path / "run"), **values)
+    data = record.identity.training_data
+    assert data is not None and (data.name, data.label) == ("cirr", "demo-cirr")
+    assert seedless_identity(record)["training_data"]["name"] == "cirr"
+    assert "trained on: demo-cirr" in " ".join(run_table(record).split())
+    header = read_header(tmp_path / "run" / "weights" / "selected.safetensors")
+    assert header.dataset == "circo" and header.trained_on == data.model_dump()
+    kept = {folder.name.rpartition("-")[0] for folder in (tmp_path / "cache" / "features").rglob("demo_*")}
+    assert kept == {"demo_circo-val", "demo_cirr-train", "demo_cirr-val"}  # as a run on CIRR would keep them
+    options = [part for name, path in roots.items() for part in ("--data-root", f"{name}={path}")]
+    shown = command("evaluate", "--method", "tirg_clip", "--checkpoint", tmp_path / "run", *options[:2], "--output", tmp_path / "again")
+    assert shown.status == 0, shown.err
+    again = read_record(tmp_path / "again")
+    assert again.identity.training_data == data
+    assert [r.metrics for r in again.results] == [r.metrics for r in record.results if r.weights_from == "selected"]
+    # Weights of a run on CIRR, asked CIRCO, are the same weights.
+    other = benchmark.run("tirg_clip", "cirr", output=str(tmp_path / "cirr"), **values)
+    assert other.identity.training_data is None
+    shown = command("evaluate", "--method", "tirg_clip", "--checkpoint", tmp_path / "cirr", "--dataset", "circo", *options[:2],
+                    "--output", tmp_path / "asked")  # fmt: skip
+    assert shown.status == 0, shown.err
+    asked = read_record(tmp_path / "asked")
+    assert asked.identity.training_data is not None and asked.identity.training_data.name == "cirr"
+    assert [r.metrics for r in asked.results] == [r.metrics for r in again.results]
+    assert asdict(header)["training_settings"] == read_header(
+        tmp_path / "cirr" / "weights" / "selected.safetensors"
+    ).training_settings
+
+
+def test_a_trained_encoder_is_taken_by_both(roots: dict[str, str], tmp_path: Path) -> None:
+    from benchmark.distributed.job import join_job
+
+    folders = set()
+    for name in ("circo", "cirr"):
+        plan = plan_of("sum", name, roots, cache=str(tmp_path), set={"method.encoder": "finetuned"})
+        folders.add(EncoderArtefact(plan, plan.stages[0], join_job("cpu", tmp_path)).file)
+    assert len(folders) == 1
