@@ -10,19 +10,17 @@ Notation: B batch, n query tokens, h width of the Q-Former, e width of the embed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from benchmark.encoding import Encoding, dot_products
-from benchmark.method import Method, Views
+from benchmark.method import Views
 from benchmark.settings import TrainingSettings
 
-from .networks.blip2 import PromptedStage, text_tokens
-from .networks.blip2_stage import Blip2Settings, PictureTokens, on_blip2, without_key_biases
+from .networks.blip2 import PromptedStage
+from .networks.blip2_stage import Blip2Settings, OnFirstStage, PictureTokens, on_blip2
 
 
 class SprcTraining(TrainingSettings):
@@ -32,26 +30,21 @@ class SprcTraining(TrainingSettings):
     align_weight: float = Field(1.0, ge=0, description="weight of the fused tokens' distance from the prompts")
 
 
-class Sprc(Method):
+class Sprc(OnFirstStage[PromptedStage]):
     """A query is (B, e), a target (B, n, e), all of unit norm."""
 
     def __init__(self, network: PromptedStage, pictures: PictureTokens, training: SprcTraining) -> None:
-        super().__init__()
-        self.network, self.pictures = network, pictures
+        super().__init__(network, pictures)
         self._prompt_weight, self._align_weight = training.prompt_weight, training.align_weight
 
     def encode_query(self, reference: Views, text: Views) -> Encoding:
         """In evaluation the query alone; in training "prompted" (B, e) and "fused", a mean (B, h), beside it."""
         network, words = self.network, text["tokens"]
-        fused = network.joint(network.vision(self.pictures(reference)), words)[:, : network.queries]
+        fused = network.joint(self.seen(reference), words)[:, : network.queries]
         query = network.query(network.second_pass(fused, words)[:, network.queries])
         if not self.training:
             return query
         return {"query": query, "prompted": network.query(network.prompted(words)[:, 0]), "fused": fused.mean(dim=1)}
-
-    def encode_target(self, target: Views) -> Tensor:
-        network = self.network
-        return network.targets(network.picture_queries(network.vision(self.pictures(target))))
 
     def loss(self, queries: dict[str, Tensor], targets: Tensor) -> Tensor:  # type: ignore[override]
         losses = self.losses(queries, targets)
@@ -71,13 +64,6 @@ class Sprc(Method):
             "rtc": contrast(queries["prompted"]),
             "align": (queries["fused"].float() - prompt).square().mean(),
         }
-
-    def tokenize(self, texts: Sequence[str]) -> Views:
-        return {"tokens": text_tokens(texts)}
-
-    @property
-    def without_gradient(self) -> tuple[str, ...]:
-        return tuple(without_key_biases(self))
 
 
 METHOD = on_blip2("sprc", PromptedStage, Sprc, Blip2Settings, SprcTraining)

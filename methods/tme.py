@@ -11,8 +11,6 @@ Notation: B batch, n query tokens, h width of the Q-Former, e width of the embed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from pydantic import Field
@@ -22,8 +20,7 @@ from benchmark.encoding import Encoding, dot_products
 from benchmark.method import ComingEpoch, Method, ParameterGroups, RowValues, Views
 from benchmark.settings import TrainingSettings
 
-from .networks.blip2 import text_tokens
-from .networks.blip2_stage import Blip2Settings, PictureTokens, on_blip2, without_key_biases
+from .networks.blip2_stage import Blip2Settings, OnFirstStage, PictureTokens, on_blip2
 from .networks.tme import DifferenceStage, Phase, PhasedAdamW, PhaseName, are_clean, robust_contrast
 
 _LEAST_TEMPERATURE = 0.01
@@ -39,34 +36,29 @@ class TmeTraining(TrainingSettings):
     difference_weight: float = Field(0.2, ge=0, description="weight of the difference query's loss")
 
 
-class Tme(Method):
+class Tme(OnFirstStage[DifferenceStage]):
     """A query is (B, e), a target (B, n, e), all of unit norm."""
 
     def __init__(self, network: DifferenceStage, pictures: PictureTokens, training: TmeTraining) -> None:
-        super().__init__()
-        self.network, self.pictures, self.phase = network, pictures, Phase()
+        super().__init__(network, pictures)
+        self.phase = Phase()
         self._difference_weight = training.difference_weight
 
     def encode_query(self, reference: Views, text: Views) -> Tensor:
-        network = self.network
-        return self._query(network.picture_queries(network.vision(self.pictures(reference))), text["tokens"])
-
-    def encode_target(self, target: Views) -> Tensor:
-        network = self.network
-        return network.targets(network.picture_queries(network.vision(self.pictures(target))))
+        return self._query(self.network.picture_queries(self.seen(reference)), text["tokens"])
 
     def encode_triplet(self, reference: Views, text: Views, target: Views) -> Encoding:
         """Of each phase what its loss reads: "query", "prompted" and "difference" are (B, e), "read" and "words",
         means of the difference's tokens and of the words' embeddings, (B, h), "clean" (B,)."""
         network, words, phase = self.network, text["tokens"], self.phase.name
-        picture = network.vision(self.pictures(reference))
+        picture = self.seen(reference)
         queries = network.picture_queries(picture)
         labels = text["clean"] if phase == "full" and "clean" in text else torch.ones(len(words), device=words.device)
         encoding = {"clean": labels.to(queries.dtype)}
         if phase != "proj":
             encoding["query"] = self._query(queries, words)
         if phase != "qformer":
-            difference = network.difference(picture, network.vision(self.pictures(target)))
+            difference = network.difference(picture, self.seen(target))
             rows = network.second_pass_of_difference(queries, difference)
             encoding["difference"] = network.query(rows[:, network.queries])
             encoding["prompted"] = network.query(network.prompted(words)[:, 0])
@@ -98,13 +90,6 @@ class Tme(Method):
             found["lpm"] = contrast(queries["prompted"], clean)
             found["lrd"] = contrast(queries["difference"], torch.ones_like(clean))
         return found
-
-    def tokenize(self, texts: Sequence[str]) -> Views:
-        return {"tokens": text_tokens(texts)}
-
-    @property
-    def without_gradient(self) -> tuple[str, ...]:
-        return tuple(without_key_biases(self))
 
     def _query(self, queries: Tensor, words: Tensor) -> Tensor:
         return self.network.query(self.network.second_pass(queries, words)[:, self.network.queries])

@@ -1,7 +1,7 @@
 """BLIP's picture and text encoders, a ViT-B/16 and a BERT, whose outputs are projected into one space.
 
 Li, Li, Xiong, Hoi, "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
-Generation", ICML 2022 (arXiv 2201.12086), as Bi-Blip4CIR uses it: timm's ViT at 384 pixels, and the text encoder
+Generation", ICML 2022, as Bi-Blip4CIR uses it: timm's ViT at 384 pixels, and the text encoder
 without a picture, so that its cross-attention lies idle; it takes part in nothing, and never trains. A text begins with
 BERT's own start token.
 

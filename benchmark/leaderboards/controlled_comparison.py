@@ -77,7 +77,7 @@ def comparisons(records: Iterable[Record]) -> list[ControlledComparison]:
     by_encoder: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
         data, encoder = record.identity.data, record.identity.encoder
-        if is_controlled(record) and data is not None and encoder is not None:
+        if is_controlled(record) and data is not None and encoder is not None and encoder.state in ENCODERS:
             by_encoder.setdefault((data.label, encoder.state, format_backbone(record)), []).append(record)
     order = sorted(by_encoder, key=lambda key: (key[0], ENCODERS.index(key[1]), key[2]))
     return [_comparison(key[1], by_encoder[key]) for key in order]

@@ -129,7 +129,7 @@ def evaluate_checkpoint(
         stages, start = loaded.stages, loaded.start_digest
         cost = count_cost(loaded.method, loaded.inputs, loaded.backbone, plan.tasks[0].queries.texts)
         record = build_record(
-            plan, tested, stages, start, timings, job.process, frozenset(), cost, weights,
+            plan, loaded.method, tested, stages, start, timings, job.process, frozenset(), cost, weights,
             imported=loaded.imported, probed=probed,
         )  # fmt: skip
         written = write_by_main(job, lambda: write_run(folder, record, tested, plan.dataset, plan.title))

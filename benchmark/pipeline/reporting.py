@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmark.backbone import Backbone
 from benchmark.comparison.composition import compose_tasks
 from benchmark.comparison.composition_layout import composition_section
 from benchmark.data.annotated import checked_files
@@ -32,6 +33,7 @@ from benchmark.evaluation.metrics import (
 )
 from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.files import atomic_write_text
+from benchmark.method import Method
 from benchmark.pipeline.controlled_comparison import FAIR
 from benchmark.pipeline.lr_sweep import Sweep
 from benchmark.pipeline.plan import Plan, PlannedStage, readable
@@ -42,6 +44,7 @@ from benchmark.records.example_picture import ExampleRow, draw_examples
 from benchmark.records.identity import (
     DataIdentity,
     EncoderIdentity,
+    EncoderState,
     Identity,
     ListedQueries,
     NoiseIdentity,
@@ -180,8 +183,17 @@ def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
     return _result(tasks[0], weights_from).model_copy(update=update)
 
 
+def _encoder_state(plan: Plan, method: Method) -> EncoderState:
+    if plan.has_encoder_stage:
+        return "finetuned"
+    held = (module for module in method.modules() if isinstance(module, Backbone))
+    trains = plan.last.stage.trains and any(p.requires_grad for backbone in held for p in backbone.parameters())
+    return "trained" if trains else "untouched"
+
+
 def build_record(
     plan: Plan,
+    method: Method,
     tested: Tested,
     stages: Sequence[StageOutcome],
     start_digest: str,
@@ -196,9 +208,9 @@ def build_record(
 ) -> Record:
     """The record of a finished run.
 
-    ``weights``: digests of the weights' files by name; ``sweep`` where its learning rate was searched for;
-    ``imported``: the files of weights from elsewhere, name to digest; ``probed``: what a few rows said of the
-    method's contract.
+    ``method``: as it was evaluated. ``weights``: digests of the weights' files by name; ``sweep`` where its learning
+    rate was searched for; ``imported``: the files of weights from elsewhere, name to digest; ``probed``: what a few
+    rows said of the method's contract.
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe if trained else None
@@ -213,7 +225,7 @@ def build_record(
             weights=plan.weights,
             digest=start_digest,
             start=plan.initialisation,
-            state="finetuned" if plan.has_encoder_stage else "untouched",
+            state=_encoder_state(plan, method),
             precision=plan.backbone_settings.precision,
             mean=colours(plan.backbone_settings.mean or CLIP_MEAN),
             std=colours(plan.backbone_settings.std or CLIP_STD),

@@ -353,8 +353,8 @@ class _Run:
         if plan.subset is not None:
             tested = {name: plan.subset.restrict(results) for name, results in tested.items()}
         record = build_record(
-            plan, tested, self._stages, self._start.get("digest", ""), self._timings, self._process, self._unreadable,
-            self._cost, self._weights, self._sweep, probed=self._probed,
+            plan, method, tested, self._stages, self._start.get("digest", ""), self._timings, self._process,
+            self._unreadable, self._cost, self._weights, self._sweep, probed=self._probed,
         )  # fmt: skip
 
         def write() -> Record:

@@ -36,12 +36,16 @@ class DataIdentity(RecordPart):
         return self
 
 
+EncoderState = Literal["untouched", "finetuned", "trained"]
+
+
 class EncoderIdentity(RecordPart):
     """The encoder whose features were used.
 
     ``weights``: the tag or file it started from. ``digest``: of the weights at that start, before
     any training here; what training made of them is the artefact of a stage. ``state`` tells
-    whether the features come from the encoder as it started or as an earlier stage left it;
+    whether the features come from the encoder as it started or as an earlier stage left it, or that the
+    method itself trained it on pictures, as a part of its own weights;
     ``precision`` is that of the pass that made them. ``mean``, ``std``: by which pictures are normalised, of red,
     green and blue between 0 and 1.
     """
@@ -50,7 +54,7 @@ class EncoderIdentity(RecordPart):
     weights: str
     digest: str
     start: Literal["pretrained", "random"]
-    state: Literal["untouched", "finetuned"]
+    state: EncoderState
     precision: Precision = "fp32"
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None

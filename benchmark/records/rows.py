@@ -235,7 +235,8 @@ def _encoder(row: Row) -> str:
         return "its own"
     weights = "random weights" if encoder.start == "random" else encoder.weights
     precision = "" if encoder.precision == "fp32" else f", {encoder.precision}"
-    return f"{encoder.name}, {weights}, {encoder.state}{precision}"
+    state = "trained with the method" if encoder.state == "trained" else encoder.state
+    return f"{encoder.name}, {weights}, {state}{precision}"
 
 
 def _recipe(row: Row) -> str:

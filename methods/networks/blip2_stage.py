@@ -6,9 +6,9 @@ starts at random gives poor tokens, and trains together with the method, on pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from benchmark.method import (
 from benchmark.settings import MethodSettings, TrainingSettings
 from benchmark.weights.assets import RequiredAsset
 
-from .blip2 import Blip2Sizes, PromptedStage
+from .blip2 import Blip2Sizes, PromptedStage, text_tokens
 
 _QFORMER = "blip2"
 _ASSET = next(asset for asset in facts_beside(__file__).assets if asset.name == _QFORMER)
@@ -66,6 +66,31 @@ class PictureTokens(nn.Module):
 S = TypeVar("S", bound=Blip2Settings)
 N = TypeVar("N", bound=PromptedStage)
 T = TypeVar("T", bound=TrainingSettings)
+
+
+class OnFirstStage(Method, Generic[N]):
+    """What methods on BLIP-2's first stage have in common: how they see pictures, targets and texts."""
+
+    def __init__(self, network: N, pictures: PictureTokens) -> None:
+        super().__init__()
+        self.network: N = network
+        self.pictures = pictures
+
+    def seen(self, views: Views) -> Tensor:
+        """A picture's tokens behind ln_vision, (B, T, w)."""
+        return self.network.vision(self.pictures(views))
+
+    def encode_target(self, target: Views) -> Tensor:
+        """(B, n, e), each of unit norm."""
+        return self.network.targets(self.network.picture_queries(self.seen(target)))
+
+    def tokenize(self, texts: Sequence[str]) -> Views:
+        return {"tokens": text_tokens(texts)}
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """A bias of all keys alike shifts a softmax's row."""
+        return tuple(name for name, _ in self.named_parameters() if name.endswith(".key.bias"))
 
 
 def on_blip2(
@@ -107,11 +132,6 @@ def on_blip2(
         demo_backbone="blip2-tiny",
         required_files=_required_files,
     )
-
-
-def without_key_biases(method: Method) -> Iterator[str]:
-    """Parameters whose gradient is zero in exact arithmetic: a bias of all keys alike shifts a softmax's row."""
-    return (name for name, _ in method.named_parameters() if name.endswith(".key.bias"))
 
 
 def _tokens(context: BuildContext) -> Inputs:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmark.encoders.blip2 import EvaSizes, build_eva, picture_tokens
 from benchmark.encoders.wordpiece import encode, padded
+from benchmark.method import Views
 from benchmark.parity.comparison import Deviation, GradientTolerance, compare_count, compare_names, compare_output
 from benchmark.parity.files import Form, GoldenFile, Listed, StateDict
 from benchmark.parity.golden import Golden
@@ -21,6 +22,7 @@ from benchmark.text_rules import joined
 from benchmark.weights.fit import shapes_of
 
 from ..networks.blip2 import TEXT_LENGTH, VOCABULARY, Blip2Sizes, FirstStage, PromptedStage, cleaned
+from ..networks.blip2_stage import Blip2Settings, N
 
 TOLERANCE = 2e-5
 GRADIENTS = GradientTolerance(2e-5, is_noise=lambda name: name.endswith("key.bias"))
@@ -151,9 +153,31 @@ def complete(network: FirstStage, eva: EvaSizes) -> FirstStage:
     return network
 
 
+def golden_network(file: GoldenFile, sizes: FirstStageSizes, build: Callable[[int, Blip2Settings], N]) -> N:
+    """A network with golden weights and the whole of the released state dict."""
+    network = build(sizes.vit.width, Blip2Settings(**sizes.behind()))
+    complete(network, sizes.eva)
+    draw_released(network, file)
+    return network
+
+
 def pixels(file: GoldenFile, sizes: FirstStageSizes, name: str) -> Tensor:
     """(B, 3, S, S) of that name."""
     return torch.from_numpy(clip_images(name, sizes.batch, sizes.vit.image_size, sizes.coarse, file.prefix))
+
+
+@torch.no_grad()
+def seen_by_vit(network: nn.Module, inputs: Mapping[str, Tensor]) -> tuple[Views, Views]:
+    """Tokens of the reference's and the target's pixels, as the feature store has them of the frozen ViT."""
+    vit: Any = network.visual_encoder
+    reference, target = ({"tokens": picture_tokens(vit, inputs[side])} for side in ("reference", "target"))
+    return reference, target
+
+
+def golden_inputs(file: GoldenFile, sizes: FirstStageSizes, texts: list[Text]) -> dict[str, Tensor]:
+    """Pixels of both pictures, and token numbers."""
+    inputs = {side: pixels(file, sizes, f"input.{side}") for side in ("reference", "target")}
+    return {**inputs, "words": words_of(texts, sizes.max_text_tokens)}
 
 
 def check_texts(output: str, texts: list[Text], longest: int) -> Deviation:
@@ -209,9 +233,7 @@ class _FullSize(Form):
 def check_first_stage(file: GoldenFile) -> Iterator[Deviation]:
     """A deviation for every output; raises UserError where the file is not of this form."""
     sizes, texts = file.parse(FirstStageSizes, "config"), file.parse(list[Text], "texts")
-    network = complete(PromptedStage(sizes.vit.width, Blip2Sizes(**sizes.behind())), sizes.eva)
-    draw_released(network, file)
-    inputs = {"reference": pixels(file, sizes, "input.reference"), "words": words_of(texts, sizes.max_text_tokens)}
+    network, inputs = golden_network(file, sizes, PromptedStage), golden_inputs(file, sizes, texts)
     golden = Golden(file, "", network, inputs, _outputs, TOLERANCE, GRADIENTS)
     yield compare_names("state dict", shapes_of(network.state_dict()), file.parse(StateDict, "state_dict").root)
     yield check_texts("texts", texts, sizes.max_text_tokens)

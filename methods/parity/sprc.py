@@ -7,9 +7,8 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmark.encoders.blip2 import picture_tokens
 from benchmark.encoders.wordpiece import padded
 from benchmark.interop.importing import Release
 from benchmark.parity.comparison import Deviation, Difference, compare_names, worst
@@ -31,20 +30,17 @@ from .blip2 import (
     Text,
     check_first_stage,
     check_texts,
-    complete,
-    draw_released,
+    golden_inputs,
+    golden_network,
     pixels,
+    seen_by_vit,
     sizes_named,
-    words_of,
 )
 
 
 def golden_sprc(file: GoldenFile, sizes: FirstStageSizes, training: SprcTraining) -> Sprc:
     """The method with golden weights and the whole of the released state dict in its network."""
-    network = PromptedStage(sizes.vit.width, Blip2Settings(**sizes.behind()))
-    complete(network, sizes.eva)
-    draw_released(network, file)
-    return Sprc(network, PictureTokens(None), training)
+    return Sprc(golden_network(file, sizes, PromptedStage), PictureTokens(None), training)
 
 
 class _Losses(Form):
@@ -73,10 +69,9 @@ class _Schedule(Form):
 
 def _check(file: GoldenFile) -> Iterator[Deviation]:
     sizes, texts = file.parse(FirstStageSizes, "config"), file.parse(list[Text], "texts")
-    inputs = {side: pixels(file, sizes, f"input.{side}") for side in ("reference", "target")}
-    inputs["words"] = words_of(texts, sizes.max_text_tokens)
     golden = Golden(
-        file, "", golden_sprc(file, sizes, SprcTraining()), inputs, _outputs, TOLERANCE, GRADIENTS,
+        file, "", golden_sprc(file, sizes, SprcTraining()), golden_inputs(file, sizes, texts), _outputs, TOLERANCE,
+        GRADIENTS,
         renamed(lambda name: name.removeprefix("network.")),
     )  # fmt: skip
     shapes = shapes_of(golden.released(golden.network.state_dict()))
@@ -97,11 +92,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
 
 def _outputs(method: Sprc, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     network, words = method.network, {"tokens": inputs["words"]}
-    with torch.no_grad():
-        reference, target = (
-            {"tokens": picture_tokens(network.visual_encoder, inputs[side])}  # type: ignore[arg-type]
-            for side in ("reference", "target")
-        )
+    reference, target = seen_by_vit(network, inputs)
     training = method.training
     queries = method.train().encode_query(reference, words)
     targets = method.train(training).encode_target(target)
@@ -175,14 +166,10 @@ class _Config(CycleConfig):
 CHANGES = 2e-3
 
 
-def stored_batch(file: GoldenFile, sizes: FirstStageSizes, vit: Any, number: int, words: Tensor) -> Batch:
+def stored_batch(file: GoldenFile, sizes: FirstStageSizes, network: nn.Module, number: int, words: Tensor) -> Batch:
     """A batch of a training file: what the frozen ViT says of its pictures, and its texts."""
-    with torch.no_grad():
-        reference, target = (
-            {"tokens": picture_tokens(vit, pixels(file, sizes, f"input.batch{number}.{side}"))}
-            for side in ("reference", "target")
-        )
-    return Batch(reference, target, {"tokens": words})
+    inputs = {side: pixels(file, sizes, f"input.batch{number}.{side}") for side in ("reference", "target")}
+    return Batch(*seen_by_vit(network, inputs), {"tokens": words})
 
 
 def golden_words(file: GoldenFile, name: str, recipe: GoldenRecipe, sizes: FirstStageSizes) -> list[Tensor]:
@@ -200,8 +187,7 @@ def _training_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> Trainin
         **config.settings(), prompt_weight=weights["loss_rtc"], align_weight=weights["loss_align"]
     )
     method, words = golden_sprc(file, sizes, settings), golden_words(file, name, recipe, sizes)
-    vit = method.network.visual_encoder
-    batches = [stored_batch(file, sizes, vit, number, words[number]) for number in range(BATCHES)]
+    batches = [stored_batch(file, sizes, method.network, number, words[number]) for number in range(BATCHES)]
     return TrainingCase(method, method.network, _STAGE, settings, batches, CHANGES)
 
 

@@ -9,7 +9,6 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from benchmark.encoders.blip2 import picture_tokens
 from benchmark.interop.importing import Release
 from benchmark.parity.comparison import Deviation, Difference, compare_count, compare_names, worst
 from benchmark.parity.files import Form, GoldenFile, Listed, StateDict
@@ -28,11 +27,10 @@ from .blip2 import (
     FirstStageSizes,
     Text,
     check_texts,
-    complete,
-    draw_released,
-    pixels,
+    golden_inputs,
+    golden_network,
+    seen_by_vit,
     sizes_named,
-    words_of,
 )
 from .sprc import CHANGES, LEFT_OUT, CycleConfig, golden_words, released_settings, stored_batch
 
@@ -41,10 +39,7 @@ _PROBABILITY = 0.03
 
 
 def _golden_tme(file: GoldenFile, sizes: FirstStageSizes, training: TmeTraining) -> Tme:
-    network = DifferenceStage(sizes.vit.width, Blip2Settings(**sizes.behind()))
-    complete(network, sizes.eva)
-    draw_released(network, file)
-    return Tme(network, PictureTokens(None), training)
+    return Tme(golden_network(file, sizes, DifferenceStage), PictureTokens(None), training)
 
 
 class _Phase(Form):
@@ -72,9 +67,7 @@ class _Split(Form):
 
 def _check(file: GoldenFile) -> Iterator[Deviation]:
     sizes, texts = file.parse(FirstStageSizes, "config"), file.parse(list[Text], "texts")
-    inputs = {side: pixels(file, sizes, f"input.{side}") for side in ("reference", "target")}
-    inputs |= {"words": words_of(texts, sizes.max_text_tokens)}
-    inputs |= {"labels": torch.tensor(file.parse(list[float], "labels"))}
+    inputs = {**golden_inputs(file, sizes, texts), "labels": torch.tensor(file.parse(list[float], "labels"))}
     yield check_texts("texts", texts, sizes.max_text_tokens)
 
     def golden(phase: PhaseName, temperature: float | None = None) -> Golden:
@@ -114,11 +107,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
 
 def _outputs(method: Tme, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     network, words = method.network, inputs["words"]
-    with torch.no_grad():
-        reference, target = (
-            {"tokens": picture_tokens(network.visual_encoder, inputs[side])}  # type: ignore[arg-type]
-            for side in ("reference", "target")
-        )
+    reference, target = seen_by_vit(network, inputs)
     text = {"tokens": words, "clean": inputs["labels"]}
     targets, triplet = method.encode_target(target), method.encode_triplet(reference, text, target)
     assert isinstance(triplet, dict)
@@ -186,7 +175,7 @@ def _training_case(file: GoldenFile, name: str, recipe: GoldenRecipe) -> Trainin
     labels = torch.tensor(config.labels_of_the_full_phase)
 
     def batch(number: int) -> Batch:
-        stored = stored_batch(file, sizes, method.network.visual_encoder, number, words[number])
+        stored = stored_batch(file, sizes, method.network, number, words[number])
         return Batch(stored.reference, stored.target, {**stored.text, "clean": labels})
 
     def set_phase(step: int) -> None:

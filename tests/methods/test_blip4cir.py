@@ -19,7 +19,7 @@ from benchmark.dataset import Triplets
 from benchmark.encoders.blip import SIZES, Blip, BlipSizes
 from benchmark.encoders.families import load_choice
 from benchmark.errors import UserError
-from benchmark.records.record import read_record
+from benchmark.records.record import read_per_query, read_record
 from benchmark.registry import discover
 from benchmark.settings import fill
 from benchmark.text_rules import text_rule
@@ -122,25 +122,29 @@ def test_from_pretrained_weights_stage_1_trains_the_text_alone_and_on_stored_pic
     given = ["--method", "blip4cir", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", TINY]
     given += ["--weights", released / "model_base.pth", "--set", "blip-text.epochs=1", "--set", "blip-text.batch_size=16"]
     given += ["--set", "method.hidden=0", "--set", "method.projection=0", "--epochs", "1", "--batch-size", "16"]
-    outcome = command("run", *given, "--output", "trained")
+    outcome = command("run", *given, "--cache", "cache", "--output", "trained")
     assert outcome.status == 0, outcome.err
     identity = read_record(Path("trained")).identity
     assert identity.recipe == "paper" and [stage.name for stage in identity.stages] == ["blip-text", "bi-combiner"]
     assert identity.text_rule == "directed-as-is"
     before = load_choice(BackboneChoice(TINY, str(released / "model_base.pth"))).state_dict()
-    artefact = next(Path(p) for p in Path(outcome_cache()).rglob("encoders/*/weights.safetensors"))
+    (artefact,) = Path("cache").glob("encoders/*/weights.safetensors")
     after = read_weights(artefact)
     moved = {name for name, tensor in before.items() if not torch.equal(after[f"backbone.{name}"], tensor)}
     assert moved and all(name.startswith(("text_encoder.", "text_proj.")) for name in moved)
     assert not any("crossattention" in name for name in moved)
     still = {name for name in before.keys() - moved if name.startswith("text_")}
     assert all("crossattention" in name or name.endswith("key.bias") for name in still)
-
-
-def outcome_cache() -> str:
-    import os
-
-    return os.environ["CIR_BENCHMARK_CACHE"]
+    entry = json.loads((small_cirr / "captions" / "cap.rc2.val.json").read_text())[0]
+    (image,) = small_cirr.rglob(f"{entry['reference']}.png")
+    asked = ["--image", image, "--text", entry["caption"], "--data-root", small_cirr]
+    found = command("search", "--run", "trained", "--cache", "cache", *asked)
+    assert found.status == 0, found.err
+    queries = read_per_query(Path("trained"), read_record(Path("trained")))[0]
+    assert queries.top is not None
+    names = [line.split()[2] for line in found.out.splitlines() if line[:2].strip().isdigit()]
+    listed = [queries.gallery[g] for g in queries.top[0, :10]]
+    assert [name for name in names if name != entry["reference"]] == listed[: 10 - (entry["reference"] in names)]
 
 
 def test_marks_stand_behind_every_lower_case_and_and_a_rule_joins_afterwards() -> None:

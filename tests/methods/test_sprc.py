@@ -9,18 +9,29 @@ import numpy as np
 import pytest
 import torch
 from benchmark.methods.networks.blip2 import Blip2Sizes, PromptedStage, cleaned, text_tokens
+from benchmark.methods.networks.blip2_stage import Blip2Settings, PictureTokens
 from benchmark.methods.parity.blip2 import blip2_weight, complete
+from benchmark.methods.sprc import METHOD, Sprc, SprcTraining
 from command_line import Command
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
 from benchmark.backbone import BackboneChoice
+from benchmark.distributed.process import Process
 from benchmark.encoders.families import load_choice
 from benchmark.encoding import dot_products
 from benchmark.records.record import read_record
+from benchmark.training.batches import Batch, GroupLayout
+from benchmark.training.engine import StageEngine
+from benchmark.training.execution import Execution
+from benchmark.training.memory import CheckpointedBlocks, encode_in_micro_batches
+from benchmark.training.optimisation import standard_optimiser
 from benchmark.weights.checkpoints import read_header, read_weights
 from benchmark.weights.fit import shapes_of
 
 WEIGHTS = "weights/selected.safetensors"
+STAGE = METHOD.stages(METHOD.settings(), "pretrained")[-1]
 SMALL = {"width": 64, "layers": 2, "heads": 1, "inner": 128, "queries": 8, "embedding": 32}
 
 
@@ -121,6 +132,102 @@ def test_pretrained_files_are_read_and_tokens_stored(command: Command, small_cir
     # Another file in its place is told by its name, and what does not fit.
     wrong = command(*given, "--set", f"method.qformer={released / 'eva_vit_g.pth'}", "--output", "wrong")
     assert wrong.status == 2 and len(wrong.errors) == 1 and "eva_vit_g.pth" in wrong.err
+
+
+def test_records_say_whether_the_picture_encoder_was_trained(
+    command: Command, small_cirr: Path, released: Path
+) -> None:
+    given = ["--method", "sprc", "--data-root", small_cirr]
+    chosen = ["--dataset", "cirr", "--backbone", "blip2-tiny", "--weights", "random", "--epochs", "1", "--batch-size", "16"]
+    for name, value in SMALL.items():
+        chosen += ["--set", f"method.{name}={value}"]
+    outcome = command("run", *given, *chosen, "--set", "method.qformer=random", "--output", "on-pixels")
+    assert outcome.status == 0, outcome.err
+    assert "encoder: blip2-tiny, random weights, trained with the method;" in " ".join(outcome.out.split())
+    again = command("evaluate", *given, "--checkpoint", "on-pixels", "--output", "again")
+    assert again.status == 0, again.err
+    folder = imported(command, released)
+    assert command("evaluate", *given, "--checkpoint", folder, "--output", "stored").status == 0
+    encoders = {run: read_record(Path(run)).identity.encoder for run in ("on-pixels", "again", "stored")}
+    states = {run: encoder.state for run, encoder in encoders.items() if encoder is not None}
+    assert states == {"on-pixels": "trained", "again": "trained", "stored": "untouched"}
+
+
+def sprc(width: int, sizes: Blip2Settings) -> Sprc:
+    return Sprc(PromptedStage(width, sizes), PictureTokens(None), SprcTraining()).train()
+
+
+def batch_of(method: Sprc, rows: int, tokens: int, width: int) -> Batch:
+    pictures = [{"tokens": torch.randn(rows, tokens, width).half()} for _ in range(2)]
+    return Batch(*pictures, method.tokenize([f"is {i} times as {'very ' * (i % 5)}red" for i in range(rows)]))
+
+
+def test_micro_batches_have_the_gradient_of_the_whole_where_a_stage_reads_tokens(tmp_path: Path) -> None:
+    """Through the engine, by `trainer.micro_batch`: micro-batches of three and of two of a batch of eight."""
+    found = []
+    for micro_batch in (0, 3, 2):
+        torch.manual_seed(0)
+        method = sprc(24, Blip2Settings(**{**SMALL, "dropout": 0.0}))
+        settings = SprcTraining(batch_size=8, learning_rate=1e-3)
+        process = Process(0, 1, 0, torch.device("cpu"))
+        engine = StageEngine(
+            method, standard_optimiser(STAGE.parameter_groups(method, settings), settings), lambda update: 1.0,
+            settings, GroupLayout.of(settings, 1), process, Execution(micro_batch=micro_batch),
+        )  # fmt: skip
+        engine.training_mode()
+        loss = engine.accumulate(batch_of(method, 8, 5, 24), 0)
+        found.append({"loss": loss, **{n: p.grad.clone() for n, p in method.named_parameters() if p.grad is not None}})
+        engine.close()
+    largest = max(float(tensor.abs().max()) for tensor in found[0].values())
+    for other in found[1:]:
+        assert other.keys() == found[0].keys() and len(other) > 50
+        for name, tensor in found[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6 * largest, msg=name)
+
+
+def bytes_held(rows: int, micro_batch: int = 0, again: bool = False) -> int:
+    """What autograd keeps for the backward pass of so many triplets at full size, weights aside, in bfloat16.
+
+    Counted on tensors that have shapes and no memory: nothing is computed.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method = sprc(1408, Blip2Settings())
+        weights = {p.untyped_storage()._cdata for p in method.parameters()}
+        if again:
+            CheckpointedBlocks(method)
+        alive: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()._cdata
+            if storage not in weights:
+                alive[storage] = tensor
+            return tensor
+
+        pictures = [{"tokens": torch.empty(rows, 257, 1408, dtype=torch.float16)} for _ in range(2)]
+        text = {"tokens": torch.ones(rows, 32, dtype=torch.int64)}
+        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+            queries = encode_in_micro_batches(method.encode_query, micro_batch, reference=pictures[0], text=text)
+            targets = encode_in_micro_batches(method.encode_target, micro_batch, target=pictures[1])
+            assert isinstance(queries, dict) and isinstance(targets, Tensor)
+            method.loss(queries, targets)
+        return sum(tensor.untyped_storage().nbytes() for tensor in alive.values())
+
+
+def test_a_batch_of_128_at_full_size_fits_24_gb_in_micro_batches_or_with_blocks_computed_again() -> None:
+    """The release's own attention was counted at 157 MB a triplet; torch's on a CPU keeps its weights in float32, too.
+
+    Weights, gradients, moments, and the weights cast to half take 3.3 GB.
+    """
+    per_triplet = (bytes_held(4) - bytes_held(2)) / 2
+    assert 100e6 < per_triplet < 200e6
+    # Going back, one micro-batch stands beside what all of them left.
+    in_micro_batches = bytes_held(128, micro_batch=16) + bytes_held(16)
+    again = bytes_held(128, again=True)
+    whole = bytes_held(128)
+    print(f"{per_triplet / 1e6:.0f} MB a triplet; 128: {whole / 1e9:.1f} GB; 16 at a time: {in_micro_batches / 1e9:.1f} GB; "
+          f"blocks computed again: {again / 1e9:.1f} GB")  # fmt: skip
+    assert in_micro_batches < whole / 4 and again < whole / 4
+    assert max(in_micro_batches, again) + 3.3e9 < 24e9 < whole + 3.3e9
 
 
 def test_a_backbone_without_tokens_is_told(command: Command, small_cirr: Path) -> None:

@@ -38,6 +38,7 @@ RUNS = {
     "artemis_clip": f"--epochs 1 --batch-size 36 {STAGE_1}",
     "val": "--epochs 1",
     "artemis": "--epochs 1",
+    "blip4cir": "--epochs 1 --batch-size 36 --set blip-text.epochs=1 --set blip-text.batch_size=24",
     "sum": STAGE_1,
     "image_only": "--set method.encoder=untouched",
     "clip4cir_sum": STAGE_1,

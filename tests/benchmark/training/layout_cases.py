@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmark.backbone import Backbone, BackboneChoice
 from benchmark.dataset import IntArray, Triplets
 from benchmark.distributed.process import this_process
-from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.families import load_choice
 from benchmark.encoding import Encoding
-from benchmark.method import BuildContext, FeatureInputs, Method, PixelInputs, Stage, Views
+from benchmark.method import REVERSED, BuildContext, FeatureInputs, Method, PixelInputs, Stage, Views
 from benchmark.registry import Registry, discover
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import text_rule
@@ -72,7 +73,7 @@ def _trained(case: Case, folder: Path) -> dict[str, Any]:
     stage, context, settings = _declared(case)
     method = _started(stage, context).to(_dtype(case))
     start = {name: tensor.detach().clone() for name, tensor in method.state_dict().items()}
-    source = _Cast(_source(method, stage, context, settings.batch_size * UPDATES), _dtype(case))
+    source = _Cast(_source(method, stage, context, settings, settings.batch_size * UPDATES), _dtype(case))
     job = TrainingJob(
         method=method,
         stage=stage,
@@ -105,10 +106,10 @@ def without_gradient(case: Case) -> dict[str, Tensor]:
 def _without_gradient(case: Case) -> dict[str, Tensor]:
     stage, context, settings = _declared(case)
     method = _started(stage, context).double().train()
-    source = _Cast(_source(method, stage, context, settings.group), torch.float64)
+    source = _Cast(_source(method, stage, context, settings, settings.group), torch.float64)
     source.start_epoch(0)
     (batch,) = source.batches([Share(np.arange(settings.group))])
-    queries = method.encode_query(batch.reference, batch.text)
+    queries = method.encode_triplet(batch.reference, batch.text, batch.target)
     method.loss(queries, method.encode_target(batch.target)).backward()
     gradients = {name: p.grad.abs() for name, p in method.named_parameters() if p.grad is not None}
     largest = max(float(gradient.max()) for gradient in gradients.values())
@@ -136,12 +137,12 @@ def _declared(case: Case) -> tuple[Stage, BuildContext, TrainingSettings]:
         recipe = registry.recipe(stage.name, case.get("dataset", "fashioniq"), "", "pretrained")
         chosen = {name: value for name, value in recipe.settings.items() if name in _OPTIMISER}
     settings = stage.settings.model_validate({**_PLAIN, **chosen, **case["settings"]})
-    backbone = _backbone() if specification.own_networks is None else None
+    backbone = _backbone(specification.demo_backbone) if specification.own_networks is None else None
     return stage, BuildContext(backbone, method_settings, settings), settings
 
 
-def _backbone() -> ClipBackbone:
-    return load_backbone("tiny", "random", seed=0)
+def _backbone(name: str) -> Backbone:
+    return load_choice(BackboneChoice(name, "random"))
 
 
 def _started(stage: Stage, context: BuildContext) -> Method:
@@ -170,14 +171,14 @@ def _texts(rows: int) -> list[str]:
     return [f"is {_COLOURS[i % 4]} {' and '.join(_WORDS[: 1 + i % len(_WORDS)])}" for i in range(rows)]
 
 
-def _source(method: Method, stage: Stage, context: BuildContext, rows: int) -> Any:
-    inputs = stage.inputs(context)
+def _source(method: Method, stage: Stage, context: BuildContext, settings: TrainingSettings, rows: int) -> Any:
+    inputs, rule = stage.inputs(context), text_rule(settings.text_rule)
     if isinstance(inputs, FeatureInputs):
-        return _Features(rows, context.width)
+        return _Features(rows, context.width, rule.draw_reversed is not None)
     captions = tuple((text,) for text in _texts(rows))
     triplets = Triplets(np.arange(rows), np.arange(rows) + rows, captions)
     pixels: Any = _Pixels(inputs)
-    return PixelTraining(lambda epoch: triplets, text_rule("as-is"), inputs, pixels, method, 0, torch.device("cpu"))
+    return PixelTraining(lambda epoch: triplets, rule, inputs, pixels, method, 0, torch.device("cpu"))
 
 
 class _Pixels:
@@ -187,8 +188,8 @@ class _Pixels:
         image = Image.new("RGB", (64, 64))
         self._side = inputs.evaluate.picture(image, np.random.default_rng(0)).shape[0]
 
-    def prefetch(self, wanted: Iterable[tuple[IntArray, Any]], pinned: bool = False) -> Iterator[Tensor]:
-        for pictures, _ in wanted:
+    def prefetch(self, wanted: Iterable[tuple[IntArray, Any, Any]], pinned: bool = False) -> Iterator[Tensor]:
+        for pictures, *_ in wanted:
             yield torch.stack([self._picture(int(picture)) for picture in pictures])
 
     def _picture(self, number: int) -> Tensor:
@@ -221,21 +222,23 @@ class _Cast:
 class _Features:
     """Made-up features of references, targets and texts."""
 
-    def __init__(self, rows: int, width: int) -> None:
+    def __init__(self, rows: int, width: int, is_reversed: bool) -> None:
         rng = torch.Generator().manual_seed(7)
         whole = torch.randn(2, rows, width, generator=rng)
         patches = torch.randn(2, rows, PATCHES, width, generator=rng)
         self._views = [{"global": whole[i], "patches": patches[i]} for i in range(2)]
-        self._text = torch.randn(rows, width, generator=rng)
+        self._text = {"global": torch.randn(rows, width, generator=rng)}
+        if is_reversed:
+            self._text[f"{REVERSED}global"] = torch.randn(rows, width, generator=rng)
 
     def start_epoch(self, epoch: int) -> int:
-        return len(self._text)
+        return len(self._text["global"])
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         for share in plan:
             rows = torch.from_numpy(share.rows)
             reference, target = ({name: view[rows] for name, view in views.items()} for views in self._views)
-            yield Batch(reference, target, {"global": self._text[rows]})
+            yield Batch(reference, target, {name: view[rows] for name, view in self._text.items()})
 
 
 def _outputs(method: Method, source: Any, rows: int) -> dict[str, Tensor]:

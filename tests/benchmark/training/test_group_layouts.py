@@ -46,6 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "SPIRIT": {"method": "spirit", "method_settings": {"projection": 32, "hidden": 32, "dropout": 0}},
     "CLIP4Cir stage 1": {"method": "clip4cir", "stage": "encoders"},
     "CLIP4Cir stage 2": {"method": "clip4cir", "method_settings": {"projection": 32, "hidden": 32, "dropout": 0}},
+    "BLIP4CIR stage 1": {"method": "blip4cir", "stage": "blip-text"},
+    "BLIP4CIR stage 2": {"method": "blip4cir", "method_settings": {"projection": 32, "hidden": 32, "dropout": 0}},
     "VAL": {
         "method": "val",
         "method_settings": {"cnn": "tiny", "word_width": 16, "lstm_width": 32, "text_width": 32, "dropout": 0},
@@ -67,7 +69,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 RATES = {
-    "SPIRIT": 1e-3, "CLIP4Cir stage 1": 2e-6, "CLIP4Cir stage 2": 3e-3, "VAL": 3e-4, "TIRG": 5e-5, "ARTEMIS": 1e-5,
+    "SPIRIT": 1e-3, "CLIP4Cir stage 1": 2e-6, "CLIP4Cir stage 2": 3e-3, "BLIP4CIR stage 1": 1e-5,
+    "BLIP4CIR stage 2": 3e-4, "VAL": 3e-4, "TIRG": 5e-5, "ARTEMIS": 1e-5,
 }  # fmt: skip
 """Of SGD: small enough that a network of random weights does not blow up the last digit."""
 OWN_RATES = {"VAL": 2e-5, "TIRG": 1e-3, "ARTEMIS": 1e-5}

@@ -78,6 +78,15 @@ def test_half_precision_is_the_same_arithmetic_at_every_stage(one: Any, two: Any
     assert difference(one[f"{precision} 0"]["last"], one["adam 0"]["last"]) > 1e-4
 
 
+@pytest.mark.parametrize("zero", [0, 1])
+def test_low_rank_changes_are_those_of_one_process_at_either_stage(one: Any, two: Any, zero: int) -> None:
+    """Merged into their matrices; `test_two_processes_are_resumed…` resumes them."""
+    reference = one["lora 0"]["last"]
+    assert not any("parametrizations" in name for name in reference)
+    for found in (one[f"lora {zero}"], two[f"lora {zero}"]):
+        assert difference(found["last"], reference) < 1e-5
+
+
 @pytest.mark.parametrize("zero", [1, 2])
 def test_moments_are_whole_whoever_keeps_them(one: Any, two: Any, zero: int) -> None:
     reference, found = one["adam 0"]["moments"], two[f"adam {zero}"]["moments"]

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from small_training import WIDTH, Small, Vectors, small_job
+from test_adaptation import OnAttending
 from torch import Tensor, nn
 
 from benchmark.distributed.process import this_process
-from benchmark.method import Views
+from benchmark.method import Method, Views
 from benchmark.settings import TrainingSettings
 from benchmark.training.execution import Execution
 from benchmark.training.job import Interrupted, Trained
@@ -84,7 +85,7 @@ def trained(
     execution: Execution,
     resume: bool = False,
     stop_after: int = 0,
-    method: Small | None = None,
+    method: Method | None = None,
 ) -> Trained | None:
     """A stage, by default without batch norm and dropout, with a scale; None where it was stopped after so many updates."""
     from benchmark.training import pauses
@@ -107,6 +108,10 @@ def trained(
         Pauses.after_update = original  # type: ignore[method-assign]
 
 
+def low_rank() -> TrainingSettings:
+    return adam(lora=2, lora_alpha=4.0)
+
+
 def stages(folder: Path) -> dict[str, Any]:
     """Each ZeRO stage, undisturbed, in three precisions."""
     results = {}
@@ -124,6 +129,10 @@ def stages(folder: Path) -> dict[str, Any]:
             done = trained(folder / f"{name}-{zero}", settings(negative_group=0), execution)
             assert done is not None
             results[f"{name} {zero}"] = {"last": done.last}
+    for zero in (0, 1):
+        done = trained(folder / f"lora-{zero}", low_rank(), Execution(zero=zero), method=OnAttending())
+        assert done is not None
+        results[f"lora {zero}"] = {"last": done.last}
     for again in (False, True):
         execution = Execution(gradient_checkpointing=again)
         done = trained(folder / f"deep-{again}", settings(negative_group=0), execution, method=Deep())
@@ -137,6 +146,9 @@ def stopped(folder: Path) -> dict[str, Any]:
     for zero in (0, 1, 2):
         for name, chosen in (("adam", adam()), ("fp16", adam(precision="fp16"))):
             assert trained(folder / f"{name}-{zero}", chosen, Execution(zero=zero), stop_after=7) is None
+    for zero in (0, 1):
+        given = (folder / f"lora-{zero}", low_rank(), Execution(zero=zero))
+        assert trained(*given, stop_after=7, method=OnAttending()) is None
     return {}
 
 
@@ -149,6 +161,12 @@ def resumed(folder: Path) -> dict[str, Any]:
             done = trained(folder / f"{name}-{zero}", chosen, Execution(zero=now), resume=True)
             assert done is not None and done.updates == 10
             results[f"{name} {zero}"] = {"last": done.last, "losses": [entry.loss for entry in done.log]}
+    for zero in (0, 1):
+        now = zero if sys.argv[3] == "same" else 1 - zero
+        execution = Execution(zero=now)
+        done = trained(folder / f"lora-{zero}", low_rank(), execution, resume=True, method=OnAttending())
+        assert done is not None and done.updates == 10
+        results[f"lora {zero}"] = {"last": done.last}
     return results
 
 
