@@ -261,7 +261,14 @@ class _Import:
         name = self.request.backbone or self.specification.default_backbone
         own = self.request.file
         if (family := family_of(name)).name != OpenClipFamily.name and (path or own) is not None:
-            # Checkpoints of such methods hold the encoder as well.
+            stages = self.specification.stages(self.specification.settings(), "pretrained")
+            if path is None and any(stage.output == "encoder" for stage in stages[:-1]):
+                told = ", ".join(stage.name for stage in stages[:-1])
+                raise UserError(
+                    f"--clip is missing: {self._title} works on an encoder that a stage of its own fine-tuned; give "
+                    f"that stage's file ({told})"
+                )
+            # Checkpoints of other such methods hold the encoder as well.
             choice = BackboneChoice(name, str(path or own), self._filled(BackboneSettings, self._pads, "backbone"))
             return read_listed_encoder(family, choice)
         if path is None:

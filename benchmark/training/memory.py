@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -54,7 +55,7 @@ def encode_in_micro_batches(
     # Autocast would cast a weight once for all micro-batches, and sum their gradients in half precision.
     torch.set_autocast_cache_enabled(False)
     try:
-        for index in torch.arange(total).tensor_split(count):
+        for index in np.array_split(np.arange(total), count):
             own = slice(int(index[0]), int(index[-1]) + 1)
             parts = {of: {name: tensor[own] for name, tensor in view.items()} for of, view in views.items()}
             encoding: Encoding = checkpoint(encode_there, parts, place, use_reentrant=False)

@@ -127,7 +127,9 @@ def projection_apart(method: Method, settings: TrainingSettings) -> ParameterGro
     named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
     apart = [p for name, p in named if name.startswith("backbone.text_proj.")]
     rest = [p for name, p in named if not name.startswith("backbone.text_proj.")]
-    return [{"params": rest}, {"params": apart, "lr": rate, "scheduled": False}]
+    groups: ParameterGroups = [{"params": rest}, {"params": apart, "lr": rate, "scheduled": False}]
+    # Low-rank changes leave the projection as it is.
+    return [group for group in groups if group["params"]]
 
 
 def by_epoch(settings: TrainingSettings, updates_per_epoch: int) -> Callable[[int], float]:

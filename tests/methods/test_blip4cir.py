@@ -59,8 +59,10 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_released_files_are_scored_as_their_own_arithmetic_says(
     command: Command, small_cirr: Path, released: Path
 ) -> None:
-    given = ("--method", "blip4cir", released / "combiner_mean.pt", "--clip", released / "tuned_blip_mean.pt")
-    outcome = command("import", *given, "--dataset", "cirr", "--backbone", TINY)
+    given = ("--method", "blip4cir", released / "combiner_mean.pt", "--dataset", "cirr", "--backbone", TINY)
+    alone = command("import", *given)
+    assert alone.status == 2 and len(alone.errors) == 1 and "--clip is missing: BLIP4CIR+Bi" in alone.err
+    outcome = command("import", *given, "--clip", released / "tuned_blip_mean.pt")
     assert outcome.status == 0, outcome.err
     folder = Path(next(line for line in outcome.out.splitlines() if line.startswith("written")).split()[1].rstrip(":"))
     header = read_header(folder / "weights" / "selected.safetensors")

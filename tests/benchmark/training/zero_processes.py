@@ -112,6 +112,11 @@ def low_rank() -> TrainingSettings:
     return adam(lora=2, lora_alpha=4.0)
 
 
+def attending() -> Method:
+    """Over one row alone a softmax is constant: queries and keys would get rounding, of which Adam makes whole steps."""
+    return OnAttending(rows=2)
+
+
 def stages(folder: Path) -> dict[str, Any]:
     """Each ZeRO stage, undisturbed, in three precisions."""
     results = {}
@@ -130,7 +135,7 @@ def stages(folder: Path) -> dict[str, Any]:
             assert done is not None
             results[f"{name} {zero}"] = {"last": done.last}
     for zero in (0, 1):
-        done = trained(folder / f"lora-{zero}", low_rank(), Execution(zero=zero), method=OnAttending())
+        done = trained(folder / f"lora-{zero}", low_rank(), Execution(zero=zero), method=attending())
         assert done is not None
         results[f"lora {zero}"] = {"last": done.last}
     for again in (False, True):
@@ -148,7 +153,7 @@ def stopped(folder: Path) -> dict[str, Any]:
             assert trained(folder / f"{name}-{zero}", chosen, Execution(zero=zero), stop_after=7) is None
     for zero in (0, 1):
         given = (folder / f"lora-{zero}", low_rank(), Execution(zero=zero))
-        assert trained(*given, stop_after=7, method=OnAttending()) is None
+        assert trained(*given, stop_after=7, method=attending()) is None
     return {}
 
 
@@ -164,7 +169,7 @@ def resumed(folder: Path) -> dict[str, Any]:
     for zero in (0, 1):
         now = zero if sys.argv[3] == "same" else 1 - zero
         execution = Execution(zero=now)
-        done = trained(folder / f"lora-{zero}", low_rank(), execution, resume=True, method=OnAttending())
+        done = trained(folder / f"lora-{zero}", low_rank(), execution, resume=True, method=attending())
         assert done is not None and done.updates == 10
         results[f"lora {zero}"] = {"last": done.last}
     return results
