@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", required=True, metavar="RUN", dest="run_folder", help="a run's folder or weights file")
     parser.add_argument("--image", metavar="FILE", help="the reference picture")
     parser.add_argument("--text", metavar="TEXT", help="how the wanted picture differs")
+    parser.add_argument("--caption", metavar="TEXT", help="of the reference, for a method that reads one (DQU-CIR)")
+    parser.add_argument("--words", metavar="TEXT", help="to write on the reference, for such a method: 'red, no belt'")
     parser.add_argument("--gallery", metavar="FOLDER", help="the pictures to search")
     parser.add_argument("--serve", action="store_true", help="open a page on 127.0.0.1 to try queries with")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="of the page, 8000 by default; 0: any free")
@@ -53,6 +55,10 @@ def run(options: argparse.Namespace) -> int:
         Path(options.run_folder), encoder=options.encoder or "", assets_root=assets_root(options.assets_root or ""),
         plugins=plugins, device=options.device or "cpu",
     )  # fmt: skip
+    for option, is_read in (("caption", model.reads_picture_texts), ("words", model.shows_notes)):
+        if is_read and (options.serve or getattr(options, option) is None):
+            page = "; the page of --serve does not ask for it, search with --image" if options.serve else ""
+            raise UserError(f"--{option} is missing: {model.header.method} reads it of each reference{page}")
     gallery = _gallery(model, options.gallery, values)
     if gallery.unreadable:
         names = first_of(list(gallery.unreadable))
@@ -60,7 +66,9 @@ def run(options: argparse.Namespace) -> int:
     search = Search(model, gallery)
     if options.serve:
         return _serve(search, f"{model.header.method}, trained on {model.header.dataset}", options.port)
-    hits = search.best(Path(options.image), options.text)
+    hits = search.best(
+        Path(options.image), options.text, caption=options.caption, words=options.words
+    )
     for place, hit in enumerate(hits, start=1):
         print(f"{place:>2}  {hit.score:8.4f}  {hit.name}")
     draw_best(output, Path(options.image), options.text, [gallery.paths[hit.number] for hit in hits])

@@ -92,8 +92,8 @@ class Model:
         if len(images) != len(texts):
             raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
         annotator = self.inputs.annotator if isinstance(self.inputs, PixelInputs) else None
-        captions = self._given(picture_texts, "picture_texts", "a caption", self._rule.describes, len(images))
-        words = self._given(notes, "notes", "the words to show on it", annotator is not None, len(images))
+        captions = _given(picture_texts, "picture_texts", "a caption", self.reads_picture_texts, len(images))
+        words = _given(notes, "notes", "the words to show on it", annotator is not None, len(images))
         strings = [self._query(text, caption) for text, caption in zip(texts, captions, strict=True)]
 
         def shown(part: slice) -> list[Picture]:
@@ -135,6 +135,16 @@ class Model:
         return {name: tensor.float().cpu() for name, tensor in found.items()}
 
     @property
+    def reads_picture_texts(self) -> bool:
+        """Whether a query needs a caption of its reference."""
+        return self._rule.describes
+
+    @property
+    def shows_notes(self) -> bool:
+        """Whether a query needs words to show on its reference."""
+        return isinstance(self.inputs, PixelInputs) and self.inputs.annotator is not None
+
+    @property
     def grids(self) -> tuple[int, ...]:
         """How a picture is cut into the patches that the method reads; () where it reads none."""
         reads = isinstance(self.inputs, FeatureInputs) and "patches" in self.inputs.views
@@ -146,17 +156,6 @@ class Model:
         with torch.no_grad(), tf32(False):
             blocks = [encode(slice(start, start + _BATCH)) for start in range(0, count, _BATCH)]
         return map_tensors(lambda tensor: tensor.float().cpu(), concatenate(blocks))
-
-    @staticmethod
-    def _given(values: Sequence[str] | None, name: str, what: str, needed: bool, count: int) -> Sequence[str]:
-        """What is given of every reference; raises UserError where it is missing or says nothing to this method."""
-        if needed and values is None:
-            raise UserError(f"encode_query: this method reads {what} of each reference; give {name}=[…]")
-        if not needed and values is not None:
-            raise UserError(f"encode_query: this method does not read {name}; leave it out")
-        if values is not None and len(values) != count:
-            raise UserError(f"encode_query: {len(values)} {name} for {count} pictures; give one for each")
-        return [""] * count if values is None else values
 
     def _query(self, text: Text, picture_text: str) -> str:
         """The string that the run's text rule makes of a query's captions."""
@@ -211,6 +210,17 @@ class Model:
         backbone = self.encoder.backbone
         with self.encoder.frozen():
             return {"global": backbone.encode_text(backbone.tokenize(strings).to(self.device)).float()}
+
+
+def _given(values: Sequence[str] | None, name: str, what: str, needed: bool, count: int) -> Sequence[str]:
+    """What is given of every reference; raises UserError where it is missing, or says nothing to the method."""
+    if needed and values is None:
+        raise UserError(f"encode_query: this method reads {what} of each reference; give {name}=[…]")
+    if not needed and values is not None:
+        raise UserError(f"encode_query: this method does not read {name}; leave it out")
+    if values is not None and len(values) != count:
+        raise UserError(f"encode_query: {len(values)} {name} for {count} pictures; give one for each")
+    return [""] * count if values is None else values
 
 
 class _NoCorrections:

@@ -39,8 +39,12 @@ class Search:
     gallery: SearchGallery
     _lock: Lock = field(default_factory=Lock)
 
-    def best(self, reference: Picture | int, text: str, k: int = BEST) -> list[Hit]:
+    def best(
+        self, reference: Picture | int, text: str, k: int = BEST, caption: str | None = None, words: str | None = None
+    ) -> list[Hit]:
         """The k best pictures, best first. A reference that is a number is that picture of the gallery, and left out.
+
+        ``caption``, ``words``: of and on the reference, for a method that reads such.
 
         Raises UserError for a text that is empty or too long, a number that is none, or a picture that cannot be read.
         """
@@ -54,7 +58,8 @@ class Search:
                 raise UserError(f"the gallery has {len(self.gallery.names):,} pictures, and none of number {reference}")
             reference = self.gallery.paths[reference]
         with self._lock:
-            query = self.model.encode_query([reference], [text])
+            of_reference = [None if one is None else [one] for one in (caption, words)]
+            query = self.model.encode_query([reference], [text], *of_reference)
             scores = self.model.score(query, self.gallery.encodings)[0]
         if own >= 0:
             scores[own] = -torch.inf

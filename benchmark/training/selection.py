@@ -111,6 +111,7 @@ def heldout_task(dataset: Dataset, triplets: Triplets, rule: TextRule) -> Task:
             texts=tuple(text for _, text in rows),
             positives=Ragged.of(_answers(dataset, gallery, target)),
             group=reference,
+            captions=tuple(triplets.captions[i] for i in index.tolist()),
         ),
         gallery=gallery,
         exclude_reference=True,

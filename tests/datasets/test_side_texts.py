@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.records.record import read_record, run_key
 from benchmark.text_rules import corrected, side_texts_of, text_rule
+from benchmark.training.selection import heldout_task
 
 SMALL = Sizes(2, 3, 2, 3, 1, 3)
 NOISY = Sizes(4, 6, 2, 3, 1, 3)
@@ -58,6 +59,9 @@ def test_cirr_joins_without_a_blank_and_test1_goes_by_the_pairs_id(demos: Path) 
             key = f"{own}+{entry['target_hard']}" if split == "val" else f"{entry['pairid']}+{own}"
             expected.append((f"{captions[own]}, but{entry['caption']}", words[key][-1]))
         assert shown(task.queries) == expected and task.key.text_mode == "single"
+        heldout = heldout_task(data, data.train_triplets(0, 0), text_rule("caption-as-is")).queries
+        by_text = {text: note for text, note in read(demos / "cirr", "keywords_in_mods_cirr_train.json").values()}
+        assert all(by_text[text.partition(", but")[2]] == note for text, note in shown(heldout))
         part = task.queries.take(task.queries.group.argsort()[::-1][:2])
         assert all(pair in expected for pair in shown(part))
 
@@ -117,7 +121,9 @@ def test_noise_moves_a_caption_with_its_picture_and_words_with_their_text(demos:
         assert by_text[own[0]] == side_texts_of(own).note
 
 
-@pytest.mark.parametrize("gone", ["image_captions_dress_val.json", "keywords_in_mods_shirt.json"])
+@pytest.mark.parametrize(
+    "gone", ["image_captions_dress_val.json", "keywords_in_mods_shirt.json", "correction_dict_toptee.json"]
+)
 def test_a_missing_file_or_entry_is_told_before_anything_is_done(demos: Path, command: Command, gone: str) -> None:
     file = next((demos / "fashioniq").rglob(gone))
     kept = file.read_text()
@@ -131,6 +137,8 @@ def test_a_missing_file_or_entry_is_told_before_anything_is_done(demos: Path, co
         (Path.cwd() / "data" / "FashionIQ" / "captions").mkdir(parents=True)
         (Path.cwd() / "data" / "FashionIQ" / "captions" / gone).write_text(kept)
         assert command(*given, "--assets-root", "data").status == 0
+        if gone.startswith("correction"):
+            return
         file.write_text("{}")
         data = load(demos, "fashioniq", "train", "val")
         with pytest.raises(UserError, match=gone):

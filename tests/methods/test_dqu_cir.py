@@ -124,6 +124,13 @@ def test_the_authors_checkpoint_comes_in_and_goes_out_as_one_file(
             model.encode_query(references, texts, **missing)
     with pytest.raises(UserError, match="2 notes for"):
         model.encode_query(references, texts, of_pictures, notes[:2])
+    asked = ("search", "--run", "in", "--image", references[0], "--text", texts[0], "--gallery", small_cirr / "dev")
+    for further, told in (((), "--caption is missing"), (("--caption", "a dress"), "--words is missing")):
+        outcome = command(*asked, *further)
+        assert outcome.status == 2 and told in outcome.err and len(outcome.errors) == 1
+    outcome = command(*asked, "--caption", of_pictures[0], "--words", notes[0])
+    best = float(scores[0].max())
+    assert outcome.status == 0 and float(outcome.out.split()[1]) == pytest.approx(best, abs=1e-3)
     wrong = command("import", *given[:-1], "again", "--clip", released)
     assert wrong.status == 2 and "holds its CLIP" in wrong.err and not Path("again").exists()
 
