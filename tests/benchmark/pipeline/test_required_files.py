@@ -26,6 +26,7 @@ from benchmark.records.record import read_record
 from benchmark.registry import discover
 from benchmark.weights.assets import find_asset
 
+LAION = ("laion2b_s32b_b79k", "laion2b_s34b_b79k")
 MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
 VAL = ("run", "--method", "val", "--dataset", "cirr", "--limit", 12, "--set", "method.cnn=mobilenetv1_100",
        "--set", "method.image_side=64")  # fmt: skip
@@ -232,4 +233,5 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         method.build_extra_state([text])
         if specification.own_networks is not None:
             assert method.tokenize([text])["tokens"].shape[1] > 5
-    assert all(info.default_weights in ("random", "openai", "eva_vit_g", "model_base") for info in BACKBONES.values())
+    known = ("random", "openai", "eva_vit_g", "model_base", *LAION)
+    assert all(info.default_weights in known for info in BACKBONES.values())
