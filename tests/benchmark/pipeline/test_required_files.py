@@ -99,7 +99,7 @@ def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command:
                  f"here     {assets / MOBILENET}", "glove.840B.300d.txt", "word vectors, optional",
                  "public domain (PDDL)", "https://nlp.stanford.edu/data/glove.42B.300d.zip"):  # fmt: skip
         assert part in told.out
-    assert told.out.count("not found") == 9
+    assert told.out.count("not found") == told.out.count("\n  here     ") - 1 >= 9, "one file is here, of all"
     needs = json.loads(command("list", "methods", "--needs", "--json", "--assets-root", assets).out)
     found = {(need["method"], need["name"]) for need in needs if need["found"]}
     assert found == {("val", "mobilenetv1_100")}
