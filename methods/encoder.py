@@ -25,7 +25,7 @@ from benchmark.method import BuildContext, Method, PixelInputs, Specification, S
 from benchmark.settings import TrainingSettings
 
 from .networks.clip_pictures import RandomResizedCrop
-from .networks.encoder import EncoderHead, EncoderSizes
+from .networks.encoder import EncoderHead, EncoderSettings
 
 TEMPERATURE = 0.1
 
@@ -128,7 +128,7 @@ def _build(context: BuildContext) -> Method:
         told = "gives no tokens of a text, and all of them are read; choose a plain CLIP with a ViT"
         raise UserError(f"--backbone {backbone.identity.name}: {told}")
     picture, text = context.picture_output(TOKENS).shape[-1], backbone.text_outputs[TOKENS].shape[-1]
-    head = EncoderHead(context.width, picture, text, EncoderSizes.of(context.method_settings))
+    head = EncoderHead(context.width, picture, text, EncoderSettings.of(context.method_settings))
     return Encoder(backbone, head, EncoderTraining.of(context.training_settings))
 
 
@@ -145,7 +145,7 @@ def _inputs(context: BuildContext) -> PixelInputs:
 
 METHOD = Specification(
     stages=lambda settings, initialisation: (Stage("encoder", _build, _inputs, EncoderTraining),),
-    settings=EncoderSizes,
+    settings=EncoderSettings,
     demo_settings={"hidden": 128},
     # Opened as open_clip does: RGB first, no padding.
     backbone_defaults={"preprocessing": "clip", "rgb_first": True},

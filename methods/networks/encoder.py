@@ -31,7 +31,7 @@ from benchmark.settings import MethodSettings
 _KEPT = 0.6
 
 
-class EncoderSizes(MethodSettings):
+class EncoderSettings(MethodSettings):
     """Sizes of the head, and its ways; the defaults are the release's for CIRR."""
 
     factors: int = Field(1, ge=1, description="P, local vectors that attention pools of a picture or a text")
@@ -76,7 +76,7 @@ class Binding(nn.Module):
 
     learnable_relation: Tensor
 
-    def __init__(self, width: int, sizes: EncoderSizes) -> None:
+    def __init__(self, width: int, sizes: EncoderSettings) -> None:
         super().__init__()
         n, tokens = sizes.relations, 1 + sizes.factors
         self.mlp_p, self.mlp_v = _mlp(n, sizes.hidden, n), _mlp(tokens, sizes.hidden, tokens)
@@ -106,7 +106,7 @@ class Binding(nn.Module):
 class Affine(nn.Module):
     """Every token of the reference scaled, and of the text added, by channels that the two tell."""
 
-    def __init__(self, width: int, sizes: EncoderSizes) -> None:
+    def __init__(self, width: int, sizes: EncoderSettings) -> None:
         super().__init__()
         self.MLP = _mlp(2 * width, sizes.hidden, 2 * width)
         self._mixed = sizes.affine == "mixed"
@@ -126,7 +126,7 @@ class Affine(nn.Module):
 class EncoderHead(nn.Module):
     """All that is trained behind the encoder; ``picture_width``, ``text_width``: of its tokens."""
 
-    def __init__(self, width: int, picture_width: int, text_width: int, sizes: EncoderSizes) -> None:
+    def __init__(self, width: int, picture_width: int, text_width: int, sizes: EncoderSettings) -> None:
         super().__init__()
         self.fc, self.text_fc = nn.Linear(picture_width, width), nn.Linear(text_width, width)
         self.fac_net, self.binding_decoder = Factors(width, sizes.factors), Binding(width, sizes)

@@ -45,7 +45,7 @@ from benchmark.training.batches import Batch
 from benchmark.weights.fit import shapes_of
 
 from ..encoder import METHOD, Encoder, EncoderTraining
-from ..networks.encoder import EncoderHead, EncoderSizes
+from ..networks.encoder import EncoderHead, EncoderSettings
 
 TOLERANCE = 2e-5
 LOSSES = 1e-5
@@ -220,7 +220,7 @@ def golden_encoder(
     identity = BackboneIdentity(OPEN_CLIP, "golden", "golden", "gelu")
     backbone = ClipBackbone(clip, Preprocessing("clip", sizes.image_size), identity).eval()
     told = {"factors": counts.factors, "relations": counts.relations, "hidden": sizes.hidden_dim}
-    head_sizes = EncoderSizes.model_validate({**told, **settings})
+    head_sizes = EncoderSettings.model_validate({**told, **settings})
     head = EncoderHead(sizes.embed_dim, sizes.vision_width, sizes.text_width, head_sizes)
     method = Encoder(backbone, head, training)
     draw_weights(method, _weight, file.prefix, released_name)
@@ -397,7 +397,7 @@ def _check_steps(file: GoldenFile, sizes: _Sizes, variants: Mapping[str, _Varian
         }
     )
     case = TrainingCase(
-        method, _released_module(method), METHOD.stages(EncoderSizes(), "pretrained")[-1], settings,
+        method, _released_module(method), METHOD.stages(EncoderSettings(), "pretrained")[-1], settings,
         [batch(0), batch(1)], changes=3e-3, used_tokens=torch.unique(torch.cat(words)), updates_per_epoch=1,
         tolerances=StepTolerances((1e-3, 0.0), 5e-3, 1e-4, (5e-2, 0.0, 1e-7, 5e-6), 5e-2),
     )  # fmt: skip

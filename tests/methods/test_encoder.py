@@ -11,7 +11,7 @@ import pytest
 import torch
 from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from benchmark.methods.encoder import METHOD, Encoder, EncoderTraining
-from benchmark.methods.networks.encoder import EncoderSizes
+from benchmark.methods.networks.encoder import EncoderSettings
 from benchmark.methods.parity.encoder import RELATION, UNUSED, released_name
 from command_line import Command
 from torch import nn
@@ -31,9 +31,9 @@ SMALL: dict[str, Any] = {"factors": 3, "relations": 2, "hidden": 32}
 
 
 def built(training: EncoderTraining | None = None, **settings: Any) -> Encoder:
-    (stage,) = METHOD.stages(EncoderSizes(), "random")
+    (stage,) = METHOD.stages(EncoderSettings(), "random")
     backbone = load_choice(BackboneChoice("tiny-vit", "random", seed=1))
-    sizes = EncoderSizes.model_validate({**SMALL, **settings})
+    sizes = EncoderSettings.model_validate({**SMALL, **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         method = stage.build(BuildContext(backbone, sizes, training or EncoderTraining()))
@@ -154,10 +154,10 @@ def test_parts_of_the_loss_have_their_weights_and_the_gallery_one_vector() -> No
 
 
 def test_only_recipes_that_ask_for_it_cut_references_in_evaluation() -> None:
-    (stage,) = METHOD.stages(EncoderSizes(), "random")
+    (stage,) = METHOD.stages(EncoderSettings(), "random")
     backbone = load_choice(BackboneChoice("tiny-vit", "random"))
     for settings in ({"evaluate_cropped": True}, {}, {"crop": False}):
-        inputs = stage.inputs(BuildContext(backbone, EncoderSizes(), EncoderTraining.model_validate(settings)))
+        inputs = stage.inputs(BuildContext(backbone, EncoderSettings(), EncoderTraining.model_validate(settings)))
         assert isinstance(inputs, PixelInputs) and not inputs.evaluate.random
         assert (inputs.evaluate_reference is not None) is ("evaluate_cropped" in settings)
         assert inputs.train.random is ("crop" not in settings)

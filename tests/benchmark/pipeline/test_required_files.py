@@ -26,6 +26,7 @@ from benchmark.records.record import read_record
 from benchmark.registry import discover
 from benchmark.weights.assets import find_asset
 
+LAION = ("laion2b_s32b_b79k", "laion2b_s34b_b79k")
 MOBILENET = "mobilenetv1_100.ra4_e3600_r224_in1k.safetensors"
 VAL = ("run", "--method", "val", "--dataset", "cirr", "--limit", 12, "--set", "method.cnn=mobilenetv1_100",
        "--set", "method.image_side=64")  # fmt: skip
@@ -98,7 +99,7 @@ def test_the_list_names_file_size_source_licence_and_whether_it_is_here(command:
                  f"here     {assets / MOBILENET}", "glove.840B.300d.txt", "word vectors, optional",
                  "public domain (PDDL)", "https://nlp.stanford.edu/data/glove.42B.300d.zip"):  # fmt: skip
         assert part in told.out
-    assert told.out.count("not found") == 9
+    assert told.out.count("not found") == told.out.count("\n  here     ") - 1 >= 9, "one file is here, of all"
     needs = json.loads(command("list", "methods", "--needs", "--json", "--assets-root", assets).out)
     found = {(need["method"], need["name"]) for need in needs if need["found"]}
     assert found == {("val", "mobilenetv1_100")}
@@ -232,4 +233,5 @@ def test_no_tokeniser_needs_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
         method.build_extra_state([text])
         if specification.own_networks is not None:
             assert method.tokenize([text])["tokens"].shape[1] > 5
-    assert all(info.default_weights in ("random", "openai", "eva_vit_g", "model_base") for info in BACKBONES.values())
+    known = ("random", "openai", "eva_vit_g", "model_base", *LAION)
+    assert all(info.default_weights in known for info in BACKBONES.values())

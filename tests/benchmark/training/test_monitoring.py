@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from small_training import Small, Vectors, small_job
+from torch import Tensor
 
 from benchmark.distributed.process import this_process
 from benchmark.distributed.process_group import quiet_deepspeed, start_process_group
@@ -68,6 +69,23 @@ def test_every_value_is_written_at_the_end_of_each_epoch(watched: tuple[Path, Tr
     assert [value for _, value in found["train/loss"]] == pytest.approx([e.loss for e in trained.log], rel=1e-5)
     assert [value for _, value in found["validation/made_up"]] == pytest.approx([e.score for e in trained.log], rel=1e-5)
     assert all(value > 0 for name in NAMES - {"validation/made_up"} for _, value in found[name])
+
+
+class OfTwoParts(Small):
+    def loss_parts(self, queries: Any, targets: Any) -> dict[str, Tensor]:
+        whole = self.loss(queries, targets)
+        return {"first": 0.25 * whole, "second": 0.75 * whole}
+
+
+def test_a_loss_of_several_parts_trains_on_their_sum_and_writes_each(
+    watched: tuple[Path, Trained], tmp_path: Path
+) -> None:
+    parts = train(job(tmp_path, Vectors(40), method=OfTwoParts(norm=False)), resume=False)
+    whole = watched[1].log
+    assert [epoch.loss for epoch in parts.log] == pytest.approx([epoch.loss for epoch in whole], rel=1e-5)
+    first, second = (rows(tmp_path, f"train/loss_{name}")[1:] for name in ("first", "second"))
+    assert [int(step) for step, _ in first] == [5, 10, 15]
+    assert [3 * float(value) for _, value in first] == pytest.approx([float(value) for _, value in second])
 
 
 def test_long_epochs_are_written_every_fifty_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
