@@ -248,7 +248,7 @@ def build_record(
         limit=plan.options.limit,
         dictionaries=plan.dictionaries or None,
         side_texts=plan.side_texts or None,
-        zero_shot=plan.is_zero_shot and not plan.has_encoder_stage,
+        zero_shot=True if plan.is_zero_shot else None,
         training_files=dict(plan.training_files) or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
         training_data=TrainingData(**plan.trained_on) if plan.trained_on else None,

@@ -144,7 +144,7 @@ class Identity(RecordPart):
     training_data: TrainingData | None = None
     dictionaries: dict[str, str] | None = None
     side_texts: dict[str, str] | None = None
-    zero_shot: bool = False
+    zero_shot: Literal[True] | None = None
     training_files: dict[str, str] | None = None
     missing_pictures: tuple[str, ...] = ()
     skipped_pictures: tuple[str, ...] = ()

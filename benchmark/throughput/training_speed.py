@@ -23,13 +23,13 @@ import torch
 from benchmark.backbone import GLOBAL, Output
 from benchmark.data.pictures import cores, open_picture
 from benchmark.data.pixels import PixelSource
-from benchmark.dataset import Triplets
+from benchmark.dataset import Pictures, Triplets
 from benchmark.distributed.job import ALONE
 from benchmark.distributed.process import Process
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.features.room import view_output
-from benchmark.features.store import FeatureStore, SharedStore
-from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs
+from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
+from benchmark.method import FeatureInputs, Inputs, Method, PixelInputs, TrainingRows
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.records.measurement import Measurement, Precision
 from benchmark.settings import TrainerSettings
@@ -46,7 +46,7 @@ from benchmark.throughput.made_up import MadeUpBackbone, made_up_features
 from benchmark.throughput.timing import Setting, repeated
 from benchmark.training.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
 from benchmark.training.job import TrainingJob
-from benchmark.training.sources import FeatureTraining, PixelTraining
+from benchmark.training.sources import FeatureTraining, PixelTraining, RowTraining
 from benchmark.training.trainer import endless_updates
 
 _UPDATES = 8
@@ -192,6 +192,10 @@ def training_source(
     Features are made up for at most 4,096 pictures (or one for each entry) and lie in ``folder``.
     """
     rule, seed, device = text_rule(stage.planned.settings.text_rule), stage.plan.options.seed, process.device
+    rows = stage.plan.rows(stage.planned)
+    if rows is not None and isinstance(stage.inputs, FeatureInputs):
+        rows, features = _made_up_rows(stage, rows, entries, folder)
+        return RowTraining(rows, stage.inputs, features, _store_in(folder, stage, device), stage.method, seed, device)
     triplets = stage.triplets.take(np.arange(entries, dtype=np.int64) % len(stage.triplets))
     if isinstance(stage.inputs, PixelInputs):
         pictures = stage.plan.dataset.pictures
@@ -200,12 +204,30 @@ def training_source(
     shown = np.arange(min(entries, _MOST_PICTURES), dtype=np.int64)
     count = len(shown)
     triplets = Triplets(triplets.reference_picture % count, triplets.target_picture % count, triplets.captions)
-    width = stage.outputs[GLOBAL].shape[0] if GLOBAL in stage.outputs else 1
-    backbone = MadeUpBackbone(width, Preprocessing("clip", _STORE_SIDE)).to(device)
-    store = SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
+    store = _store_in(folder, stage, device)
     views = {view: view_output(view, stage.outputs, stage.inputs.grids) for view in stage.inputs.views}
     features = made_up_features(folder, shown, views)
     return FeatureTraining(lambda epoch: triplets, rule, stage.inputs, features, store, stage.method, seed, device)
+
+
+def _store_in(folder: Path, stage: StageToMeasure, device: torch.device) -> SharedStore:
+    width = stage.outputs[GLOBAL].shape[0] if GLOBAL in stage.outputs else 1
+    backbone = MadeUpBackbone(width, Preprocessing("clip", _STORE_SIDE)).to(device)
+    return SharedStore(FeatureStore(folder, backbone, encoder_digest="made-up", device=device), ALONE)
+
+
+def _made_up_rows(
+    stage: StageToMeasure, rows: TrainingRows, entries: int, folder: Path
+) -> tuple[TrainingRows, PictureFeatures]:
+    """So many rows with the texts of a stage's own, over and over, and features for each."""
+    assert isinstance(stage.inputs, FeatureInputs)
+    count, places = len(rows), np.arange(entries, dtype=np.int64)
+    pictures = Pictures(tuple(map(str, places)), (folder,) * entries)
+    views = {view: view_output(view, stage.outputs, stage.inputs.grids) for view in stage.inputs.views}
+    repeated_rows = replace(
+        rows, text=lambda method, part, rng: rows.text(method, part % count, rng), pictures=pictures, sentences=()
+    )
+    return repeated_rows, made_up_features(folder, places, views)
 
 
 def _gathering(
