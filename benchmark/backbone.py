@@ -228,6 +228,12 @@ class Backbone(nn.Module):
         return None
 
     @property
+    def files_beside(self) -> Mapping[str, Path]:
+        """Small files that it reads besides its weights, by the place under an assets folder where they are looked
+        for: an export brings them along."""
+        return {}
+
+    @property
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """What can be fine-tuned apart from the rest: "image", "text", to beginnings of their parameters' names."""
         return {}
@@ -304,7 +310,8 @@ class BackboneFamily(Protocol):
         disk or do not fit."""
         ...
 
-    def rebuild(self, description: Mapping[str, Any], source: str) -> Backbone:
-        """The backbone of a description (its fields as plain values), its weights still to be loaded; no file is
-        read. Raises UserError where the description, which stands in ``source``, is damaged or not known here."""
+    def rebuild(self, description: Mapping[str, Any], source: str, assets_root: Path | None = None) -> Backbone:
+        """The backbone of a description (its fields as plain values), its weights still to be loaded; of files only
+        sizes and tokenizers of the hub are read, under ``assets_root``. Raises UserError where the description, which
+        stands in ``source``, is damaged or not known here."""
         ...

@@ -13,12 +13,12 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from benchmark.errors import UserError, unknown_name
 from benchmark.facts import Asset, DatasetInfo, Facts, MethodInfo, PublishedSizes, Recipe, Variant, choose_recipe
@@ -27,6 +27,8 @@ from benchmark.files import digest_of
 from benchmark.progress import counting
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from benchmark.backbone import BackboneFamily
     from benchmark.dataset import Dataset
     from benchmark.method import Specification
@@ -45,7 +47,8 @@ class ShelfFile:
     """One `.py` that gives methods or a dataset, with its facts.
 
     ``kind``: what a file without a TOML is; "any" has to be imported to know. ``names``: an entry point's,
-    or the shelf's, for a file without a TOML.
+    or the shelf's, for a file without a TOML. ``brings_backbones``: by its entry point; of a plug-in only its code
+    tells.
     """
 
     module: str
@@ -53,6 +56,7 @@ class ShelfFile:
     kind: Literal["method", "dataset", "any"] = "any"
     names: tuple[str, ...] = ()
     is_plugin: bool = False
+    brings_backbones: bool = False
 
     @cached_property
     def facts(self) -> Facts:
@@ -226,10 +230,10 @@ class Registry:
         """Import a dataset's file: its ``INFO``, ``LAYOUTS``, ``load`` and ``present_splits``."""
         return self._file_of_dataset(name).load()
 
-    def backbone_families(self) -> tuple[BackboneFamily, ...]:
-        """Those that files from outside bring (``BACKBONES``); the engine's are in `benchmark.encoders.families`."""
-        found = (getattr(file.load(), "BACKBONES", None) for file in self.files if file.is_foreign)
-        return tuple(family for family in found if family is not None)
+    def backbone_families(self) -> Sequence[BackboneFamily]:
+        """Those that files from outside bring (``BACKBONES``), which are imported when they are first looked at; the
+        engine's are in `benchmark.encoders.families`."""
+        return ForeignFamilies(tuple(file for file in self.files if file.is_plugin or file.brings_backbones))
 
     def sizes(self, method: str) -> tuple[PublishedSizes, ...]:
         """Published numbers of a method's parameters."""
@@ -289,6 +293,24 @@ class Registry:
         raise unknown_name("method", method, self.methods())
 
 
+class ForeignFamilies(Sequence["BackboneFamily"]):
+    """What the files give as ``BACKBONES``; a file is imported when any of it is asked for."""
+
+    def __init__(self, files: tuple[ShelfFile, ...]) -> None:
+        self._files = files
+
+    @cached_property
+    def _found(self) -> tuple[BackboneFamily, ...]:
+        found = (getattr(file.load(), "BACKBONES", None) for file in self._files)
+        return tuple(family for family in found if family is not None)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._found[index]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
 def _names(facts: Facts) -> set[tuple[str, str]]:
     """What only one file may declare: (kind, name)."""
     dataset = {("dataset", facts.dataset.name)} if facts.dataset else set()
@@ -316,26 +338,15 @@ def _entry_point_files() -> Iterator[ShelfFile]:
     found: dict[str, ShelfFile] = {}
     kinds: tuple[Literal["method", "dataset"], ...] = ("method", "dataset")
     for kind in kinds:
-        group = f"benchmark.{kind}s"
-        for entry in entry_points(group=group):
-            try:
-                spec = importlib.util.find_spec(entry.module)
-            except ImportError:
-                spec = None
-            if spec is None or spec.origin is None:
-                raise UserError(
-                    f"entry point {entry.name} of {group}: there is no module {entry.module}; "
-                    "install its distribution again, or uninstall it"
-                )
+        for entry in entry_points(group=f"benchmark.{kind}s"):
             known = found.get(entry.module)
             same_kind = known is None or known.kind == kind
             names = (*(known.names if known else ()), entry.name)
-            found[entry.module] = ShelfFile(entry.module, Path(spec.origin), kind if same_kind else "any", names)
+            found[entry.module] = ShelfFile(entry.module, _path_of(entry), kind if same_kind else "any", names)
     for entry in entry_points(group="benchmark.backbones"):
-        module = importlib.util.find_spec(entry.module)
-        if module is not None and module.origin is not None:
-            # Imported only where a backbone is asked for: it declares no method by this.
-            found.setdefault(entry.module, ShelfFile(entry.module, Path(module.origin), "method"))
+        # Imported only where a backbone is asked for: it declares no method by this.
+        known = found.get(entry.module, ShelfFile(entry.module, _path_of(entry), "method"))
+        found[entry.module] = replace(known, brings_backbones=True)
     for file in found.values():
         declared = {name for _, name in _names(file.facts)}
         for name in file.names:
@@ -345,6 +356,20 @@ def _entry_point_files() -> Iterator[ShelfFile]:
                     "is its method's or its dataset's"
                 )
         yield file
+
+
+def _path_of(entry: EntryPoint) -> Path:
+    """Of an entry point's module, which is not imported. Raises UserError where there is none."""
+    try:
+        spec = importlib.util.find_spec(entry.module)
+    except ImportError:
+        spec = None
+    if spec is None or spec.origin is None:
+        raise UserError(
+            f"entry point {entry.name} of {entry.group}: there is no module {entry.module}; "
+            "install its distribution again, or uninstall it"
+        )
+    return Path(spec.origin)
 
 
 def discover() -> Registry:

@@ -293,7 +293,7 @@ def load_backbone(
 
 
 def rebuild_backbone(
-    description: Mapping[str, Any], source: str = "the weights' header"
+    description: Mapping[str, Any], source: str = "the weights' header", assets_root: Path | None = None
 ) -> ClipBackbone | OpenClipBackbone:
     """The backbone of a description (its fields as plain values), its weights still to be loaded.
 
@@ -306,8 +306,8 @@ def rebuild_backbone(
         architecture = own_architecture(told.configuration, told.name, f"{source}, the backbone's configuration")
     else:
         architecture = Architecture(told.name, backbone_configuration(told.name), told.activation)
-    clip = network_of(architecture, told.activation, 0, None)
-    return _backbone(architecture, clip, pipeline, told.weights, told.activation, None)
+    clip = network_of(architecture, told.activation, 0, assets_root)
+    return _backbone(architecture, clip, pipeline, told.weights, told.activation, assets_root)
 
 
 def network_of(architecture: Architecture, activation: Activation, seed: int, assets_root: Path | None) -> nn.Module:

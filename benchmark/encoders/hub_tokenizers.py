@@ -24,6 +24,10 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json",
 )  # fmt: skip
 _CONFIGURATION = ("config.json",)
+_READ = (
+    *_TOKENIZER_FILES, *_CONFIGURATION, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "merges.txt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class HubFolder:
         """The folder; None where it is not on this machine."""
         from huggingface_hub import try_to_load_from_cache
 
-        root = assets_root or named_root()
         own = [Path(self.name).expanduser()]
-        places = [*own, *([root / self.name, root / self.name.rpartition("/")[2]] if root else [])]
-        for place in places:
+        roots = [root for root in (assets_root, named_root()) if root is not None]
+        beneath = [root / name for root in roots for name in (self.name, self.name.rpartition("/")[2])]
+        for place in (*own, *beneath):
             if any((place / file).is_file() for file in self.files):
                 return place
         if self.name.count("/") != 1 or own[0].is_absolute():
@@ -63,6 +67,12 @@ class HubFolder:
             f"Hugging Face cache); get the small files of {source} and put them into {self.name}/ under --assets-root"
         )
         return BackboneFile(f"{self.what}, {source}", found, "" if found else missing)
+
+    def small_files(self, assets_root: Path | None) -> dict[str, Path]:
+        """What is read of it, by the place under an assets folder where it would be found again."""
+        place = self.name.rpartition("/")[2] if Path(self.name).is_absolute() else self.name
+        folder = self.require(assets_root)
+        return {f"{place}/{name}": folder / name for name in _READ if (folder / name).is_file()}
 
     def require(self, assets_root: Path | None) -> Path:
         """The folder. Raises UserError where it is not on this machine."""
@@ -113,7 +123,13 @@ class HubTokenizer:
 
     def _loaded(self) -> Any:
         require_transformers(self.architecture)
-        return _read_tokenizer(self.folder.require(self.assets_root), self.context, self.arguments)
+        return _read_tokenizer(_found(self.folder, self.assets_root), self.context, self.arguments)
+
+
+@lru_cache
+def _found(folder: HubFolder, assets_root: Path | None) -> Path:
+    """Looked for once, not for every batch."""
+    return folder.require(assets_root)
 
 
 @lru_cache

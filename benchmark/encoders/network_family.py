@@ -105,7 +105,7 @@ class NetworkFamily:
             load_into(backbone, self.fitted(backbone, self.read(path)), f"{path} as {choice.name}")
         return backbone
 
-    def rebuild(self, description: Mapping[str, Any], source: str) -> Backbone:
+    def rebuild(self, description: Mapping[str, Any], source: str, assets_root: Path | None = None) -> Backbone:
         told = typed(BackboneDescription, dict(description), source, "it is damaged, write the file again")
         with torch.random.fork_rng(devices=[]):  # its weights are loaded next
             backbone = self._built(BackboneChoice(told.name, told.weights))

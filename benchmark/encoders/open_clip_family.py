@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,8 +97,8 @@ class OpenClipFamily:
             settings=settings,
         )
 
-    def rebuild(self, description: Mapping[str, Any], source: str) -> Backbone:
-        return rebuild_backbone(description, source)
+    def rebuild(self, description: Mapping[str, Any], source: str, assets_root: Path | None = None) -> Backbone:
+        return rebuild_backbone(description, source, assets_root)
 
     def _weights(self, choice: BackboneChoice) -> str:
         return choice.weights or self.default_weights(choice.name)

@@ -76,6 +76,11 @@ class OpenClipBackbone(Backbone):
         return TextContext(self.identity.name, self._context_length, count)
 
     @property
+    def files_beside(self) -> Mapping[str, Path]:
+        folders = hub_folders(self.identity.name, self._config)
+        return {place: path for f in folders for place, path in f.small_files(self._assets_root).items()}
+
+    @property
     def parts(self) -> Mapping[str, tuple[str, ...]]:
         """The picture side is `visual`, the text side `text` or all that is no picture's; CoCa's decoder is neither."""
         if hasattr(self.clip, "text"):

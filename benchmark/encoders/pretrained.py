@@ -27,9 +27,11 @@ RANDOM = "random"
 Interpolation = Literal["bicubic", "bilinear"]
 _HUB_NAMES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "model.safetensors", "pytorch_model.bin")
 _HUB_FILES = (
-    ("open_clip_config.json", "preprocess_cfg", "mean", "std"),
-    ("preprocessor_config.json", "", "image_mean", "image_std"),
+    ("open_clip_config.json", "preprocess_cfg", ("mean", "std", "interpolation")),
+    ("preprocessor_config.json", "", ("image_mean", "image_std", "resample")),
 )
+_BILINEAR = ("bilinear", 2)
+"""As open_clip's files name it, and by Pillow's number, as transformers' do."""
 _ENDINGS = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
@@ -122,14 +124,16 @@ def _told_beside(path: Path) -> Normalisation | None:
     """What a hub's file of preprocessing says beside weights that bear a hub's name."""
     if path.name not in _HUB_NAMES:
         return None
-    for name, within, mean, std in _HUB_FILES:
+    for name, within, (mean, std, interpolation) in _HUB_FILES:
         beside = path.with_name(name)
         if beside.is_file():
             content = read_json(beside, SMALL)
             told = content.get(within, {}) if within and isinstance(content, dict) else content
             values = {"mean": told.get(mean), "std": told.get(std)} if isinstance(told, dict) else {}
             found = typed(_Told, values, str(beside), "correct it, or --set backbone.mean and backbone.std")
-            return Normalisation(found.mean, found.std, f"told by {name} beside the weights")
+            is_bilinear = isinstance(told, dict) and told.get(interpolation) in _BILINEAR
+            known_by = f"told by {name} beside the weights"
+            return Normalisation(found.mean, found.std, known_by, "bilinear" if is_bilinear else "bicubic")
     return None
 
 

@@ -33,7 +33,7 @@ from benchmark.dataset import IntArray, Pictures
 from benchmark.distributed.job import Job
 from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
 from benchmark.features.block_file import BlockFile, writing
-from benchmark.features.computed import ComputedView
+from benchmark.features.computed import ComputedView, OpenedPictures
 from benchmark.features.picture_digests import PictureDigests
 from benchmark.features.picture_filling import PATCHES, PICTURES_PER_BLOCK, PictureFilling, Progress
 from benchmark.features.room import GRIDS, bytes_needed, free_bytes, has_room, is_kept, view_output
@@ -162,12 +162,11 @@ class FeatureStore:
         PictureFeatures
     ):
         """Features of these pictures that are encoded anew whenever they are asked for; nothing is kept."""
-        paths = [pictures.paths[i] for i in indices]
+        opened = OpenedPictures([pictures.paths[i] for i in indices], self._workers)
         tables = {
-            view: ComputedView(self._encoder, view, view_output(view, self._encoder.outputs, grids), paths, grids,
-                               self._workers)
+            view: ComputedView(self._encoder, view, view_output(view, self._encoder.outputs, grids), opened, grids)
             for view in views
-        }  # fmt: skip
+        }
         return PictureFeatures(tables, np.asarray(indices, dtype=np.int64))
 
     def fits(

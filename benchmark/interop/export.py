@@ -1,6 +1,7 @@
 """`export`: a run's method, its encoder and its configuration as one safetensors file.
 
-`benchmark.interop.exported.load` reads it back without data, run folder or any other file.
+`benchmark.interop.exported.load` reads it back without data, run folder or any other file but a tokenizer's, which
+is written beside it where the backbone's is not the program's own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from benchmark.encoders.families import rebuild
 from benchmark.errors import UserError
-from benchmark.files import atomic_write_text
+from benchmark.files import atomic_write_bytes, atomic_write_text
 from benchmark.interop.exported import ENCODER_PART, METHOD_PART, build_method
 from benchmark.interop.model_card import model_card
 from benchmark.interop.run_model import encoder_of_run
@@ -31,6 +32,7 @@ def export(
     plugins: tuple[str, ...] = (),
 ) -> Path:
     """Write a run's method (its folder or a weights file) as one file with a model card beside it; gives its path.
+    A tokenizer of the hub, which its texts are read by, is copied beside it.
 
     ``encoder``: the encoder artefact where it was moved. By default the file is called after method
     and dataset, in the working folder. Raises UserError where weights are missing, damaged or do not
@@ -47,7 +49,7 @@ def export(
     if path.suffix != ".safetensors":
         raise UserError(f"--output {path}: give a name that ends in .safetensors")
     state, start = read_weights(file), header.start
-    backbone = rebuild(start, str(file), registry.backbone_families()) if start else None
+    backbone = rebuild(start, str(file), registry.backbone_families(), assets_root) if start else None
     method, inputs = build_method(registry, header, backbone)
     load_into(method, state, str(file))
     tensors = {f"{METHOD_PART}{name}": tensor for name, tensor in state.items()}
@@ -56,8 +58,12 @@ def export(
         tensors |= {f"{ENCODER_PART}{name}": tensor for name, tensor in backbone.state_dict().items()}
         start = asdict(backbone.description)
     exported = replace(header, start=start, encoder_file="", exported=True)
+    beside = dict(backbone.files_beside) if backbone is not None else {}
+    for place, source in beside.items():
+        (path.parent / place).parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path.parent / place, source.read_bytes())
     save_weights(path, tensors, exported)
-    atomic_write_text(card_of(path), model_card(path, exported, _record_of(file), registry))
+    atomic_write_text(card_of(path), model_card(path, exported, _record_of(file), registry, sorted(beside)))
     return path
 
 

@@ -258,7 +258,8 @@ def load(path: str | Path, device: str = "cpu", plugins: Sequence[str | Path] = 
         registry.add_plugin(Path(plugin))
     state = read_weights(file)
     place = torch.device(device)
-    backbone = rebuild(header.start, str(file), registry.backbone_families()) if header.start else None
+    families, beside = registry.backbone_families(), file.absolute().parent
+    backbone = rebuild(header.start, str(file), families, beside) if header.start else None
     method, inputs = build_method(registry, header, backbone)
     encoder = None
     if isinstance(inputs, FeatureInputs):

@@ -83,7 +83,6 @@ def read_listed_encoder(family: BackboneFamily, choice: BackboneChoice) -> Impor
     Raises UserError for a file that is refused or damaged, or with tensors that are missing, too many or misshapen.
     """
     backbone, path = family.outline(choice), Path(choice.weights)
-    family.require_fit(choice)
     read = family.load(choice)
     tensors: dict[str, Tensor] = read.state_dict()
     backbone.load_state_dict(tensors, assign=True)

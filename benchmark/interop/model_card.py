@@ -5,7 +5,7 @@ Markdown. What somebody may have typed is shown as text, and nobody's folders ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmark.comparison.composition_layout import composition_section
@@ -31,20 +31,31 @@ scores = model.score(query, gallery)
 """
 
 
-def model_card(file: Path, header: WeightsHeader, record: Record | None, registry: Registry) -> str:
-    """The card of an exported file; ``record``: of the run that it was made from, where that is known."""
+def model_card(
+    file: Path, header: WeightsHeader, record: Record | None, registry: Registry, beside: Sequence[str] = ()
+) -> str:
+    """The card of an exported file; ``record``: of the run that it was made from, where that is known; ``beside``:
+    files that it needs beside it."""
     method = registry.methods().get(header.method)
     title = record.title if record is not None else method.title if method else header.method
     parts = [f"# {plain(title)}, trained on {plain(header.dataset)}\n", listed(_facts(file, header, record, registry))]
     parts.append("## How to load it\n\n" + _LOADING.format(file=file.name))
+    if beside:
+        parts.append(f"It reads texts by files that stay beside it: {', '.join(map(plain, beside))}.\n")
     if record is None:
         parts.append("## Numbers\n\nThe file was made from weights without a record: no numbers are known.\n")
     else:
         numbers = [run_table(record).rstrip("\n") + "\n", composition_section(record)]
         parts.append("## Numbers\n\n" + "\n".join(filter(None, numbers)))
         parts.append("## How to cite\n\n```bibtex\n" + "\n\n".join(citations_of(record, registry)) + "\n```\n")
-    parts.append("## Licences\n\n" + listed(_licences(header, registry)))
+    parts.append("## Licences\n\n" + listed([*_licences(header, registry), *_of_the_hub(beside)]))
     return "\n".join(parts)
+
+
+def _of_the_hub(beside: Sequence[str]) -> Iterator[str]:
+    for folder in dict.fromkeys(str(Path(name).parent) for name in beside):
+        of_the_hub = f"https://huggingface.co/{folder}, whose licence is told there"
+        yield f"Files in {plain(folder)}: copied from {of_the_hub if '/' in folder else 'a folder of the user'}"
 
 
 def _facts(file: Path, header: WeightsHeader, record: Record | None, registry: Registry) -> Iterator[str]:

@@ -40,7 +40,7 @@ def model_of_run(
     if header.exported:
         raise UserError(f"{file}: an export, no run; read it with benchmark.interop.exported.load")
     start = header.start
-    backbone = rebuild(start, str(file), registry.backbone_families()) if start else None
+    backbone = rebuild(start, str(file), registry.backbone_families(), assets_root) if start else None
     method, inputs = build_method(registry, header, backbone)
     load_into(method, read_weights(file), str(file))
     frozen = None
@@ -61,7 +61,7 @@ def encoder_of_run(
         choice = BackboneChoice(start["name"], start["weights"], settings, assets_root, start["seed"])
         return load_choice(choice, registry.backbone_families())
     path = encoder_file(header, file, named)
-    backbone = rebuild(header.start, str(file), registry.backbone_families())
+    backbone = rebuild(header.start, str(file), registry.backbone_families(), assets_root)
     stage = next((s for s in stages_of(registry, header) if s.output == "encoder" and s.name != header.stage), None)
     if stage is None:
         load_into(backbone, read_weights(path), str(path))

@@ -194,7 +194,8 @@ def _weights_from(plan: Plan, header: WeightsHeader, file: Path) -> WeightsFrom:
 def _backbone(plan: Plan, header: WeightsHeader, job: Job) -> tuple[Backbone | None, str]:
     """The backbone and the digest of its start; what it started from is not read where its weights follow."""
     if header.start and (header.encoder or header.imported or plan.last.stage.output == "encoder"):
-        rebuilt = rebuild(header.start, "the checkpoint's header", plan.backbone_families).to(job.process.device)
+        families, assets = plan.backbone_families, plan.options.assets
+        rebuilt = rebuild(header.start, "the checkpoint's header", families, assets).to(job.process.device)
         return rebuilt, str(header.start["digest"])
     backbone = backbone_of(plan)
     return backbone, backbone.description.digest if backbone else ""

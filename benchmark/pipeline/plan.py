@@ -6,7 +6,7 @@ The same plan is printed by `--dry-run` and carried out by `benchmark.pipeline.r
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class Plan:
     initialisation: Initialisation
     method_settings: MethodSettings
     backbone_settings: BackboneSettings
-    backbone_families: tuple[BackboneFamily, ...]
+    backbone_families: Sequence[BackboneFamily]
     trainer: TrainerSettings
     stages: tuple[PlannedStage, ...]
     plugins: Mapping[str, str]

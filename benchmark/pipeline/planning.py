@@ -45,10 +45,12 @@ def make_plan(
         raise unknown_name("dataset", options.dataset, registry.datasets())
     training = _training_info(options, info, registry)
     settings_for = partial(settle, options, registry, specification, own_recipes, info, training)
+    settled = None
     if options.data_root_of(options.dataset) is None:
-        settings_for(is_demo=True, dataset=None)  # what is wrong is told before pictures are drawn
+        settled = settings_for(is_demo=True, dataset=None)  # what is wrong is told before pictures are drawn
     dataset, trained_on = _open(registry, options, needed, info, training, settings_for)
-    settled = settings_for(is_demo=dataset.is_demo, dataset=dataset)
+    if settled is None or options.limit is not None:
+        settled = settings_for(is_demo=dataset.is_demo, dataset=dataset)
     assets = registry.assets()
     rows: dict[str, TrainingRows] = {}
     files: dict[str, str] = {}

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from benchmark.backbone import BackboneChoice, BackboneFamily
 from benchmark.dataset import Dataset, DatasetInfo, read_splits
-from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError, gathered, unknown_name
 from benchmark.evaluation.query_subset import QuerySubset, read_query_subset
 from benchmark.facts import Initialisation, Recipe, Variant, own_recipe_of
@@ -160,8 +159,6 @@ def settle(
 
 def _weights(asked: str, backbone: str, families: Sequence[BackboneFamily], problems: list[str]) -> str:
     """Those that are asked for, or the backbone's default; what is wrong with its name is told, too."""
-    if backbone in BACKBONES:
-        return asked or BACKBONES[backbone].default_weights
     from benchmark.encoders.families import family_of
 
     with gathered(problems):

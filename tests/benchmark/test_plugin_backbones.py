@@ -94,6 +94,8 @@ def test_another_distribution_s_backbone_joins_by_its_entry_point(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     registry = discover()
     assert "lone_backbone" not in sys.modules, "the listing of methods imports no code from outside"
+    assert family_of("tiny", registry.backbone_families()).name == "open_clip"
+    assert "lone_backbone" not in sys.modules, "a backbone of the program's own asks nobody else"
     (family,) = registry.backbone_families()
     backbone = family_of("linear", [family]).load(BackboneChoice("linear"))
     assert backbone.description.family == "linear-family" and backbone.preprocessing.size == 16

@@ -299,6 +299,16 @@ def test_an_entry_point_of_another_name_is_told(tmp_path: Path, monkeypatch: pyt
         discover()
 
 
+def test_an_entry_point_of_backbones_to_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "site" / "lone-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lone\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[benchmark.backbones]\nlinear = no_such_backbones\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    with pytest.raises(UserError, match="entry point linear of benchmark.backbones: there is no module no_such_backbones"):
+        discover()
+
+
 def test_an_entry_point_to_nothing_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from command_line import Command
 from safetensors.torch import save_file
 from small_backbones import FAMILIES, write_backbone, write_tokenizer
 from torch import Tensor
 
 from benchmark.backbone import Backbone, BackboneChoice
+from benchmark.encoders import hub_tokenizers
 from benchmark.encoders.families import family_of, rebuild
+from benchmark.encoders.hub_tokenizers import HubFolder
 from benchmark.encoders.open_clip_networks import open_clip_state
 from benchmark.errors import UserError
+from benchmark.interop.exported import load
 from benchmark.settings import BackboneSettings
 
 pytest.importorskip("transformers", reason="texts of the hub's towers need it; pip install 'cir-benchmark[hf]'")
@@ -127,6 +134,55 @@ def test_a_family_s_own_pixels_are_recorded(tmp_path: Path) -> None:
     assert (settled.mean, settled.std, settled.interpolation) == ((0.0,) * 3, (1.0,) * 3, "bilinear")
     assert "resized bilinear" in family_of(choice.name).pixels(choice)
     assert BackboneSettings().model_dump().keys() == {"preprocessing", "rgb_first", "precision", "compile"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("open_clip_config.json", {"preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}}),
+        ("preprocessor_config.json", {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}),
+    ],
+)
+def test_what_stands_beside_an_untagged_file_is_read_whole(tmp_path: Path, name: str, content: dict[str, Any]) -> None:
+    weights = tmp_path / "open_clip_model.safetensors"
+    weights.touch()
+    choice = BackboneChoice("ViT-B-16-SigLIP", str(weights))
+    bilinear = json.dumps(content)
+    for text, expected in ((bilinear, "bilinear"), (bilinear.replace("bilinear", "bicubic").replace("2}", "3}"), "")):
+        (tmp_path / name).write_text(text)
+        settled = family_of(choice.name).settled(choice)
+        assert (settled.mean, settled.interpolation) == ((0.5, 0.5, 0.5), expected)
+
+
+def test_a_tokenizer_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, _ = loaded("siglip", tmp_path)
+    looked: list[str] = []
+    require = HubFolder.require
+    monkeypatch.setattr(HubFolder, "require", lambda folder, root: looked.append(folder.name) or require(folder, root))
+    first = backbone.tokenize(["a red dress"])
+    for _ in range(3):
+        assert torch.equal(backbone.tokenize(["a red dress"]), first)
+    assert len(looked) == 1
+
+
+def test_an_export_brings_the_tokenizer_along(command: Command, small_cirr: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    backbone = write_backbone("siglip", tmp_path / "here")
+    made = command("run", "--method", "sum", "--dataset", "cirr", "--data-root", small_cirr, "--backbone", backbone,
+                   "--weights", "random", "--set", "method.encoder=untouched", "--limit", 8, "--output", tmp_path / "run")  # fmt: skip
+    assert made.status == 0, made.err
+    exported = command("export", tmp_path / "run", "--output", tmp_path / "there" / "sum.safetensors")
+    assert exported.status == 0, exported.err
+    picture = next(small_cirr.rglob("*.png"))
+    expected = load(tmp_path / "there" / "sum.safetensors").encode_query([picture], ["a red dress"])
+    # Elsewhere: neither the architecture's file nor the tokenizer's folder is there.
+    shutil.rmtree(tmp_path / "here")
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    hub_tokenizers._found.cache_clear()
+    found = load(tmp_path / "elsewhere" / "sum.safetensors").encode_query([picture], ["a red dress"])
+    assert isinstance(found, torch.Tensor) and isinstance(expected, torch.Tensor) and torch.equal(found, expected)
+    card = (tmp_path / "elsewhere" / "sum.md").read_text()
+    assert "files that stay beside it: words/tokenizer.json" in card and "Files in words: copied from" in card
 
 
 @pytest.mark.slow

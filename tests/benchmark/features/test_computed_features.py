@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmark.backbone import GLOBAL, Output
 from benchmark.dataset import Pictures
 from benchmark.errors import UserError
+from benchmark.features import computed as computing
 from benchmark.features import store as stores
 from benchmark.features.computed import ComputedView
 from benchmark.features.kept import kept_features, remove
@@ -70,6 +71,20 @@ def test_what_is_computed_is_what_is_stored(tmp_path: Path, pictures: Pictures) 
         assert len(first) == len(second) == 3
         for found, expected in zip(second, first, strict=True):
             torch.testing.assert_close(found, expected)
+
+
+def test_a_batch_s_picture_is_decoded_once_for_all_views(
+    tmp_path: Path, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    decode = computing.open_picture
+    monkeypatch.setattr(computing, "open_picture", lambda path: opened.append(path) or decode(path))
+    views = store_of(tmp_path, WithTokens()).computed(pictures, INDICES, (*BOTH, "tokens"), (2, 3)).views
+    for rows in (torch.tensor([3, 0, 3]), torch.tensor([3, 5])):
+        for view in views.values():
+            assert len(view[rows]) == len(rows)
+    # The second batch has one picture that the first one did not show.
+    assert [path.name for path in opened] == [pictures.paths[row].name for row in (0, 3, 5)]
 
 
 def test_a_batch_s_picture_is_encoded_once(tmp_path: Path, pictures: Pictures) -> None:
