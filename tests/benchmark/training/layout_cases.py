@@ -33,6 +33,7 @@ from benchmark.training.sources import PixelTraining
 from benchmark.training.trainer import TrainingJob, train
 
 UPDATES = 5
+_NEARLY_ZERO = 1e-4
 PATCHES = 13
 _COLOURS = ("red", "blue", "green", "black")
 _WORDS = ("longer", "darker", "with lace", "no sleeves", "a low neck and a wide belt")
@@ -146,13 +147,13 @@ def _backbone(name: str) -> Backbone:
 
 
 def _started(stage: Stage, context: BuildContext) -> Method:
-    """A method's own start, but for parameters of zeros alone, beside which any rounding would look large."""
+    """A method's own start, but for parameters of (nearly) zeros alone, beside which any rounding would look large."""
     torch.manual_seed(0)
     method = stage.build(context)
     method.build_extra_state(_texts(40))
     with torch.no_grad():
         for parameter in method.parameters():
-            if parameter.requires_grad and not parameter.any():
+            if parameter.requires_grad and float(parameter.abs().max()) < _NEARLY_ZERO:
                 parameter += 0.1 * torch.randn(parameter.shape)
     return method
 
