@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from benchmark.dataset import Dataset, DatasetInfo
-from benchmark.errors import UserError
+from benchmark.errors import UserError, first_of
 from benchmark.files import file_digest
 from benchmark.structured_files import SMALL, read_json, typed
 
@@ -185,4 +185,4 @@ def side_note(files: Iterable[ReleasedFile]) -> tuple[str, ...]:
     """What has to be known of captions and words that come from these, once they were read."""
     others = [file.file for file in files if not file.is_released]
     told = "captions of pictures and words of pairs are others than the released ones"
-    return (f"{told}: {', '.join(others)}",) if others else ()
+    return (f"{told}: {first_of(others, 2)}",) if others else ()

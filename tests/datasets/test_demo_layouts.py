@@ -122,8 +122,11 @@ def test_fashioniq_has_the_official_files_and_keys(folders: dict[str, Path]) -> 
                 assert len(entry["captions"]) == 2
                 assert all(caption.startswith(("is ", "has ", "shows ", "does ", "wears ")) for caption in entry["captions"])
     assert len(list((root / "captions").glob("cap.*"))) == len(list((root / "image_splits").iterdir())) == 9
-    dictionaries = {path.name: read(path) for path in (root / "captions").iterdir() if not path.name.startswith("cap.")}
+    beside = {path.name: read(path) for path in (root / "captions").iterdir() if not path.name.startswith("cap.")}
+    dictionaries = {name: content for name, content in beside.items() if name.startswith("correction_")}
     assert dictionaries == {f"correction_dict_{category}.json": {} for category in CATEGORIES}
+    described = {f"image_captions_{category}_{split}.json" for category in CATEGORIES for split in ("train", "val")}
+    assert beside.keys() == dictionaries.keys() | described | {f"keywords_in_mods_{c}.json" for c in CATEGORIES}
 
 
 _WORDS = {
@@ -149,7 +152,7 @@ def test_shoes_has_the_official_files_and_keys(folders: dict[str, Path]) -> None
     root = folders["shoes"]
     assert {path.name for path in root.iterdir()} == {
         "relative_captions_shoes.json", "train_im_names.txt", "eval_im_names.txt", "dataset.json",
-        "correction_dict_shoes.json", *(f"womens_{kind}" for kind in SHOES),
+        "correction_dict_shoes.json", "image_captions_shoes.json", "keywords_in_mods_shoes.json", *(f"womens_{kind}" for kind in SHOES),
     }  # fmt: skip
     assert read(root / "correction_dict_shoes.json") == {}
     lists = {split: (root / f"{split}_im_names.txt").read_text().splitlines() for split in ("train", "eval")}
