@@ -4,8 +4,8 @@ Li, Chen, Wen, Fu, Hu, Guan, "ENCODER: Entity Mining and Modification Relation B
 AAAI 2025, as released (iLearn-Lab/AAAI25-ENCODER). What of its design has no effect there is named in
 `networks/encoder.py`; each quirk is a setting, and `--ablations` shows what it is worth.
 
-Deviations: losses are float32 in half precision, too; the 66 tensors that nothing ever moves are left out, but for
-CLIP's own scale and the teacher's weights. Attention is over tokens under any version of open_clip.
+Deviations: of the 66 tensors that nothing ever moves CLIP's own scale and the teacher's weights are kept, the others
+are left out; R is saved; attention is over tokens under any version of open_clip.
 Notation: B batch, d width of CLIP's vectors, L tokens of a side, N entities.
 """
 
