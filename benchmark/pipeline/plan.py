@@ -160,7 +160,7 @@ class Plan:
     @property
     def selection_note(self) -> str:
         """What a person is told of the selection; "" where nothing is trained."""
-        if self.trained_on and self.selection == "paper":
+        if self.trained_on and self.selection == "paper" and self.last.stage.rows is None:
             return f"best epoch on the evaluation split of {self.trained_on.get('label', self.trained_on['name'])}"
         return selection_note(self.selection, any(planned.settings.picks_an_epoch for planned in self.trained[-1:]))
 

@@ -251,7 +251,7 @@ def build_record(
         zero_shot=True if plan.is_zero_shot else None,
         training_files=dict(plan.training_files) or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
-        training_data=TrainingData(**plan.trained_on) if plan.trained_on else None,
+        training_data=TrainingData(**plan.trained_on) if plan.trained_on and not plan.is_zero_shot else None,
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),
         inputs=dict(imported or {}),

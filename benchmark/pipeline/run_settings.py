@@ -231,7 +231,7 @@ class _Filler:
 
     def _stage(self, stage: Stage, initialisation: Initialisation, is_last: bool, has_named: bool) -> PlannedStage:
         options = self.options
-        info = self.training if stage.trains else self.evaluated
+        info = self.training if stage.trains and stage.rows is None else self.evaluated
         layers: list[tuple[str, Mapping[str, Any]]] = [("dataset", {"text_rule": info.text_rule})]
         recipe = None
         if stage.trains:
