@@ -134,3 +134,26 @@ def test_other_servers_and_protocols_are_refused(root: Path, command: Command, t
     ):
         done = command("submit", "--embeddings", tmp_path / "mine.npz", "--data-root", root, *options)
         assert done.status == 2 and told in done.err, done.err
+
+
+def test_embeddings_from_outside_are_scored_by_all_positives(root: Path, command: Command, tmp_path: Path) -> None:
+    rng, asked = np.random.default_rng(1), entries(root, "val")
+    queries, pictures = (rng.standard_normal((n, 6)).astype(np.float32) for n in (len(asked), len(gallery(root))))
+    np.savez(tmp_path / "mine.npz", queries=queries, query_ids=[str(entry["id"]) for entry in asked], gallery=pictures,
+             gallery_ids=list(map(str, gallery(root))))  # fmt: skip
+    done = command("evaluate", "--embeddings", tmp_path / "mine.npz", "--dataset", "circo", "--data-root", root,
+                   "--output", tmp_path / "run")  # fmt: skip
+    assert done.status == 0, done.err
+    results = read_record(tmp_path / "run").results
+    assert [result.protocol for result in results] == ["official", "official-noref"]
+    order, ids = np.argsort(-(queries.astype(np.float64) @ pictures.astype(np.float64).T), axis=1), np.asarray(gallery(root))
+    for result in results:
+        precisions, recalls = [], []
+        for query, entry in enumerate(asked):
+            ranked = [i for i in ids[order[query]].tolist() if result.protocol == "official" or i != entry["reference_img_id"]]
+            hits = [i in entry["gt_img_ids"] for i in ranked[:10]]
+            found = sum(sum(hits[: place + 1]) / (place + 1) for place in range(10) if hits[place])
+            precisions.append(found / min(10, len(entry["gt_img_ids"])))
+            recalls.append(entry["target_img_id"] in ranked[:10])
+        assert result.metrics["mAP@10"] == pytest.approx(100 * float(np.mean(precisions)))
+        assert result.metrics["R_target@10"] == pytest.approx(100 * float(np.mean(recalls)))
