@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "query_ids, gallery, gallery_ids (of a category, dress/queries, …)")  # fmt: skip
     source.add_argument("--rankings", metavar="FILE",
                         help="a ranked list of names for every query: JSON lines "
-                        '{"query": "id", "ranking": ["name", …]}, a TREC run, or CIRR\'s server JSON')  # fmt: skip
+                        '{"query": "id", "ranking": ["name", …]}, a TREC run, or the server JSON of CIRR or '
+                        "CIRCO")  # fmt: skip
     parser.add_argument("--subset-rankings", metavar="FILE", help="with --rankings: ranked lists of the subsets")
     parser.add_argument("--encoder", metavar="FILE", help="the encoder that the checkpoint was trained on, if moved")
     parser.add_argument("--name", metavar="LABEL", help="title of a file's row; by default the file's name")

@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(gallery.unreadable):,} pictures cannot be read and are left out: {names}")
     search = Search(model, gallery)
     if options.serve:
-        return _serve(search, f"{model.header.method}, trained on {model.header.dataset}", options.port)
+        return _serve(search, f"{model.header.method}, trained on {model.header.training_dataset}", options.port)
     hits = search.best(
         Path(options.image), options.text, caption=options.caption, words=options.words
     )

@@ -57,7 +57,9 @@ def open_dataset(
     else:
         folder = locate(registry, options.dataset, root)
     splits = tuple(dict.fromkeys(split or info.evaluation_split for split in needed))
-    wanted = (split or info.evaluation_split for split in where_there)
+    # What is trained on another dataset's triplets has no training split.
+    there = [split for split in where_there if not (split == "train" and info.train_dataset)]
+    wanted = (split or info.evaluation_split for split in there)
     also = tuple(split for split in wanted if split not in splits)
     try:
         dataset = _read(registry, options, folder, (*splits, *also), splits)

@@ -84,7 +84,8 @@ def summary(path: Path) -> str:
     encoder = f", with its encoder {header.start['name']} ({header.start['weights']})" if header.start else ""
     return "\n".join(
         [
-            f"{path}: {header.method}, trained on {header.dataset}{encoder}; {path.stat().st_size / 1e6:,.0f} MB",
+            f"{path}: {header.method}, trained on {header.training_dataset}{encoder}; "
+            f"{path.stat().st_size / 1e6:,.0f} MB",
             f"{card_of(path)}: its model card",
             "",
             "    from benchmark.interop.exported import load",

@@ -38,7 +38,8 @@ def model_card(
     files that it needs beside it."""
     method = registry.methods().get(header.method)
     title = record.title if record is not None else method.title if method else header.method
-    parts = [f"# {plain(title)}, trained on {plain(header.dataset)}\n", listed(_facts(file, header, record, registry))]
+    heading = f"# {plain(title)}, trained on {plain(header.training_dataset)}\n"
+    parts = [heading, listed(_facts(file, header, record, registry))]
     parts.append("## How to load it\n\n" + _LOADING.format(file=file.name))
     if beside:
         parts.append(f"It reads texts by files that stay beside it: {', '.join(map(plain, beside))}.\n")
@@ -82,8 +83,9 @@ def _weights(header: WeightsHeader) -> str:
 
 
 def _licences(header: WeightsHeader, registry: Registry) -> Iterator[str]:
-    data = registry.datasets().get(header.dataset)
-    terms = f"{data.title}, {data.licence}" if data else f"{plain(header.dataset)}, whose terms are not known here"
+    name = header.training_dataset
+    data = registry.datasets().get(name)
+    terms = f"{data.title}, {data.licence}" if data else f"{plain(name)}, whose terms are not known here"
     yield f"Data: {terms}"
     name, weights = header.backbone.get("name", ""), header.backbone.get("weights", "")
     if name:

@@ -1,16 +1,16 @@
-"""CIRR's official test server: its two files, what they must be, and the numbers that it returned.
+"""Official test servers: their files, what these must be, and the numbers that came back.
 
-The best 50 pictures of every pair of test1, and the best 3 of its subset: names without folder or
-ending, best first, the reference left out (annotation version rc2). Nothing is written unless
-both files are right.
+CIRR's takes the best 50 pictures of every pair of test1, and the best 3 of its subset: names without folder or ending,
+best first, the reference left out (annotation version rc2). CIRCO's takes one file, the ids of the best 50 pictures of
+every query of test as numbers; the reference may be among them. Nothing is written unless all files are right.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,78 @@ from benchmark.records.record import Record, Result, read_record, replace_record
 from benchmark.records.tables import run_table
 from benchmark.structured_files import SMALL, read_json, typed
 
-DATASET, SPLIT, PROTOCOL = "cirr", "test1", "official"
 FOLDER, MANIFEST = "submission", "submission.json"
-SERVERS = ("http://cirr.cecs.anu.edu.au", "https://cirr.junjie.au")
 RECALL_FILE, SUBSET_FILE = "cirr-test1-recall.json", "cirr-test1-recall_subset.json"
 LARGEST_FILE = 5_000_000
 
 Lists = Mapping[str, Sequence[str]]
-_FAMILIES = (("R@1", "R@2", "R@5", "R@10", "R@50"), ("R_subset@1", "R_subset@2", "R_subset@3"))
-"""What the server returns; R@2 stands in no paper, and is kept as it comes."""
-_AVERAGE = "(R@5+R_subset@1)/2"
-_KNOWN = tuple(name for family in _FAMILIES for name in family)
+
+
+@dataclass(frozen=True)
+class HiddenSplitServer:
+    """Where a dataset's hidden ``split`` is scored.
+
+    ``files``: name of the one of the gallery's lists, and of the one of the subsets' where there is one. ``families``:
+    what it returns, by growing cut-off; ``average``: what papers make of it. ``protocols``: which it can score, the
+    first by default. ``content``: what a file holds, of which lists ("recall", "recall_subset").
+    """
+
+    dataset: str
+    title: str
+    split: str
+    protocols: tuple[str, ...]
+    addresses: tuple[str, ...]
+    files: tuple[str, ...]
+    families: tuple[tuple[str, ...], ...]
+    content: Callable[[str, Lists], dict[str, Any]]
+    average: str = ""
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        return tuple(name for family in self.families for name in family)
+
+
+CIRR = HiddenSplitServer(
+    "cirr", "CIRR", "test1", ("official",),
+    addresses=("http://cirr.cecs.anu.edu.au", "https://cirr.junjie.au"),
+    files=(RECALL_FILE, SUBSET_FILE),
+    # R@2 stands in no paper, and is kept as it comes.
+    families=(("R@1", "R@2", "R@5", "R@10", "R@50"), ("R_subset@1", "R_subset@2", "R_subset@3")),
+    content=lambda metric, lists: {"version": VERSION, "metric": metric, **{q: list(r) for q, r in lists.items()}},
+    average="(R@5+R_subset@1)/2",
+)  # fmt: skip
+CIRCO = HiddenSplitServer(
+    "circo", "CIRCO", "test", ("official", "official-noref"),
+    addresses=("https://circo.micc.unifi.it",),
+    files=("circo-test.json",),
+    families=tuple(tuple(f"{kind}@{k}" for k in (5, 10, 25, 50)) for kind in ("mAP", "R_target")),
+    content=lambda metric, lists: {query: list(map(int, ranked)) for query, ranked in lists.items()},
+)  # fmt: skip
+SERVERS: Mapping[str, HiddenSplitServer] = {server.dataset: server for server in (CIRR, CIRCO)}
+
+
+def server_of(dataset: str, what: str) -> HiddenSplitServer:
+    """Raises UserError where there is none; ``what`` is of the dataset."""
+    if dataset not in SERVERS:
+        raise UserError(f"{what}: a run on {dataset}; only {' and '.join(SERVERS)} have a test server")
+    return SERVERS[dataset]
 
 
 @dataclass(frozen=True)
 class ServerLists:
-    """Names by pair, best first: of the whole gallery, and of the subsets."""
+    """Names by pair, best first: of the whole gallery, and of the subsets, where the server takes them."""
 
     recall: Lists
-    recall_subset: Lists
+    recall_subset: Lists = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[tuple[str, Lists], ...]:
+        """In the order of a server's files, by what CIRR's calls them."""
+        return ("recall", self.recall), ("recall_subset", self.recall_subset)
 
     def cut(self, task: Task) -> ServerLists:
         """The same lists, cut to the lengths that the server expects."""
-        longest, of_subset = max(task.cutoffs), max(task.subset_cutoffs)
+        longest, of_subset = max(task.cutoffs), max(task.subset_cutoffs, default=0)
         return ServerLists(
             {query: ranking[:longest] for query, ranking in self.recall.items()},
             {query: ranking[:of_subset] for query, ranking in self.recall_subset.items()},
@@ -73,24 +122,26 @@ class Submission:
     queries: int
     gallery: int
     files: dict[str, str]
-    split: str = SPLIT
-    protocol: str = PROTOCOL
+    split: str
+    protocol: str
+    server: str = CIRR.dataset
 
 
-def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
-    """Raise UserError where a file would be wrong, with all faults of both files.
+def check_lists(lists: ServerLists, task: Task, dataset: Dataset) -> None:
+    """Raise UserError where a file would be wrong, with all faults of all files.
 
-    Faults are a missing or unknown pair, a repeated name, the reference, a name outside of the
+    Faults are a missing or unknown pair, a repeated name, the reference where it is not ranked, a name outside of the
     gallery or of the subset, and a list that is not exactly as long as the server expects.
-    ``names`` are the dataset's picture names.
     """
     problems = []
-    for file, found in ((RECALL_FILE, lists.recall), (SUBSET_FILE, lists.recall_subset)):
+    server, names = server_of(dataset.info.name, dataset.label), dataset.pictures.names
+    for file, (metric, found) in zip(server.files, lists.parts, strict=False):
         faults = ListFaults(Path(file), "nothing was written")
         check_queries(found, [task], faults)
-        (gallery_lists if file == RECALL_FILE else subset_lists)(found, task, names, faults)
+        of_gallery = metric == "recall"
+        (gallery_lists if of_gallery else subset_lists)(found, task, names, faults)
         for number, query in enumerate(task.queries.ids):
-            if file == RECALL_FILE:
+            if of_gallery:
                 longest = min(max(task.cutoffs), len(task.gallery) - (removed_reference(task, number) >= 0))
             else:
                 longest = min(max(task.subset_cutoffs), len(subset_candidates(task, number)))
@@ -107,14 +158,15 @@ def check_lists(lists: ServerLists, task: Task, names: Sequence[str]) -> None:
 def write_submission(
     folder: Path, lists: ServerLists, task: Task, dataset: Dataset, weights_from: str
 ) -> Submission:
-    """Check and write both files, and beside them what they are; gives the latter.
+    """Check and write the files, and beside them what they are; gives the latter.
 
     Raises UserError, before anything is written, where a file is wrong or not under 5 MB.
     """
-    check_lists(lists, task, dataset.pictures.names)
+    check_lists(lists, task, dataset)
+    server, order = SERVERS[dataset.info.name], task.queries.ids
     texts = {
-        RECALL_FILE: _text("recall", lists.recall, task.queries.ids),
-        SUBSET_FILE: _text("recall_subset", lists.recall_subset, task.queries.ids),
+        file: json.dumps(server.content(metric, {query: found[query] for query in order}), separators=(",", ":"))
+        for file, (metric, found) in zip(server.files, lists.parts, strict=False)
     }
     for file, text in texts.items():
         if len(text.encode()) >= LARGEST_FILE:
@@ -130,17 +182,15 @@ def write_submission(
         queries=len(task.queries),
         gallery=len(task.gallery),
         files={file: hashlib.sha256(text.encode()).hexdigest() for file, text in texts.items()},
+        split=task.key.split,
+        protocol=task.key.protocol,
+        server=server.dataset,
     )
     (folder / MANIFEST).unlink(missing_ok=True)
     for file, text in texts.items():
         atomic_write_text(folder / file, text)
     atomic_write_json(folder / MANIFEST, asdict(written))
     return written
-
-
-def _text(metric: str, lists: Lists, order: Sequence[str]) -> str:
-    content: dict[str, Any] = {"version": VERSION, "metric": metric}
-    return json.dumps(content | {query: list(lists[query]) for query in order}, separators=(",", ":"))
 
 
 def read_submission(folder: Path) -> Submission:
@@ -151,25 +201,28 @@ def read_submission(folder: Path) -> Submission:
     return typed(Submission, read_json(path, SMALL), str(path), "not written by `submit`; write the submission again")
 
 
-def read_server_numbers(path: Path) -> dict[str, float]:
-    """Metrics in percent, some or all of R@1/2/5/10/50 and R_subset@1/2/3.
+def read_server_numbers(path: Path, server: HiddenSplitServer) -> dict[str, float]:
+    """Metrics in percent, some or all of those that the server returns.
 
     Raises UserError where a name or number is wrong, where a recall falls as its cut-off grows, or
     where all look like shares instead of percentages.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise UserError(f'{path}: must be a JSON object such as {{"R@1": 40.1, "R_subset@1": 70.2}}')
-    problems = Problems("give the server's percentages by these names: " + ", ".join(_KNOWN))
+        example = json.dumps({family[0]: 40.1 for family in server.families})
+        raise UserError(f"{path}: must be a JSON object such as {example}")
+    problems = Problems("give the server's percentages by these names: " + ", ".join(server.known))
     for name, value in content.items():
-        if name not in _KNOWN:
-            problems.add(path, str(unknown_name("metric", name, _KNOWN)))
+        if name not in server.known:
+            problems.add(path, str(unknown_name("metric", name, server.known)))
         elif (fault := type_problem(value, float)) is not None and type_problem(value, int) is not None:
             problems.add(path, f"{name} {fault}")
         elif not 0 <= value <= 100:
             problems.add(path, f"{name} is {value}, not between 0 and 100")
     problems.raise_all()
-    for family in _FAMILIES:
+    for family in server.families:
+        if family[0].startswith("mAP"):
+            continue  # a precision may fall
         given = [name for name in family if name in content]
         for name, wider in zip(given, given[1:], strict=False):
             if content[name] > content[wider]:
@@ -186,21 +239,27 @@ def add_server_numbers(run: Path, numbers: Path, submission: str = "") -> Record
     ``submission``: the folder of what was submitted, by default the run's own. Numbers of the
     second file may follow those of the first; a metric that is there with another value is refused.
     """
-    found = read_server_numbers(numbers)
     with folder_lock(run, "adding the server's numbers"):
         record = read_record(run)
         submitted = read_submission(Path(submission) if submission else run / FOLDER)
+        server = server_of(submitted.server, str(run))
+        found = read_server_numbers(numbers, server)
         if not submitted.is_official:
-            raise UserError(f"{run}: submitted from '{submitted.dataset}'; the server scores CIRR's own test1 only")
+            raise UserError(
+                f"{run}: submitted from '{submitted.dataset}'; the server scores {server.title}'s own "
+                f"{server.split} only"
+            )
         data = record.identity.data
         if data is None or data.label != submitted.dataset:
             raise UserError(f"{run}: its submission was made on '{submitted.dataset}', the run was not")
-        added = record.model_copy(update={"results": _with_numbers(record, submitted, found, run)})
+        added = record.model_copy(update={"results": _with_numbers(record, submitted, server, found, run)})
         atomic_write_text(run / TABLE, run_table(added) + "\n")
         return replace_record(run, added)
 
 
-def _with_numbers(record: Record, submitted: Submission, found: dict[str, float], run: Path) -> tuple[Result, ...]:
+def _with_numbers(
+    record: Record, submitted: Submission, server: HiddenSplitServer, found: dict[str, float], run: Path
+) -> tuple[Result, ...]:
     new = Result.model_validate(
         {
             "dataset": submitted.dataset,
@@ -209,7 +268,7 @@ def _with_numbers(record: Record, submitted: Submission, found: dict[str, float]
             "text_mode": submitted.text_mode,
             "weights_from": submitted.weights_from,
             "measured_by": "server",
-            "metrics": _ordered(found),
+            "metrics": _ordered(found, server),
             "queries": submitted.queries,
             "gallery": submitted.gallery,
         }
@@ -224,12 +283,12 @@ def _with_numbers(record: Record, submitted: Submission, found: dict[str, float]
                 f"{run}: has {name} {old.metrics[name]} from the server already, not {found[name]}; "
                 "remove that result from its record to replace it"
             )
-    merged = old.model_copy(update={"metrics": _ordered({**old.metrics, **found})})
+    merged = old.model_copy(update={"metrics": _ordered({**old.metrics, **found}, server)})
     return tuple(merged if result is old else result for result in record.results)
 
 
-def _ordered(metrics: Mapping[str, float]) -> dict[str, float]:
+def _ordered(metrics: Mapping[str, float], server: HiddenSplitServer) -> dict[str, float]:
     """The server's metrics in its order, and the mean that papers report, which it does not return."""
-    ordered = {name: metrics[name] for name in _KNOWN if name in metrics}
-    parts = [ordered[name] for name in components(_AVERAGE) if name in ordered]
-    return ordered | ({_AVERAGE: sum(parts) / 2} if len(parts) == 2 else {})
+    ordered = {name: metrics[name] for name in server.known if name in metrics}
+    parts = [ordered[name] for name in components(server.average) if name in ordered]
+    return ordered | ({server.average: sum(parts) / 2} if len(parts) == 2 else {})

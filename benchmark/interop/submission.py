@@ -1,4 +1,4 @@
-"""`submit`: CIRR's files for the official test server, which alone knows the targets of test1.
+"""`submit`: files for a dataset's official test server, which alone knows the right answers of its test split.
 
 The lists come from a run's weights, from embeddings, or from ranked lists.
 """
@@ -26,14 +26,13 @@ from benchmark.interop.embeddings_file import read_embeddings
 from benchmark.interop.outside import METHOD, OutsideRun, open_outside, write_outside
 from benchmark.interop.rankings import read_both, score_lists
 from benchmark.interop.server_files import (
-    DATASET,
     FOLDER,
-    PROTOCOL,
     SERVERS,
-    SPLIT,
+    HiddenSplitServer,
     ServerLists,
     Submission,
     check_lists,
+    server_of,
     write_submission,
 )
 from benchmark.method import Method
@@ -55,19 +54,20 @@ class Submitted:
 
     def lines(self) -> list[str]:
         """What the person who submits is told: the files, where to upload them, what comes after."""
-        files = [str(self.folder / name) for name in self.submission.files]
+        files, server = [str(self.folder / name) for name in self.submission.files], SERVERS[self.submission.server]
         if not self.submission.is_official:
-            return [*files, f"made on '{self.submission.dataset}', not on CIRR's test1: the server will not score them"]
+            own = f"{server.title}'s {server.split}"
+            return [*files, f"made on '{self.submission.dataset}', not on {own}: the server will not score it"]
         place = "" if self.folder == self.run / FOLDER else f" --output {self.folder}"
         return [
             *files,
-            f"upload both at {SERVERS[0]} (or {SERVERS[1]})",
+            f"upload {'both' if len(files) > 1 else 'it'} at {' or '.join(server.addresses)}",
             f"then add what it returns: python -m benchmark submit {self.run}{place} --server-numbers NUMBERS.json",
         ]
 
 
 def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) -> Submitted:
-    """Encode test1 with a run's weights and write its files.
+    """Encode the hidden test split with a run's weights and write the server's files.
 
     ``run``: a run's folder, or one of its weights files; ``encoder``: the encoder artefact where it
     was moved, or "". Raises UserError where the run was made on another dataset, or on data called
@@ -75,53 +75,66 @@ def submit_run(run: Path, output: str, encoder: str, values: Mapping[str, Any]) 
     """
     file = checked_weights(run)
     header = read_header(file)
-    if header.dataset != DATASET:
-        raise UserError(f"{run}: a run on {header.dataset}; only {DATASET} has a test server")
+    server = server_of(header.dataset, str(run))
     folder = run if run.is_dir() else file.parent.parent if file.parent.name == "weights" else file.parent
-    plan = plan_of(header, DATASET, dict(values), (SPLIT,))
-    dataset = open_outside(plan.options, SPLIT).dataset
+    protocol = _protocol(server, values)
+    plan = plan_of(header, server.dataset, dict(values), (server.split,))
+    dataset = open_outside(plan.options, server.split).dataset
     _require_same_data(folder, dataset)
-    require_pictures(dataset, dataset.split_pictures(SPLIT))
+    require_pictures(dataset, dataset.split_pictures(server.split))
     alone = Job.alone(this_process(plan.options.device))
     loaded = load_checkpoint(file, header, replace(plan, dataset=dataset), encoder, alone)
-    (encoded,) = loaded.encode(dataset.tasks(SPLIT, PROTOCOL, plan.rule.name))
+    (encoded,) = loaded.encode(dataset.tasks(server.split, protocol, plan.rule.name))
     lists = lists_of(loaded.method, encoded, dataset.pictures.names)
     target = Path(output) if output else folder / FOLDER
     return Submitted(write_submission(target, lists, encoded.task, dataset, loaded.weights_from), target, folder)
 
 
-def submit_embeddings(file: Path, name: str, output: str, values: Mapping[str, Any]) -> Submitted:
-    """Write the files from embeddings of test1, and a record that the server's numbers can be added to."""
-    run, task = _open_test(values)
+def submit_embeddings(
+    file: Path, name: str, output: str, values: Mapping[str, Any], dataset: str = "cirr"
+) -> Submitted:
+    """Write the files from embeddings of the test split, and a record that the server's numbers can be added to."""
+    run, task = _open_test(dataset, file, values)
     names, found = run.dataset.pictures.names, read_embeddings(file)
     (encoded,) = match(found, embedded_tasks(found, [task], run), run.dataset)
     lists = lists_of(None, encoded, names)
-    check_lists(lists, task, names)
+    check_lists(lists, task, run.dataset)
     scored = [score_in_full(None, encoded)]
     _, folder = write_outside(run, "embeddings", name or file.stem, scored, found.digests, seen_to_be(found))
     return _write_beside(folder, output, lists, task, run.dataset)
 
 
 def submit_rankings(
-    file: Path, subset_file: Path, name: str, output: str, values: Mapping[str, Any]
+    file: Path, subset_file: Path | None, name: str, output: str, values: Mapping[str, Any], dataset: str = "cirr"
 ) -> Submitted:
-    """The same from ranked lists of test1 in any format, which are checked and cut to the server's lengths."""
-    run, task = _open_test(values)
+    """The same from ranked lists of the test split in any format, which are checked and cut to the server's lengths."""
+    run, task = _open_test(dataset, file, values)
     names = run.dataset.pictures.names
     main, subsets, digests = read_both(file, subset_file)
     scored = score_lists([task], names, main, subsets)
-    assert subsets is not None
-    lists = ServerLists(main.lists, subsets.lists).cut(task)
-    check_lists(lists, task, names)
-    seen = Outside(evidence=(f"protocol {PROTOCOL}: the server's only one",))
+    lists = ServerLists(main.lists, subsets.lists if subsets else {}).cut(task)
+    check_lists(lists, task, run.dataset)
+    alone = len(SERVERS[dataset].protocols) == 1
+    told = "the server's only one" if alone else "asked for" if values.get("protocol") else "the server's own"
+    seen = Outside(evidence=(f"protocol {task.key.protocol}: {told}",))
     _, folder = write_outside(run, "rankings", name or file.stem, scored, digests, seen)
     return _write_beside(folder, output, lists, task, run.dataset)
 
 
-def _open_test(values: Mapping[str, Any]) -> tuple[OutsideRun, Task]:
-    run = open_outside(make_options(**{"method": METHOD, "dataset": DATASET, **values}), SPLIT)
-    (task,) = run.dataset.tasks(SPLIT, PROTOCOL, run.rule.name)
+def _open_test(dataset: str, file: Path, values: Mapping[str, Any]) -> tuple[OutsideRun, Task]:
+    server = server_of(dataset, str(file))
+    protocol = _protocol(server, values)
+    run = open_outside(make_options(**{"method": METHOD, "dataset": dataset, **values}), server.split)
+    (task,) = run.dataset.tasks(server.split, protocol, run.rule.name)
     return run, task
+
+
+def _protocol(server: HiddenSplitServer, values: Mapping[str, Any]) -> str:
+    """The one asked for, or the server's own; raises UserError where it can score no other."""
+    asked = values.get("protocol") or server.protocols[:1]
+    if len(asked) > 1 or asked[0] not in server.protocols:
+        raise UserError(f"--protocol {' '.join(asked)}: the server takes one of {', '.join(server.protocols)}")
+    return str(asked[0])
 
 
 def _write_beside(folder: Path, output: str, lists: ServerLists, task: Task, dataset: Dataset) -> Submitted:
@@ -147,10 +160,10 @@ def lists_of(method: Method | None, encoded: EncodedTask, names: Sequence[str]) 
         pairs = zip(task.queries.ids, top, strict=True)
         return {query: [names[task.gallery[i]] for i in ranked if i >= 0] for query, ranked in pairs}
 
-    return ServerLists(
-        named(top_of_task(method, encoded, max(task.cutoffs))),
-        named(top_of_subsets(method, encoded, max(task.subset_cutoffs))),
-    )
+    whole = named(top_of_task(method, encoded, min(max(task.cutoffs), len(task.gallery))))
+    if task.queries.subset is None:
+        return ServerLists(whole)
+    return ServerLists(whole, named(top_of_subsets(method, encoded, max(task.subset_cutoffs))))
 
 
 def top_of_subsets(method: Method | None, encoded: EncodedTask, k: int) -> IntArray:

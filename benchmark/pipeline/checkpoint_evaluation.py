@@ -235,6 +235,7 @@ def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> R
         "set": settings,
         "selection": header.selection or "paper",
         "train_dataset": _trained_on(header, dataset),
+        "text_mode": values.get("text_mode") or (header.asked_by if dataset == header.dataset else ""),
     }
     return make_options(method=header.method, dataset=dataset, **chosen)
 

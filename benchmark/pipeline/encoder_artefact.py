@@ -124,6 +124,7 @@ class EncoderArtefact:
             own = replace(
                 read_header(self.file), method=plan.method.name, variant=variant, method_settings=settings,
                 dataset=plan.dataset.info.name, trained_on=dict(plan.trained_on),
+                asked_by=plan.rule.name if plan.trained_on else "",
             )  # fmt: skip
             atomic_write_json(plan.folder / LOG, read_json(self._folder / LOG))
             return save_run_weights(plan.folder, weights, own)

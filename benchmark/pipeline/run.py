@@ -322,6 +322,7 @@ class _Run:
             noise=asdict(plan.noise) if plan.noise else {},
             training_files=dict(plan.training_files),
             trained_on=dict(plan.trained_on) if is_method else {},
+            asked_by=plan.rule.name if is_method and plan.trained_on else "",
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

@@ -251,11 +251,17 @@ def _seeds(row: Row) -> str:
     return ", ".join("none" if r.identity.seed is None else str(r.identity.seed) for r in row.records)
 
 
+def _trained_on(row: Row) -> str:
+    """Another dataset than the one that is evaluated, "" for that one."""
+    data = row.first.identity.training_data
+    return "" if data is None else data.label or data.name
+
+
 FACTS: dict[str, Callable[[Row], str]] = {
     "encoder": _encoder,
     "recipe": _recipe,
     "text rule": lambda row: row.first.identity.text_rule or "none",
-    "trained on": lambda row: (data := row.first.identity.training_data) and (data.label or data.name) or "",
+    "trained on": _trained_on,
     "seeds": _seeds,
 }
 """What is said of rows beside their label."""

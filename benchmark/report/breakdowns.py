@@ -1,14 +1,16 @@
-"""Recall by kinds of queries: length of the text, number of changes that it asks for, negation, category."""
+"""Recall by kinds of queries: length of the text, number of changes that it asks for, negation, category, aspect."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmark.evaluation.metrics import interval
+from benchmark.evaluation.metrics import ASPECT_METRIC, FloatArray, interval, metric_values
+from benchmark.evaluation.per_query import PerQuery
 from benchmark.report.figures import cutoff_of
 from benchmark.report.runs import Block
 
@@ -63,6 +65,7 @@ def breakdowns_of(block: Block) -> Iterator[Breakdown]:
         yield from _of(block, "Negation", known, lambda text: "with negation" if has_negation(text) else "without")
     if len(block.ids) > 1:
         yield from _of(block, "Category", [category for category, _ in queries], str)
+    yield from _by_aspect(block)
 
 
 def _between(count: int, ends: tuple[int, ...]) -> str:
@@ -77,19 +80,48 @@ def _between(count: int, ends: tuple[int, ...]) -> str:
 
 def _of(block: Block, title: str, given: list[str], kind: Callable[[str], str]) -> Iterator[Breakdown]:
     kinds, k = np.array([kind(each) for each in given]), cutoff_of(block)
-    # Groups are numbered anew in every category.
-    group = np.concatenate([1_000_000 * i + np.asarray(g) for i, g in enumerate(block.groups.values())])
     values = [
         np.concatenate([np.mean([seed.rank <= k for seed in seeds], axis=0) for seeds in side.values()])
         for side in block.ranked.values()
     ]
+    names = sorted(set(kinds.tolist()), key=lambda name: (int(m[0]) if (m := re.match(r"\d+", name)) else 0, name))
+    yield from _breakdown(block, f"{title}: R@{k}", {name: kinds == name for name in names}, values)
+
+
+def _by_aspect(block: Block) -> Iterator[Breakdown]:
+    """By what queries ask for, of which one may ask for several things; where all sides know it."""
+    every = [seed for side in block.ranked.values() for seeds in side.values() for seed in seeds]
+    if not all(seed.aspects is not None and seed.positive_ranks is not None for seed in every):
+        return
+    first = next(iter(block.ranked.values()))
+    asked = [names for seeds in first.values() for names in seeds[0].aspects or ()]
+    every_name = sorted({name for names in asked for name in names})
+    masks = {name: np.array([name in names for names in asked]) for name in every_name}
+    values = [
+        np.concatenate([np.mean([_precision(seed) for seed in seeds], axis=0) for seeds in side.values()])
+        for side in block.ranked.values()
+    ]
+    yield from _breakdown(block, f"Aspect (a query may have several): {ASPECT_METRIC}", masks, values)
+
+
+def _precision(queries: PerQuery) -> FloatArray:
+    values = metric_values(ASPECT_METRIC, queries.rank, None, queries.positive_ranks)
+    assert values is not None
+    return values
+
+
+def _breakdown(
+    block: Block, title: str, masks: Mapping[str, NDArray[np.bool_]], values: Sequence[FloatArray]
+) -> Iterator[Breakdown]:
+    """``masks`` (Q,): by kind of queries; ``values`` (Q,): of each side."""
+    # Groups are numbered anew in every category.
+    group = np.concatenate([1_000_000 * i + np.asarray(g) for i, g in enumerate(block.groups.values())])
     rows = []
-    for name in sorted(set(kinds.tolist()), key=lambda name: (int(m[0]) if (m := re.match(r"\d+", name)) else 0, name)):
-        chosen = kinds == name
+    for name, chosen in masks.items():
         cells = []
         for value in values:
             low, high = interval(value[chosen], group[chosen])
             cells.append((100 * float(value[chosen].mean()), (high - low) / 2))
         rows.append(BinRow(name, int(chosen.sum()), tuple(cells)))
     if len(rows) > 1:
-        yield Breakdown(f"{title}: R@{k}", tuple(block.ranked), tuple(rows))
+        yield Breakdown(title, tuple(block.ranked), tuple(rows))

@@ -63,7 +63,8 @@ class WeightsHeader:
     name to digest. ``exported``: the file holds the encoder's tensors, too, for use elsewhere.
     ``noise``: how the training triplets were made wrong, empty where they were not. ``training_files``: what was
     trained on in place of triplets, by name with its digest. ``trained_on``: name, label and fingerprint of another
-    dataset whose triplets were trained on; empty where they are ``dataset``'s own.
+    dataset whose triplets were trained on; empty where they are ``dataset``'s own. ``asked_by``: the text rule of the
+    evaluated queries then, which is not the stage's.
     """
 
     method: str
@@ -89,7 +90,13 @@ class WeightsHeader:
     noise: dict[str, Any] = field(default_factory=dict)
     training_files: dict[str, str] = field(default_factory=dict)
     trained_on: dict[str, str] = field(default_factory=dict)
+    asked_by: str = ""
     format: str = FORMAT
+
+    @property
+    def training_dataset(self) -> str:
+        """Whose triplets were trained on."""
+        return self.trained_on.get("name", self.dataset)
 
     @classmethod
     def of_json(cls, values: Any, where: str) -> WeightsHeader:
@@ -117,7 +124,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
 def _plain(header: WeightsHeader) -> dict[str, Any]:
     """Without what is empty of the later entries, so that the files are those of before."""
-    later = ("noise", "training_files", "trained_on")
+    later = ("noise", "training_files", "trained_on", "asked_by")
     return {name: value for name, value in asdict(header).items() if name not in later or value}
 
 

@@ -20,8 +20,11 @@ from benchmark.data.folders import locate_root
 from benchmark.data.partial import PartialDataset
 from benchmark.errors import UserError
 from benchmark.interop.rankings import evaluate_rankings
+from benchmark.records.aspects import aspect_section
 from benchmark.records.proof import prove
 from benchmark.records.record import Record, read_per_query, read_record, write_record
+from benchmark.report.breakdowns import breakdowns_of
+from benchmark.report.runs import Block, ReportedData
 from benchmark.text_rules import text_rule
 
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "circo_metrics.json").read_text())
@@ -260,3 +263,33 @@ def test_the_record_is_proved_by_its_ranks(scored: tuple[Record, Path], tmp_path
     elsewhere = {0: queries.__class__(**{**vars(queries), "target_rank": np.maximum(queries.target_rank - 1, 1)})}
     plain = record.model_copy(update={"files": {}})
     assert "a target's rank is none of its query's positives" in prove(tmp_path, write_record(tmp_path, plain, elsewhere)).faults[0]
+
+
+def test_a_report_breaks_precision_down_by_aspect(scored: tuple[Record, Path]) -> None:
+    record, folder = scored
+    (result,), (queries,) = record.results, read_per_query(folder, record).values()
+    block = Block(
+        key=result.key, data=ReportedData(None), ids={"": queries.ids}, groups={"": queries.group},
+        ranked={0: {"": (queries, queries)}}, asked={"": {}}, is_demo=False,
+    )  # fmt: skip
+    (found,) = breakdowns_of(block)
+    assert found.title == "Aspect (a query may have several): mAP@10"
+    assert {row.name: row.queries for row in found.rows} == {name: a.queries for name, a in result.aspects.items()}
+    for row in found.rows:
+        ((value, half),) = row.cells
+        told = result.aspects[row.name]
+        assert value == pytest.approx(told.value) and half == pytest.approx((told.interval[1] - told.interval[0]) / 2)
+
+
+def test_a_run_s_table_has_a_line_for_each_aspect(scored: tuple[Record, Path]) -> None:
+    text = aspect_section(scored[0])
+    assert text.splitlines()[0].split("|")[1].strip() == "mAP@10 by aspect"
+    (result,) = scored[0].results
+    for name, told in result.aspects.items():
+        assert f"| {name}" in text and f"{told.value:.2f}" in text
+    assert f"{aspect_section(scored[0]).strip()}" in (scored[1] / "table.md").read_text()
+    # mAP stands first, the target's recall is told from that of any positive, which the table leaves to the record.
+    head = next(line for line in (scored[1] / "table.md").read_text().splitlines() if line.startswith("| method"))
+    names = [cell.strip() for cell in head.split("|")[2:-1]]
+    assert names == [f"{kind}@{k}" for kind in ("mAP", "Rt") for k in (5, 10, 25, 50)]
+    assert "R@5" in result.metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import warnings
+from functools import partial
 from pathlib import Path
 
 import hostile_mutations as mutations
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 from benchmark.errors import UserError
 from benchmark.interop.embeddings_file import read_embeddings
 from benchmark.interop.ranked_lists import read_ranked_lists
-from benchmark.interop.server_files import read_server_numbers
+from benchmark.interop.server_files import CIRR, read_server_numbers
 
 LISTS = {str(number): [f"name {i}" for i in range(12)] for number in range(5)}
 LINES = "\n".join(json.dumps({"query": query, "ranking": ranking}) for query, ranking in LISTS.items())
@@ -70,7 +71,7 @@ READERS = {
     lines_as_text: read_ranked_lists,
     trec: read_ranked_lists,
     server: read_ranked_lists,
-    numbers: read_server_numbers,
+    numbers: partial(read_server_numbers, server=CIRR),
 }
 
 

@@ -24,6 +24,7 @@ from benchmark.interop import server_files
 from benchmark.interop.embeddings import evaluate_embeddings
 from benchmark.interop.rankings import evaluate_rankings
 from benchmark.interop.server_files import (
+    CIRR,
     MANIFEST,
     RECALL_FILE,
     SUBSET_FILE,
@@ -156,7 +157,7 @@ def test_missing_and_unknown_pairs_of_both_files_are_told(cirr: Path) -> None:
     del recall["1007"]
     subset["5"] = subset["1000"]
     with pytest.raises(UserError) as caught:
-        check_lists(ServerLists(recall, subset), task, dataset.pictures.names)
+        check_lists(ServerLists(recall, subset), task, dataset)
     assert f"{RECALL_FILE}: no list for queries: 1 queries, 1007" in str(caught.value)
     assert f"{SUBSET_FILE}: unknown queries: 1 queries, 5" in str(caught.value)
 
@@ -194,7 +195,7 @@ def test_tied_members_stand_in_the_gallery_s_order_and_the_reference_never(cirr:
         candidates = sorted(set(task.queries.subset[i].tolist()) - {int(task.queries.reference_in_gallery[i])})
         best = sorted(candidates, key=lambda m, row=queries[i]: (-float(gallery[m] @ row), m))  # type: ignore[misc]
         assert found[i].tolist() == best[:3]
-    check_lists(lists_of(None, encoded, dataset.pictures.names), task, dataset.pictures.names)
+    check_lists(lists_of(None, encoded, dataset.pictures.names), task, dataset)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +215,7 @@ def test_a_run_s_weights_rank_test1(demo: tuple[Path, Path, Values], tmp_path: P
     assert done.folder == run / "submission" and done.submission.weights_from == "selected"
     task, dataset = hidden_task(root)
     lists = read(done.folder)
-    check_lists(lists, task, dataset.pictures.names)
+    check_lists(lists, task, dataset)
     for query, small in lists.recall_subset.items():
         listed = [name for name in lists.recall[query] if name in small]
         assert listed == [name for name in small if name in listed], "both files rank by the same scores"
@@ -316,7 +317,7 @@ def test_numbers_need_a_submission_to_the_server(cirr: Path, tmp_path: Path) -> 
 )
 def test_wrong_numbers_are_refused(tmp_path: Path, content: Any, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        read_server_numbers(numbers(tmp_path, content))
+        read_server_numbers(numbers(tmp_path, content), CIRR)
     assert words in str(caught.value) and "numbers.json" in str(caught.value)
 
 
