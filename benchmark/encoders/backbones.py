@@ -33,6 +33,7 @@ from benchmark.encoders.clip_weights import as_clip
 from benchmark.encoders.open_clip_networks import OpenClipBackbone, build_network, with_own_names
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.encoders.pretrained import RANDOM, activation_of, is_path, normalisation_of, published, weights_path
+from benchmark.encoders.recognition import recognised
 from benchmark.errors import UserError
 from benchmark.facts import BackboneDescription
 from benchmark.progress import say
@@ -339,7 +340,7 @@ def _backbone(
 
 @contextmanager
 def _told_by_its_sizes(read: PretrainedClip) -> Iterator[None]:
-    """Where weights do not fit, which plain CLIP they are of, if their sizes tell."""
+    """Where weights do not fit, which architecture they are of, if their sizes tell."""
     try:
         yield
     except UserError as error:
@@ -347,6 +348,7 @@ def _told_by_its_sizes(read: PretrainedClip) -> Iterator[None]:
         found = ""
         with suppress(UserError):  # no CLIP, or several
             found = architecture_of(shapes_of(as_clip(read.file, read.source).state_dict), read.source)
+        found = found or recognised(read.file.state_dict)
         if found and found != read.architecture.label:
             raise UserError(f"{error}; its sizes are those of --backbone {found}") from None
         raise

@@ -21,6 +21,8 @@ from benchmark.errors import UserError
 from benchmark.weights.fit import require_module_fits
 
 _WORDS = ("text.token_embedding.weight", "token_embedding.weight")
+_WIDTHS = (("text.text_projection", -1), ("text_projection", -1), ("text.text_projection.weight", 0))
+"""Tensors of which one entry of the shape is d."""
 _CLIP_TEXT = {"width": 512, "vocab_size": CLIP_VOCABULARY}
 
 
@@ -36,12 +38,15 @@ def recognised(state: Mapping[str, Tensor]) -> str:
 
 
 def _candidates(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Configurations whose table of words and kind of network are the file's."""
+    """Configurations whose table of words, width and kind of network are the file's."""
     words = next((tuple(state[name].shape) for name in _WORDS if name in state), None)
-    has_decoder = any(name.startswith("text_decoder.") for name in state)
+    width = next((state[name].shape[axis] for name, axis in _WIDTHS if name in state), None)
+    has_decoder, is_timm = (any(n.startswith(part) for n in state) for part in ("text_decoder.", "visual.trunk."))
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         if config is None or words is None or ("multimodal_cfg" in config) != has_decoder:
+            continue
+        if ("timm_model_name" in config["vision_cfg"]) != is_timm or config["embed_dim"] != width:
             continue
         text = {**_CLIP_TEXT, **config["text_cfg"]}
         if (text["vocab_size"], text["width"]) == words and "hf_model_name" not in text:

@@ -130,8 +130,7 @@ class _PassCosts:
             for views in (inputs.reference, inputs.target)
         )
         if inputs.text == "features":
-            frozen = self._encoder
-            _, self._text_flops = _counted(lambda: frozen.encode_text(backbone.tokenize([text]).to("meta")))
+            self._text_flops = _text_flops(backbone, self._encoder, backbone.tokenize([text]))
             self._text_view = {GLOBAL: _blank(backbone.text_outputs[GLOBAL])}
 
     def text(self, method: Method, text: str) -> Views:
@@ -150,6 +149,15 @@ class _PassCosts:
         if encoder is None or not outputs:
             return 0
         return _counted(lambda: encoder.encode_picture_outputs(self._pixels, outputs))[1]
+
+
+def _text_flops(backbone: Backbone, without_weights: Backbone, tokens: Tensor) -> int:
+    try:
+        return _counted(lambda: without_weights.encode_text(tokens.to("meta")))[1]
+    except (RuntimeError, NotImplementedError):
+        # Towers of the package transformers look at the values of their masks.
+        whole = copy.deepcopy(backbone).cpu().eval()
+        return _counted(lambda: whole.encode_text(tokens))[1]
 
 
 def _blank(output: Output) -> Tensor:

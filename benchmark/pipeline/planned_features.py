@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from benchmark.backbone import Backbone
 from benchmark.features.room import bytes_needed, free_bytes, has_room, is_kept
@@ -36,13 +37,23 @@ def planned_features(plan: Plan, backbone: Backbone) -> Iterator[PlannedFeatures
     if inputs is None:
         return
     free, keep = free_bytes(plan.options.cache_root / "features"), plan.trainer.keep_features
-    trains = plan.last.stage.trains
-    for split in (*(["train"] if trains else []), plan.dataset.info.evaluation_split):
-        pictures = len(plan.dataset.split_pictures(split))
+    split = plan.dataset.info.evaluation_split
+    lists = {"train": _trained_pictures(plan), split: len(plan.dataset.split_pictures(split))}
+    for split, pictures in lists.items():
+        if not pictures:
+            continue
         needed = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
-        kept = is_kept(keep, lambda needed=needed, free=free: has_room(needed, free))  # type: ignore[misc]
+        kept = is_kept(keep, partial(has_room, needed, free))
         yield PlannedFeatures(split, pictures, needed, free, kept)
         free -= needed if kept else 0
+
+
+def _trained_pictures(plan: Plan) -> int:
+    """How many pictures the last stage's training shows; 0 where it trains nothing, or on texts alone."""
+    if not plan.last.stage.trains:
+        return 0
+    rows = plan.rows(plan.last)
+    return len(plan.dataset.split_pictures("train")) if rows is None else 0 if rows.sentences else len(rows)
 
 
 def shortage(plan: Plan, backbone: Backbone) -> list[str]:

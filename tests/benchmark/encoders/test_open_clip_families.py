@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
+from benchmark.methods.baselines import Sum
 from command_line import Command
 from safetensors.torch import save_file
 from small_backbones import FAMILIES, write_backbone, write_tokenizer
@@ -19,10 +21,13 @@ from benchmark.backbone import Backbone, BackboneChoice
 from benchmark.encoders import hub_tokenizers
 from benchmark.encoders.families import family_of, rebuild
 from benchmark.encoders.hub_tokenizers import HubFolder
-from benchmark.encoders.open_clip_networks import open_clip_state
+from benchmark.encoders.open_clip_networks import build_network, open_clip_state
+from benchmark.encoders.recognition import recognised
 from benchmark.errors import UserError
 from benchmark.interop.exported import load
-from benchmark.settings import BackboneSettings
+from benchmark.method import FeatureInputs
+from benchmark.pipeline.cost import count_cost
+from benchmark.settings import BackboneSettings, EncoderChoice
 
 pytest.importorskip("transformers", reason="texts of the hub's towers need it; pip install 'cir-benchmark[hf]'")
 
@@ -72,6 +77,8 @@ def test_a_family_encodes_trains_and_is_found_again(family: str, tmp_path: Path)
     assert asdict(again.description) == description
     for found, expected in zip(encoded(again), (pictures, texts), strict=True):
         assert torch.equal(found, expected)
+    cost = count_cost(Sum(backbone.width, EncoderChoice()), FeatureInputs(), backbone, TEXTS[:1])
+    assert cost.gallery.flops > 0 and cost.query.flops > cost.gallery.flops
     outline = family_of(choice.name).outline(choice)
     assert outline.picture_outputs == backbone.picture_outputs and next(outline.parameters()).is_meta
     assert not torch.equal(encoded(loaded(family, tmp_path, seed=1)[0])[0], pictures)
@@ -97,6 +104,20 @@ def test_a_plain_clip_s_file_is_told_where_another_family_is_named(tmp_path: Pat
     save_file({name: t.contiguous() for name, t in tiny.digested_state().items()}, path)
     with pytest.raises(UserError, match="its sizes are those of --backbone tiny"):
         loaded("siglip", tmp_path, str(path))
+
+
+def test_a_published_architecture_s_weights_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EVA02-B-16's names and shapes, without their numbers: shapes are all that is held against them."""
+    config = open_clip.get_model_config("EVA02-B-16")
+    assert config is not None
+    with torch.device("meta"):
+        network = build_network("EVA02-B-16", config, quick_gelu=False, assets_root=None)
+    state = {name: torch.zeros((), dtype=t.dtype).expand(t.shape) for name, t in network.state_dict().items()}
+    monkeypatch.setattr(open_clip, "list_models", lambda: ["ViT-B-32", "coca_ViT-B-32", "ViTamin-B", "EVA02-B-16"])
+    assert recognised(state) == "EVA02-B-16"
+    assert recognised({name: tensor for name, tensor in state.items() if "blocks.3." not in name}) == ""
+    plain = {"token_embedding.weight": torch.empty(7, 3)}
+    assert recognised(plain) == ""
 
 
 def test_what_the_hub_holds_is_a_required_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
