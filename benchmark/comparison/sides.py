@@ -117,7 +117,9 @@ def _side(members: Sequence[tuple[Path, Record]]) -> Side:
     for (file, _), found in zip(members, queries, strict=True):
         if not found:
             raise UserError(f"{file}: has no results per query, which a paired comparison needs; run it again")
-    return Side(label=members[0][1].title, records=tuple(record for _, record in members), queries=queries)
+    # A title may be of several lines, and what is told of a side is one.
+    label = " ".join(members[0][1].title.split())
+    return Side(label=label, records=tuple(record for _, record in members), queries=queries)
 
 
 def queries_of(file: Path, record: Record) -> dict[TaskKey, PerQuery]:

@@ -16,7 +16,7 @@ from benchmark.files import atomic_write_json, file_digest
 from benchmark.leaderboards.composition import composition_faults
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
-from benchmark.records.record import RECORD_NAME, Record, read_record, record_files, run_key, write_record
+from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
 from benchmark.records.shared import shareable, shareable_json
 from benchmark.structured_files import read_json, read_toml, typed
 
@@ -38,22 +38,6 @@ class FurtherPage:
     render: Callable[[Iterable[Record]], str]
     refusals: Callable[[Record], list[str]]
     folder: Callable[[Record], Path]
-
-
-def collect(paths: Sequence[Path]) -> list[Record]:
-    """All records at or below the paths, sorted by what they are; raises UserError with all problems at once."""
-    records: list[Record] = []
-    problems: list[str] = []
-    files: list[Path] = []
-    with gathered(problems):
-        files = record_files([path for path in paths if path.exists()])
-        record_files([path for path in paths if not path.exists()])
-    for file in files:
-        with gathered(problems):
-            records.append(read_record(file))
-    if problems:
-        raise UserError.collect(problems)
-    return sorted(records, key=record_order)
 
 
 @dataclass(frozen=True)

@@ -174,8 +174,10 @@ def test_a_method_s_name_is_shown_as_text_in_every_format(tmp_path: Path, comman
     assert "\\input" not in latex and r"\textbackslash{}input\{/etc/passwd\} \& 5 \%" in latex
     rows = list(csv.DictReader(io.StringIO(command("compare", *runs, "--format", "csv").out)))
     assert {row["second"] for row in rows} == {"'=HYPERLINK(1)"}
-    refused = command("compare", runs[0], "--metric", "R@11")
-    assert refused.status == 2 and len(refused.err.splitlines()) == 1
+    raw["identity"]["limit"] = 60
+    (runs[1] / "record.json").write_text(json.dumps({**raw, "title": "=HYPERLINK(1)"}))
+    refused = command("compare", *runs)
+    assert refused.status == 2 and "<b>x</b>" in refused.err and len(refused.err.splitlines()) == 1
 
 
 def test_sides_of_the_same_seeds_are_drawn_seed_by_seed(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from proved_records import write_proved
 from benchmark.cli import main
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError
-from benchmark.leaderboards.book import Book, add, collect, refusals
+from benchmark.leaderboards.book import Book, add, proved, refusals
 from benchmark.leaderboards.leaderboard import Sources, pages, render, render_demo, stale, write_stale
 from benchmark.leaderboards.published import COLUMNS, REMARKS, PublishedNumber, read_published
-from benchmark.records.record import Record, read_per_query, read_record, write_record
+from benchmark.records.record import Record, read_per_query, read_record, record_files, write_record
 from benchmark.registry import discover
 
 GOLDEN = read_record(Path(__file__).parents[2] / "golden" / "record_version_1.json").model_dump(mode="json")
@@ -94,7 +94,7 @@ def test_adding_twice_is_the_same_and_another_record_never_replaces_one(tmp_path
     assert add(run, results)[0].name == "seed-1"
     write_proved(run, real(batch_size=64))
     add(run, results)
-    assert len(collect([results / "records"])) == 3
+    assert len(record_files([results / "records"])) == 3
 
 
 @pytest.mark.parametrize(
@@ -151,15 +151,18 @@ def test_pages_do_not_depend_on_the_order_of_records() -> None:
     assert page_of(CIRR, records) == page_of(CIRR, records[::-1])
 
 
-def test_records_are_read_once_and_problems_come_in_one_go(tmp_path: Path) -> None:
+def test_records_are_found_once_and_all_problems_of_a_book_come_in_one_go(tmp_path: Path) -> None:
     write_record(tmp_path / "a" / "b", demo())
-    assert len(collect([tmp_path, tmp_path / "a", tmp_path / "a" / "b" / "record.json"])) == 1
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "record.json").write_text("{", encoding="utf-8")
+    assert len(record_files([tmp_path, tmp_path / "a", tmp_path / "a" / "b" / "record.json"])) == 1
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        record_files([tmp_path, tmp_path / "nowhere"])
+    for name in ("c", "d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError) as error:
-        collect([tmp_path, tmp_path / "nowhere"])
-    first, second = str(error.value).splitlines()
-    assert "nowhere" in first and str(tmp_path / "c" / "record.json") in second
+        proved(tmp_path)
+    told = str(error.value)
+    assert all(str(tmp_path / name / "record.json") in told for name in ("c", "d"))
 
 
 def test_categories_stand_in_one_table() -> None:
