@@ -213,6 +213,7 @@ def bytes_held(rows: int, micro_batch: int = 0, again: bool = False) -> int:
         return sum(tensor.untyped_storage().nbytes() for tensor in alive.values())
 
 
+@pytest.mark.slow
 def test_a_batch_of_128_at_full_size_fits_24_gb_in_micro_batches_or_with_blocks_computed_again() -> None:
     """The release's own attention was counted at 157 MB a triplet; torch's on a CPU keeps its weights in float32, too.
 
