@@ -49,7 +49,7 @@ def test_files_of_odd_names_and_texts(tmp_path: Path) -> None:
 def odd_cirr(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small data under an odd name, one caption of each split with half a character."""
     folder = Path(shutil.copytree(small_cirr, tmp_path_factory.mktemp("odd") / ODD))
-    for file in folder.glob("captions/*.json"):
+    for file in folder.glob("captions/cap.*.json"):
         entries = json.loads(file.read_text())
         entries[0]["caption"] = HALF
         file.write_text(json.dumps(entries))

@@ -14,6 +14,7 @@ from benchmark.datasets.demo.circo import CircoSizes
 from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from benchmark.datasets.demo.fashion200k import LabelSizes
 
+from benchmark.data.released_files import side_files_of
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.registry import discover
@@ -99,6 +100,9 @@ def use(dataset: Dataset, splits: tuple[str, ...]) -> None:
         dataset.split_pictures(split)
         for protocol in dataset.protocols:
             for rule in TEXT_RULES.values():
+                # Captions of pictures were released for training and the evaluation split alone.
+                if rule.describes and (side_files_of(dataset) is None or split != dataset.info.evaluation_split):
+                    continue
                 if split in protocol.splits and rule.mode in protocol.text_modes:
                     dataset.tasks(split, protocol.name, rule.name)
 

@@ -213,7 +213,7 @@ def test_wrong_lists_of_subsets_are_refused(
         ('{"version": "rc2", "metric": "recall", "1": {"a": 1}}', "pair 1: not a list of names"),
         ('{"query": "1", "ranking": ["a"]}\n{"query": 1, "ranking": ["b"]}', "line 2: a second list for query 1"),
         ('{"query": "1", "ranking": ["a"]}\n\n{"query": "2", "rank', "line 3: not valid JSON"),
-        ('{"query": "1", "ranking": [3]}', "line 1: not of the form"),
+        ('{"query": "1", "ranking": [3.5]}', "line 1: not of the form"),
         ('{"query": "1", "rankings": ["a"]}', "line 1: not of the form"),
         ('{"query": true, "ranking": ["a"]}', "line 1: not of the form"),
         ("1 Q0 a 1 0.5", "line 1: 5 columns"),

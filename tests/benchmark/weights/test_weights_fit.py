@@ -76,10 +76,10 @@ def test_another_width() -> None:
 
 def test_another_method() -> None:
     spirit, combiner = Spirit(64, SpiritSettings()), Clip4Cir(64, CombinerSettings())
-    assert "another method's: the names are those of CLIP4Cir" in refused(spirit, combiner.state_dict())
+    assert "another method's: the names are those of BLIP4CIR+Bi or CLIP4Cir" in refused(spirit, combiner.state_dict())
     assert "the names are those of SPIRIT" in refused(combiner, spirit.state_dict())
     # As official files have them: the part alone, with the released names.
-    assert "the names are those of CLIP4Cir" in refused(spirit, combiner.combiner.state_dict())
+    assert "the names are those of BLIP4CIR+Bi or CLIP4Cir" in refused(spirit, combiner.combiner.state_dict())
     assert "the names are those of SPIRIT" in refused(combiner, spirit.network.state_dict())
     assert "the names are those of CLIP's encoders" in refused(spirit, build_clip(TINY, "quickgelu").state_dict())
 
