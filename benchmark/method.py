@@ -282,6 +282,10 @@ class TrainingRows:
 
 
 RowsFactory = Callable[[MethodSettings, Dataset, Path | None], TrainingRows]
+
+Fit = Callable[[Method, Callable[[], float]], str]
+"""Sets what a method asks for, told the score on held-out triplets of the method as it stands; says in a line what was
+set."""
 """(settings, the dataset that is evaluated, the folder of files from outside) to what a stage trains on. Demo data may
 stand in for files that nobody named; raises UserError where they are missing elsewhere."""
 
@@ -304,7 +308,8 @@ class Stage:
     ``before_epoch`` is called with the method before each epoch; what it says of the entries joins their texts' views.
     ``shows_notes``: its references bear their pairs' notes, so that the files that have them are needed.
     ``rows``: what it trains on in place of triplets, whose method is zero-shot then.
-    ``trains`` is False for methods that have nothing to train: they are built and evaluated.
+    ``trains`` is False for methods that have nothing to train: they are built and evaluated; ``fit``: what is chosen
+    of such a method on held-out triplets before that.
     """
 
     name: str
@@ -320,6 +325,7 @@ class Stage:
     shows_notes: bool = False
     rows: RowsFactory | None = None
     trains: bool = True
+    fit: Fit | None = None
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,13 @@ from benchmark.backbone import GLOBAL, Backbone
 from benchmark.features.picture_filling import PATCHES
 from benchmark.features.room import view_output
 from benchmark.files import digest_of
-from benchmark.method import FeatureInputs, Method, Views
+from benchmark.method import REVERSED, FeatureInputs, Method, Views
 from benchmark.pipeline.cost import flops_of, median_text
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.preparation import build_planned, rebuild_planned
 from benchmark.settings import TrainingSettings
 from benchmark.stage_building import BuiltStage
+from benchmark.text_rules import text_rule
 from benchmark.training.adaptation import adapt
 from benchmark.training.batches import GroupLayout
 
@@ -101,7 +102,7 @@ def _forecast(asked: _Asked) -> UpdateForecast:
     layout = GroupLayout.of(settings, 1)
     is_head = isinstance(built.inputs, FeatureInputs) and built.inputs.text == "features"
     rows = min(layout.rows_per_rank, (not is_head and plan.execution.micro_batch) or layout.rows_per_rank)
-    activations, flops = _one_pass(built, backbone, median_text(_texts(plan)), rows, settings.precision)
+    activations, flops = _one_pass(built, backbone, median_text(_texts(plan)), rows, settings)
     gradients = _bytes(p for p in method.parameters() if p.requires_grad)
     both = {id(p): p for part in (method, backbone) if part is not None for p in part.parameters()}
     # A gradient cache encodes everything once more: a third of forwards and backwards.
@@ -129,11 +130,15 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _one_pass(built: BuiltStage, backbone: Backbone | None, text: str, rows: int, precision: str) -> tuple[int, int]:
+def _one_pass(
+    built: BuiltStage, backbone: Backbone | None, text: str, rows: int, settings: TrainingSettings
+) -> tuple[int, int]:
     """Bytes that autograd keeps of so many pairs, and FLOPs of their forward and backward pass."""
     mode = FakeTensorMode()
     method = _without_values(built.method, mode).train()
     reference, target, words = _example(built, backbone, text, rows, mode)
+    if text_rule(settings.text_rule).draw_reversed is not None:
+        words = {**words, **{f"{REVERSED}{name}": tensor for name, tensor in words.items()}}
     own = {tensor.untyped_storage()._cdata for tensor in (*method.parameters(), *method.buffers())}
     kept: dict[int, int] = {}
 
@@ -143,7 +148,7 @@ def _one_pass(built: BuiltStage, backbone: Backbone | None, text: str, rows: int
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    half = precision in ("bf16", "fp16")
+    half = settings.precision in ("bf16", "fp16")
     asked = {"reference": reference, "text": words}
     encode: Any = method.encode_query
     if method.encodes_triplets:

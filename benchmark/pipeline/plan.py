@@ -155,13 +155,15 @@ class Plan:
 
     @property
     def selection(self) -> Literal["paper", "last", "heldout", "none"]:
-        return self.options.selection if self.trained else "none"
+        return self.options.selection if self.trained or self.last.stage.fit is not None else "none"
 
     @property
     def selection_note(self) -> str:
         """What a person is told of the selection; "" where nothing is trained."""
         if self.trained_on and self.selection == "paper" and self.last.stage.rows is None:
             return f"best epoch on the evaluation split of {self.trained_on.get('label', self.trained_on['name'])}"
+        if not self.trained and self.selection == "heldout":
+            return "chosen on a held-out part of the training triplets"
         return selection_note(self.selection, any(planned.settings.picks_an_epoch for planned in self.trained[-1:]))
 
     def encoder_identity(self, planned: PlannedStage) -> dict[str, Any]:
@@ -289,7 +291,7 @@ class Plan:
     @property
     def is_zero_shot(self) -> bool:
         """Whether no stage has seen a triplet."""
-        return all(planned.stage.rows is not None for planned in self.trained)
+        return self.last.stage.fit is None and all(planned.stage.rows is not None for planned in self.trained)
 
     @property
     def sweeps(self) -> bool:

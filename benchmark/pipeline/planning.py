@@ -104,7 +104,9 @@ def _open(
     dataset = open_dataset(registry, options, tuple(split for split in needed if split != "train"), (EVALUATED,))
     stages = [planned.stage for planned in settings_for(is_demo=dataset.is_demo, dataset=None).stages]
     # What trains on rows of other files takes pictures and texts of a dataset in the demo alone.
-    if not any(stage.trains and (stage.rows is None or dataset.is_demo) for stage in stages):
+    if not any(
+        stage.trains and (stage.rows is None or dataset.is_demo) or stage.fit is not None for stage in stages
+    ):
         return dataset, {}
     if "train" not in needed:
         return dataset, {"name": training.name}

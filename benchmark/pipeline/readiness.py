@@ -30,6 +30,11 @@ def require_trainable(plan: Plan) -> None:
     with gathered(problems):
         _ = plan.selection_tasks if plan.selection in ("paper", "heldout") else ()
         problems += doubled_columns(plan)
+    if plan.last.stage.fit is not None and plan.selection != "heldout":
+        problems.append(
+            f"--selection {plan.selection}: {plan.method.name} chooses on held-out triplets alone; give --selection "
+            "heldout, or settings that choose nothing"
+        )
     for planned in plan.trained:
         with gathered(problems):
             layout = GroupLayout.of(planned.settings, world_size)

@@ -205,12 +205,14 @@ def build_record(
     sweep: Sweep | None = None,
     imported: Mapping[str, str] | None = None,
     probed: Probe | None = None,
+    fitted: Sequence[str] = (),
 ) -> Record:
     """The record of a finished run.
 
     ``method``: as it was evaluated. ``weights``: digests of the weights' files by name; ``sweep`` where its learning
     rate was searched for; ``imported``: the files of weights from elsewhere, name to digest; ``probed``: what a few
-    rows said of the method's contract.
+    rows said of the method's contract; ``fitted``: what was chosen of a
+    method that trains nothing.
     """
     trained = plan.last.stage.trains
     recipe = plan.last.recipe if trained else None
@@ -259,7 +261,7 @@ def build_record(
         skipped_pictures=tuple(plan.dataset.pictures.names[i] for i in sorted(unreadable)),
         skipped_triplets=skipped,
     )
-    remarks = list(plan.remarks)
+    remarks = [*plan.remarks, *fitted]
     if probed is not None and probed.rows_depend_on_batch:
         remarks.append("a row's encoding depends on the rows that are encoded with it")
     if imported:

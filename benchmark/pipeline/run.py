@@ -124,6 +124,7 @@ class _Run:
         self._weights: dict[str, str] = {}
         self._sweep: Sweep | None = None
         self._probed: Probe | None = None
+        self._fitted: tuple[str, ...] = ()
 
     def carry_out(self) -> Record:
         for remark in self._plan.remarks:
@@ -231,6 +232,7 @@ class _Run:
         self._probe(planned, built)
         self._cost = self._counted(built)
         if not planned.stage.trains:
+            self._fit(planned, built)
             header = self._header(planned, None, method)
 
             def write_untrained() -> dict[str, str]:
@@ -253,6 +255,16 @@ class _Run:
 
         self._weights = self._job.barrier.from_main("writing the weights", write)
         return built, weights
+
+    def _fit(self, planned: PlannedStage, built: BuiltStage) -> None:
+        """What a method that trains nothing chooses on held-out triplets, where it was asked to."""
+        validate = self._sources.validation(planned, built.method, built.inputs)
+        if planned.stage.fit is None or validate is None:
+            return
+        with self._timed(f"{planned.stage.name}: choosing"):
+            told = planned.stage.fit(built.method, lambda: validate(built.method).value)
+        say(f"{planned.stage.name}: {told}")
+        self._fitted = (told,)
 
     def _counted(self, built: BuiltStage) -> Cost:
         texts = self._plan.tasks[0].queries.texts
@@ -356,6 +368,7 @@ class _Run:
         record = build_record(
             plan, method, tested, self._stages, self._start.get("digest", ""), self._timings, self._process,
             self._unreadable, self._cost, self._weights, self._sweep, probed=self._probed,
+            fitted=self._fitted,
         )  # fmt: skip
 
         def write() -> Record:

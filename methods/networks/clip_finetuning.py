@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from benchmark.facts import Initialisation
 from benchmark.method import (
     BuildContext,
     FeatureInputs,
+    Fit,
     Method,
     ParameterGroups,
     PixelInputs,
@@ -144,6 +146,7 @@ def on_clip_features(
     inputs: Callable[[S], FeatureInputs] = lambda settings: FeatureInputs(),
     stage: str = "",
     trains: bool = True,
+    fit: Callable[[S], Fit | None] = lambda settings: None,
 ) -> Specification:
     """A method on the stored features of one CLIP: all that the last line of its file has to say.
 
@@ -151,7 +154,8 @@ def on_clip_features(
     ``encoder``: whose features where the user does not say: those of a CLIP as it is, or of one that stage 1
     tuned first. ``inputs``: the views that it reads, by default "global" of all. ``stage``: the name of its
     own stage in recipes and `--set`, by default the class's in lower case. ``trains``: False for a method
-    with nothing to train. Raises UserError where the settings do not derive from `EncoderChoice`.
+    with nothing to train, ``fit`` what is then chosen on held-out triplets. Raises UserError where the settings do not
+    derive from `EncoderChoice`.
     """
     if not issubclass(settings, EncoderChoice):
         raise UserError(f"{settings.__name__}: settings of a method on CLIP features derive from EncoderChoice")
@@ -166,6 +170,7 @@ def on_clip_features(
         # Features of a random backbone that nobody trained say nothing.
         default = "finetuned" if initialisation == "random" else encoder
         tuned = (settings.of(chosen).encoder or default) == "finetuned"
-        return (FINETUNING, own) if tuned else (own,)
+        last = replace(own, fit=fit(settings.of(chosen)))
+        return (FINETUNING, last) if tuned else (last,)
 
     return Specification(stages=stages, settings=settings)
