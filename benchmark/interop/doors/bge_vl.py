@@ -53,11 +53,9 @@ def _rows(tensor: Any) -> Rows:
 
 def load(options: argparse.Namespace) -> OutsideModel:
     try:
-        import torch
         from transformers import AutoModel
     except ImportError:
         raise missing_library("transformers", "pip install transformers==4.45.2, the version its card names") from None
-    torch.set_grad_enabled(False)
     # The card's way: the model's classes come with its weights, as code that is run.
     model = AutoModel.from_pretrained(options.model, trust_remote_code=True).eval().to(options.device)
     model.set_processor(options.model)

@@ -67,9 +67,6 @@ def _averaged(projected: Any) -> Rows:
 
 
 def load(options: argparse.Namespace) -> OutsideModel:
-    import torch
-
-    torch.set_grad_enabled(False)
     spec = importlib.util.spec_from_file_location("covr2_loader", options.loader)
     if spec is None or spec.loader is None or not options.loader.is_file():
         raise UserError(f"--loader {options.loader}: no Python file; write one whose load() gives model and transform")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +131,11 @@ def run_door(
     try:
         # What is wrong with the queries is told before a model is loaded.
         read_exported(options.queries)
-        embed_exported(load(options), options.queries, options.output, options.batch)
+        model = load(options)
+        # Whatever needs torch has imported it by now; this environment may have none.
+        torch = sys.modules.get("torch")
+        with torch.no_grad() if torch is not None else nullcontext():
+            embed_exported(model, options.queries, options.output, options.batch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

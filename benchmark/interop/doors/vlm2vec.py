@@ -49,7 +49,6 @@ def load(options: argparse.Namespace) -> OutsideModel:
         from src.utils import load_processor  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise missing_library("VLM2Vec", "clone its repository and run this inside of it, where its `src` is") from None
-    torch.set_grad_enabled(False)
     arguments = ModelArguments(
         model_name=options.model, pooling="last", normalize=True, model_backbone=options.backbone,
         num_crops=options.crops,

@@ -40,6 +40,13 @@ def queries(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(autouse=True)
+def gradients_as_before() -> Iterator[None]:
+    """A door called from a program of the user's leaves that program's gradients alone."""
+    yield
+    assert torch.is_grad_enabled()
+
+
 def of_bytes(*parts: bytes) -> np.ndarray:
     """A row that depends on every byte, of no unit norm."""
     seed = int.from_bytes(hashlib.sha256(b"|".join(parts)).digest()[:4], "big")
