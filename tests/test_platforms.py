@@ -43,6 +43,7 @@ def test_what_needs_no_such_module_works_without(command: tuple[str, ...], tmp_p
     assert outcome.returncode == 0 and outcome.stdout and not outcome.stderr, outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_run_measures_its_memory_without_resource(tmp_path: Path, small_cirr: Path) -> None:
     outcome = without(("resource",), tmp_path, *RUN, "--data-root", small_cirr)
     assert outcome.returncode == 0, outcome.stderr

@@ -291,7 +291,10 @@ class Plan:
     @property
     def is_zero_shot(self) -> bool:
         """Whether no stage has seen a triplet."""
-        return self.last.stage.fit is None and all(planned.stage.rows is not None for planned in self.trained)
+        return all(
+            planned.stage.rows is not None if planned.stage.trains else planned.stage.fit is None
+            for planned in self.stages
+        )
 
     @property
     def sweeps(self) -> bool:

@@ -34,6 +34,7 @@ def test_the_example_is_short() -> None:
     assert len(lines) <= 35
 
 
+@pytest.mark.slow
 def test_it_runs_on_demo_data_with_the_default_recipe(my_method: Path, command: Command, tmp_path: Path) -> None:
     asked = ("--plugin", my_method, "--method", "my_method", "--dataset", "cirr", "--demo", "--limit", 60)
     run = ("run", *asked, "--set", "encoders.epochs=1", "--epochs", 2, "--output", tmp_path / "run")
@@ -72,6 +73,7 @@ def test_settings_that_are_not_those_of_a_method_on_features_are_told(my_method:
     assert outcome.status == 2 and "derive from EncoderChoice" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_tests_of_every_method_hold_for_it(my_method: Path) -> None:
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

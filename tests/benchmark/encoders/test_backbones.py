@@ -70,6 +70,7 @@ def deviation(found: Tensor, expected: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("name", ["small", "small_vit", "RN50x4"])
+@pytest.mark.slow
 def test_the_encoders_are_openais(name: str) -> None:
     model = GOLDEN["models"][name]
     backbone = golden_backbone(name)

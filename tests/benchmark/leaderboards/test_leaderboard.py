@@ -59,6 +59,7 @@ def test_without_records_the_page_says_so_and_how_to_add_one(tmp_path: Path) -> 
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 def test_the_committed_pages_are_the_generated_ones() -> None:
     assert main(["leaderboard", "--check", "--results", str(RESULTS)]) == 0
 

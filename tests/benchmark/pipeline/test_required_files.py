@@ -144,6 +144,7 @@ def test_a_dry_run_reads_what_the_files_hold(
     assert told.status == 2 and problem in told.err and len(told.errors) == 1 and not told.out
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, assets: Path, tmp_path: Path) -> None:
     told = command(*VAL, *SMALL, *VECTORS, "--data-root", small_cirr, "--assets-root", assets, "--dry-run").out
     assert f"{MOBILENET} (17 MB, Apache-2.0 (timm), trained on ImageNet)" in told
@@ -166,6 +167,7 @@ def test_a_dry_run_tells_what_was_found(command: Command, small_cirr: Path, asse
     assert "nothing from outside" in command(*spirit, "--limit", 24).out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_needs_none_of_what_its_run_needed(
     command: Command, small_cirr: Path, assets: Path, tmp_path: Path
 ) -> None:
