@@ -36,6 +36,8 @@ EXACT_TOLERANCE = 1e-10
 """In float64."""
 JUMP_TOLERANCE = 1e-4
 """Of VAL in float32, whatever machine computes: mostly the difference is below 1e-6."""
+SHARED_VECTOR_TOLERANCE = 2e-6
+"""Of BLIP's ViT in float32: its class token takes the gradient of every picture, in another order (1.004e-6 was seen)."""
 ROUNDINGS = 3
 """How much further from float64 than one process is, several may be where a group spans them, own optimiser."""
 STATISTICS_TOLERANCE = 5e-6
@@ -151,7 +153,9 @@ def tolerances(c: Case) -> tuple[float, float]:
     """Of parameters, and of running statistics and outputs."""
     if c["dtype"] == "float64":
         return EXACT_TOLERANCE, EXACT_TOLERANCE
-    return (JUMP_TOLERANCE, 10 * JUMP_TOLERANCE) if c["method"] == "val" else (TOLERANCE, STATISTICS_TOLERANCE)
+    if c["method"] == "val":
+        return JUMP_TOLERANCE, 10 * JUMP_TOLERANCE
+    return SHARED_VECTOR_TOLERANCE if c.get("stage") == "blip-text" else TOLERANCE, STATISTICS_TOLERANCE
 
 
 def by_rounding(c: Case) -> bool:
