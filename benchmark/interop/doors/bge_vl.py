@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmark.errors import UserError
 from benchmark.interop.doors.door import OutsideModel, Rows, missing_library, run_door
 
 INSTRUCTION = (
@@ -43,6 +45,8 @@ class BgeVlMllm:
 
     def _last_token(self, **given: Any) -> Rows:
         inputs = self._model.data_process(**given)
+        if not inputs["attention_mask"][:, -1].all():
+            raise UserError("the tokenizer pads behind the texts, where embeddings are read; give --batch 1")
         return _rows(self._model(**inputs, output_hidden_states=True)[:, -1, :])
 
 
@@ -55,7 +59,8 @@ def load(options: argparse.Namespace) -> OutsideModel:
     try:
         from transformers import AutoModel
     except ImportError:
-        raise missing_library("transformers", "pip install transformers==4.45.2, the version its card names") from None
+        remedy = "pip install transformers==4.45.2, the version that the MLLM models' cards name"
+        raise missing_library("transformers", remedy) from None
     # The card's way: the model's classes come with its weights, as code that is run.
     model = AutoModel.from_pretrained(options.model, trust_remote_code=True).eval().to(options.device)
     model.set_processor(options.model)
@@ -68,9 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_door(__doc__ or "", add_arguments, load, arguments)
-
+main = partial(run_door, __doc__ or "", add_arguments, load)
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,9 +1,10 @@
-"""Embeddings of CoVR-2 (arXiv 2308.14746v2): BLIP-2 whose Q-Former reads the reference and the text.
+"""Embeddings of CoVR-2 (arXiv 2308.14746): BLIP-2 whose Q-Former reads the reference and the text.
 
 The release is configured by hydra and PyTorch Lightning, so loading it is left to a function of yours (`--loader`,
 its `load()` gives the model and the transform of its pictures). What is called of the model are BLIP-2's parts by their
 names in LAVIS: `visual_encoder`, `ln_vision`, `query_tokens`, `Qformer`, `tokenizer`, `vision_proj`, `text_proj`.
-The 32 query tokens are projected, normalised and averaged.
+Which of these the release calls, and that the 32 query tokens are projected, normalised and averaged, is supposed, not
+read off it: believe no number before one that its authors print came out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_door(__doc__ or "", add_arguments, load, arguments)
-
+main = partial(run_door, __doc__ or "", add_arguments, load)
 
 if __name__ == "__main__":
     raise SystemExit(main())

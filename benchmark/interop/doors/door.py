@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,11 @@ def read_exported(file: Path) -> ExportedQueries:
     return ExportedQueries(tuple(gallery), tuple(gallery.values()), ids, references, texts, digests.pop())
 
 
-def embed_exported(model: OutsideModel, queries: Path, output: Path, batch: int) -> None:
-    """Embed all pictures and queries of a file, ``batch`` at a time, with unit norm (the score is then the cosine).
+def embed_exported(model: OutsideModel, asked: ExportedQueries, output: Path, batch: int) -> None:
+    """Embed all pictures and queries, ``batch`` at a time, with unit norm (the score is then the cosine).
 
     Nothing is written before all is there. Raises UserError where the model's rows are not what they must be.
     """
-    asked = read_exported(queries)
     gallery = _embedded("gallery", asked.names, batch, lambda part: model.embed_pictures(asked.pictures[part]))
     rows = _embedded(
         "queries", asked.ids, batch, lambda part: model.embed_queries(asked.references[part], asked.texts[part])
@@ -97,7 +96,8 @@ def embed_exported(model: OutsideModel, queries: Path, output: Path, batch: int)
 def _embedded(what: str, names: Sequence[str], batch: int, embed: Callable[[slice], Rows]) -> Rows:
     parts = []
     with Progress(what, len(names)) as progress:
-        for part in _batches(len(names), batch):
+        for start in range(0, len(names), batch):
+            part = slice(start, start + batch)
             rows = np.asarray(embed(part), dtype=np.float32)
             wanted = len(names[part])
             if rows.ndim != 2 or len(rows) != wanted:
@@ -109,10 +109,6 @@ def _embedded(what: str, names: Sequence[str], batch: int, embed: Callable[[slic
             parts.append(rows / norms)
             progress.advance(wanted)
     return np.concatenate(parts)
-
-
-def _batches(count: int, batch: int) -> Iterator[slice]:
-    return (slice(start, min(start + batch, count)) for start in range(0, count, batch))
 
 
 def run_door(
@@ -130,12 +126,12 @@ def run_door(
         parser.error("--batch: at least 1")
     try:
         # What is wrong with the queries is told before a model is loaded.
-        read_exported(options.queries)
+        asked = read_exported(options.queries)
         model = load(options)
         # Whatever needs torch has imported it by now; this environment may have none.
         torch = sys.modules.get("torch")
         with torch.no_grad() if torch is not None else nullcontext():
-            embed_exported(model, options.queries, options.output, options.batch)
+            embed_exported(model, asked, options.output, options.batch)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import http.client
 import json
 import mimetypes
 import os
@@ -17,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,6 @@ _SECONDS = 300
 class Endpoint:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options, self._key = options, os.environ.get("OPENAI_API_KEY", "")
-        self._wait = 1.0
 
     def embed_pictures(self, pictures: Sequence[Path]) -> Rows:
         if self._options.form == "input":
@@ -78,20 +79,21 @@ class Endpoint:
         url = f"{self._options.url.rstrip('/')}/embeddings"
         key = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         headers = {"Content-Type": "application/json", **key}
-        for left in reversed(range(_TRIES)):
+        for tried in range(_TRIES):
             try:
                 request = urllib.request.Request(url, body, headers)
                 with _OPENER.open(request, timeout=_SECONDS) as response:
                     return parse_json(response.read().decode("utf-8"))
             except urllib.error.HTTPError as error:
-                if error.code not in _BUSY or not left:
+                if error.code not in _BUSY or tried == _TRIES - 1:
                     told = " ".join(error.read(400).decode("utf-8", "replace").split())
                     raise UserError(f"{url}: answered {error.code} ({told})") from None
-                time.sleep(self._wait * 2 ** (_TRIES - 1 - left))
+                time.sleep(2.0**tried)
             except (NotWellFormed, UnicodeDecodeError):
                 raise UserError(f"{url}: answered what is no JSON; is it the address before /embeddings?") from None
-            except (urllib.error.URLError, OSError) as error:
-                raise UserError(f"{url}: cannot be reached ({error}); is the server started?") from None
+            except (OSError, http.client.HTTPException) as error:
+                told = " ".join(str(error).split())
+                raise UserError(f"{url}: cannot be reached ({told}); is the server started?") from None
         raise AssertionError("the last try returns or raises")
 
 
@@ -119,9 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default=TARGET, help="said of a gallery picture, in messages")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_door(__doc__ or "", add_arguments, load, arguments)
-
+main = partial(run_door, __doc__ or "", add_arguments, load)
 
 if __name__ == "__main__":
     raise SystemExit(main())

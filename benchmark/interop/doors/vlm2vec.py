@@ -1,6 +1,6 @@
-"""Embeddings of VLM2Vec (TIGER-Lab, arXiv 2410.05160) by its own repository, first version.
+"""Embeddings of VLM2Vec (TIGER-Lab, arXiv 2410.05160) by its own repository, branch `v1`.
 
-Calls are those of the repository's README: a processor of a text and a picture, `model(qry=…)["qry_reps"]`,
+Calls are those of the models' cards: a processor of a text and a picture, `model(qry=…)["qry_reps"]`,
 `model(tgt=…)["tgt_reps"]`. To have it served by vLLM instead, see the door `endpoint`.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def load(options: argparse.Namespace) -> OutsideModel:
         from src.model import MMEBModel  # type: ignore[import-not-found, unused-ignore]
         from src.utils import load_processor  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
-        raise missing_library("VLM2Vec", "clone its repository and run this inside of it, where its `src` is") from None
+        remedy = "clone its repository, branch v1, and run this inside of it, where its `src` is"
+        raise missing_library("VLM2Vec", remedy) from None
     arguments = ModelArguments(
         model_name=options.model, pooling="last", normalize=True, model_backbone=options.backbone,
         num_crops=options.crops,
@@ -68,9 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run_door(__doc__ or "", add_arguments, load, arguments)
-
+main = partial(run_door, __doc__ or "", add_arguments, load)
 
 if __name__ == "__main__":
     raise SystemExit(main())

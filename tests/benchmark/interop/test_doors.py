@@ -71,6 +71,8 @@ def checked(output: Path, queries: Path, picture: Callable[[Path], np.ndarray], 
 class BgeStandIn:
     """`encode` of the CLIP-based models; `data_process` and a call of the others, with two tokens a row."""
 
+    mask = torch.tensor([[0, 1]])
+
     def eval(self) -> BgeStandIn:
         return self
 
@@ -86,9 +88,10 @@ class BgeStandIn:
 
     def data_process(self, images: list[str], q_or_c: str, text: Any = None, task_instruction: str = "") -> dict[str, Any]:
         assert (q_or_c == "q") == (text is not None) == bool(task_instruction)
-        return {"rows": self.encode(images, [task_instruction + t for t in text] if text else None)}
+        rows = self.encode(images, [task_instruction + t for t in text] if text else None)
+        return {"rows": rows, "attention_mask": self.mask.expand(len(rows), -1)}
 
-    def __call__(self, rows: torch.Tensor, output_hidden_states: bool) -> torch.Tensor:
+    def __call__(self, rows: torch.Tensor, attention_mask: torch.Tensor, output_hidden_states: bool) -> torch.Tensor:
         return torch.stack([torch.zeros_like(rows), rows], dim=1)
 
 
@@ -109,6 +112,17 @@ def test_bge_vl(name: str, queries: Path, tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path / "x.npz", queries, lambda p: of_bytes(p.read_bytes(), b""),
         lambda p, t: of_bytes(p.read_bytes(), (before + t).encode()),
     )  # fmt: skip
+
+
+def test_bge_vl_does_not_read_padding(
+    queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = BgeStandIn()
+    model.mask = torch.tensor([[1, 0]])
+    library = SimpleNamespace(AutoModel=SimpleNamespace(from_pretrained=lambda name, **options: model))
+    monkeypatch.setitem(sys.modules, "transformers", library)
+    assert bge_vl.main([str(queries), "--output", str(tmp_path / "x.npz"), "--model", "BAAI/BGE-VL-MLLM-S1"]) == 2
+    assert "pads behind the texts" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
 def test_vlm2vec(queries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +259,9 @@ class Server(BaseHTTPRequestHandler):
         return of_bytes(*parts)
 
     def answer(self, status: int, content: Any) -> None:
+        if status == 0:
+            self.wfile.write(b"no HTTP at all\r\n")
+            return
         self.send_response(status)
         if status == 302:
             self.send_header("Location", "http://127.0.0.1:1/elsewhere")
@@ -286,7 +303,11 @@ def test_an_endpoint(form: str, served: str, queries: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "answered 404 ({\"error\": \"no such model\\nat all\"})"), (302, "answered 302"), (503, "answered 503")]
+    ("status", "words"),
+    [
+        (404, "answered 404 ({\"error\": \"no such model\\nat all\"})"), (302, "answered 302"), (503, "answered 503"),
+        (0, "cannot be reached (no HTTP at all)"),
+    ],
 )
 def test_what_a_server_refuses_is_one_line_and_writes_nothing(
     status: int, words: str, served: str, queries: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -323,7 +344,7 @@ def test_rows_that_are_no_embeddings_are_refused(rows: np.ndarray, queries: Path
 
     model = SimpleNamespace(embed_pictures=lambda pictures: rows, embed_queries=lambda references, texts: rows)
     with pytest.raises(UserError, match="gallery: the (model gave|embedding of)"):
-        embed_exported(model, queries, tmp_path / "x.npz", 1)
+        embed_exported(model, read_exported(queries), tmp_path / "x.npz", 1)
     assert not (tmp_path / "x.npz").exists()
 
 
