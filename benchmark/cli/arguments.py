@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 DATA = ("data_root", "demo", "cache", "assets_root", "allow_missing", "limit", "device", "plugins")
 """Options that say where data, weights and caches lie, and how much of them is used."""
-ENCODER = ("backbone", "weights")
 
 
 def add_options(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from benchmark.cli.arguments import DATA, ENCODER, add_options, run_values
+from benchmark.cli.arguments import DATA, add_options, run_values
 from benchmark.errors import UserError
 from benchmark.progress import say
 
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remove", nargs="+", metavar="NAME", help="free what --list names, or all of an encoder")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
     parser.add_argument("--views", nargs="+", type=_present_view, choices=_VIEWS, default=_VIEWS)
-    add_options(parser, *DATA, *ENCODER)
+    add_options(parser, *DATA, "weights", backbone="RN50x4 by default, tiny on the demo data")
     parser.add_argument("--dry-run", action="store_true", help="print what would be stored, and its size")
 
 

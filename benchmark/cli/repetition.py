@@ -46,7 +46,7 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
     found.variant = [record.identity.variant] if record.identity.variant else None
     if record.identity.seed is not None:
         found.seed = [record.identity.seed]
-    if found.backbone and len(found.backbone) > 1:
+    if found.backbone and len(found.backbone) > 1 and not given.backbone:
         found.backbone = [_backbone_of(record, found)]
     found.noise = [record.identity.noise.share] if record.identity.noise else None
     found.demo = (data.is_demo and not given.data_root) or None

@@ -216,8 +216,8 @@ def _backbones(options: argparse.Namespace, values: dict[str, Any], registry: Re
     """The options that tell the runs with several backbones from one another; one empty part without any."""
     from benchmark.pipeline.backbone_choices import backbone_choices
 
-    given = options.backbone or values.pop("backbone", None) or []
-    values.pop("backbone", None)
+    configured = values.pop("backbone", None)
+    given = options.backbone or configured or []
     return backbone_choices(named_ones("backbone", [given] if isinstance(given, str) else given), values, registry)
 
 

@@ -93,7 +93,7 @@ class Model:
             raise UserError(f"encode_query: {len(images)} pictures for {len(texts)} texts; give one of each per query")
         annotator = self.inputs.annotator if isinstance(self.inputs, PixelInputs) else None
         captions = _given(picture_texts, "picture_texts", "a caption", self.reads_picture_texts, len(images))
-        words = _given(notes, "notes", "the words to show on it", annotator is not None, len(images))
+        words = _given(notes, "notes", "the words to show on it", self.shows_notes, len(images))
         strings = [self._query(text, caption) for text, caption in zip(texts, captions, strict=True)]
 
         def shown(part: slice) -> list[Picture]:

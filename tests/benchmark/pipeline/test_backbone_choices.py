@@ -79,5 +79,7 @@ def test_a_record_of_several_backbones_is_repeated_with_its_own() -> None:
     given = parser.parse_args(["--from-record", "x"])
     assert repeated_options(Record.model_validate(raw), given, parser).backbone == ["tiny"]
     raw["identity"]["encoder"]["name"] = "RN101"
-    with pytest.raises(UserError, match="none of RN50x4:openai, tiny, ViT-B-32 is the record's backbone"):
+    with pytest.raises(UserError, match="none of RN50x4:openai, tiny, ViT-B-32 is the record's backbone; name it"):
         repeated_options(Record.model_validate(raw), given, parser)
+    named = parser.parse_args(["--from-record", "x", "--backbone", "RN101"])
+    assert repeated_options(Record.model_validate(raw), named, parser).backbone == ["RN101"]
