@@ -24,7 +24,7 @@ from benchmark.comparison.statistics import (
     percentile_interval,
     sign_flip_test,
 )
-from benchmark.dataset import TaskKey
+from benchmark.dataset import IntArray, TaskKey
 from benchmark.errors import UserError
 from benchmark.evaluation.metrics import REPLICATES as INTERVAL_REPLICATES
 from benchmark.evaluation.metrics import FloatArray
@@ -153,8 +153,29 @@ def _alone(queries: PerQuery, name: str) -> PerQuery:
 
 def compose_tasks(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> dict[str, ComposedRecall]:
     """Of one run's task (``tasks``: its categories), or none where they have no ranks of either modality."""
+    return {
+        metric: _composition_at(comparable, metric, 0, INTERVAL_REPLICATES).for_record()
+        for metric, comparable in _recalls(key, tasks, metrics)
+    }
+
+
+def composed_percentages(
+    key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """The numbers of :func:`compose_tasks` by their names, without intervals and tests, which take long."""
+    return {
+        metric: {
+            name: None if np.isnan(value) else value
+            for name, value in _percentages(_shares(comparable.groups, _hits(comparable, metric))).items()
+        }
+        for metric, comparable in _recalls(key, tasks, metrics)
+    }
+
+
+def _recalls(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> list[tuple[str, Comparable]]:
+    """The recalls in which the method, the picture alone, the text alone are compared, each with these three."""
     if any(queries.picture_rank is None for queries in tasks):
-        return {}
+        return []
     comparable = Comparable(
         key,
         tuple(metrics),
@@ -162,8 +183,7 @@ def compose_tasks(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str
         tuple(queries.group for queries in tasks),
         tuple(tuple((_alone(queries, name),) for name in ("rank", "picture_rank", "text_rank")) for queries in tasks),
     )
-    names = [metric for metric in metric_order(metrics) if metric.startswith("R@")]
-    return {metric: _composition_at(comparable, metric, 0, INTERVAL_REPLICATES).for_record() for metric in names}
+    return [(metric, comparable) for metric in metric_order(metrics) if metric.startswith("R@")]
 
 
 def _findings(sides: Sequence[Side], seed: int, replicates: int) -> CompositionFindings:
@@ -240,31 +260,46 @@ def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
     return found
 
 
-def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: int) -> CompositionAt:
-    strata: list[Stratum] = []
-    table: Counter[tuple[bool, bool, bool]] = Counter()
-    for group, hits in zip(comparable.groups, _hits(comparable, metric), strict=True):
-        method, picture, text = hits
+def _shares(groups: Sequence[IntArray], hits: Sequence[FloatArray]) -> list[Stratum]:
+    """Per category the shares that a composition is made of, in the order of :func:`_percentages`."""
+    strata = []
+    for group, (method, picture, text) in zip(groups, hits, strict=True):
         union = np.maximum(picture, text)
         shares = (method, picture, text, union, method * (1 - union), (1 - method) * union, 1 - union)
         # Hits of seeds are averaged first: the interval is of queries.
         strata.append(Stratum(group, tuple(share.mean(axis=0, keepdims=True) for share in shares)))
+    return strata
+
+
+def _percentages(strata: Sequence[Stratum]) -> dict[str, float]:
+    """The numbers of a :class:`CompositionAt` that need no draws, by its names."""
+    m, i, t, union, composed, lost, hard = (100 * means(strata)).tolist()
+    best = max(i, t)
+    return {
+        "picture": i, "text": t, "method": m, "gap": m - best, "union": union, "gap_to_union": m - union,
+        "composed": composed, "lost": lost, "hard": hard, "hard_recall": 100 * composed / hard if hard else np.nan,
+        "relative_gap": 100 * (m - best) / (100 - best) if best < 100 else np.nan,
+    }  # fmt: skip
+
+
+def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: int) -> CompositionAt:
+    found = _hits(comparable, metric)
+    strata = _shares(comparable.groups, found)
+    table: Counter[tuple[bool, bool, bool]] = Counter()
+    for hits in found:
         for row in hits[:, 0].astype(bool).T:
             table[bool(row[1]), bool(row[2]), bool(row[0])] += 1
-    m, i, t, union, composed, lost, hard = (100 * means(strata)).tolist()
     drawn = 100 * bootstrap(strata, seed, replicates)
-    best, best_drawn = max(i, t), drawn[:, 1:3].max(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         hard_drawn = 100 * drawn[:, 4] / drawn[:, 6]
     return CompositionAt(
-        comparable.key, metric, sum(map(len, comparable.ids)), picture=i, text=t, method=m,
-        gap=m - best, gap_interval=percentile_interval(drawn[:, 0] - best_drawn),
-        union=union, union_interval=percentile_interval(drawn[:, 3]),
-        gap_to_union=m - union, gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
-        composed=composed, composed_interval=percentile_interval(drawn[:, 4]),
-        lost=lost, lost_interval=percentile_interval(drawn[:, 5]), hard=hard,
-        hard_recall=100 * composed / hard if hard else np.nan, hard_recall_interval=percentile_interval(hard_drawn),
-        relative_gap=100 * (m - best) / (100 - best) if best < 100 else np.nan,
+        comparable.key, metric, sum(map(len, comparable.ids)), **_percentages(strata),
+        gap_interval=percentile_interval(drawn[:, 0] - drawn[:, 1:3].max(axis=1)),
+        union_interval=percentile_interval(drawn[:, 3]),
+        gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
+        composed_interval=percentile_interval(drawn[:, 4]),
+        lost_interval=percentile_interval(drawn[:, 5]),
+        hard_recall_interval=percentile_interval(hard_drawn),
         p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),
         p_text=sign_flip_test(group_differences(strata, 0, 2), seed),
         table={hits: table[hits] for hits in _ALL_HITS},

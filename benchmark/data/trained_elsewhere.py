@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from benchmark.data.dictionaries import dictionaries_of
-from benchmark.data.released_files import side_files_of
 from benchmark.data.wrapped import WrappedDataset, missing_names, noise_of
 from benchmark.dataset import Captions, Counts, Dataset, IntArray, Pictures, Task, Triplets
 
@@ -19,7 +17,8 @@ _OTHER = "training-"
 
 
 class TrainedElsewhere(WrappedDataset):
-    """``dataset`` is evaluated, ``training`` trained on; one table holds the pictures of both, the former's first."""
+    """``dataset`` is evaluated, ``training`` trained on; one table holds the pictures of both, the former's first.
+    Dictionaries and side texts are those of the former; ``training`` has its own."""
 
     def __init__(self, dataset: Dataset, training: Dataset) -> None:
         missing = (*missing_names(dataset), *missing_names(training))
@@ -29,8 +28,6 @@ class TrainedElsewhere(WrappedDataset):
         both = (dataset.pictures, training.pictures)
         names, paths = (tuple(x for pictures in both for x in getattr(pictures, part)) for part in ("names", "paths"))
         self.pictures = Pictures(names, paths)
-        self.dictionaries = {**dictionaries_of(training), **dictionaries_of(dataset)}
-        self.side_files = side_files_of(training) or self.side_files
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         found = self.training.train_triplets(epoch, seed, pair_sampling)

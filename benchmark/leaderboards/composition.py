@@ -15,8 +15,8 @@ from benchmark.comparison.composition import (
     PICTURE_ALONE,
     TEXT_ALONE,
     CompositionAt,
-    compose_tasks,
     compose_whole,
+    composed_percentages,
     encoder_of,
 )
 from benchmark.comparison.sides import Side
@@ -101,13 +101,13 @@ def composition_faults(record: Record, ranks: Mapping[int, PerQuery]) -> Iterato
         if not result.composition:
             continue
         tasks = [ranks[i] for i, other in enumerate(record.results) if i in ranks and _is_part(other, result)]
-        wanted = compose_tasks(result.key, tasks, list(result.composition)) if tasks else {}
+        wanted = composed_percentages(result.key, tasks, list(result.composition)) if tasks else {}
         for metric, found in result.composition.items():
             if metric not in wanted:
                 yield f"{result.key}, {result.weights_from}: no ranks of one modality alone give its composition"
                 continue
             for name in ("picture", "text", "gap", "union", "composed", "lost", "hard", "hard_recall"):
-                mine, theirs = getattr(wanted[metric], name), getattr(found, name)
+                mine, theirs = wanted[metric][name], getattr(found, name)
                 if (mine is None) != (theirs is None) or (mine is not None and abs(mine - theirs) > _TOLERANCE):
                     told = f"'{name}' of the composition of {metric} is {theirs}, its ranks give {mine}"
                     yield f"{result.key}, {result.weights_from}: {told}"

@@ -149,9 +149,10 @@ class Plan:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What every output says of the method's settings, and of texts that are others than the released ones."""
-        side = side_files_of(self.dataset)
-        read = [file for file in side.all if file.file in self.side_texts] if side is not None else []
-        return (*self.specification.remarks(self.method_settings), *side_note(read))
+        read, both = self.side_texts, (training_of(self.dataset), self.dataset)
+        side = {file.file: file for each in both if (files := side_files_of(each)) for file in files.all}
+        told = side_note(file for name, file in side.items() if name in read)
+        return (*self.specification.remarks(self.method_settings), *told)
 
     @property
     def selection(self) -> Literal["paper", "last", "heldout", "none"]:
@@ -187,7 +188,7 @@ class Plan:
             "stage seeds": SEED_SCHEME,
             "skip": self.options.skip_bad_images,
             **self._noise_identity,
-            **self._dictionary_identity(planned),
+            **({"dictionaries": self._dictionaries(planned)} if self._dictionaries(planned) else {}),
             **({"side texts": self.side_texts_of(planned)} if self.side_texts_of(planned) else {}),
         }
 
@@ -266,22 +267,26 @@ class Plan:
 
     @property
     def dictionaries(self) -> dict[str, str]:
-        """The files that correct the texts of any stage, with their sha256."""
-        corrects = any(text_rule(planned.settings.text_rule).corrects for planned in self.stages)
-        return dictionary_digests(self.dataset) if corrects else {}
+        """The files that correct the texts of any stage, or of the evaluated queries, with their sha256."""
+        asked = dictionary_digests(self.dataset) if self.rule.corrects else {}
+        return asked | {file: digest for planned in self.stages for file, digest in self._dictionaries(planned).items()}
 
     @property
     def side_texts(self) -> dict[str, str]:
-        """The files of captions of pictures and words of pairs that any stage shows, with their sha256."""
-        return {file: digest for planned in self.stages for file, digest in self.side_texts_of(planned).items()}
+        """The files of captions of pictures and words of pairs that any stage, or the evaluated queries, show, with
+        their sha256."""
+        asked = side_digests(self.dataset, texts=self.rule.describes, notes=self.last.stage.shows_notes)
+        return asked | {file: digest for planned in self.stages for file, digest in self.side_texts_of(planned).items()}
 
     def side_texts_of(self, planned: PlannedStage) -> dict[str, str]:
-        """Those of one stage. Raises UserError where one is missing."""
+        """Those that one stage trains on. Raises UserError where one is missing."""
         describes = text_rule(planned.settings.text_rule).describes
-        return side_digests(self.dataset, texts=describes, notes=planned.stage.shows_notes)
+        return side_digests(training_of(self.dataset), texts=describes, notes=planned.stage.shows_notes)
 
-    def _dictionary_identity(self, planned: PlannedStage) -> dict[str, Any]:
-        return {"dictionaries": self.dictionaries} if text_rule(planned.settings.text_rule).corrects else {}
+    def _dictionaries(self, planned: PlannedStage) -> dict[str, str]:
+        """Those that correct what one stage trains on."""
+        corrects = text_rule(planned.settings.text_rule).corrects
+        return dictionary_digests(training_of(self.dataset)) if corrects else {}
 
     @property
     def _noise_identity(self) -> dict[str, Any]:

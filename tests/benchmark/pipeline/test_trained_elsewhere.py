@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmark.datasets.demo.circo import CircoSizes
-from benchmark.datasets.demo.demo_data import write_demo
+from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from command_line import Command
 
 import benchmark
@@ -84,6 +84,24 @@ def test_the_text_mode_is_that_of_the_evaluated_queries_alone(roots: dict[str, s
     assert {task.key.text_mode for task in plan.tasks} == {"with-concept-magiclens"} and plan.rule.name == "with-concept"
     assert plan.last.settings.text_rule == plan_of("tirg_clip", "cirr", roots).last.settings.text_rule
     assert [task.key.text_mode for task in plan.selection_tasks] == ["single"]
+
+
+def test_released_files_of_both_datasets_are_named_and_an_artefact_depends_on_its_own(
+    roots: dict[str, str], tmp_path: Path
+) -> None:
+    write_demo("fashioniq", tmp_path / "fashioniq", Sizes(1, 2, 1, 2, 1, 1), workers=1)
+    both = {**roots, "fashioniq": str(tmp_path / "fashioniq")}
+    trained = plan_of("dqu_cir", "cirr", both)
+    asked = plan_of("dqu_cir", "fashioniq", both, train_dataset="cirr", text_mode="corrected")
+    assert asked.dictionaries.keys() == {f"correction_dict_{c}.json" for c in ("dress", "shirt", "toptee")}
+    # The evaluated queries show words on their references, and have no caption of these in their text.
+    assert {"keywords_in_mods_dress.json", *trained.side_texts} <= asked.side_texts.keys()
+    assert not [file for file in asked.side_texts if file.startswith("image_captions_dress")]
+    assert [asked.encoder_identity(s) for s in asked.stages] == [trained.encoder_identity(s) for s in trained.stages]
+    other = next((tmp_path / "fashioniq").rglob("correction_dict_dress.json"))
+    other.write_text('{"is": "was"}')
+    changed = plan_of("dqu_cir", "fashioniq", both, train_dataset="cirr", text_mode="corrected")
+    assert changed.configuration != asked.configuration
 
 
 def test_what_trains_nothing_needs_no_other_dataset(roots: dict[str, str], tmp_path: Path) -> None:
