@@ -66,11 +66,7 @@ class DquCir(Method):
     def encode_query(self, reference: Views, text: Views) -> Tensor:
         textual = normalise(self.backbone.encode_text(text["tokens"]))
         visual = normalise(self.backbone.encode_image(reference["pixels"]))
-        return self.fused(textual, visual)
-
-    def fused(self, text: Tensor, picture: Tensor) -> Tensor:
-        """Both (B, d), of unit norm; so is what it gives."""
-        return normalise(gated_sum(self.share(self.combined(text, picture)), text, picture))
+        return normalise(gated_sum(self.share(self.combined(textual, visual)), textual, visual))
 
     def combined(self, text: Tensor, picture: Tensor) -> Tensor:
         """c, (B, d); it decides the share alone and is no part of the query."""

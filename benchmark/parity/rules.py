@@ -60,22 +60,24 @@ def head_weight(name: str, g: Array) -> NDArray[Any]:
     return gain_or_bias(name, g)
 
 
-@weight_rule
-def clip_weight(name: str, g: Array) -> NDArray[Any]:
-    """The rule for an entry of CLIP's state dict, OpenAI's names; the first case that fits."""
-    if name == "logit_scale":
+def clip_values(name: str, g: Array) -> NDArray[Any]:
+    """An entry of CLIP's state dict, OpenAI's names, whatever stands before them; the first case that fits."""
+    if name.endswith("logit_scale"):
         return np.full(g.shape, math.log(1 / 0.07))
     if name.endswith("running_var"):
         return 1 + 0.5 * np.abs(g)
     if name.endswith("bn3.weight"):
         return 0.5 + 0.1 * g
-    if name.endswith("positional_embedding") or name == "token_embedding.weight":
+    if name.endswith(("positional_embedding", "token_embedding.weight")):
         return 0.5 * g
-    if name in ("text_projection", "visual.proj"):
+    if name.endswith(("text_projection", "visual.proj")):
         return g * np.float32(1 / math.sqrt(g.shape[0]))
     if g.ndim == 4:
         return g * np.float32(math.sqrt(2 / math.prod(g.shape[1:])))
     return g * np.float32(1 / math.sqrt(g.shape[-1])) if g.ndim >= 2 else gain_or_bias(name, g)
+
+
+clip_weight = weight_rule(clip_values)
 
 
 def gain_or_bias(name: str, g: Array) -> NDArray[Any]:

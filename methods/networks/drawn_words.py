@@ -1,7 +1,7 @@
 """Words written on a picture: DQU-CIR's query pictures.
 
-OpenCV draws, as in the release: Pillow's fonts have no such letters, and those of OpenCV 5 are others, so that 4.10 to
-4.14 are taken. Everything else is Pillow's, which decodes to the same bits.
+OpenCV resizes and draws, as in the release: Pillow's fonts have no such letters, and those of OpenCV 5 are others, so
+that it is a 4 from 4.10 on. Pictures are opened by Pillow, which decodes 8-bit ones to the same bits.
 """
 
 from __future__ import annotations

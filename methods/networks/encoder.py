@@ -5,7 +5,7 @@ AAAI 2025, as its release computes it. A side is a picture or a text: its global
 U (B, n, d). It becomes L = 1 + N + P tokens: g, N entities (of a text: actions), P factors. Layers bear the released
 names, eps of all layer norms is 1e-5.
 
-What the paper describes and the release does not do is a setting each, with the released way as default:
+Where the release does otherwise than its names say there is a setting, with the released way as default:
 
 - ``filter``: the released scores end in a softmax over one number, so all are 1, and the first 60 % of the rows are
   kept: the upper part of a picture, and the first positions of a text;

@@ -1,14 +1,14 @@
 """Reversed queries: the target and a text that is marked as backward ask for the reference.
 
 Liu, Sun, Hong, Teney, Gould, "Bi-directional Training for Composed Image Retrieval via Text Prompt Learning", WACV 2024
-(arXiv 2303.16604), section 3. Text rules `directed-…` mark each text with its direction and draw the second one.
+(arXiv 2303.16604). Text rules `directed-…` mark each text with its direction and draw the second one.
 
 Notation: B batch, d width of the features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from benchmark.settings import TrainingSettings
 from benchmark.text_rules import with_marks, without_marks
 from benchmark.training.optimisation import standard_schedule
 
+from .clip_finetuning import ClipSum, FinetuningSettings
 from .layers import contrastive_loss, normalise
 
 
@@ -55,29 +56,19 @@ class SumTraining(ReversedTraining):
     )
 
 
-class TextSum(Method):
-    """Stage 1: the sum of a picture's and a text's vector, each (B, d), of unit norm.
+class TextSum(ClipSum):
+    """CLIP4Cir's stage 1 with reversed queries: the sum of a picture's and a text's vector, each (B, d), of unit norm.
 
     Pictures are stored vectors, and the text encoder alone trains; or pixels, where both encoders do.
     """
 
     def __init__(self, backbone: Backbone, pixels: bool, training: SumTraining) -> None:
-        super().__init__()
-        self.backbone, self._pixels = backbone, pixels
-        self._weight, self._scale = training.reversed_weight, training.scale
-        trained = (*backbone.parts["text"], *(backbone.parts["image"] if pixels else ()))
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name.startswith(trained))
-
-    def encode_query(self, reference: Views, text: Views) -> Tensor:
-        return normalise(self._picture(reference) + self._text(text))
-
-    def encode_target(self, target: Views) -> Tensor:
-        return normalise(self._picture(target))
+        super().__init__(backbone, FinetuningSettings(trained="both" if pixels else "text", scale=training.scale))
+        self._weight = training.reversed_weight
 
     def encode_triplet(self, reference: Views, text: Views, target: Views) -> Encoding:
         """Beside the "query" the "reference" itself and what the "backward" text says, raw, (B, d)."""
-        picture = self._picture(reference)
+        picture = self._image(reference)
         query = {"query": normalise(picture + self._text(text))}
         if f"{REVERSED}tokens" not in text:
             return query
@@ -100,20 +91,6 @@ class TextSum(Method):
         asking, references = normalise(pictures[None] + backward[:, None]), normalise(queries["reference"].float())
         # A product by elements: autocast would round a matrix product's to half precision.
         return self._scale * (asking * references[:, None]).sum(dim=-1)
-
-    def tokenize(self, texts: Sequence[str]) -> Views:
-        return {"tokens": self.backbone.shortened(self.backbone.tokenize(texts))}
-
-    @property
-    def without_gradient(self) -> tuple[str, ...]:
-        still = (*self.backbone.without_gradient, *(() if self._pixels else self.backbone.parts["image"]))
-        return tuple(f"backbone.{beginning}" for beginning in still)
-
-    def _picture(self, views: Views) -> Tensor:
-        return views["global"] if "global" in views else self.backbone.encode_image(views["pixels"])
-
-    def _text(self, views: Views) -> Tensor:
-        return views["global"] if "global" in views else self.backbone.encode_text(views["tokens"])
 
 
 def diagonal_loss(logits: Tensor) -> Tensor:

@@ -37,16 +37,19 @@ _TIED = {
 """Names under which a tensor stands a second time in released files."""
 
 
-class _VitSizes(Form):
+class GoldenVit(Form):
     image_size: PositiveInt
     patch_size: PositiveInt
     width: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
+
+
+class _GoldenEva(GoldenVit):
     mlp_ratio: PositiveFloat
 
 
-class _QFormerSizes(Form):
+class GoldenBert(Form):
     width: PositiveInt
     layers: PositiveInt
     heads: PositiveInt
@@ -56,8 +59,8 @@ class _QFormerSizes(Form):
 class FirstStageSizes(Form):
     """``config`` of a file."""
 
-    vit: _VitSizes
-    qformer: _QFormerSizes
+    vit: _GoldenEva
+    qformer: GoldenBert
     queries: PositiveInt
     embedding: PositiveInt
     max_text_tokens: PositiveInt = TEXT_LENGTH

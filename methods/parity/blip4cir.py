@@ -27,23 +27,8 @@ from benchmark.weights.fit import shapes_of
 from ..blip4cir import METHOD, Blip4Cir, Blip4CirSettings
 from ..networks.layers import Combiner
 from ..networks.reversed_queries import SumTraining, TextSum
-from .blip2 import GRADIENTS, TOLERANCE, blip2_weight, model_named
+from .blip2 import GRADIENTS, TOLERANCE, GoldenBert, GoldenVit, blip2_weight, model_named
 from .sprc import CHANGES
-
-
-class _VitSizes(Form):
-    image_size: PositiveInt
-    patch_size: PositiveInt
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-
-
-class _TextSizes(Form):
-    width: PositiveInt
-    layers: PositiveInt
-    heads: PositiveInt
-    mlp_width: PositiveInt
 
 
 class _CombinerSizes(Form):
@@ -52,8 +37,8 @@ class _CombinerSizes(Form):
 
 
 class _Sizes(Form):
-    vit: _VitSizes
-    text: _TextSizes
+    vit: GoldenVit
+    text: GoldenBert
     embedding: PositiveInt
     combiner: _CombinerSizes
     batch: PositiveInt

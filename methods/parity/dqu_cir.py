@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import zlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from benchmark.backbone import BackboneIdentity
 from benchmark.dataset import IntArray, Queries, Ragged, Task, TaskKey
-from benchmark.encoders.backbones import OPEN_CLIP, ClipBackbone, build_clip
 from benchmark.encoders.preprocessing import Preprocessing
 from benchmark.evaluation.evaluator import EncodedTask, score_task
 from benchmark.interop.importing import Release
-from benchmark.parity.comparison import (
-    Deviation,
-    Difference,
-    GradientTolerance,
-    compare_count,
-    worst,
-)
+from benchmark.parity.comparison import Deviation, Difference, GradientTolerance, compare_count, worst
 from benchmark.parity.files import ExpectedTraining, Form, GoldenFile, Listed, StateDict
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import (
-    Array,
-    clip_images,
-    draw_input,
-    draw_weights,
-    gain_or_bias,
-    names_sha256,
-    padded_tokens,
-    weight_rule,
-    without_dropout,
-)
+from benchmark.parity.rules import draw_input, draw_weights, names_sha256, without_dropout
 from benchmark.parity.training import BATCHES, GoldenRecipe, TrainingCase, check_recipe
 from benchmark.training.batches import Batch
 from benchmark.weights.fit import shapes_of
 
 from ..dqu_cir import METHOD, DquCir, DquSettings, DquTraining
 from ..networks.drawn_words import Manner, WordDrawer
+from .tuned_clip import TunedClipSizes, check_tokens, tuned_clip_weight
 
 TOLERANCE = 2e-5
 GRADIENTS = GradientTolerance(5e-5, floor=1e-7)
@@ -56,65 +37,12 @@ _MANNERS: Mapping[str, Manner] = {
 }  # fmt: skip
 
 
-@weight_rule
-def dqu_weight(name: str, g: Array) -> NDArray[np.float32]:
-    """The first case that fits, of the released names."""
-    if name.endswith("logit_scale"):
-        return np.full(g.shape, math.log(1 / 0.07), dtype=np.float32)
-    if name == "loss_weight":
-        return 10 + np.float32(0.1) * g
-    if name == "combiner_fc.0.weight":
-        return g
-    if name == "scaler_fc.3.weight":
-        return 2 * g * np.float32(1 / math.sqrt(g.shape[-1]))
-    if name.endswith(("positional_embedding", "token_embedding.weight")):
-        return np.float32(0.5) * g
-    if name.endswith(("text_projection", "visual.proj")):
-        return g * np.float32(1 / math.sqrt(g.shape[0]))
-    if g.ndim == 4:
-        return g * np.float32(math.sqrt(2 / math.prod(g.shape[1:])))
-    return g * np.float32(1 / math.sqrt(g.shape[-1])) if g.ndim >= 2 else np.asarray(gain_or_bias(name, g))
-
-
-class _Sizes(Form):
-    embed_dim: PositiveInt
-    image_size: PositiveInt
-    vision_layers: PositiveInt
-    vision_width: PositiveInt
-    vision_head_width: PositiveInt
-    vision_patch_size: PositiveInt
-    context_length: PositiveInt
-    vocab_size: PositiveInt
-    text_width: PositiveInt
-    text_heads: PositiveInt
-    text_layers: PositiveInt
-    batch: PositiveInt
-    coarse: PositiveInt
-
-    def method(self, prefix: str) -> DquCir:
-        """With golden weights, exact GELU and no dropout."""
-        clip = build_clip(
-            {
-                "embed_dim": self.embed_dim,
-                "vision_cfg": {
-                    "image_size": self.image_size, "layers": self.vision_layers, "width": self.vision_width,
-                    "patch_size": self.vision_patch_size, "head_width": self.vision_head_width,
-                },
-                "text_cfg": {
-                    "context_length": self.context_length, "vocab_size": self.vocab_size, "width": self.text_width,
-                    "heads": self.text_heads, "layers": self.text_layers,
-                },
-            },
-            "gelu",
-        )  # fmt: skip
-        preprocessing = Preprocessing("clip", self.image_size, rgb_first=True)
-        method = DquCir(ClipBackbone(clip, preprocessing, BackboneIdentity(OPEN_CLIP, "golden", "golden", "gelu")), 0.5)
-        draw_weights(method, dqu_weight, prefix, released_name)
-        without_dropout(method)
-        return method
-
-    def pixels(self, prefix: str, name: str, batch: int = 0) -> Tensor:
-        return torch.from_numpy(clip_images(name, batch or self.batch, self.image_size, self.coarse, prefix))
+def golden_dqu(file: GoldenFile, sizes: TunedClipSizes) -> DquCir:
+    """The method with golden weights and no dropout."""
+    method = DquCir(sizes.backbone(), 0.5)
+    draw_weights(method, tuned_clip_weight, file.prefix, released_name)
+    without_dropout(method)
+    return method
 
 
 def released_name(name: str) -> str:
@@ -128,31 +56,25 @@ def _released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check(file: GoldenFile) -> Iterator[Deviation]:
-    sizes = file.parse(_Sizes, "config")
+    sizes = file.parse(TunedClipSizes, "config")
     texts, ids = file.parse(list[str], "texts"), file.parse(list[list[int]], "token_ids")
-    inputs = {name: sizes.pixels(file.prefix, f"input.{name}") for name in ("visual", "target")}
-    inputs["tokens"] = padded_tokens(ids, sizes.context_length)
+    inputs = {name: sizes.pixels(file, f"input.{name}") for name in ("visual", "target")}
+    inputs["tokens"] = sizes.words(ids)
     golden = Golden(
-        file, "", sizes.method(file.prefix), inputs, _outputs, TOLERANCE, GRADIENTS, _released, loss_floor=1e-6
+        file, "", golden_dqu(file, sizes), inputs, _outputs, TOLERANCE, GRADIENTS, _released, loss_floor=1e-6
     )
     method = golden.network
     assert isinstance(method, DquCir)
     yield from golden.check_state_dict(file.parse(StateDict, "state_dict").root, file.parse(int, "parameters"))
     shapes = shapes_of(golden.released(method.state_dict()))
     yield compare_count("sha256 of names", int(names_sha256(shapes) == file.parse(str, "names_sha256")), 1)
-    yield _check_tokens("texts", method, texts, ids)
+    yield check_tokens("texts", method.tokenize(texts)["tokens"], texts, ids)
     yield from golden.compare("eval", golden.evaluated(), file.parse(Listed, "eval").outputs)
     yield from golden.check_training("train", golden.passes("loss"), file.parse(ExpectedTraining, "train_dropout_off"))
     for picture in file.parse(list[_Drawn], "drawn_words", "pictures"):
         yield _check_picture(file.prefix, picture)
     yield from _check_training(file, sizes)
     yield from _check_ranking(file)
-
-
-def _check_tokens(output: str, method: DquCir, texts: list[str], ids: list[list[int]]) -> Deviation:
-    found = method.tokenize(texts)["tokens"]
-    wrong = int((found != padded_tokens(ids, found.shape[1])).any(dim=1).sum())
-    return compare_count(f"{output}: of other tokens", wrong, 0)
 
 
 def _outputs(method: DquCir, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -213,21 +135,23 @@ class _Steps(Form):
     learning_rate: list[tuple[float, float]]
 
 
-def _check_training(file: GoldenFile, sizes: _Sizes) -> Iterator[Deviation]:
+def _check_training(file: GoldenFile, sizes: TunedClipSizes) -> Iterator[Deviation]:
     """Ten steps, an epoch each: both rates fall before the eighth."""
     steps = file.parse(_Steps, "training")
-    config, method = steps.config, sizes.method(file.prefix)
+    config, method = steps.config, golden_dqu(file, sizes)
     settings = DquTraining(
         epochs=len(steps.learning_rate), batch_size=config.batch, optimiser="adamw", learning_rate=config.lr,
         rates={"backbone.": config.clip_lr}, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay,
         schedule="step", milestones=(8,),
     )  # fmt: skip
-    tokens = [padded_tokens(ids, sizes.context_length) for ids in steps.token_ids]
+    tokens = [sizes.words(ids) for ids in steps.token_ids]
     batches = []
     for number, own in enumerate(tokens):
-        yield _check_tokens(f"training texts {number}", method, steps.texts[number], steps.token_ids[number])
+        texts = steps.texts[number]
+        found = method.tokenize(texts)["tokens"]
+        yield check_tokens(f"training texts {number}", found, texts, steps.token_ids[number])
         visual, target = (
-            {"pixels": sizes.pixels(file.prefix, f"training.batch{number}.{name}", config.batch)}
+            {"pixels": sizes.pixels(file, f"training.batch{number}.{name}", config.batch)}
             for name in ("visual", "target")
         )
         batches.append(Batch(reference=visual, target=target, text={"tokens": own}))

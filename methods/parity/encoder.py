@@ -6,16 +6,11 @@ from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from benchmark.backbone import GLOBAL, TOKENS, BackboneIdentity
-from benchmark.encoders.backbones import OPEN_CLIP, ClipBackbone, build_clip
-from benchmark.encoders.clip_tokens import clip_tokenizer
-from benchmark.encoders.preprocessing import Preprocessing
+from benchmark.backbone import GLOBAL, TOKENS
 from benchmark.interop.importing import Release
 from benchmark.parity.comparison import (
     Deviation,
@@ -30,22 +25,14 @@ from benchmark.parity.comparison import (
 )
 from benchmark.parity.files import Form, GoldenFile, Matrix, Rows
 from benchmark.parity.golden import Golden
-from benchmark.parity.rules import (
-    Array,
-    clip_images,
-    draw_weights,
-    gain_or_bias,
-    names_sha256,
-    padded_tokens,
-    renamed,
-    weight_rule,
-)
+from benchmark.parity.rules import draw_weights, names_sha256, renamed
 from benchmark.parity.training import GoldenRecipe, StepTolerances, TrainingCase, check_recipe
 from benchmark.training.batches import Batch
 from benchmark.weights.fit import shapes_of
 
 from ..encoder import METHOD, Encoder, EncoderTraining
 from ..networks.encoder import EncoderHead, EncoderSettings
+from .tuned_clip import TunedClipSizes, check_tokens, tuned_clip_weight
 
 TOLERANCE = 2e-5
 LOSSES = 1e-5
@@ -75,67 +62,6 @@ def released_name(ours: str) -> str:
     own = ours.removeprefix("head.")
     outside = own.startswith(("affine.", "loss_T", "local_weight"))
     return own if outside or ours.startswith(_CLIP) else f"backbone.{own}"
-
-
-@weight_rule
-def _weight(name: str, g: Array) -> NDArray[Any]:
-    """The rule for an entry of the released state dict; the first line that fits."""
-    if name.endswith("logit_scale"):
-        return np.full(g.shape, np.log(1 / 0.07))
-    if name == "loss_T":
-        return 10 + 0.1 * g
-    if name == "local_weight" or name.endswith(".scale"):
-        return 1 + 0.1 * g
-    if name == RELATION:
-        return g
-    if name.endswith(("positional_embedding", "token_embedding.weight")):
-        return 0.5 * g
-    if name.endswith(("text_projection", "visual.proj")):
-        return g * np.float32(1 / np.sqrt(g.shape[0]))
-    if g.ndim == 4:
-        return g * np.float32(np.sqrt(2 / prod(g.shape[1:])))
-    return g * np.float32(1 / np.sqrt(g.shape[-1])) if g.ndim >= 2 else gain_or_bias(name, g)
-
-
-class _Sizes(Form):
-    """``config`` of the file: the small CLIP, and the pictures that are drawn for it."""
-
-    embed_dim: PositiveInt
-    hidden_dim: PositiveInt
-    image_size: PositiveInt
-    vision_layers: PositiveInt
-    vision_width: PositiveInt
-    vision_heads: PositiveInt
-    vision_patch_size: PositiveInt
-    context_length: PositiveInt
-    vocab_size: PositiveInt
-    text_width: PositiveInt
-    text_heads: PositiveInt
-    text_layers: PositiveInt
-    batch: PositiveInt
-    coarse: PositiveInt
-
-    @property
-    def clip(self) -> dict[str, Any]:
-        """As open_clip's configurations are written."""
-        return {
-            "embed_dim": self.embed_dim,
-            "vision_cfg": {
-                "image_size": self.image_size, "layers": self.vision_layers, "width": self.vision_width,
-                "head_width": self.vision_width // self.vision_heads, "patch_size": self.vision_patch_size,
-            },
-            "text_cfg": {
-                "context_length": self.context_length, "vocab_size": self.vocab_size, "width": self.text_width,
-                "heads": self.text_heads, "layers": self.text_layers,
-            },
-        }  # fmt: skip
-
-    def pixels(self, file: GoldenFile, name: str) -> Tensor:
-        return torch.from_numpy(clip_images(name, self.batch, self.image_size, self.coarse, file.prefix))
-
-    def words(self, rows: list[list[int]]) -> Tensor:
-        """Padded to the context, whatever the longest."""
-        return padded_tokens(rows, self.context_length)
 
 
 class _Entry(Form):
@@ -213,29 +139,26 @@ _OTHER_WAYS: Mapping[str, dict[str, Any]] = {"scale_and_shift_token_by_token": {
 
 
 def golden_encoder(
-    file: GoldenFile, sizes: _Sizes, counts: _Counts, training: EncoderTraining, **settings: Any
+    file: GoldenFile, sizes: TunedClipSizes, counts: _Counts, training: EncoderTraining, **settings: Any
 ) -> Encoder:
     """The method with weights by the rule."""
-    clip = build_clip(sizes.clip, "gelu")
-    identity = BackboneIdentity(OPEN_CLIP, "golden", "golden", "gelu")
-    backbone = ClipBackbone(clip, Preprocessing("clip", sizes.image_size), identity).eval()
     told = {"factors": counts.factors, "relations": counts.relations, "hidden": sizes.hidden_dim}
     head_sizes = EncoderSettings.model_validate({**told, **settings})
     head = EncoderHead(sizes.embed_dim, sizes.vision_width, sizes.text_width, head_sizes)
-    method = Encoder(backbone, head, training)
-    draw_weights(method, _weight, file.prefix, released_name)
+    method = Encoder(sizes.backbone(), head, training)
+    draw_weights(method, tuned_clip_weight, file.prefix, released_name)
     return method
 
 
 def _check(file: GoldenFile) -> Iterator[Deviation]:
-    sizes, variants = file.parse(_Sizes, "config"), file.parse(dict[str, _Variant], "variants")
+    sizes, variants = file.parse(TunedClipSizes, "config"), file.parse(dict[str, _Variant], "variants")
     texts, ids = file.parse(list[str], "texts"), file.parse(list[list[int]], "token_ids")
     listed = {entry.name: entry.shape for entry in file.parse(list[_Entry], "state_dict")}
-    yield _check_texts("texts", texts, ids, sizes)
     inputs = {side: {"pixels": sizes.pixels(file, f"input.{side}")} for side in ("reference", "target")}
     inputs["text"] = {"tokens": sizes.words(ids)}
     for name, variant in variants.items():
         method = golden_encoder(file, sizes, variant.config, EncoderTraining())
+        yield check_tokens(f"{name}: texts", method.tokenize(texts)["tokens"], texts, ids)
         yield from _check_shapes(name, method, {**listed, **variant.shapes_that_differ}, variant)
         golden = Golden(
             file, f"{name}: ", method, inputs, _outputs, TOLERANCE,
@@ -252,13 +175,6 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
                 yield compare_output(f"{name}: {other}: query", query, expected.query, TOLERANCE)
     if "training" in file.content:
         yield from _check_steps(file, sizes, variants)
-
-
-def _check_texts(output: str, texts: list[str], ids: list[list[int]], sizes: _Sizes) -> Deviation:
-    """Tokens of every text, equal in each number."""
-    found = clip_tokenizer(sizes.vocab_size)(texts, context_length=sizes.context_length)
-    wrong = [text for text, a, b in zip(texts, found, sizes.words(ids), strict=True) if not torch.equal(a, b)]
-    return Deviation(output, len(wrong), 0, repr(wrong[0]) if wrong else "", f"{len(texts)} texts")
 
 
 def _released_shapes(method: Encoder) -> dict[str, tuple[int, ...]]:
@@ -365,7 +281,7 @@ def _check_losses(name: str, golden: Golden, expected: _Train) -> Iterator[Devia
         yield worst(f"{name}: train gradients of actions' weights", norms)
 
 
-def _check_steps(file: GoldenFile, sizes: _Sizes, variants: Mapping[str, _Variant]) -> Iterator[Deviation]:
+def _check_steps(file: GoldenFile, sizes: TunedClipSizes, variants: Mapping[str, _Variant]) -> Iterator[Deviation]:
     """Ten steps, one an epoch."""
     steps, recipe = file.parse(_Steps, "training"), file.parse(GoldenRecipe, "training")
     config = file.parse(_Optimiser, "training", "config")
@@ -376,7 +292,7 @@ def _check_steps(file: GoldenFile, sizes: _Sizes, variants: Mapping[str, _Varian
     )  # fmt: skip
     method = golden_encoder(file, sizes, variants[steps.variant].config, settings)
     for number, (texts, ids) in enumerate(zip(steps.texts, recipe.token_ids, strict=True)):
-        yield _check_texts(f"training: texts of batch {number}", texts, ids, sizes)
+        yield check_tokens(f"training: texts of batch {number}", method.tokenize(texts)["tokens"], texts, ids)
     words = [sizes.words(ids) for ids in recipe.token_ids]
 
     def batch(number: int) -> Batch:

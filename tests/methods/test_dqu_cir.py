@@ -30,7 +30,7 @@ from benchmark.settings import BackboneSettings
 GOLDEN = Path(__file__).parent.parent / "golden" / "dqu_cir.json"
 
 
-def test_every_golden_number_agrees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_golden_number_agrees() -> None:
     deviations = check(GOLDEN, discover())
     assert all(deviation.ok for deviation in deviations), [d for d in deviations if not d.ok]
     assert sum(d.output.startswith("picture ") for d in deviations) == 11
@@ -142,3 +142,6 @@ def test_paper_recipes_ask_for_what_the_release_made(command: Command, small_cir
     recipes = [r for r in json.loads(listed.out)["recipes"] if r["stage"] == "dqu_cir" and r["name"] == "paper"]
     assert {r["dataset"] for r in recipes} == {"cirr", "fashioniq", "shoes", "fashion200k"}
     assert {r["settings"]["text_rule"] for r in recipes} == {"caption-corrected", "caption-as-is", "caption-template"}
+    selected = {r["dataset"]: r["settings"].get("selection_protocol") for r in recipes}
+    noref = {"fashioniq": "val-noref", "shoes": "official-noref"}
+    assert selected == {**noref, "cirr": None, "fashion200k": None}, "references are left out on every dataset"
