@@ -34,6 +34,7 @@ from benchmark.method import (
     Specification,
     Stage,
     Views,
+    all_parameters,
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
@@ -117,9 +118,13 @@ def _inputs(context: BuildContext) -> PixelInputs:
 
 
 def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    chosen = decay_of_matrices if FinetuningSettings.of(settings).decay_matrices_only else all_parameters
+    return chosen(method, settings)
+
+
+def decay_of_matrices(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    """Vectors (norms, biases) do not decay."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    if not FinetuningSettings.of(settings).decay_matrices_only:
-        return [{"params": trained}]
     return [
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
