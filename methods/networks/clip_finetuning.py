@@ -143,6 +143,15 @@ FINETUNING = Stage(
 S = TypeVar("S", bound=EncoderChoice)
 
 
+def behind_its_encoder(
+    own: Stage, chosen: EncoderChoice, initialisation: Initialisation, default: Literal["untouched", "finetuned"]
+) -> tuple[Stage, ...]:
+    """A method's own stage, and before it stage 1 where its CLIP is a tuned one: ``default`` where the user does not
+    say, and always one then that starts at random, whose features say nothing until they are trained."""
+    by_itself = "finetuned" if initialisation == "random" else default
+    return (FINETUNING, own) if (chosen.encoder or by_itself) == "finetuned" else (own,)
+
+
 def on_clip_features(
     build: Callable[[int, S], Method],
     settings: type[S],
@@ -172,10 +181,7 @@ def on_clip_features(
     )
 
     def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
-        # Features of a random backbone that nobody trained say nothing.
-        default = "finetuned" if initialisation == "random" else encoder
-        tuned = (settings.of(chosen).encoder or default) == "finetuned"
-        last = replace(own, fit=fit(settings.of(chosen)))
-        return (FINETUNING, last) if tuned else (last,)
+        given = settings.of(chosen)
+        return behind_its_encoder(replace(own, fit=fit(given)), given, initialisation, encoder)
 
     return Specification(stages=stages, settings=settings)

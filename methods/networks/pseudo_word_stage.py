@@ -30,7 +30,7 @@ from benchmark.method import (
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
-from .clip_finetuning import FINETUNING
+from .clip_finetuning import behind_its_encoder
 from .pseudo_words import TEXT, FrozenText, Places, PseudoWord
 
 
@@ -91,9 +91,7 @@ def on_clip_words(
     )
 
     def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
-        default = "finetuned" if initialisation == "random" else "untouched"
-        tuned = (settings.of(chosen).encoder or default) == "finetuned"
-        return (FINETUNING, own) if tuned else (own,)
+        return behind_its_encoder(own, settings.of(chosen), initialisation, "untouched")
 
     return Specification(
         stages=stages,
