@@ -282,12 +282,12 @@ class TrainingRows:
 
 
 RowsFactory = Callable[[MethodSettings, Dataset, Path | None], TrainingRows]
+"""(settings, the dataset that is evaluated, the folder of files from outside) to what a stage trains on. Demo data may
+stand in for files that nobody named; raises UserError where they are missing elsewhere."""
 
 Fit = Callable[[Method, Callable[[], float]], str]
 """Sets what a method asks for, told the score on held-out triplets of the method as it stands; says in a line what was
 set."""
-"""(settings, the dataset that is evaluated, the folder of files from outside) to what a stage trains on. Demo data may
-stand in for files that nobody named; raises UserError where they are missing elsewhere."""
 
 OptimiserFactory = Callable[[ParameterGroups, TrainingSettings], torch.optim.Optimizer]
 ScheduleFactory = Callable[[TrainingSettings, int], Callable[[int], float]]

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from benchmark.dataset import Dataset, IntArray
 from benchmark.encoding import Encoding
-from benchmark.method import Method, ParameterGroups, TrainingRows, Views
-from benchmark.settings import MethodSettings, TrainingSettings
+from benchmark.method import TrainingRows, Views
+from benchmark.settings import MethodSettings
 
+from .networks.clip_finetuning import decay_of_matrices
 from .networks.layers import contrastive_loss, normalise
 from .networks.pseudo_word_stage import PseudoWordSettings, on_clip_words, pictures_of
 from .networks.pseudo_words import TEXT, FrozenText, Im2Text, PseudoWord, first_place
@@ -57,22 +58,13 @@ class Pic2Word(PseudoWord):
 
 
 def _rows(settings: MethodSettings, dataset: Dataset, assets_root: Path | None) -> TrainingRows:
-    label, pictures = pictures_of(Pic2WordSettings.of(settings).pictures, "method.pictures", dataset)
+    label, pictures = pictures_of(Pic2WordSettings.of(settings).pictures, dataset)
 
     def text(method: Any, rows: IntArray, rng: np.random.Generator) -> Views:
         assert isinstance(method, Pic2Word)
         return {"sentence": method.text.tokenize([SENTENCE]).expand(len(rows), -1)}
 
     return TrainingRows(text, label, pictures)
-
-
-def _groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
-    """Biases do not decay."""
-    trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 METHOD = on_clip_words(
@@ -83,5 +75,5 @@ METHOD = on_clip_words(
     placeholder="*",
     places=first_place,
     backbone_defaults={"preprocessing": "clip"},
-    parameter_groups=_groups,
+    parameter_groups=decay_of_matrices,
 )

@@ -80,13 +80,14 @@ def _gallery(model: Model, folder: str | None, values: dict[str, Any]) -> Search
     import numpy as np
 
     from benchmark.data.dataset_choice import open_dataset
+    from benchmark.data.folders import folder_pictures
     from benchmark.options import make_options
     from benchmark.registry import discover
-    from benchmark.search.gallery import folder_pictures, open_gallery
+    from benchmark.search.gallery import open_gallery
 
     chosen = make_options(method=model.header.method, dataset=model.header.dataset, **values)
     if folder:
-        pictures = folder_pictures(Path(folder))
+        pictures = folder_pictures(Path(folder), f"--gallery {folder}")
         indices, label = np.arange(len(pictures)), Path(folder).resolve().name
     else:
         registry = discover()

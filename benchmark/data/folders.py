@@ -18,6 +18,7 @@ from benchmark.errors import UserError, first_of
 _SHOWN = 10
 SAMPLE = 32
 _FEWEST = 4
+_PICTURES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .jp2 .avif".split())
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ def _listing(folder: Path) -> frozenset[str] | None:
         return frozenset(os.listdir(folder))
     except OSError:
         return None
+
+
+def folder_pictures(folder: Path, given: str) -> Pictures:
+    """Every picture file at or below a folder, by its path inside; raises UserError that begins with the option as it
+    was given where there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{given}: no such folder; name one that holds pictures")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES and p.is_file())
+    if not paths:
+        raise UserError(f"{given}: holds no pictures ({', '.join(sorted(_PICTURES))}); name another folder")
+    return Pictures(tuple(path.relative_to(folder).as_posix() for path in paths), tuple(paths))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,6 @@ class GoldenRecipe(Form):
     token_embedding_used_rows: _UsedRows | None = None
     zero_gradient_under_decay: _ZeroGradientUnderDecay | None = None
 
-
     @model_validator(mode="before")
     @classmethod
     def _pairs_apart(cls, entries: Any) -> Any:

@@ -22,7 +22,6 @@ from benchmark.interop.exported import Model
 from benchmark.method import FeatureInputs
 from benchmark.progress import counting
 
-_SUFFIXES = frozenset(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .jp2 .avif".split())
 _BLOCK = 256
 
 
@@ -34,16 +33,6 @@ class SearchGallery:
     paths: tuple[Path, ...]
     encodings: Encoding
     unreadable: Mapping[str, str]
-
-
-def folder_pictures(folder: Path) -> Pictures:
-    """Every picture file at or below a folder, by its path inside; raises UserError where there is none."""
-    if not folder.is_dir():
-        raise UserError(f"--gallery {folder}: no such folder; name one that holds pictures")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-    if not paths:
-        raise UserError(f"--gallery {folder}: holds no pictures ({', '.join(sorted(_SUFFIXES))}); name another folder")
-    return Pictures(tuple(path.relative_to(folder).as_posix() for path in paths), tuple(paths))
 
 
 def open_gallery(model: Model, pictures: Pictures, indices: IntArray, cache: Path, label: str) -> SearchGallery:

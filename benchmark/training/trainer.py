@@ -100,7 +100,7 @@ class _StageTraining:
         adapt(job.method, self.settings, job.stage.name, job.seed)
         first_epoch = update_plan(job.source.start_epoch(0), self.settings, job.seed, 0)
         per_epoch = len(first_epoch)
-        if len(first_epoch[-1]) == 1 and self.settings.batch_norm == "train":
+        if self.settings.keep_last and len(first_epoch[-1]) == 1 and self.settings.batch_norm == "train":
             _require_no_batch_norm(job)
         moments = job.earlier.moments if job.earlier and job.stage.initialise_from == "weights and optimiser" else {}
         groups = with_rates(job.stage.parameter_groups(job.method, self.settings), job.method, self.settings.rates)

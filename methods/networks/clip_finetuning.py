@@ -34,6 +34,7 @@ from benchmark.method import (
     Specification,
     Stage,
     Views,
+    all_parameters,
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
@@ -117,9 +118,13 @@ def _inputs(context: BuildContext) -> PixelInputs:
 
 
 def _parameter_groups(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    chosen = decay_of_matrices if FinetuningSettings.of(settings).decay_matrices_only else all_parameters
+    return chosen(method, settings)
+
+
+def decay_of_matrices(method: Method, settings: TrainingSettings) -> ParameterGroups:
+    """Vectors (norms, biases) do not decay."""
     trained = [p for p in method.parameters() if p.requires_grad]
-    if not FinetuningSettings.of(settings).decay_matrices_only:
-        return [{"params": trained}]
     return [
         {"params": [p for p in trained if p.ndim > 1]},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -136,6 +141,15 @@ FINETUNING = Stage(
 )
 
 S = TypeVar("S", bound=EncoderChoice)
+
+
+def behind_its_encoder(
+    own: Stage, chosen: EncoderChoice, initialisation: Initialisation, default: Literal["untouched", "finetuned"]
+) -> tuple[Stage, ...]:
+    """A method's own stage, and before it stage 1 where its CLIP is a tuned one: ``default`` where the user does not
+    say, and always one then that starts at random, whose features say nothing until they are trained."""
+    by_itself = "finetuned" if initialisation == "random" else default
+    return (FINETUNING, own) if (chosen.encoder or by_itself) == "finetuned" else (own,)
 
 
 def on_clip_features(
@@ -167,10 +181,7 @@ def on_clip_features(
     )
 
     def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
-        # Features of a random backbone that nobody trained say nothing.
-        default = "finetuned" if initialisation == "random" else encoder
-        tuned = (settings.of(chosen).encoder or default) == "finetuned"
-        last = replace(own, fit=fit(settings.of(chosen)))
-        return (FINETUNING, last) if tuned else (last,)
+        given = settings.of(chosen)
+        return behind_its_encoder(replace(own, fit=fit(given)), given, initialisation, encoder)
 
     return Specification(stages=stages, settings=settings)

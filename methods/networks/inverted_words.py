@@ -73,7 +73,7 @@ def inverted_pictures(folder: str, given: Mapping[str, str], dataset: Dataset) -
 
     Raises UserError where one is missing or damaged, or leaves a picture or a concept out.
     """
-    label, pictures = pictures_of(folder, "method.pictures", dataset)
+    label, pictures = pictures_of(folder, dataset)
     if not any(given.values()) and dataset.is_demo:
         return _of_demo(label, pictures, dataset)
     if missing := [f"--set method.{name}=FILE" for name in _FILES if not given.get(name)]:
@@ -82,17 +82,13 @@ def inverted_pictures(folder: str, given: Mapping[str, str], dataset: Dataset) -
     words = _words(paths["oti_words"], pictures)
     concepts = _typed(dict[str, list[str]], paths["concepts"])
     phrases = _typed(dict[str, list[str]], paths["phrases"])
-    told = {name: [k for k in concepts.get(name, ()) if _usable(k, phrases)] for name in pictures.names}
+    # Concepts with a phrase that lacks their name are left out, as released.
+    usable = {concept for concept, own in phrases.items() if own and all(concept in phrase for phrase in own)}
+    told = {name: [concept for concept in concepts.get(name, ()) if concept in usable] for name in pictures.names}
     if without := next((name for name, of_picture in told.items() if not of_picture), ""):
         raise UserError(f"{paths['concepts']}: no concept with a phrase for the picture '{without}'; {_REMEDY}")
     files = {path.name: file_digest(path) for path in paths.values()}
     return InvertedPictures(label, pictures, words, list(told.values()), phrases, files)
-
-
-def _usable(concept: str, phrases: Mapping[str, Sequence[str]]) -> bool:
-    """Concepts with a phrase that lacks their name are left out, as released."""
-    own = phrases.get(concept, ())
-    return bool(own) and all(concept in phrase for phrase in own)
 
 
 def _words(path: Path, pictures: Pictures) -> NDArray[np.float32]:

@@ -13,16 +13,25 @@ from typing import Any, TypeVar
 from pydantic import Field, field_validator
 
 from benchmark.backbone import Backbone
+from benchmark.data.folders import folder_pictures
 from benchmark.dataset import Dataset, Pictures
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
-from benchmark.method import BuildContext, FeatureInputs, RequiredFile, RowsFactory, Specification, Stage
+from benchmark.method import (
+    BuildContext,
+    FeatureInputs,
+    Method,
+    ParameterGroups,
+    RequiredFile,
+    RowsFactory,
+    Specification,
+    Stage,
+    all_parameters,
+)
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
 
-from .clip_finetuning import FINETUNING
+from .clip_finetuning import behind_its_encoder
 from .pseudo_words import TEXT, FrozenText, Places, PseudoWord
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class PseudoWordSettings(EncoderChoice):
@@ -51,13 +60,12 @@ def on_clip_words(
     name: str,
     placeholder: str,
     places: Places,
-    training: type[TrainingSettings] = TrainingSettings,
     backbone: str = "ViT-L-14",
     backbone_defaults: Mapping[str, Any],
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: (),
-    **of_the_stage: Any,
+    parameter_groups: Callable[[Method, TrainingSettings], ParameterGroups] = all_parameters,
 ) -> Specification:
-    """A method of one stage, ``name``, on a frozen CLIP; ``of_the_stage``: what else it declares.
+    """A method of one stage, ``name``, on a frozen CLIP.
 
     ``build`` makes it from the widths of features and of token embeddings, the text side and its settings. A CLIP that
     starts at random says nothing of a picture, and is tuned on triplets first (`--set method.encoder=untouched` leaves
@@ -78,15 +86,12 @@ def on_clip_words(
         name=name,
         build=make,
         inputs=lambda context: FeatureInputs(text="tokenized"),
-        settings=training,
+        parameter_groups=parameter_groups,
         rows=rows,
-        **of_the_stage,
     )
 
     def stages(chosen: MethodSettings, initialisation: Initialisation) -> tuple[Stage, ...]:
-        default = "finetuned" if initialisation == "random" else "untouched"
-        tuned = (settings.of(chosen).encoder or default) == "finetuned"
-        return (FINETUNING, own) if tuned else (own,)
+        return behind_its_encoder(own, settings.of(chosen), initialisation, "untouched")
 
     return Specification(
         stages=stages,
@@ -97,8 +102,8 @@ def on_clip_words(
     )
 
 
-def pictures_of(folder: str, setting: str, dataset: Dataset) -> tuple[str, Pictures]:
-    """A name and all pictures of a folder, subfolders included; of demo data the training pictures where none is named.
+def pictures_of(folder: str, dataset: Dataset) -> tuple[str, Pictures]:
+    """A name and all pictures of `method.pictures`, or of demo data the training pictures where no folder is named.
 
     Raises UserError where the folder is not named, is not there, or holds no picture.
     """
@@ -107,10 +112,6 @@ def pictures_of(folder: str, setting: str, dataset: Dataset) -> tuple[str, Pictu
         chosen = Pictures(tuple(known.names[i] for i in indices), tuple(known.paths[i] for i in indices))
         return dataset.label, chosen
     if not folder:
-        raise UserError(f"--set {setting}=FOLDER is missing: it trains on pictures alone, of no dataset; name a folder")
+        raise UserError("--set method.pictures=FOLDER is missing: it trains on pictures alone, of no dataset; name one")
     root = Path(folder).expanduser()
-    paths = tuple(sorted(path for path in root.rglob("*") if path.suffix.lower() in _PICTURES)) if root.is_dir() else ()
-    if not paths:
-        told = f"no picture ({', '.join(_PICTURES)}) in it" if root.is_dir() else "no such folder"
-        raise UserError(f"--set {setting}={folder}: {told}; name a folder of pictures")
-    return root.name, Pictures(tuple(path.relative_to(root).as_posix() for path in paths), paths)
+    return root.resolve().name, folder_pictures(root, f"--set method.pictures={folder}")

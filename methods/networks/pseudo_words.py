@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -111,15 +112,17 @@ class FrozenText(nn.Module):
     def tokenize_marked(self, texts: Sequence[str], mark: str) -> Tensor:
         """Texts in which ``mark`` stands for the word, whatever it touches: it is one token, and what is between
         two of them is tokenised by itself. (n, L) int64, cut at the context, the end token kept."""
-        whole = self.backbone.tokenize([""] * len(texts))
-        start, end = int(whole[0, 0]), int(whole[0].max())
-        for row, text in zip(whole, texts, strict=True):
+        pieces = [text.split(mark) for text in texts]
+        # All at once: a call for each would take most of the time.
+        said = self.backbone.tokenize([piece for own in pieces for piece in own])
+        start, end = int(said[0, 0]), int(said[0].max())
+        read = zip(said.tolist(), said.argmax(dim=1).tolist(), strict=True)
+        whole = said.new_zeros(len(texts), said.shape[1])
+        for row, own in zip(whole, pieces, strict=True):
             numbers = [start]
-            for place, piece in enumerate(text.split(mark)):
-                said = self.backbone.tokenize([piece])[0]
-                numbers += [self._placeholder] * (place > 0) + said[1 : int(said.argmax())].tolist()
+            for place, (tokens, length) in enumerate(islice(read, len(own))):
+                numbers += [self._placeholder] * (place > 0) + tokens[1:length]
             numbers = [*numbers[: len(row) - 1], end]
-            row.zero_()
             row[: len(numbers)] = torch.tensor(numbers)
         return self.backbone.shortened(whole)
 

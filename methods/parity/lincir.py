@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmark.parity.comparison import Deviation
-from benchmark.parity.files import Expected, Form, GoldenFile, Rows
+from benchmark.parity.files import Form, GoldenFile, Rows
 from benchmark.parity.rules import draw_input
 from benchmark.training.batches import Batch
 
@@ -18,7 +18,7 @@ from ..lincir import METHOD, Lincir, LincirSettings
 from ..networks.keyword_masking import MARK, TaggedSentence, cleaned, masked
 from ..networks.pseudo_words import every_place
 from .pseudo_words import GoldenWords, golden_words, phi_release
-from .searle import RULES, AdamW, check_evaluation
+from .searle import RULES, check_evaluation, check_training
 
 
 class _Masking(Form):
@@ -45,10 +45,7 @@ class _Trained(Form):
 
 
 def _check(file: GoldenFile) -> Iterator[Deviation]:
-    golden = golden_words(
-        file, "$", every_place,
-        lambda sizes, text: Lincir(sizes.embed_dim, sizes.transformer_width, text, LincirSettings()), RULES,
-    )  # fmt: skip
+    golden = golden_words(file, "$", every_place, Lincir, LincirSettings(), RULES)
     yield from check_evaluation(golden)
     yield from _check_masking(golden)
     sizes, method, told = golden.sizes, golden.method, file.parse(_Inputs, "training_inputs")
@@ -62,13 +59,8 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
         own = slice(start, start + sizes.batch)
         views = {"global": features[own]}
         batches.append(Batch(views, views, {"masked": marked[own], "noise": _noise(golden, 0)}))
-    expected = file.parse(_Trained, "train_dropout_off")
-    listed: dict[str, Expected] = {name: getattr(expected, name) for name in _Trained.model_fields}
-    yield from golden.check_gradients(vars(batches[0]), _outputs, listed)
-    stage, optimiser = METHOD.stages(LincirSettings(), "pretrained")[-1], file.parse(AdamW, "steps", "config")
-    settings = stage.settings(epochs=5, batch_size=sizes.batch, optimiser="adamw", **optimiser.model_dump())
-    yield from golden.check_steps(
-        stage, settings, batches,
+    yield from check_training(
+        golden, METHOD.stages(LincirSettings(), "pretrained")[-1], batches, _Trained, _outputs,
         before_step=lambda step: batches[step % len(batches)].text.update(noise=_noise(golden, step)),
     )  # fmt: skip
 

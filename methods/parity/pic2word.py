@@ -12,9 +12,10 @@ from benchmark.parity.files import Expected, Form, GoldenFile, Matrix
 from benchmark.parity.rules import draw_input
 from benchmark.training.batches import Batch
 
+from ..networks.layers import normalise
 from ..networks.pseudo_words import first_place
 from ..pic2word import METHOD, SENTENCE, Pic2Word, Pic2WordSettings
-from .pseudo_words import LOSS, GoldenWords, golden_words, phi_release, unit
+from .pseudo_words import LOSS, GoldenWords, golden_words, phi_release
 
 _METRICS = {f"{prefix}R@{k}": f"R@{k}" for prefix in ("", "recall_") for k in (1, 5, 10, 50, 100)}
 
@@ -45,21 +46,18 @@ class _Ranks(Form):
 def _check(file: GoldenFile) -> Iterator[Deviation]:
     hidden = file.parse(_Config, "config").middle_dim
     settings = Pic2WordSettings(hidden=hidden)
-    golden = golden_words(
-        file, "*", first_place,
-        lambda sizes, text: Pic2Word(sizes.embed_dim, sizes.transformer_width, text, settings),
-        {"cirr": "as-is", "fashioniq": "last-first"},
-    )  # fmt: skip
+    rules = {"cirr": "as-is", "fashioniq": "last-first"}
+    golden = golden_words(file, "*", first_place, Pic2Word, settings, rules)
     yield from golden.check_pseudo_words()
     yield from _sentences(golden)
     for at, asked in golden.asked():
         yield from golden.check_data(at, asked, "composed", _METRICS)
-        pictures = unit(golden.features(asked.references))
+        pictures = normalise(golden.features(asked.references))
         # The plain text row: on FashionIQ the sentence with its star left in, on CIRR the bare caption.
         said = golden.file.parse(list[str], "eval", at, "texts") if at == "fashioniq" else list(asked.texts)
         with torch.no_grad():
-            texts = unit(golden.method.text(golden.method.text.tokenize(said)))
-        for row, query in (("image", pictures), ("text", texts), ("mixture", unit(pictures + texts))):
+            texts = normalise(golden.method.text(golden.method.text.tokenize(said)))
+        for row, query in (("image", pictures), ("text", texts), ("mixture", normalise(pictures + texts))):
             yield golden.compare(f"{at} {row}", query, "eval", at, row)
             found = golden.metrics(asked, query)
             yield golden.check_metrics(f"{at} {row} metrics", found, _METRICS, "eval", at, f"{row}_metrics")
@@ -76,7 +74,7 @@ def _sentences(golden: GoldenWords) -> Iterator[Deviation]:
         yield golden.compare("training_text", method.text(tokens, words), "eval", "training_text")
         domain = method.text.tokenize(file.parse(list[str], "eval", "domain", "texts"))
         yield golden.check_tokens("domain texts", domain, "eval", "domain", "token_ids")
-        said = unit(method.text(domain.expand(len(words), -1), words))
+        said = normalise(method.text(domain.expand(len(words), -1), words))
         yield golden.compare("domain", said, "eval", "domain", "composed")
 
 

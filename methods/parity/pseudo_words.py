@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from benchmark.text_rules import text_rule
 from benchmark.training.batches import Batch
 from benchmark.weights.fit import shapes_of
 
-from ..networks.layers import normalise
+from ..networks.pseudo_word_stage import PseudoWordSettings
 from ..networks.pseudo_words import FrozenText, Places, PseudoWord
 
 TOLERANCE = 2e-5
@@ -47,6 +47,8 @@ GRADIENTS = GradientTolerance(2e-5)
 METRICS = 1e-4
 _TOLERANCES = StepTolerances(sums=(2e-3, 1e-6, 0.0, 0.0))
 _CUTOFFS = (1, 5, 10, 25, 50, 100)
+
+S = TypeVar("S", bound=PseudoWordSettings)
 
 
 class GoldenTextSizes(Form):
@@ -265,8 +267,8 @@ def _coco(number: int) -> str:
 
 
 def golden_words(
-    file: GoldenFile, placeholder: str, places: Places, build: Callable[[GoldenTextSizes, FrozenText], PseudoWord],
-    rules: Mapping[str, str],
+    file: GoldenFile, placeholder: str, places: Places, build: Callable[[int, int, FrozenText, S], PseudoWord],
+    settings: S, rules: Mapping[str, str],
 ) -> GoldenWords:  # fmt: skip
     """The method with golden weights, on a golden CLIP, without dropout."""
     sizes = file.parse(GoldenTextSizes, "config")
@@ -283,15 +285,10 @@ def golden_words(
     draw_weights(clip, clip_weight, file.prefix)
     identity = BackboneIdentity(OPEN_CLIP, "golden", "random", "quickgelu")
     text = FrozenText(ClipBackbone(clip, Preprocessing("clip", 32), identity).eval(), placeholder, places)
-    method = build(sizes, text)
+    method = build(sizes.embed_dim, sizes.transformer_width, text, settings)
     draw_weights(method.phi, head_weight, file.prefix)
     without_dropout(method)
     return GoldenWords(file, sizes, method, rules)
-
-
-def unit(rows: Tensor) -> Tensor:
-    """As the files list normalised rows."""
-    return normalise(rows)
 
 
 def phi_release(entry: str, first: str) -> Release:

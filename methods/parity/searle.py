@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmark.method import Stage
 from benchmark.parity.comparison import Deviation
 from benchmark.parity.files import Expected, Form, GoldenFile, Rows
 from benchmark.parity.rules import draw_input
@@ -26,9 +28,7 @@ TARGET_NAMES = {f"circo_recall_at{k}": f"R@{k}" for k in (5, 10, 25, 50)}
 RULES = {"cirr": "as-is", "fashioniq": "averaged-orders", "circo": "as-is"}
 
 
-class AdamW(Form):
-    """Of ``steps.config``."""
-
+class _AdamW(Form):
     learning_rate: float
     betas: tuple[float, float]
     eps: float
@@ -61,11 +61,20 @@ def check_evaluation(golden: GoldenWords) -> Iterator[Deviation]:
             yield golden.check_metrics("circo, the target's recall", of_target, TARGET_NAMES, "eval", at, "metrics")
 
 
+def check_training(
+    golden: GoldenWords, stage: Stage, batches: Sequence[Batch], listed: type[Form],
+    outputs: Callable[[Any, Any], dict[str, Tensor]], **more: Any,
+) -> Iterator[Deviation]:  # fmt: skip
+    """What the first batch gives, and ten steps of AdamW."""
+    told, optimiser = golden.file.parse(listed, "train_dropout_off"), golden.file.parse(_AdamW, "steps", "config")
+    numbers: dict[str, Expected] = {name: getattr(told, name) for name in listed.model_fields}
+    yield from golden.check_gradients(vars(batches[0]), outputs, numbers)
+    settings = stage.settings(epochs=5, batch_size=golden.sizes.batch, optimiser="adamw", **optimiser.model_dump())
+    yield from golden.check_steps(stage, settings, batches, **more)
+
+
 def _check(file: GoldenFile) -> Iterator[Deviation]:
-    golden = golden_words(
-        file, "$", first_place,
-        lambda sizes, text: Searle(sizes.embed_dim, sizes.transformer_width, text, SearleSettings()), RULES,
-    )  # fmt: skip
+    golden = golden_words(file, "$", first_place, Searle, SearleSettings(), RULES)
     yield from check_evaluation(golden)
     told, sizes, method = file.parse(_Inputs, "training_inputs"), golden.sizes, golden.method
     masked = [phrase.replace(k, " $ ") for phrase, k in zip(told.phrases, told.concepts, strict=True)]
@@ -86,12 +95,7 @@ def _check(file: GoldenFile) -> Iterator[Deviation]:
             "optimised": torch.stack(words),
         }  # fmt: skip
         batches.append(Batch(views, views, text))
-    expected = file.parse(_Trained, "train_dropout_off")
-    listed: dict[str, Expected] = {name: getattr(expected, name) for name in _Trained.model_fields}
-    yield from golden.check_gradients(vars(batches[0]), _outputs, listed)
-    stage, optimiser = METHOD.stages(SearleSettings(), "pretrained")[-1], file.parse(AdamW, "steps", "config")
-    settings = stage.settings(epochs=5, batch_size=sizes.batch, optimiser="adamw", **optimiser.model_dump())
-    yield from golden.check_steps(stage, settings, batches)
+    yield from check_training(golden, METHOD.stages(SearleSettings(), "pretrained")[-1], batches, _Trained, _outputs)
 
 
 def _outputs(method: Searle, inputs: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -190,7 +190,8 @@ SEARLES = {"pictures": "pictures", "oti_words": "oti.npz", "concepts": "concepts
 )
 def test_what_is_missing_or_damaged_is_told_in_a_line(method: str, given: dict[str, str], told: str | None) -> None:
     if told is None:
-        assert rows_of(method, given).pictures.names == ("pictures/a.png", "pictures/more/b.JPG")
+        rows = rows_of(method, given)
+        assert rows.pictures.names == ("pictures/a.png", "pictures/more/b.JPG") and rows.label == Path.cwd().name
         return
     with pytest.raises(UserError) as error:
         rows_of(method, given)

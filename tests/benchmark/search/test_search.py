@@ -23,10 +23,11 @@ from command_line import Command
 from PIL import Image
 
 from benchmark.cli import main
+from benchmark.data.folders import folder_pictures
 from benchmark.errors import UserError
 from benchmark.interop.run_model import model_of_run
 from benchmark.records.record import read_per_query, read_record
-from benchmark.search.gallery import folder_pictures, open_gallery
+from benchmark.search.gallery import open_gallery
 from benchmark.search.searching import Search
 from benchmark.search.server import make_search_server
 from benchmark.search.uploads import LARGEST_UPLOAD, decoded_upload
@@ -59,7 +60,7 @@ def folder(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def search(run: Path, folder: Path, own_surroundings: Path) -> Search:
-    pictures = folder_pictures(folder)
+    pictures = folder_pictures(folder, f"--gallery {folder}")
     gallery = open_gallery(model_of_run(run), pictures, np.arange(len(pictures)), own_surroundings, "pictures")
     return Search(model_of_run(run), gallery)
 
