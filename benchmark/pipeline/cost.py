@@ -2,8 +2,8 @@
 
 FLOPs are those of matrix products and convolutions, a multiply-add counted as two, as torch's
 FlopCounterMode sees them; what works element by element is left out, as is usual. They are counted on
-a copy, of a frozen encoder without its weights, with fused kernels off, since the counter cannot look
-into these: the numbers are the architecture's and the same on every machine.
+a copy, of a frozen encoder's picture side without its weights, with fused kernels off, since the counter
+cannot look into these: the numbers are the architecture's and the same on every machine.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.backbone import GLOBAL, Backbone, Output
+from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.encoding import missing_view
 from benchmark.features.picture_filling import PATCHES
 from benchmark.features.room import view_output
@@ -130,7 +131,7 @@ class _PassCosts:
             for views in (inputs.reference, inputs.target)
         )
         if inputs.text == "features":
-            self._text_flops = _text_flops(backbone, self._encoder, backbone.tokenize([text]))
+            self._text_flops = _text_flops(backbone, text)
             self._text_view = {GLOBAL: _blank(backbone.text_outputs[GLOBAL])}
 
     def text(self, method: Method, text: str) -> Views:
@@ -151,13 +152,12 @@ class _PassCosts:
         return _counted(lambda: encoder.encode_picture_outputs(self._pixels, outputs))[1]
 
 
-def _text_flops(backbone: Backbone, without_weights: Backbone, tokens: Tensor) -> int:
-    try:
-        return _counted(lambda: without_weights.encode_text(tokens.to("meta")))[1]
-    except (RuntimeError, NotImplementedError):
-        # Towers of the package transformers look at the values of their masks.
-        whole = copy.deepcopy(backbone).cpu().eval()
-        return _counted(lambda: whole.encode_text(tokens))[1]
+def _text_flops(backbone: Backbone, text: str) -> int:
+    """Of one pass of the encoder as it is: some towers look at the values of their masks."""
+    device = next(backbone.parameters()).device
+    tokens = backbone.tokenize([text]).to(device)
+    with FrozenEncoder(backbone, device, "fp32").frozen():
+        return _counted(lambda: backbone.encode_text(tokens))[1]
 
 
 def _blank(output: Output) -> Tensor:
