@@ -113,8 +113,10 @@ def evaluate_checkpoint(
     job = join_job(chosen.device, chosen.cache_root)
     draw_demo_data(chosen, discover(), job)
     plan = _named(make_plan(chosen, needed=(EVALUATED,)), header)
-    plan = replace(plan, dataset=trained_with(plan.dataset, header.noise), training_files=header.training_files)
-    plan = replace(plan, trained_on=header.trained_on or plan.trained_on)
+    plan = replace(
+        plan, dataset=trained_with(plan.dataset, header.noise), training_files=header.training_files,
+        trained_on=header.trained_on or plan.trained_on,
+    )  # fmt: skip
     folder = Path(plan.options.output) if plan.options.output else file.parent / f"evaluated-{plan.dataset.label}"
     loaded = load_checkpoint(file, header, plan, encoder, job)
     weights = {file.name: file_digest(file)}
