@@ -24,10 +24,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmark.backbone import GLOBAL, Backbone
+from benchmark.encoders.frozen_encoder import tf32
 from benchmark.features.picture_filling import PATCHES
 from benchmark.features.room import view_output
 from benchmark.files import digest_of
-from benchmark.method import REVERSED, FeatureInputs, Method, Views
+from benchmark.method import REVERSED, FeatureInputs, TrainingRows, Views
 from benchmark.pipeline.cost import flops_of, median_text
 from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.pipeline.preparation import build_planned, rebuild_planned
@@ -75,7 +76,7 @@ class UpdateForecast:
 
 
 def forecast_update(plan: Plan, planned: PlannedStage) -> UpdateForecast:
-    """Raises whatever a method's own code raises where it asks a tensor for its values."""
+    """Raises torch's RuntimeError where a method's own code asks a tensor without values for them."""
     method = {"name": plan.method.name, "settings": plan.method_settings.model_dump(mode="json")}
     asked = [planned.identity(), plan.backbone_identity, plan.execution.micro_batch]
     # The same stage 1 is asked about for every method that shares it.
@@ -102,7 +103,7 @@ def _forecast(asked: _Asked) -> UpdateForecast:
     layout = GroupLayout.of(settings, 1)
     is_head = isinstance(built.inputs, FeatureInputs) and built.inputs.text == "features"
     rows = min(layout.rows_per_rank, (not is_head and plan.execution.micro_batch) or layout.rows_per_rank)
-    activations, flops = _one_pass(built, backbone, median_text(_texts(plan)), rows, settings)
+    activations, flops = _one_pass(built, backbone, plan.rows(planned), median_text(_texts(plan)), rows, settings)
     gradients = _bytes(p for p in method.parameters() if p.requires_grad)
     both = {id(p): p for part in (method, backbone) if part is not None for p in part.parameters()}
     # A gradient cache encodes everything once more: a third of forwards and backwards.
@@ -131,20 +132,23 @@ def _bytes(tensors: Any) -> int:
 
 
 def _one_pass(
-    built: BuiltStage, backbone: Backbone | None, text: str, rows: int, settings: TrainingSettings
-) -> tuple[int, int]:
+    built: BuiltStage, backbone: Backbone | None, own: TrainingRows | None, text: str, rows: int,
+    settings: TrainingSettings,
+) -> tuple[int, int]:  # fmt: skip
     """Bytes that autograd keeps of so many pairs, and FLOPs of their forward and backward pass."""
-    mode = FakeTensorMode()
-    method = _without_values(built.method, mode).train()
-    reference, target, words = _example(built, backbone, text, rows, mode)
-    if text_rule(settings.text_rule).draw_reversed is not None:
+    # Not entered: a method may ask for the values of what it makes itself, of numbers and words.
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    empty = _emptied([part for part in (built.method, backbone) if part is not None], mode)
+    weights = {tensor.untyped_storage()._cdata for tensor in empty.values()}
+    method = copy.deepcopy(built.method, dict[int, Any](empty)).train()
+    reference, target, words = _example(built, backbone, own, text, rows, mode)
+    if own is None and text_rule(settings.text_rule).draw_reversed is not None:
         words = {**words, **{f"{REVERSED}{name}": tensor for name, tensor in words.items()}}
-    own = {tensor.untyped_storage()._cdata for tensor in (*method.parameters(), *method.buffers())}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in own:
+        if storage._cdata not in weights:
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
@@ -153,7 +157,7 @@ def _one_pass(
     encode: Any = method.encode_query
     if method.encodes_triplets:
         encode, asked = method.encode_triplet, {**asked, "target": target}
-    with mode, FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         with (
             # Setting the flag speaks of a kind of GPU that this torch was not built for.
             warnings.catch_warnings(action="ignore", category=UserWarning),
@@ -166,9 +170,15 @@ def _one_pass(
     return sum(kept.values()), int(counter.get_total_flops())
 
 
-def _without_values(method: Method, mode: FakeTensorMode) -> Method:
-    parameters = {id(p): nn.Parameter(_empty(p, mode), requires_grad=p.requires_grad) for p in method.parameters()}
-    return copy.deepcopy(method, {**parameters, **{id(buffer): _empty(buffer, mode) for buffer in method.buffers()}})
+def _emptied(parts: Sequence[nn.Module], mode: FakeTensorMode) -> dict[int, Tensor]:
+    """For each parameter and buffer, by its identity, one without values. Of a frozen encoder, too: a method may hold
+    it out of sight of its own parameters."""
+    parameters = [p for part in parts for p in part.parameters()]
+    buffers = [buffer for part in parts for buffer in part.buffers()]
+    return {
+        **{id(p): nn.Parameter(_empty(p, mode), requires_grad=p.requires_grad) for p in parameters},
+        **{id(buffer): _empty(buffer, mode) for buffer in buffers},
+    }
 
 
 def _empty(like: Tensor, mode: FakeTensorMode) -> Tensor:
@@ -177,9 +187,12 @@ def _empty(like: Tensor, mode: FakeTensorMode) -> Tensor:
 
 
 def _example(
-    built: BuiltStage, backbone: Backbone | None, text: str, rows: int, mode: FakeTensorMode
+    built: BuiltStage, backbone: Backbone | None, own: TrainingRows | None, text: str, rows: int, mode: FakeTensorMode
 ) -> tuple[Views, Views, Views]:
-    """Views of a reference, a target and a text, so many rows of each, by their shapes alone."""
+    """Views of a reference, a target and a text, so many rows of each, by their shapes alone.
+
+    ``own``: what is trained on in place of triplets.
+    """
     inputs = built.inputs
 
     def blank(*shape: int, dtype: str = "float32") -> Tensor:
@@ -199,9 +212,14 @@ def _example(
         {view: blank(*outputs[view].shape, dtype=outputs[view].dtype) for view in views}
         for views in (inputs.reference, inputs.target)
     )
-    if inputs.text == "tokenized":
+    if own is None and inputs.text == "tokenized":
         return reference, target, tokenized()
-    return reference, target, {GLOBAL: blank(*backbone.text_outputs[GLOBAL].shape)}
+    said = {GLOBAL: blank(*backbone.text_outputs[GLOBAL].shape)}
+    if own is None:
+        return reference, target, said
+    both = said if own.sentences else {**reference, **target}
+    given = own.text(built.method, np.arange(rows) % len(own), np.random.default_rng(0))
+    return both, both, {name: _empty(tensor, mode) for name, tensor in given.items()}
 
 
 def picture_flops(backbone: Backbone, views: Sequence[str], grids: tuple[int, ...]) -> int:
@@ -225,8 +243,9 @@ def product_speed(device: torch.device, precision: str) -> float:
     side = _SIDE[device.type]
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     seconds = []
-    for _ in range(_TRIES + 1):
-        started = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()  # waits for a GPU
-        seconds.append(time.perf_counter() - started)
+    with tf32(precision == "tf32"):
+        for _ in range(_TRIES + 1):
+            started = time.perf_counter()
+            (matrix @ matrix)[0, 0].item()  # waits for a GPU
+            seconds.append(time.perf_counter() - started)
     return 2.0 * side**3 / min(seconds[1:])
