@@ -127,28 +127,28 @@ def _store_lines(plan: Plan) -> list[str]:
     if inputs is None:
         return []
     place, lines = plan.options.cache_root / "features", []
-    for part in planned_features(plan, backbone):
+    parts = planned_features(plan, backbone)
+    for part in parts:
         where = f"in {place}" if part.kept else "computed anew for every batch: the encoder's pass in every step"
         told = f"{part.split}, {part.pictures:,} pictures, {' and '.join(inputs.views)}: {part.needed / 2**20:,.0f} MiB"
         lines.append(f"features   {told}, {where}")
-    pictures = sum(part.pictures for part in planned_features(plan, backbone))
+    pictures = sum(part.pictures for part in parts)
     flops = picture_flops(backbone, inputs.views, inputs.grids)
-    device, precision = this_process(plan.options.device).device, plan.backbone_settings.precision
-    seconds = format_seconds(pictures * flops / product_speed(device, precision))
+    seconds = format_seconds(pictures * flops / _speed_here(plan, plan.backbone_settings.precision))
     lines.append(f"           filling {format_work(pictures, 'picture', flops)}: at least {seconds} here")
-    return [*lines, *(f"note       {line}" for line in shortage(plan, backbone))]
+    return [*lines, *(f"note       {line}" for line in shortage(plan, parts))]
 
 
 def _forecast_lines(plan: Plan, planned: PlannedStage, updates: int) -> list[str]:
     """Memory and time of a stage that trains; a method whose code asks tensors for their values cannot be told of."""
     try:
         update = forecast_update(plan, planned)
-    except Exception as error:  # whatever a method's own code raises
+    except RuntimeError as error:  # torch's, of whatever kind
         return [f"           memory and time are not known before it begins ({type(error).__name__})"]
     parts = {"weights": update.weights, "gradients": update.gradients, "moments": update.moments}
     told = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items())
     blocks = "at most " if plan.execution.gradient_checkpointing else ""
-    speed = product_speed(this_process(plan.options.device).device, planned.settings.precision)
+    speed = _speed_here(plan, planned.settings.precision)
     count = updates * (len(RATE_FACTORS) if plan.sweeps and planned is plan.last else 1)
     return [
         f"           memory {update.bytes / 2**20:,.0f} MiB: {told}, activations of {update.rows} pairs {blocks}"
@@ -157,6 +157,10 @@ def _forecast_lines(plan: Plan, planned: PlannedStage, updates: int) -> list[str
         f"{format_work(count, 'update', update.flops)}, at {speed / 1e9:,.0f} GFLOP/s, as a product of matrices was "
         "measured now; decoding, validation and all else come on top",
     ]
+
+
+def _speed_here(plan: Plan, precision: str) -> float:
+    return product_speed(this_process(plan.options.device).device, precision)
 
 
 def format_work(count: int, what: str, flops: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,38 +31,43 @@ def planned_inputs(plan: Plan, backbone: Backbone | None) -> FeatureInputs | Non
     return inputs if isinstance(inputs, FeatureInputs) else None
 
 
-def planned_features(plan: Plan, backbone: Backbone) -> Iterator[PlannedFeatures]:
+def planned_features(plan: Plan, backbone: Backbone) -> list[PlannedFeatures]:
     """In the order in which they are filled; ``backbone`` needs no values."""
     inputs = planned_inputs(plan, backbone)
     if inputs is None:
-        return
+        return []
     free, keep = free_bytes(plan.options.cache_root / "features"), plan.trainer.keep_features
-    split = plan.dataset.info.evaluation_split
-    lists = {"train": _trained_pictures(plan), split: len(plan.dataset.split_pictures(split))}
-    for split, pictures in lists.items():
-        if not pictures:
-            continue
+    found = []
+    for split, pictures in _lists(plan):
         needed = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
         kept = is_kept(keep, partial(has_room, needed, free))
-        yield PlannedFeatures(split, pictures, needed, free, kept)
+        found.append(PlannedFeatures(split, pictures, needed, free, kept))
         free -= needed if kept else 0
+    return found
 
 
-def _trained_pictures(plan: Plan) -> int:
-    """How many pictures the last stage's training shows; 0 where it trains nothing, or on texts alone."""
-    if not plan.last.stage.trains:
-        return 0
-    rows = plan.rows(plan.last)
-    return len(plan.dataset.split_pictures("train")) if rows is None else 0 if rows.sentences else len(rows)
+def _lists(plan: Plan) -> list[tuple[str, int]]:
+    """The lists of pictures that the last stage reads, with their lengths: its method is probed on what is evaluated,
+    trained on triplets or rows of its own, and held against what picks an epoch."""
+    dataset, last, rows = plan.dataset, plan.last, plan.rows(plan.last)
+    splits = [dataset.info.evaluation_split]
+    if last.stage.trains and rows is None:
+        splits.append("train")
+    if (last.stage.trains or last.stage.fit is not None) and plan.selection in ("paper", "heldout"):
+        splits += [task.key.split for task in plan.selection_tasks]
+    lists = [(split, len(dataset.split_pictures(split))) for split in dict.fromkeys(splits)]
+    # Rows of sentences have no pictures.
+    of_rows = [("train", len(rows.pictures))] if rows is not None and rows.pictures.names else []
+    return [lists[0], *of_rows, *lists[1:]]
 
 
-def shortage(plan: Plan, backbone: Backbone) -> list[str]:
+def shortage(plan: Plan, features: Sequence[PlannedFeatures]) -> list[str]:
     """What has no room on the disk and the choice that there is, a line each."""
     place = plan.options.cache_root / "features"
     return [
         f"features of {part.split}: {_mebibytes(part.needed)} are needed, {_mebibytes(part.free)} are free in {place}; "
-        "what the cache does not hold of them yet is encoded anew for every batch; --cache names another disk"
-        for part in planned_features(plan, backbone)
+        "unless the cache holds them already, they are encoded anew for every batch; --cache names another disk"
+        for part in features
         if not part.kept and plan.trainer.keep_features != "never"
     ]
 

@@ -31,7 +31,7 @@ from benchmark.pipeline.cost import count_cost
 from benchmark.pipeline.encoder_artefact import LOG, WORK, EncoderArtefact, remove_work, save_run_weights
 from benchmark.pipeline.lr_sweep import Sweep, sweep
 from benchmark.pipeline.plan import Plan, PlannedStage
-from benchmark.pipeline.planned_features import shortage
+from benchmark.pipeline.planned_features import planned_features, shortage
 from benchmark.pipeline.planning import make_plan
 from benchmark.pipeline.preparation import (
     advice_on_pictures,
@@ -135,8 +135,9 @@ class _Run:
             backbone = backbone_of(self._plan)
             self._start = asdict(backbone.description) if backbone else {}
             self._sources = self._open_sources(backbone)
-        for line in shortage(self._plan, backbone) if backbone is not None else ():
-            say(line)
+        if backbone is not None:
+            for line in shortage(self._plan, planned_features(self._plan, backbone)):
+                say(line)
         self._tasks = with_cut_texts(self._plan.tasks, backbone)
         plan = self._plan
         rule, pair_sampling = plan.training_rule, plan.last.settings.pair_sampling

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from command_line import Command
 from torch import Tensor
 
 from benchmark.backbone import GLOBAL
+from benchmark.errors import UserError
 from benchmark.features import room
 from benchmark.method import FeatureInputs
 from benchmark.options import make_options
-from benchmark.pipeline import planned_features
+from benchmark.pipeline import dry_run, planned_features
 from benchmark.pipeline.cost import median_text
 from benchmark.pipeline.forecast import UpdateForecast, forecast_update
 from benchmark.pipeline.plan import Plan
@@ -39,7 +42,9 @@ def real_pass(plan: Plan, number: int) -> tuple[BuiltStage, int]:
     backbone = plan.backbone_family.load(plan.backbone_choice)
     built = rebuild_planned(plan, plan.stages[number], backbone)
     method = built.method.train()
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*method.parameters(), *method.buffers())}
+    # The frozen tower that words are put into is no part of the method.
+    held = [tensor for part in (method, backbone) for tensor in (*part.parameters(), *part.buffers())]
+    own = {tensor.untyped_storage().data_ptr() for tensor in held}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -47,7 +52,10 @@ def real_pass(plan: Plan, number: int) -> tuple[BuiltStage, int]:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes(), tensor
         return tensor
 
-    if isinstance(built.inputs, FeatureInputs):
+    rows = plan.rows(plan.stages[number])
+    if rows is not None:
+        views, text = {GLOBAL: torch.randn(16, backbone.width)}, dict(rows.text(method, np.arange(16), np.random.default_rng(0)))
+    elif isinstance(built.inputs, FeatureInputs):
         views, text = {GLOBAL: torch.randn(16, backbone.width)}, {GLOBAL: torch.randn(16, backbone.width)}
     else:
         views, text = {"pixels": torch.rand(16, 3, 64, 64)}, dict(method.tokenize([median_text(plan.tasks[0].queries.texts)] * 16))
@@ -67,6 +75,25 @@ def test_activations_are_those_of_a_real_pass(small_cirr: Path) -> None:
     assert found.weights == 4 * sum(p.numel() for p in (*built.method.parameters(), *frozen))
     assert found.moments == 2 * found.gradients
     assert found.bytes == found.weights + found.gradients + found.moments + found.activations
+
+
+@pytest.mark.parametrize("method", ["pic2word", "lincir", "searle"])
+def test_rows_in_place_of_triplets_bring_texts_of_their_own(method: str, small_cirr: Path) -> None:
+    plan = plan_of(small_cirr, method, set={"method.encoder": "untouched", f"{method}.batch_size": 16})
+    found, (_, kept) = forecast(plan, 0), real_pass(plan, 0)
+    assert found.rows == 16 and found.flops > 0 and found.activations == pytest.approx(kept, rel=0.01)
+
+
+def test_only_a_value_that_is_asked_for_makes_a_forecast_fail(small_cirr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(small_cirr, "tirg_clip", set={"method.encoder": "untouched"}, batch_size=16)
+    planned = plan.last
+    monkeypatch.setattr(dry_run, "forecast_update", lambda *_: torch.empty(1, device="meta").item())
+    (line,) = dry_run._forecast_lines(plan, planned, 1)
+    assert "memory and time are not known before it begins" in line
+    for error in (UserError("mend it"), KeyError("ours")):
+        monkeypatch.setattr(dry_run, "forecast_update", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            dry_run._forecast_lines(plan, planned, 1)
 
 
 def test_operations_are_counted_both_ways(small_cirr: Path) -> None:
@@ -105,15 +132,26 @@ def test_the_dry_run_tells_memory_time_and_store(command: Command, small_cirr: P
 def test_what_fits_is_asked_of_the_store_s_own_rule(small_cirr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(small_cirr, cache=str(tmp_path))
     outline = plan.backbone_family.outline(plan.backbone_choice)
-    train, val = planned_features.planned_features(plan, outline)
-    assert train.kept and val.kept and val.free == train.free - train.needed
+    val, train = features = planned_features.planned_features(plan, outline)
+    assert train.kept and val.kept and train.free == val.free - val.needed and not shortage(plan, features)
     monkeypatch.setattr(planned_features, "free_bytes", lambda folder: train.needed + val.needed)
-    train, val = planned_features.planned_features(plan, outline)
-    assert train.kept and not val.kept
-    (line,) = shortage(plan, outline)
-    assert line.startswith("features of val: ") and "--cache names another disk" in line
+    val, train = features = planned_features.planned_features(plan, outline)
+    assert val.kept and not train.kept
+    (line,) = shortage(plan, features)
+    assert line.startswith("features of train: ") and "--cache names another disk" in line
     monkeypatch.setattr(planned_features, "has_room", lambda needed, free: True)
-    assert shortage(plan, outline) == []
+    assert shortage(plan, planned_features.planned_features(plan, outline)) == []
     assert room.is_kept("always", lambda: False) and not room.is_kept("never", lambda: True)
-    untrained = plan_of(small_cirr, "sum", set={"method.encoder": "untouched"})
-    assert [part.split for part in planned_features.planned_features(untrained, outline)] == ["val"]
+
+
+def test_the_lists_that_are_filled_are_those_that_a_stage_reads(small_cirr: Path) -> None:
+    def lists(method: str, **more: Any) -> list[str]:
+        plan = plan_of(small_cirr, method, set={"method.encoder": "untouched", **more.pop("set", {})}, **more)
+        outline = plan.backbone_family.outline(plan.backbone_choice)
+        return [part.split for part in planned_features.planned_features(plan, outline)]
+
+    assert lists("sum") == ["val"] and lists("tirg_clip") == ["val", "train"]
+    # Rows of pictures are stored, those of sentences are none; a share that is chosen looks at training pictures.
+    assert lists("pic2word") == ["val", "train"] and lists("lincir") == ["val"]
+    assert lists("slerp") == ["val"]
+    assert lists("slerp", selection="heldout", set={"method.sweep": True}) == ["val", "train"]

@@ -18,6 +18,7 @@ from benchmark.errors import UserError
 from benchmark.options import make_options
 from benchmark.pipeline.encoder_artefact import EncoderArtefact
 from benchmark.pipeline.plan import Plan
+from benchmark.pipeline.planned_features import planned_features
 from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import read_record, seedless_identity
 from benchmark.records.tables import run_table
@@ -132,6 +133,12 @@ def test_a_run_and_its_checkpoint_say_what_was_trained_on(
     assert header.dataset == "circo" and header.trained_on == data.model_dump()
     kept = {folder.name.rpartition("-")[0] for folder in (tmp_path / "cache" / "features").rglob("demo_*")}
     assert kept == {"demo_circo-val", "demo_cirr-train", "demo_cirr-val"}  # as a run on CIRR would keep them
+    plan = plan_of("tirg_clip", "circo", roots, set=values["set"])
+    planned = planned_features(plan, plan.backbone_family.outline(plan.backbone_choice))
+    named = [(stored_as(plan.dataset, part.split), part) for part in planned]
+    assert [f"{dataset.label}-{split}".replace("-", "_", 1) for (dataset, split), _ in named] == [
+        "demo_circo-val", "demo_cirr-train", "demo_cirr-val"
+    ]  # fmt: skip
     options = [part for name, path in roots.items() for part in ("--data-root", f"{name}={path}")]
     shown = command("evaluate", "--method", "tirg_clip", "--checkpoint", tmp_path / "run", *options[:2], "--output", tmp_path / "again")
     assert shown.status == 0, shown.err
