@@ -77,7 +77,8 @@ class UpdateForecast:
 
 def forecast_update(plan: Plan, planned: PlannedStage) -> UpdateForecast:
     """Raises torch's RuntimeError where a method's own code asks a tensor without values for them."""
-    method = {"name": plan.method.name, "settings": plan.method_settings.model_dump(mode="json")}
+    settings = plan.method_settings.model_dump(mode="json")
+    method = {"name": plan.method.name, "settings": settings, "rows": dict(plan.training_files)}
     asked = [planned.identity(), plan.backbone_identity, plan.execution.micro_batch]
     # The same stage 1 is asked about for every method that shares it.
     key = digest_of([*asked, method if planned.stage.output == "method" else {}, median_text(_texts(plan))])
