@@ -45,7 +45,6 @@ def describe(plan: Plan) -> str:
 
 def _problems(plan: Plan) -> list[str]:
     dataset = plan.dataset
-    splits = [dataset.info.evaluation_split, *(["train"] if plan.trained else [])]
     problems: list[str] = []
     with gathered(problems):
         require_trainable(plan)
@@ -56,7 +55,7 @@ def _problems(plan: Plan) -> list[str]:
         # Built as it will be: what its files hold (word vectors, a CNN's weights) is read, and fits or not.
         with gathered(problems):
             build_planned(plan, plan.stages[0], None)
-    for split in splits:
+    for split in plan.picture_splits:
         found = picture_problems(dataset.pictures, dataset.split_pictures(split))
         if found:
             problems += [f"{split}: {line}" for line in found[:_SHOWN]]

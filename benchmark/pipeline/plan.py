@@ -302,6 +302,14 @@ class Plan:
         )
 
     @property
+    def picture_splits(self) -> tuple[str, ...]:
+        """Splits whose pictures are read: of the evaluated queries, of another dataset's that pick an epoch, and of
+        triplets."""
+        elsewhere = self.selection_tasks if self.trained_on and self.selection == "paper" else ()
+        splits = [self.dataset.info.evaluation_split, *(task.key.split for task in elsewhere)]
+        return tuple(dict.fromkeys(splits if self.is_zero_shot else [*splits, "train"]))
+
+    @property
     def sweeps(self) -> bool:
         """Whether the last stage's learning rate is searched for."""
         return self.options.lr_sweep and self.last.stage.trains and self.last.stage.output == "method"

@@ -99,18 +99,13 @@ def check_pictures(plan: Plan, job: Job) -> frozenset[int]:
 
     Evaluation never skips a picture. The ranks of the job share the decoding.
     """
-    dataset = plan.dataset
-    require_pictures(dataset, dataset.split_pictures(dataset.info.evaluation_split))
-    if plan.is_zero_shot:
+    dataset, splits, skips = plan.dataset, plan.picture_splits, plan.options.skip_bad_images
+    for split in splits:
+        if split != "train" or not skips:
+            require_pictures(dataset, dataset.split_pictures(split))
+    if "train" not in splits or not skips:
         return frozenset()
-    if plan.trained_on and plan.selection == "paper":
-        for task in plan.selection_tasks:
-            require_pictures(dataset, dataset.split_pictures(task.key.split))
-    training = dataset.split_pictures("train")
-    if not plan.options.skip_bad_images:
-        require_pictures(dataset, training)
-        return frozenset()
-    phase = "checking training pictures"
+    training, phase = dataset.split_pictures("train"), "checking training pictures"
     start, stop = own_span(len(training), job)
     with counting(phase, stop - start) as progress:
         bad = bad_pictures(dataset.pictures, training[start:stop], job.cores, progress)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,18 @@ from benchmark.datasets.demo.demo_data import Sizes, write_demo
 from command_line import Command
 
 import benchmark
+from benchmark.data.annotated import MANIFEST
 from benchmark.data.trained_elsewhere import TrainedElsewhere, stored_as, training_of
 from benchmark.errors import UserError
 from benchmark.options import make_options
+from benchmark.pipeline.dry_run import describe
 from benchmark.pipeline.encoder_artefact import EncoderArtefact
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planned_features import planned_features
 from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import read_record, seedless_identity
 from benchmark.records.tables import run_table
+from benchmark.structured_files import read_json
 from benchmark.training.selection import is_heldout_reference
 from benchmark.weights.checkpoints import read_header
 
@@ -68,6 +73,7 @@ def test_training_is_that_of_the_other_dataset_to_the_last_setting(roots: dict[s
     ]
     assert np.array_equal(ours_picking.queries.reference_in_gallery, picking.queries.reference_in_gallery)
     assert here.selection_note == "best epoch on the evaluation split of demo-cirr"
+    assert here.picture_splits == ("val", "training-val", "train") and there.picture_splits == ("val", "train")
 
 
 def test_held_out_triplets_and_noise_are_the_other_dataset_s(roots: dict[str, str]) -> None:
@@ -117,6 +123,19 @@ def test_what_trains_nothing_needs_no_other_dataset(roots: dict[str, str], tmp_p
             plan_of("tirg_clip", "circo", roots, train_dataset=name)
     # What has triplets may be trained on others' as well, and says so; its own are no others'.
     assert plan_of("tirg_clip", "cirr", roots, train_dataset="cirr").trained_on == {}
+
+
+def test_pictures_that_nobody_labelled_need_no_other_dataset_s(roots: dict[str, str], tmp_path: Path) -> None:
+    """Of somebody's own data: what is drawn stands in for such pictures in the demo."""
+    own = tmp_path / "own"
+    shutil.copytree(roots["circo"], own)
+    manifest = read_json(own / MANIFEST)
+    (own / MANIFEST).write_text(json.dumps({**manifest, "name": "own", "drawn": False}))
+    chosen = {"method.encoder": "untouched", "method.pictures": str(own)}
+    plan = plan_of("pic2word", "circo", {"circo": str(own)}, set=chosen, cache=str(tmp_path))
+    assert plan.is_zero_shot and plan.picture_splits == ("val",)
+    told = describe(plan)
+    assert "rows in place of triplets" in told and "           memory " in told and "features   train, " in told
 
 
 def test_a_run_and_its_checkpoint_say_what_was_trained_on(
