@@ -295,8 +295,8 @@ class Plan:
 
     @property
     def is_zero_shot(self) -> bool:
-        """Whether no stage has seen a triplet."""
-        return all(
+        """Whether no stage has seen a triplet, nor was chosen on held-out ones."""
+        return self.selection != "heldout" and all(
             planned.stage.rows is not None if planned.stage.trains else planned.stage.fit is None
             for planned in self.stages
         )

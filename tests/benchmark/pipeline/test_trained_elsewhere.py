@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,13 @@ def test_held_out_triplets_and_noise_are_the_other_dataset_s(roots: dict[str, st
     assert here.encoder_identity(here.last) == there.encoder_identity(there.last)
 
 
+def test_what_is_chosen_on_held_out_triplets_is_not_zero_shot(roots: dict[str, str]) -> None:
+    chosen = {"method.encoder": "untouched"}
+    asked, paper = (plan_of("pic2word", "cirr", roots, selection=name, set=chosen, noise=0.5) for name in ("heldout", "paper"))
+    assert paper.is_zero_shot and paper.noise is None and paper.picture_splits == ("val",)
+    assert not asked.is_zero_shot and asked.noise is not None and asked.picture_splits == ("val", "train")
+
+
 def test_the_text_mode_is_that_of_the_evaluated_queries_alone(roots: dict[str, str]) -> None:
     plan = plan_of("tirg_clip", "circo", roots, text_mode="with-concept")
     assert {task.key.text_mode for task in plan.tasks} == {"with-concept-magiclens"} and plan.rule.name == "with-concept"
@@ -134,6 +141,8 @@ def test_pictures_that_nobody_labelled_need_no_other_dataset_s(roots: dict[str, 
     chosen = {"method.encoder": "untouched", "method.pictures": str(own)}
     plan = plan_of("pic2word", "circo", {"circo": str(own)}, set=chosen, cache=str(tmp_path))
     assert plan.is_zero_shot and plan.picture_splits == ("val",)
+    with pytest.raises(UserError, match="has no training triplets"):
+        _ = replace(plan, options=plan.options.model_copy(update={"selection": "heldout"})).selection_tasks
     told = describe(plan)
     assert "rows in place of triplets" in told and "           memory " in told and "features   train, " in told
 
