@@ -12,7 +12,7 @@ import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -144,7 +144,7 @@ class ForeignCode:
         def told(name: str) -> Callable[..., Any]:
             # The class's own, not the instance's: a copy calls its own self.
             code, expected = getattr(own, name), _RESULTS.get(name)
-            return lambda method, *rest: self.call(name, code, method, *rest, expected=expected)
+            return lambda *given, **named: self.call(name, partial(code, **named), *given, expected=expected)
 
         # What it takes from Method as it is stays Method's, by which a dot product is told from other scores.
         names = [name for name in _METHOD_FUNCTIONS if getattr(own, name) is not getattr(Method, name)]

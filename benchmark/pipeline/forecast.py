@@ -154,10 +154,10 @@ def _one_pass(
         return tensor
 
     half = settings.precision in ("bf16", "fp16")
-    asked = {"reference": reference, "text": words}
     encode: Any = method.encode_query
+    asked = [reference, words]
     if method.encodes_triplets:
-        encode, asked = method.encode_triplet, {**asked, "target": target}
+        encode, asked = method.encode_triplet, [reference, words, target]
     with FlopCounterMode(display=False, custom_mapping=_FUSED) as counter:
         with (
             # Setting the flag speaks of a kind of GPU that this torch was not built for.
@@ -166,7 +166,7 @@ def _one_pass(
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=half),
         ):
-            loss = method.loss(encode(**asked), method.encode_target(target))
+            loss = method.loss(encode(*asked), method.encode_target(target))
         loss.backward()  # type: ignore[no-untyped-call]
     return sum(kept.values()), int(counter.get_total_flops())
 

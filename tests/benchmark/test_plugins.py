@@ -122,6 +122,8 @@ def test_a_good_one_is_what_it_is(tmp_path: Path) -> None:
         other.layer.weight.zero_()
         other.layer.bias.zero_()
         assert not other.encode_target(views).any() and method.encode_target(views).any()
+        # Its own code may name what it gives.
+        assert torch.equal(method.encode_target(target=views), method.encode_target(views))
 
 
 FAULTS = {

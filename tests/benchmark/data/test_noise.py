@@ -14,7 +14,8 @@ from benchmark.data.noise import NoisyDataset, exchange, trained_with
 from benchmark.data.wrapped import noise_of
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
-from benchmark.pipeline.plan import Plan
+from benchmark.options import make_options
+from benchmark.pipeline.planning import make_plan
 from benchmark.records.record import read_record, run_key
 from benchmark.records.tables import tables
 from benchmark.registry import discover
@@ -123,8 +124,8 @@ def test_a_run_s_noise_is_in_identity_weights_and_tables(
     assert wrong.status == 2 and "noise" in wrong.err
 
 
-def test_a_method_that_trains_nothing_has_no_noise(small_cirr: Path) -> None:
-    plan = object.__new__(Plan)
-    object.__setattr__(plan, "dataset", NoisyDataset(dataset(small_cirr), 0.5, 42, "ntc"))
-    object.__setattr__(plan, "stages", ())
-    assert plan.noise is None
+@pytest.mark.parametrize("encoder", ["untouched", "finetuned"])
+def test_a_method_that_trains_nothing_has_no_noise(encoder: str, small_cirr: Path) -> None:
+    given = {"dataset": "cirr", "data_root": {"*": str(small_cirr)}, "backbone": "tiny", "weights": "random"}
+    plan = make_plan(make_options(method="image_only", noise=0.5, set={"method.encoder": encoder}, **given))
+    assert isinstance(plan.dataset, NoisyDataset) and (plan.noise is not None) == (encoder == "finetuned")
