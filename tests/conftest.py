@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from command_line import Command, Outcome
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -25,9 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def own_surroundings(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Path]:
     """No test reads or fills the user's cache, or depends on the user's variables."""
     import torch
+
+    from benchmark import registry
 
     torch.set_num_threads(1)
     # A shell's background jobs ignore Ctrl-C, and so would the runs of tests that press it.
@@ -36,9 +41,16 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
             signal.signal(number, action)
     cache = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
-    for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE"):
+    # A test that starts the program compiles it anew each time where Python may keep no bytecode.
+    for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE", "PYTHONDONTWRITEBYTECODE"):
         patch.delenv(name, raising=False)
     patch.setenv("CIR_BENCHMARK_CACHE", str(cache))
+    if not pytestconfig.getoption("benchmark_only", False):
+        # What tests write need not outlive a power cut.
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        # The shelves stay as they are: their facts are read once, and not at every command.
+        read, read_once = registry.read_facts, functools.cache(registry.read_facts)
+        patch.setattr(registry, "read_facts", lambda path: (read_once if ROOT in path.parents else read)(path))
     patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
     yield cache
     patch.undo()

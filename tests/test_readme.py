@@ -10,11 +10,15 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark.datasets.demo import demo_data
 from command_line import TOY_PLUGIN, Command
+
+from benchmark.throughput import limits
 
 ROOT = Path(__file__).parent.parent
 READMES = [
@@ -23,6 +27,7 @@ READMES = [
     if (path := ROOT / folder / "README.md").is_file()
 ]
 GOLDEN = Path(__file__).parent / "golden"
+SMALL_DEMO = demo_data.Sizes(4, 2, 2, 2, 2, 2)
 
 BY_CI = {
     'python -m venv .venv && . .venv/bin/activate && pip install -e . && python -m benchmark run --method spirit --dataset cirr',
@@ -35,6 +40,8 @@ SMALLER = {
     "--method all": "--method image_only sum",
     "--limit 200": "--limit 24",
     "--growth": "--growth leaderboard --size 2",
+    "--seed 0 1 2": "--seed 0 1",
+    "--set spirit.epochs=20": "--set spirit.epochs=2",
     "--config any-card": "--config any-card --set encoders.batch_norm=eval",
 }
 
@@ -146,7 +153,9 @@ def shortened(line: str, data: Path, run: Path) -> list[str]:
         if line not in BY_CI
     ],
 )
-def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_command_of_the_readme_runs(
+    line: str, command: Command, small_cirr: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "spirit"))
     for name in ("image_only", "text_only", "other"):
         alike = Path(shutil.copytree(finished, tmp_path / name)) / "record.json"
@@ -167,6 +176,8 @@ def test_a_command_of_the_readme_runs(line: str, command: Command, small_cirr: P
         record = json.loads((run / "record.json").read_text())
         record["command"] = "python -m benchmark run --method spirit --dataset cirr"
         (run / "record.json").write_text(json.dumps(record))
+    monkeypatch.setitem(demo_data._LAYOUTS, "cirr", replace(demo_data._LAYOUTS["cirr"], sizes=SMALL_DEMO))
+    monkeypatch.setitem(limits._PRODUCT_SIDE, "cpu", 256)
     outcome = command(*words)
     if words[:2] == ["leaderboard", "--add"]:
         assert outcome.status == 2

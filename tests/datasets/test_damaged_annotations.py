@@ -111,7 +111,8 @@ def use(dataset: Dataset, splits: tuple[str, ...]) -> None:
 def test_damaged_annotations_are_read_or_told(name: str, drawn: Path, tmp_path: Path) -> None:
     draw, told = random.Random(name), 0
     files = sorted(p for p in (drawn / name).rglob("*") if p.suffix in (".json", ".txt"))
-    splits = discover().dataset_module(name).present_splits(drawn / name)
+    registry = discover()
+    splits = registry.dataset_module(name).present_splits(drawn / name)
     for number in range(TRIES):
         folder = tmp_path / str(number)
         shutil.copytree(drawn / name, folder, copy_function=shutil.copyfile, ignore=shutil.ignore_patterns("*.png", "*.jp*g"))
@@ -119,7 +120,7 @@ def test_damaged_annotations_are_read_or_told(name: str, drawn: Path, tmp_path: 
         for path in harmed:
             damage(path, draw)
         try:
-            use(discover().load_dataset(name, folder, splits), splits)
+            use(registry.load_dataset(name, folder, splits), splits)
         except UserError as error:
             told += 1
             assert str(error).strip() and str(folder) in str(error), error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,15 @@ _STEPS = 150
 _HALF = 2e-2
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+@cache
+def shelf(*further: str) -> tuple[Registry, tuple[str, ...]]:
+    """The registry, and the plug-ins that were added to it."""
     registry = discover()
-    files = plugins_of(registry, metafunc.config.getoption("--method-file"))
+    return registry, plugins_of(registry, list(further))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    registry, files = shelf(*metafunc.config.getoption("--method-file"))
     names = [(name, "") for name in registry.methods()]
     if "any_network" in metafunc.fixturenames:
         # A variant that changes the method's settings is another network, an equal one is not.

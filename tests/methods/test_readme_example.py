@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmark.datasets.demo import demo_data
 from command_line import Command
 
 from benchmark.records.record import read_record
@@ -20,6 +22,13 @@ PAGE = (ROOT / "methods" / "README.md").read_text(encoding="utf-8")
 def block(language: str) -> str:
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     return str(found)
+
+
+@pytest.fixture(autouse=True)
+def fewer_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Demo data with a fifth of the pictures, and triplets enough for the example's largest batch."""
+    whole = demo_data._LAYOUTS["cirr"]
+    monkeypatch.setitem(demo_data._LAYOUTS, "cirr", replace(whole, sizes=demo_data.Sizes(90, 12, 12, 6, 4, 3)))
 
 
 @pytest.fixture

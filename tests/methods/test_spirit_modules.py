@@ -83,10 +83,14 @@ def test_names_shapes_and_counts() -> None:
         assert sum(parameter.numel() for parameter in network.get_submodule(name).parameters()) == count, name
 
 
+@pytest.fixture(scope="module")
+def network() -> SpiritNetwork:
+    return released().eval()
+
+
 @pytest.mark.parametrize("copies", [1, 12], ids=["few rows", "many rows"])
-def test_golden_evaluation(copies: int) -> None:
+def test_golden_evaluation(copies: int, network: SpiritNetwork) -> None:
     """Many rows take the other of the two ways to an edge of the graph."""
-    network = released().eval()
     drawn = head_batch(HeadSizes.model_validate(FILE["config"]), "", "input")
 
     def repeated(tensor: Tensor) -> Tensor:

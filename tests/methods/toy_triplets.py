@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -53,19 +54,27 @@ def built(build: Callable[[], Method], seed: int = 0) -> tuple[Method, Toy]:
     return method, toy(method)
 
 
-def losses(method: Method, batch: Toy, updates: int, rate: float = 1e-3) -> list[float]:
-    """The loss of each of some updates with Adam on one batch; leaves the method in eval mode."""
+def updates(method: Method, batch: Toy, rate: float = 1e-3) -> Iterator[float]:
+    """The loss of one update after the other with Adam on one batch; leaves the method in eval mode after each."""
     optimiser = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=rate)
-    method.train()
-    found = []
-    for _ in range(updates):
+    while True:
+        method.train()
         loss = method.loss(method.encode_query(batch.reference, batch.text), method.encode_target(batch.target))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()
-        found.append(loss.item())
-    method.eval()
-    return found
+        method.eval()
+        yield loss.item()
+
+
+def losses(method: Method, batch: Toy, count: int) -> list[float]:
+    """Of some updates on one batch."""
+    return list(islice(updates(method, batch), count))
+
+
+def learnt_by_heart(method: Method, batch: Toy, most: int) -> bool:
+    """Whether every query finds its own target after so many updates at most."""
+    return any(right(method, batch) == len(batch.target["pixels"]) for _ in islice(updates(method, batch), 4, most, 5))
 
 
 @torch.no_grad()

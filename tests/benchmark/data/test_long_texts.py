@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,15 @@ TINY = text_context("tiny")
 WORDS = ("red", "dress", "a", "sleeveless", "…", "Ünïcode", "&amp;", "\ud83d", "👗", "x" * 40, ".,;", "\n", "12345")
 
 
+@cache
+def vocabulary() -> int:
+    return int(load_backbone("tiny", "random").clip.vocab_size)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join), max_size=6))
 def test_what_is_counted_is_what_the_tokenizer_cuts(texts: list[str]) -> None:
-    vocabulary = int(load_backbone("tiny", "random").clip.vocab_size)
-    whole = clip_tokenizer(vocabulary)(texts, context_length=5000) if texts else []
+    whole = clip_tokenizer(vocabulary())(texts, context_length=5000) if texts else []
     lengths = [int((tokens != 0).sum()) for tokens in whole]
     # The first token of the vocabulary is numbered 0, as the padding is: those of these words never are.
     assert list(TINY.count(texts)) == lengths

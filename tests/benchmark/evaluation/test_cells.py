@@ -42,11 +42,12 @@ def test_every_cell_is_held_against_every_band_of_its_row(cells_of_a_tile, colum
     wide = torch.from_numpy(generator.integers(0, 2, live.sum())).to(dtype)
     low, high = middle - wide, middle + wide
     above, within = [0] * len(low), []
+    lows, highs = low.tolist(), high.tolist()
     for row in range(6):
         for entry in range(first[row], first[row] + live[row]):
             scores = block[row].tolist()
-            above[entry] = sum(score > high[entry] for score in scores)
-            within += [(entry, row, g, s) for g, s in enumerate(scores) if low[entry] <= s <= high[entry]]
+            above[entry] = sum(score > highs[entry] for score in scores)
+            within += [(entry, row, g, s) for g, s in enumerate(scores) if lows[entry] <= s <= highs[entry]]
     assert sifted(block, first, live, low, high) == (above, sorted(within))
 
 

@@ -57,6 +57,11 @@ def runs(small_cirr: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {method: folder / method for method in RUNS}
 
 
+@pytest.fixture(scope="module")
+def sum_model(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(export(runs["sum"], tmp_path_factory.mktemp("sum") / "model.safetensors"))
+
+
 def entries_and_names(data: Path) -> tuple[list[dict[str, str]], dict[str, Path]]:
     entries = json.loads((data / "captions" / "cap.rc2.val.json").read_text())
     paths = json.loads((data / "image_splits" / "split.rc2.val.json").read_text())
@@ -182,14 +187,13 @@ def test_what_cannot_be_encoded_is_told(runs: dict[str, Path], tmp_path: Path) -
     ],
 )
 def test_what_is_no_list_of_pictures_or_texts_is_refused_by_name(
-    pictures: Any, texts: Any, problem: str, runs: dict[str, Path], tmp_path: Path
+    pictures: Any, texts: Any, problem: str, sum_model: Model
 ) -> None:
-    model = load(export(runs["sum"], tmp_path / "model.safetensors"))
     with pytest.raises(UserError, match=problem):
-        model.encode_query(pictures, texts)
+        sum_model.encode_query(pictures, texts)
     if texts == ["red"]:
         with pytest.raises(UserError, match=problem.replace("encode_query", "encode_target")):
-            model.encode_target(pictures)
+            sum_model.encode_target(pictures)
 
 
 def test_an_export_whose_header_is_damaged_is_a_model_or_one_line(runs: dict[str, Path], tmp_path: Path) -> None:

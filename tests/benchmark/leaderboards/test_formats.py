@@ -163,22 +163,27 @@ def test_every_format_has_the_same_numbers() -> None:
         assert all(printed in format_tables(found, form) for _, printed in wanted), form
 
 
-SOURCES = read_sources(RESULTS)
+@pytest.fixture(scope="module")
+def sources() -> Sources:
+    """The book as it is committed."""
+    return read_sources(RESULTS)
+
+
 DATASETS = discover().datasets()
 
 
-def test_rows_are_filtered_and_sorted() -> None:
+def test_rows_are_filtered_and_sorted(sources: Sources) -> None:
     chosen = Selection(dataset=("fashioniq",), protocol=("val-noref",), text_mode=("corrected",), sort="R@10")
-    (table,) = selected(SOURCES, DATASETS, chosen)
+    (table,) = selected(sources, DATASETS, chosen)
     averages = [row.cells["average", "R@10"].value for row in table.rows]
     assert averages == sorted(averages, reverse=True) and len(averages) >= 5
-    again = selected(SOURCES, DATASETS, Selection(dataset=("fashioniq",), extra_data="said", year=(2023,)))
+    again = selected(sources, DATASETS, Selection(dataset=("fashioniq",), extra_data="said", year=(2023,)))
     rows = [row for t in again for row in t.rows]
     assert rows and all(row.published["extra data"] and row.published["year"] == "2023" for row in rows)
-    one = selected(SOURCES, DATASETS, Selection(dataset=("shoes",), encoder=("vit-h",), method=("offset",)))
+    one = selected(sources, DATASETS, Selection(dataset=("shoes",), encoder=("vit-h",), method=("offset",)))
     assert {literal(row.name) for t in one for row in t.rows} == {"OFFSET"}
-    assert selected(SOURCES, DATASETS, Selection(dataset=("cirr",), rows="measured")) == []
-    demo = selected(SOURCES, DATASETS, Selection(demo=True, dataset=("cirr",), method=("spirit",)))
+    assert selected(sources, DATASETS, Selection(dataset=("cirr",), rows="measured")) == []
+    demo = selected(sources, DATASETS, Selection(demo=True, dataset=("cirr",), method=("spirit",)))
     assert demo and all("demo" in t.remark for t in demo)
 
 
@@ -191,9 +196,9 @@ def test_rows_are_filtered_and_sorted() -> None:
         (Selection(sort="R@7"), "--sort R@7: in none of these tables"),
     ],
 )
-def test_a_name_that_is_in_no_table_is_one_line(chosen: Selection, told: str) -> None:
+def test_a_name_that_is_in_no_table_is_one_line(chosen: Selection, told: str, sources: Sources) -> None:
     with pytest.raises(UserError) as error:
-        selected(Sources(published=SOURCES.published), DATASETS, chosen)
+        selected(Sources(published=sources.published), DATASETS, chosen)
     assert told in str(error.value) and "\n" not in str(error.value)
 
 

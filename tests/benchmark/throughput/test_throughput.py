@@ -85,7 +85,10 @@ def test_the_table_has_a_line_for_every_measurement(measured: dict[str, Record])
     assert "On CPU" in table and "limited to 16" in table
 
 
-def test_records_as_json_and_pictures_of_a_stated_size(command: Command, small_cirr: Path):
+def test_records_as_json_and_pictures_of_a_stated_size(
+    command: Command, small_cirr: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(limits._PRODUCT_SIDE, "cpu", 256)
     outcome = command(
         "throughput", "--method", "tirg_clip", "--data-root", small_cirr, "--backbone", "tiny", "--limit", 16,
         "--seconds", 0, "--picture-size", "90x70", "--precision", "bf16", "--json", "--output", "here",
