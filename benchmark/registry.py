@@ -335,15 +335,16 @@ def _entry_point_files() -> Iterator[ShelfFile]:
     """One for each module that entry points name, in the order of the groups."""
     from importlib.metadata import entry_points
 
+    installed = entry_points()
     found: dict[str, ShelfFile] = {}
     kinds: tuple[Literal["method", "dataset"], ...] = ("method", "dataset")
     for kind in kinds:
-        for entry in entry_points(group=f"benchmark.{kind}s"):
+        for entry in installed.select(group=f"benchmark.{kind}s"):
             known = found.get(entry.module)
             same_kind = known is None or known.kind == kind
             names = (*(known.names if known else ()), entry.name)
             found[entry.module] = ShelfFile(entry.module, _path_of(entry), kind if same_kind else "any", names)
-    for entry in entry_points(group="benchmark.backbones"):
+    for entry in installed.select(group="benchmark.backbones"):
         # Imported only where a backbone is asked for: it declares no method by this.
         known = found.get(entry.module, ShelfFile(entry.module, _path_of(entry), "method"))
         found[entry.module] = replace(known, brings_backbones=True)

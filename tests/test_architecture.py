@@ -33,11 +33,18 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
+def declarations(name: str) -> list[ast.Import | ast.ImportFrom | ast.ClassDef]:
+    """A module's imports and classes, wherever they stand."""
+    nodes = ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.ClassDef)]
+
+
 def imported(name: str) -> Iterator[str]:
     """The project's modules that a module imports."""
     path = MODULES[name]
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in declarations(name):
         if isinstance(node, ast.Import):
             asked = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -129,8 +136,8 @@ def test_names_say_what_a_module_holds() -> None:
 
 def test_a_class_name_means_one_thing() -> None:
     defined: dict[str, list[str]] = defaultdict(list)
-    for name, path in MODULES.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name in MODULES:
+        for node in declarations(name):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 defined[node.name].append(name)
     assert not {name: places for name, places in defined.items() if len(places) > 1}

@@ -112,6 +112,7 @@ class _PassCosts:
         self._patches = 0
         self._encoder: Backbone | None = None
         self._pixels = torch.empty(0)
+        self._counted_pictures: dict[tuple[str, ...], int] = {}
         self._text_flops = 0
         self._text_view: Views | None = None
         if isinstance(inputs, PixelInputs):
@@ -149,7 +150,10 @@ class _PassCosts:
         encoder = self._encoder
         if encoder is None or not outputs:
             return 0
-        return _counted(lambda: encoder.encode_picture_outputs(self._pixels, outputs))[1]
+        key = tuple(outputs)
+        if key not in self._counted_pictures:
+            self._counted_pictures[key] = _counted(lambda: encoder.encode_picture_outputs(self._pixels, outputs))[1]
+        return self._counted_pictures[key]
 
 
 def _text_flops(backbone: Backbone, text: str) -> int:

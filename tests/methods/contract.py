@@ -99,11 +99,9 @@ class Case:
         )
 
     def _features(self, method: Method, inputs: FeatureInputs, chosen: Sequence[int]) -> Triplets:
-        shapes = {name: output.shape for name, output in self._backbone(0).picture_outputs.items()}
-        if self.width:
-            shapes = {name: (*shape[:-1], self.width) for name, shape in shapes.items()}
+        shapes = self._shapes
         if "global" in shapes:
-            shapes["patches"] = (sum(grid * grid for grid in inputs.grids), *shapes["global"])
+            shapes = {**shapes, "patches": (sum(grid * grid for grid in inputs.grids), *shapes["global"])}
 
         def views(role: int, names: tuple[str, ...]) -> Views:
             return {
@@ -121,6 +119,12 @@ class Case:
             # What training reads of a row, beside what evaluation reads of a text.
             text |= rows.text(method, np.asarray(chosen) % len(rows), np.random.default_rng(0))
         return Triplets(views(0, inputs.reference), text, views(1, inputs.target))
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what the backbone gives for a picture, by name."""
+        shapes = {name: output.shape for name, output in self._backbone(0).picture_outputs.items()}
+        return {name: (*shape[:-1], self.width or shape[-1]) for name, shape in shapes.items()}
 
     @property
     def _is_reversed(self) -> bool:
