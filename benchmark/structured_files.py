@@ -15,11 +15,15 @@ import tomllib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmark.errors import UserError
 from benchmark.files import require_regular_file
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 DEEPEST = 100
 """Levels of lists and objects; the deepest of our own files has seven."""
@@ -113,19 +117,28 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def typed(kind: type[T], content: Any, where: str, remedy: str) -> T:
     """Content as a dataclass, a model or another type; raises UserError that names the entry and says what to do."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if is_dataclass(kind) and isinstance(content, dict):
         unknown = content.keys() - {field.name for field in fields(kind)}
         if unknown:
             raise UserError(f"{where}: entry '{min(unknown)}' is not known here; {remedy}")
     try:
-        return TypeAdapter(kind).validate_python(content)
+        found: T = _adapter(kind).validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"]))
         place = f"entry '{entry}': " if entry else ""
         raise UserError(f"{where}: {place}{first['msg']}; {remedy}") from None
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Made once of a type: to make one takes longer than most content to check."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def _read(path: Path, parse: Callable[[str], Any], most_bytes: int | None, remedy: str) -> Any:
