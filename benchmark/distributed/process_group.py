@@ -164,7 +164,8 @@ def quiet_deepspeed(verbose: bool = False) -> Any:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     for speaker in (deepspeed.utils.logger, *deepspeed.utils.logger.handlers):
         speaker.setLevel(logging.INFO if verbose else logging.ERROR)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # The whole answer, before it is asked for: DeepSpeed would try a compiler on every operation that it has.
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     return deepspeed
 
 
