@@ -45,6 +45,7 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyt
     import torch
 
     from benchmark import registry
+    from benchmark.records import environment
 
     torch.set_num_threads(1)
     # A shell's background jobs ignore Ctrl-C, and so would the runs of tests that press it.
@@ -60,7 +61,8 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyt
     if not pytestconfig.getoption("benchmark_only", False):
         # What tests write need not outlive a power cut.
         patch.setattr(os, "fsync", lambda descriptor: None)
-        # The shelves stay as they are: their facts are read once, and not at every command.
+        # The checkout stays as it is: its shelves' facts and its commit are read once, and not at every command.
+        patch.setattr(environment, "_git", functools.cache(environment._git))
         read, read_once = registry.read_facts, functools.cache(registry.read_facts)
         patch.setattr(registry, "read_facts", lambda path: (read_once if ROOT in path.parents else read)(path))
     patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
