@@ -6,6 +6,7 @@ import functools
 import gc
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long are begun first: at the end one process would have such a file, and the others nothing."""
+    seconds: defaultdict[Path, float] = defaultdict(float)
+    for item in items:
+        slow = item.get_closest_marker("slow")
+        seconds[item.path] += slow.kwargs.get("seconds", 15) if slow else 0.25
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

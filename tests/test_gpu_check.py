@@ -190,7 +190,7 @@ def test_cuda_tells_what_synchronises() -> None:
     assert (sum(none.values()), sum(two.values())) == (0, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_every_step_is_made_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, TESTS / "gpu_check.py", "--device", "cpu", "--tiny", "--minutes", "6", "--output", tmp_path / "out"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400)
