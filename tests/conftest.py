@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import functools
 import gc
 import os
@@ -20,6 +21,13 @@ ROOT = Path(__file__).parent.parent
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process per core; benchmarks are timed in one process alone."""
     return 0 if config.getoption("benchmark_only") else len(os.sched_getaffinity(0))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes that tests start find the program compiled, where Python itself may keep no bytecode, too."""
+    if not hasattr(config, "workerinput"):
+        for folder in ("benchmark", "methods", "datasets"):
+            compileall.compile_dir(ROOT / folder, quiet=2)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -65,8 +73,7 @@ def own_surroundings(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyt
             signal.signal(number, action)
     cache = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
-    # A test that starts the program compiles it anew each time where Python may keep no bytecode.
-    for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE", "PYTHONDONTWRITEBYTECODE"):
+    for name in ("CIR_BENCHMARK_DATA", "CIR_BENCHMARK_ASSETS", "RANK", "WORLD_SIZE"):
         patch.delenv(name, raising=False)
     patch.setenv("CIR_BENCHMARK_CACHE", str(cache))
     if not pytestconfig.getoption("benchmark_only", False):
