@@ -124,7 +124,7 @@ def typed(kind: type[T], content: Any, where: str, remedy: str) -> T:
         if unknown:
             raise UserError(f"{where}: entry '{min(unknown)}' is not known here; {remedy}")
     try:
-        found: T = _adapter(kind).validate_python(content)
+        found: T = _adapter(kind).validate_python(content)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         entry = ".".join(map(str, first["loc"]))
