@@ -9,7 +9,7 @@ which the caller names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -39,16 +39,17 @@ from benchmark.leaderboards.composition import with_composition
 from benchmark.leaderboards.controlled_comparison import controlled_section, is_controlled
 from benchmark.leaderboards.expected import FILE_NAME as EXPECTED
 from benchmark.leaderboards.expected import Expected, read_expected, with_bands
+from benchmark.leaderboards.noise import noise_page
 from benchmark.leaderboards.other_protocols import FILE_NAME as OTHER_PROTOCOLS
 from benchmark.leaderboards.other_protocols import render_other_protocols
+from benchmark.leaderboards.provenance import MADE_FROM_DEMO_RECORDS, excluded_section, how_to_repeat
 from benchmark.leaderboards.published import FILE_NAME, PublishedNumber, read_published
 from benchmark.leaderboards.published_rows import published_rows, references, reproduction_section
 from benchmark.leaderboards.reproductions import FILE_NAME as REPRODUCTIONS
 from benchmark.leaderboards.reproductions import Reproduction, read_reproductions
 from benchmark.leaderboards.uncertainty import with_uncertainty
-from benchmark.records.layout import listed, paragraph
-from benchmark.records.record import Record, repeatable_command
-from benchmark.records.rows import plain
+from benchmark.records.layout import paragraph
+from benchmark.records.record import Record
 from benchmark.records.tables import DEMO, SYNTHETIC, Printed, Table, format_tables, tables
 
 Reasons = Mapping[str, str]
@@ -123,11 +124,9 @@ def measured_tables(info: DatasetInfo, sources: Sources) -> list[Table]:
     return [with_bands(t, sources.published, sources.expected) for t in found] if sources.expected else found
 
 
-def demo_tables(name: str, sources: Sources, ablations: Collection[str] = ()) -> list[Table]:
-    """The tables of a dataset's demo runs; ``ablations``: variants that have a page of their own."""
-    papers = [r for r in _demo_records(name, sources.demo) if not is_controlled(r)]
-    shown = [record for record in papers if record.identity.variant not in ablations]
-    return [_with_ranks(table, sources.demo) for table in tables(shown)]
+def demo_tables(records: Iterable[Record], book: Book) -> list[Table]:
+    """The tables of demo runs, but for those of a controlled comparison."""
+    return [_with_ranks(table, book) for table in tables(r for r in records if not is_controlled(r))]
 
 
 def _with_ranks(table: Table, book: Book) -> Table:
@@ -160,8 +159,8 @@ def render(
         _READING if numbers else "",
         page_blocks(info, found, printed_rows(info, sources)) if found else "",
         controlled,
-        _excluded([pair for pair in sources.measured.excluded if dataset_of(pair[0]) == info.name]),
-        _how_to_repeat(mine) if mine else "",
+        excluded_section([pair for pair in sources.measured.excluded if dataset_of(pair[0]) == info.name]),
+        how_to_repeat(mine) if mine else "",
         _HOW_TO_ADD.format(dataset=info.name),
         reproduction_section(reproductions),
         references(numbers),
@@ -170,20 +169,24 @@ def render(
 
 
 def render_demo(name: str, title: str, sources: Sources, controlled: str = "", ablations: Collection[str] = ()) -> str:
-    """The page of one dataset's runs on demo data, markdown."""
-    found = demo_tables(name, sources, ablations)
-    mine = [r for r in _demo_records(name, sources.demo) if r.identity.variant not in ablations]
+    """The page of one dataset's runs on demo data, markdown.
+
+    ``ablations``: variants that have a page of their own, as noisy triplets have.
+    """
+    known = demo_records(name, sources.demo)
+    mine = [r for r in known if r.identity.variant not in ablations and r.identity.noise is None]
+    found = demo_tables(mine, sources.demo)
     parts = [
-        f"# {title}: {DEMO}\n\nMade by `python -m benchmark leaderboard` from the records in `results/demo/records`; "
-        "not edited by hand.\n",
+        f"# {title}: {DEMO}\n",
+        paragraph([MADE_FROM_DEMO_RECORDS]),
         paragraph([
             "This program made the pictures. The tables show that everything works from end to end; they say "
             "nothing about how good a method is on photographs",
         ]),
         format_tables(found, mark="## ") if found else "" if mine else _EMPTY,
         controlled,
-        _excluded([pair for pair in sources.demo.excluded if dataset_of(pair[0]) == name]),
-        _how_to_repeat(mine) if mine else "",
+        excluded_section([pair for pair in sources.demo.excluded if dataset_of(pair[0]) == name]),
+        how_to_repeat(mine) if mine else "",
         f"Demo, {SYNTHETIC}: no number on this page is one of {title}.\n",
     ]
     return _joined(parts)
@@ -194,16 +197,9 @@ def _accepted(info: DatasetInfo, book: Book) -> list[Record]:
     return sorted(mine, key=record_order)
 
 
-def _demo_records(name: str, book: Book) -> list[Record]:
+def demo_records(name: str, book: Book) -> list[Record]:
     mine = (record for record in book.records if dataset_of(record) == name and not demo_refusals(record))
     return sorted(mine, key=record_order)
-
-
-def _excluded(found: Sequence[tuple[Record, str]]) -> str:
-    if not found:
-        return ""
-    told = [f"{plain(record.title)}, seed {record.identity.seed}: {plain(reason)}" for record, reason in found]
-    return f"## Left out of all tables\n\nFrom `excluded.toml`, with the reason:\n\n{listed(told)}"
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -260,11 +256,23 @@ def pages(
         controlled = controlled_section(known, sources.demo.records, outside, sources.demo.ranks) if known else ""
         page = render_demo(name, known.title if known else name, sources, controlled, variants)
         found[results / DEMO_FOLDER / f"{name}.md"] = page
-        for method, (method_info, declared) in ablations.items():
-            mine, ranks = _demo_records(name, sources.demo), sources.demo.ranks
-            if known and (text := ablation_page(method_info, declared, known, mine, ranks)):
-                found[results / DEMO_FOLDER / f"{name}-{method}-ablations.md"] = text
+        if known:
+            for file, text in _demo_studies(known, sources.demo, ablations):
+                found[results / DEMO_FOLDER / file] = text
     return found
+
+
+def _demo_studies(known: DatasetInfo, book: Book, ablations: Ablations) -> Iterator[tuple[str, str]]:
+    """Pages of noisy triplets and of ablations, each with its file's name, where there are records of them."""
+    mine = [record for record in demo_records(known.name, book) if not is_controlled(record)]
+    if noise := noise_page(known, mine, book.ranks):
+        commands = how_to_repeat(record for record in mine if record.identity.noise is not None)
+        end = f"Demo, {SYNTHETIC}: no number on this page is one of {known.title}.\n"
+        yield f"{known.name}-noise.md", _joined([noise, commands, end])
+    clean = [record for record in mine if record.identity.noise is None]
+    for method, (info, declared) in ablations.items():
+        if text := ablation_page(info, declared, known, clean, book.ranks):
+            yield f"{known.name}-{method}-ablations.md", text
 
 
 def stale(wanted: Mapping[Path, str]) -> list[Path]:
@@ -278,18 +286,3 @@ def write_stale(wanted: Mapping[Path, str]) -> list[Path]:
     for path in written:
         atomic_write_text(path, wanted[path])
     return written
-
-
-def _how_to_repeat(records: Sequence[Record]) -> str:
-    """The stored command lines, each once, with the version of the code that ran them and what they gave."""
-    named: dict[str, dict[str, None]] = {}
-    for record in records:
-        code = record.code
-        commit = f", commit {code.commit[:12]}" if code.commit else ""
-        changes = ", with uncommitted changes" if code.dirty else ""
-        # Two backticks, so that one inside a command ends nothing.
-        command = " ".join(repeatable_command(record.command).split())
-        span = f"`` {command} ``" if "`" in command else f"`{command}`"
-        line = f"- {span} (version {code.version}{commit}{changes})"
-        named.setdefault(line, {})[plain(record.title)] = None
-    return "## How to repeat\n\n" + "".join(f"{line}: {', '.join(titles)}\n" for line, titles in named.items())

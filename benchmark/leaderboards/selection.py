@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from benchmark.dataset import DatasetInfo
 from benchmark.errors import UserError, unknown_name
 from benchmark.leaderboards.entries import facts_of
-from benchmark.leaderboards.leaderboard import Sources, demo_tables, measured_tables
+from benchmark.leaderboards.leaderboard import Sources, demo_records, demo_tables, measured_tables
 from benchmark.records.escaping import literal
 from benchmark.records.layout import places_of, short_name
 from benchmark.records.rows import AVERAGE, Place, Row
@@ -55,7 +55,8 @@ def selected(sources: Sources, datasets: Mapping[str, DatasetInfo], chosen: Sele
     found: list[Table] = []
     for name, info in datasets.items():
         if not chosen.dataset or name in chosen.dataset:
-            found += demo_tables(name, sources) if chosen.demo else measured_tables(info, sources)
+            demo = demo_tables(demo_records(name, sources.demo), sources.demo) if chosen.demo else []
+            found += demo if chosen.demo else measured_tables(info, sources)
     for field in ("protocol", "text_mode"):
         wanted, known = getattr(chosen, field), {getattr(table.key, field) for table in found}
         for name in wanted:

@@ -16,7 +16,7 @@ COLUMNS = (
     *("dataset", "data", "split", "protocol", "text_mode", "category", "method", "variant", "title", "seed"),
     *("weights_from", "measured_by", "metric", "value", "low", "high", "queries", "gallery", "ties", "recipe"),
     *("selection", "text_rule", "encoder", "encoder_weights", "encoder_state", "batch_size", "negative_group"),
-    *("limit", "kind", "created", "version", "commit", "device", "record"),
+    *("noise", "trained_on", "limit", "kind", "created", "version", "commit", "device", "record"),
 )
 QUERY_COLUMNS = (
     *("dataset", "split", "protocol", "text_mode", "category", "weights_from", "query", "group", "rank", "subset_rank"),
@@ -26,8 +26,10 @@ QUERY_COLUMNS = (
 def load_records(*paths: str | Path) -> pandas.DataFrame:
     """All records at or below the paths, tidy: a row per run, task and metric, with :data:`COLUMNS`.
 
-    ``data`` is "official", "demo" or "own"; ``value``, ``low`` and ``high`` (ends of the 95 % interval) are percent;
-    ``record`` is the record's file. Raises UserError for a path that is not there or a record that cannot be read.
+    ``data`` is "official", "demo" or "own"; ``noise`` the share of noisy training triplets, ``trained_on`` another
+    dataset whose triplets were trained on ("" where they are its own); ``value``, ``low`` and ``high`` (ends of the
+    95 % interval) are percent; ``record`` is the record's file. Raises UserError for a path that is not there or a
+    record that cannot be read.
     """
     import pandas
 
@@ -75,8 +77,9 @@ def _rows(record: Record, file: Path) -> Iterator[dict[str, Any]]:
         "recipe": identity.recipe, "selection": identity.selection, "text_rule": identity.text_rule,
         "encoder": encoder.name if encoder else "", "encoder_weights": encoder.weights if encoder else "",
         "encoder_state": encoder.state if encoder else "", "batch_size": identity.batch_size,
-        "negative_group": identity.negative_group, "limit": identity.limit, "kind": record.kind,
-        "created": record.created, "version": record.code.version, "commit": record.code.commit,
+        "negative_group": identity.negative_group, "noise": identity.noise.share if identity.noise else 0.0,
+        "trained_on": identity.training_data.name if identity.training_data else "", "limit": identity.limit,
+        "kind": record.kind, "created": record.created, "version": record.code.version, "commit": record.code.commit,
         "device": record.environment.device, "record": str(file),
     }  # fmt: skip
     for result in record.results:

@@ -136,16 +136,20 @@ def _row(members: Sequence[tuple[Record, Result]]) -> Row:
     for record in records:
         for result in of_record[id(record)]:
             results[result.category] = (*results.get(result.category, ()), result)
-    limit, noise = records[0].identity.limit, records[0].identity.noise
+    limit = records[0].identity.limit
     return Row(
-        name=records[0].title
-        + (f" (limited to {limit})" if limit else "")
-        + (f" ({100 * noise.share:g} % noise)" if noise else ""),
+        name=records[0].title + (f" (limited to {limit})" if limit else "") + noise_mark(records[0]),
         label=_weights(records[0], members[0][1]),
         cells=_statistics(results, has_enough_seeds(records)),
         records=records,
         results=results,
     )
+
+
+def noise_mark(record: Record) -> str:
+    """What the name of a row says of noisy training triplets."""
+    noise = record.identity.noise
+    return f" ({100 * noise.share:g} % noise)" if noise is not None else ""
 
 
 def _seed_order(record: Record) -> tuple[int, str]:

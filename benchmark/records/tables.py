@@ -240,6 +240,7 @@ def notes_of(rows: Sequence[Row], leave_out: Iterable[str] = ()) -> Iterator[str
     if len({_format_sizes(row) for row in rows}) > 1:
         yield from _per_row(rows, lambda row: [_format_sizes(row)])
     yield from _per_row(rows, _selection_note)
+    yield from _leads(rows)
     yield from _per_row(rows, _tie_note)
     yield from _per_row(rows, _reduction_notes)
     yield from _per_row(rows, _result_notes)
@@ -247,6 +248,11 @@ def notes_of(rows: Sequence[Row], leave_out: Iterable[str] = ()) -> Iterator[str
 
 def _per_row(rows: Sequence[Row], notes: Callable[[Row], Iterable[str]]) -> Iterator[str]:
     """The notes of each row behind the names of the rows that have them, each text once."""
+    yield from (f"{who}: {note}" for note, who in _named(rows, notes).items())
+
+
+def _named(rows: Sequence[Row], notes: Callable[[Row], Iterable[str]]) -> dict[str, str]:
+    """Each note of rows, with the names of those that have it."""
     named: dict[str, list[str]] = {}
     for row in rows:
         for note in notes(row):
@@ -254,25 +260,39 @@ def _per_row(rows: Sequence[Row], notes: Callable[[Row], Iterable[str]]) -> Iter
             if row.name not in names:
                 names.append(row.name)
     everyone = list(dict.fromkeys(row.name for row in rows))
+    found = {}
     for note, names in named.items():
         others = [name for name in everyone if name not in names]
         if len(names) == 1 or len(others) >= len(names):
-            who = ", ".join(names)
+            found[note] = ", ".join(names)
         else:
-            who = f"All but {', '.join(others)}" if others else "All"
-        yield f"{who}: {note}"
+            found[note] = f"All but {', '.join(others)}" if others else "All"
+    return found
 
 
 def _selection_note(row: Row) -> Iterator[str]:
     if row.result.weights_from == "selected":
         yield from dict.fromkeys(r.identity.selection_note for r in row.records if r.identity.selection_note)
-        margins: dict[str, list[float]] = {}
-        for chosen in (chosen for record in row.records for chosen in record.selected):
-            if chosen.margin is not None:
-                margins.setdefault(chosen.stage, []).append(chosen.margin)
-        if margins:
-            told = ", ".join(f"{min(of_seeds):.2f} ({stage})" for stage, of_seeds in margins.items())
-            yield f"selected epochs lead the next best by {'at least ' * (len(row.records) > 1)}{told}"
+
+
+def _leads(rows: Sequence[Row]) -> Iterator[str]:
+    """By how much selected epochs lead, in one sentence for all rows."""
+    found = _named(rows, _lead)
+    if len(found) == 1:
+        yield from (f"{who}: selected epochs lead the next best by {lead}" for lead, who in found.items())
+    elif found:
+        yield "Selected epochs lead the next best " + "; ".join(f"by {lead}: {who}" for lead, who in found.items())
+
+
+def _lead(row: Row) -> Iterator[str]:
+    """Of a row's stages, the least over its seeds."""
+    margins: dict[str, list[float]] = {}
+    for chosen in (chosen for record in row.records for chosen in record.selected):
+        if chosen.margin is not None and row.result.weights_from == "selected":
+            margins.setdefault(chosen.stage, []).append(chosen.margin)
+    if margins:
+        told = ", ".join(f"{min(of_seeds):.2f} ({stage})" for stage, of_seeds in margins.items())
+        yield f"{'at least ' * (len(row.records) > 1)}{told}"
 
 
 def _tie_note(row: Row) -> Iterator[str]:
@@ -288,9 +308,8 @@ def _reduction_notes(row: Row) -> Iterator[str]:
     if identity.limit:
         yield f"limited to {identity.limit} by --limit: no result to compare"
     if identity.noise is not None:
-        told = f"{identity.noise.scheme}, its seed {identity.noise.seed}"
         held = "; so are those held out for the selection" if identity.selection == "heldout" else ""
-        yield f"{identity.noise.words} ({told}){held}"
+        yield f"training triplets noisy by scheme {identity.noise.scheme}, its seed {identity.noise.seed}{held}"
     if identity.zero_shot:
         names = ", ".join(f"{plain(name)} ({digest[:12]})" for name, digest in (identity.training_files or {}).items())
         yield f"zero-shot: trained on {names}, and on no triplet" if names else "zero-shot: no triplet was seen"
