@@ -7,7 +7,7 @@ Titles, papers and BibTeX, files from outside, recipes and variants, where to ge
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmark.errors import UserError, unknown_name
@@ -68,7 +68,7 @@ class Recipe:
     ``dataset`` "*" serves every dataset without a recipe of its own. ``name``: "paper" where the
     paper has one, "adapted" where none has, "from-scratch" for random weights; others may stand
     beside them. ``source`` says where the numbers come from. ``method`` holds settings of the
-    method itself.
+    method itself. ``one_category``: it trains a model for each category of its dataset, on that one alone.
     """
 
     stage: str
@@ -78,6 +78,14 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
     method: dict[str, Any] = field(default_factory=dict)
     initialisation: Initialisation = "pretrained"
+    one_category: bool = False
+
+    def as_trained(self, category: str) -> Recipe:
+        """Itself for a run on one ``category``, or on all together (""); a paper's that trains otherwise is adapted."""
+        if self.name != "paper" or self.one_category == bool(category):
+            return self
+        here = "one category alone" if category else "all categories together"
+        return replace(self, name="adapted", source=f"{self.source}; here on {here}")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,10 @@ class RunOptions(Settings):
         False, "score what is left where pictures are missing or cannot be read, as <protocol>-partial"
     )
     limit: int | None = _option(None, "N triplets and N queries only, to try things", "N", ge=1)
+    category: str = _option(
+        "", "train on and evaluate one category of the dataset alone (FashionIQ's dress, shirt, toptee), each in a run "
+        "of its own; `join` makes one record of all", "NAME", several="+",
+    )
     device: str = _option("", "cpu, cuda, cuda:N; by default a GPU where torch has one")
     plugins: tuple[str, ...] = _option(
         (), "a file that declares a method or a dataset", "FILE.py", flags=["--plugin"], repeated=True

@@ -9,6 +9,7 @@ released: it is ranked, not scored.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -91,11 +92,24 @@ class FashionIQ(AnnotatedDataset[FashionIQSplit]):
         self.pictures = Pictures(names, tuple(index.paths.get(name, folder / f"{name}.jpg") for name in names))
         self._doubles = index.doubles & set(names)
         self._number = {name: i for i, name in enumerate(names)}
-        places = [base / folder for base in (files.base, files.root) for folder in ("captions", "json", "")]
-        self.dictionaries = {c: WordDictionary(INFO, c, [files.captions, *places]) for c in CATEGORIES}
+        bases = [base / folder for base in (files.base, files.root) for folder in ("captions", "json", "")]
+        self._places = [files.captions, *bases]
+        self.dictionaries = {c: WordDictionary(INFO, c, self._places) for c in CATEGORIES}
+        self.side_files = self._side_files_of(splits)
+        self.categories = tuple(c for c in CATEGORIES if any(c in split for split in splits.values()))
+
+    def _side_files_of(self, splits: Mapping[str, FashionIQSplit]) -> SideFiles:
         parts = [(split, category) for split, categories in splits.items() for category in categories]
         texts, notes = (f"{c} {s}" for s, c in parts), dict.fromkeys(c for s, c in parts if s != "test")
-        self.side_files = SideFiles(INFO, [files.captions, *places], texts, notes)
+        return SideFiles(INFO, self._places, texts, notes)
+
+    def of_category(self, name: str) -> FashionIQ:
+        """Its triplets, pictures and tasks alone; the table of pictures and the fingerprint are the whole data's."""
+        part = copy.copy(self)
+        part._splits = {split: {name: parts[name]} for split, parts in self._splits.items() if name in parts}
+        part.side_files = self._side_files_of(part._splits)
+        part.dictionaries = {name: self.dictionaries[name]}
+        return part
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         """All triplets, category after category; the same in every epoch, whatever the seed and pair sampling."""

@@ -24,6 +24,11 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
 
     Raises UserError where the record says no command of `run`, or one of another version.
     """
+    from benchmark.records.identity import EACH
+
+    category = record.identity.category
+    if category is not None and category.name == EACH:
+        raise UserError("--from-record: joined of runs on one category each; repeat these, and join them again")
     try:
         words = shlex.split(record.command)
     except ValueError:  # a quotation that does not end
@@ -48,6 +53,7 @@ def repeated_options(record: Record, given: argparse.Namespace, parser: argparse
         found.seed = [record.identity.seed]
     if found.backbone and len(found.backbone) > 1 and not given.backbone:
         found.backbone = [_backbone_of(record, found)]
+    found.category = [category.name] if category is not None else None
     found.noise = [record.identity.noise.share] if record.identity.noise else None
     found.demo = (data.is_demo and not given.data_root) or None
     for name, value in vars(given).items():

@@ -155,8 +155,8 @@ def _product(
     known = [n for n, info in registry.methods().items() if not (values.get("fair") and refusal(info, registry))]
     chosen: dict[str, list[Any]] = {}
     problems: list[str] = []
-    kinds = {"method": known, "dataset": list(registry.datasets()), "seed": [], "variant": [], "noise": []}
-    for kind, all_names in kinds.items():
+    kinds = {"method": known, "dataset": list(registry.datasets())}
+    for kind, all_names in (kinds | dict.fromkeys(("seed", "variant", "category", "noise"), [])).items():
         given = getattr(options, kind) or values.pop(kind, None)
         values.pop(kind, None)
         with gathered(problems):
@@ -171,20 +171,21 @@ def _product(
         raise UserError.collect(problems)
     output = values.pop("output", "")
     runs = [
-        (dataset, backbone, method, variant, noise, seed)
+        (dataset, backbone, method, variant, category, noise, seed)
         for dataset, backbone, method in product(chosen["dataset"], backbones, chosen["method"])
         for variant in _variants(method, chosen["variant"], options.ablations, registry)
-        for noise, seed in product(chosen["noise"] or [0], chosen["seed"] or [0])
+        for category, noise, seed in product(chosen["category"] or [""], chosen["noise"] or [0], chosen["seed"] or [0])
     ]
-    several, noises = len({run[3] for run in runs}) > 1, len({run[4] for run in runs}) > 1
-    for dataset, backbone, method, variant, noise, seed in runs:
+    several, categories, noises = (len({run[i] for run in runs}) > 1 for i in (3, 4, 5))
+    for dataset, backbone, method, variant, category, noise, seed in runs:
         # Several runs would overwrite one another in one folder.
         of_backbone = backbone_folder(**backbone) if len(backbones) > 1 else ""
-        kinds_of = (of_backbone, variant or _WHOLE if several else "", f"noise-{float(noise):g}" if noises else "")
+        of_variant, of_noise = variant or _WHOLE if several else "", f"noise-{float(noise):g}" if noises else ""
+        kinds_of = (of_backbone, of_variant, category if categories else "", of_noise)
         inner = Path(dataset, method, *kinds_of) / f"seed-{seed}"
         folder = str(Path(output) / inner) if output and len(runs) > 1 else output
         yield make_options(
-            method=method, dataset=dataset, variant=variant, noise=noise, seed=seed, output=folder,
+            method=method, dataset=dataset, variant=variant, category=category, noise=noise, seed=seed, output=folder,
             **{**values, **backbone},
         )  # fmt: skip
 
@@ -243,7 +244,8 @@ def _names(kind: str, given: Any, known: list[str]) -> list[Any]:
 
 def _named(chosen: RunOptions) -> str:
     name = f"{chosen.method} ({chosen.variant})" if chosen.variant else chosen.method
-    return f"{name} with {chosen.backbone}" if chosen.backbone else name
+    name = f"{name} with {chosen.backbone}" if chosen.backbone else name
+    return f"{name}, {chosen.category} alone," if chosen.category else name
 
 
 def _study(

@@ -10,6 +10,7 @@ from benchmark.data.annotated import require_counts
 from benchmark.data.dictionaries import dictionaries_of
 from benchmark.data.folders import locate_root
 from benchmark.data.noise import NoisyDataset
+from benchmark.data.one_category import one_category
 from benchmark.data.partial import LimitedDataset, without_missing
 from benchmark.data.released_files import side_files_of
 from benchmark.dataset import Dataset
@@ -92,6 +93,8 @@ def _read(
 ) -> Dataset:
     """The splits, whole and of the published counts; with `--allow-missing` what is left of the needed ones."""
     dataset = registry.load_dataset(options.dataset, folder, splits)
+    if options.category:
+        dataset = one_category(dataset, options.category)
     side = side_files_of(dataset)
     released = [*dictionaries_of(dataset).values(), *(side.all if side else ())]
     if options.assets:

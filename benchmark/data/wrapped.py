@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from benchmark.data.annotated import checked_files
 from benchmark.data.dictionaries import dictionaries_of
+from benchmark.data.one_category import categories_of
 from benchmark.data.released_files import side_files_of
 from benchmark.dataset import (
     Captions,
@@ -76,6 +77,7 @@ class WrappedDataset:
         self.protocols: tuple[ProtocolInfo, ...] = dataset.protocols
         self.dictionaries = dictionaries_of(dataset)
         self.side_files = side_files_of(dataset)
+        self.categories = categories_of(dataset)
 
     def train_triplets(self, epoch: int, seed: int, pair_sampling: str = "") -> Triplets:
         return self._dataset.train_triplets(epoch, seed, pair_sampling)

@@ -14,6 +14,7 @@ from benchmark.errors import UserError, first_of, gathered
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.files import atomic_write_json, file_digest
 from benchmark.leaderboards.composition import composition_faults
+from benchmark.records.identity import EACH
 from benchmark.records.measurement import DOUBTFUL
 from benchmark.records.proof import Proof, prove
 from benchmark.records.record import RECORD_NAME, Record, read_record, run_key, write_record
@@ -183,7 +184,14 @@ def demo_refusals(record: Record) -> list[str]:
     if record.kind == "throughput" or record.identity.data is None or not record.identity.data.is_demo:
         return ["it was not made on demo data; add it with --add"]
     limit = record.identity.limit
-    return [f"it was shortened by --limit {limit}; run it without"] if limit else []
+    return [f"it was shortened by --limit {limit}; run it without"] if limit else _of_one_category(record)
+
+
+def _of_one_category(record: Record) -> list[str]:
+    category = record.identity.category
+    if category is None or category.name == EACH:
+        return []
+    return [f"it is of {category.name} alone; `join` it with runs on the other categories, and add what that makes"]
 
 
 def refusals(record: Record) -> list[str]:
@@ -202,6 +210,7 @@ def refusals(record: Record) -> list[str]:
         problems.append(f"{first_of(different)}: not the official {identity.data.name} files; get them again")
     if identity.limit:
         problems.append(f"it was shortened by --limit {identity.limit}; run it without")
+    problems += _of_one_category(record)
     if identity.subset is not None:
         problems.append(f"it was restricted by --subset to {identity.subset.queries:,} queries; run it on all")
     if record.outside is not None:

@@ -221,7 +221,8 @@ def _named(plan: Plan, header: WeightsHeader) -> Plan:
 
 def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> RunOptions:
     """The options of that run, on the data that is asked for."""
-    left = () if dataset == header.dataset else _OF_THE_DATASET
+    is_own, is_file = dataset == header.dataset, header.recipe.endswith(".toml")
+    left = () if is_own else _OF_THE_DATASET
     trained = {header.stage: header.training_settings} | {stage.name: stage.settings for stage in header.earlier}
     settings = {f"{name}.{k}": v for name, told in trained.items() for k, v in told.items() if k not in left}
     settings |= {f"method.{k}": v for k, v in header.method_settings.items()}
@@ -230,14 +231,16 @@ def options_of(header: WeightsHeader, dataset: str, values: dict[str, Any]) -> R
         **values,
         "backbone": header.backbone.get("name", ""),
         "weights": header.backbone.get("weights", ""),
-        # A recipe of the user's own need not be here any more: all settings are in the header.
-        "recipe": header.recipe if dataset == header.dataset and not header.recipe.endswith(".toml") else "",
+        # A recipe of the user's own need not be here any more: all settings are in the header. What is adapted is the
+        # default, or made of a paper's for other categories.
+        "recipe": header.recipe if is_own and header.recipe != "adapted" and not is_file else "",
+        "category": header.category if is_own else "",
         "variant": header.variant or UNNAMED,
         "seed": header.seed,
         "set": settings,
         "selection": header.selection or "paper",
         "train_dataset": _trained_on(header, dataset),
-        "text_mode": values.get("text_mode") or (header.asked_by if dataset == header.dataset else ""),
+        "text_mode": values.get("text_mode") or (header.asked_by if is_own else ""),
     }
     return make_options(method=header.method, dataset=dataset, **chosen)
 

@@ -62,6 +62,8 @@ def problems_of(options: RunOptions, info: MethodInfo, registry: Registry) -> li
     reason = refusal(info, registry)
     if reason:
         found.append(f"--fair: {info.name} is not in this comparison: {reason}")
+    if options.category:
+        found.append(f"--category {options.category}: --fair trains all methods on the whole dataset; leave it out")
     if options.recipe:
         found.append(f"--recipe {options.recipe}: --fair fixes the recipe; leave one of them out")
     if "method.encoder" in options.set:

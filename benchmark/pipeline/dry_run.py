@@ -26,6 +26,7 @@ def describe(plan: Plan) -> str:
     lines = [
         f"method     {plan.title} ({plan.method.name}), seed {options.seed}",
         f"data       {dataset.label} in {dataset.root}" + (" - synthetic demo pictures" if dataset.is_demo else ""),
+        *([f"category   {options.category} alone"] if options.category else []),
         *([f"trained on {plan.trained_on['label']} in {training_of(dataset).root}"] if plan.trained_on else []),
         *_backbone_lines(plan),
         f"selection  {plan.selection}" + (f": {plan.selection_note}" if plan.selection_note else ""),

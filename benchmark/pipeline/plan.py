@@ -178,6 +178,7 @@ class Plan:
                 "name": training_of(self.dataset).label,
                 "fingerprint": training_of(self.dataset).fingerprint,
                 "training pictures": "" if planned.stage.rows else self._training_pictures,
+                **self._category_identity,
             },
             **({"training files": dict(self.training_files)} if planned.stage.rows else {}),
             "selection": self.options.selection,
@@ -252,6 +253,7 @@ class Plan:
             "data": [self.dataset.label, self.dataset.fingerprint],
             "protocols": [str(task.key) for task in self.tasks],
             "selection": self.selection,
+            **self._category_identity,
             "limit": self.options.limit,
             "skip": self.options.skip_bad_images,
             "plugins": dict(self.plugins),
@@ -287,6 +289,11 @@ class Plan:
         """Those that correct what one stage trains on."""
         corrects = text_rule(planned.settings.text_rule).corrects
         return dictionary_digests(training_of(self.dataset)) if corrects else {}
+
+    @property
+    def _category_identity(self) -> dict[str, Any]:
+        """Likewise nothing without one."""
+        return {"category": self.options.category} if self.options.category else {}
 
     @property
     def _noise_identity(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +16,9 @@ from benchmark.backbone import Backbone
 from benchmark.comparison.composition import compose_tasks
 from benchmark.comparison.composition_layout import composition_section
 from benchmark.data.annotated import checked_files
+from benchmark.data.one_category import categories_of
 from benchmark.data.wrapped import missing_names
-from benchmark.dataset import Dataset
+from benchmark.dataset import Dataset, TaskKey
 from benchmark.distributed.job import Job
 from benchmark.distributed.process import Process
 from benchmark.encoders.backbone_table import backbone_label
@@ -31,6 +32,7 @@ from benchmark.evaluation.metrics import (
     metric_values,
     values_by_aspect,
 )
+from benchmark.evaluation.per_query import PerQuery
 from benchmark.evaluation.query_subset import QuerySubset
 from benchmark.files import atomic_write_text
 from benchmark.method import Method
@@ -48,6 +50,7 @@ from benchmark.records.identity import (
     Identity,
     ListedQueries,
     NoiseIdentity,
+    OneCategory,
     StageIdentity,
     TrainingData,
 )
@@ -119,14 +122,22 @@ def results_of(tested: Tested) -> list[Result]:
     """The record's entries in order, each protocol's mean over categories behind them."""
     results: list[Result] = []
     for weights, tasks in tested.items():
-        results += [_with_composition(_result(task, weights), [task]) for task in tasks]
-        by_column: dict[tuple[str, str, str], list[TaskResult]] = {}
-        for task in tasks:
-            key = task.task.key
-            if key.category:
-                by_column.setdefault((key.split, key.protocol, key.text_mode), []).append(task)
-        results += [_with_composition(_average(group, weights), group) for group in by_column.values()]
+        found = [_result(task, weights) for task in tasks]
+        results += [_with_composition(result, [task.ranked()]) for result, task in zip(found, tasks, strict=True)]
+        results += averages_of(found, [task.ranked() for task in tasks])
     return results
+
+
+def averages_of(results: Sequence[Result], ranked: Sequence[PerQuery]) -> Iterator[Result]:
+    """The mean over categories of each column; ``ranked``: the results' queries. One category alone has none."""
+    by_column: dict[TaskKey, list[tuple[Result, PerQuery]]] = {}
+    for result, queries in zip(results, ranked, strict=True):
+        if result.category:
+            by_column.setdefault(replace(result.key, category=AVERAGE), []).append((result, queries))
+    for group in by_column.values():
+        if len(group) > 1:
+            parts, queries_of_parts = zip(*group, strict=True)
+            yield _with_composition(_average(parts), queries_of_parts)
 
 
 def _result(tested: TaskResult, weights_from: WeightsFrom) -> Result:
@@ -162,25 +173,22 @@ def _aspect_scores(tested: TaskResult) -> dict[str, AspectScore]:
     }
 
 
-def _with_composition(result: Result, tasks: Sequence[TaskResult]) -> Result:
+def _with_composition(result: Result, tasks: Sequence[PerQuery]) -> Result:
     """``tasks``: what the result is of, the task itself or the categories of an average."""
-    composition = compose_tasks(result.key, [each.ranked() for each in tasks], list(result.metrics))
+    composition = compose_tasks(result.key, tasks, list(result.metrics))
     # A copy would not be held against its metrics.
     return Result.model_validate({**dict(result), "composition": composition})
 
 
-def _average(tasks: Sequence[TaskResult], weights_from: WeightsFrom) -> Result:
-    update = {
+def _average(parts: Sequence[Result]) -> Result:
+    update: dict[str, Any] = {
         "category": AVERAGE,
-        "metrics": mean_over_categories({t.task.key.category: t.metrics for t in tasks}),
+        "metrics": mean_over_categories({part.category: part.metrics for part in parts}),
         "intervals": {},
         "aspects": {},
-        "queries": sum(len(t.task.queries) for t in tasks),
-        "gallery": sum(len(t.task.gallery) for t in tasks),
-        "ties": sum(t.ties for t in tasks),
-        "texts_cut": sum(t.task.texts_cut for t in tasks),
     }
-    return _result(tasks[0], weights_from).model_copy(update=update)
+    update |= {name: sum(getattr(part, name) for part in parts) for name in ("queries", "gallery", "ties", "texts_cut")}
+    return parts[0].model_copy(update=update)
 
 
 def _encoder_state(plan: Plan, method: Method) -> EncoderState:
@@ -253,6 +261,9 @@ def build_record(
         zero_shot=True if plan.is_zero_shot else None,
         training_files=dict(plan.training_files) or None,
         noise=None if plan.noise is None else NoiseIdentity(**vars(plan.noise)),
+        category=OneCategory(name=plan.options.category, among=categories_of(plan.dataset))
+        if plan.options.category
+        else None,
         training_data=TrainingData(**plan.trained_on) if plan.trained_on and not plan.is_zero_shot else None,
         subset=listed_queries(plan.subset),
         plugins=dict(plan.plugins),
@@ -324,13 +335,18 @@ def write_run(folder: Path, record: Record, tested: Tested, dataset: Dataset, ti
     # A mean over categories has no queries of its own.
     per_query = {i: scored[column].per_query(dataset.pictures.names) for i, column in columns if column in scored}
     written = write_record(folder, record, per_query)
-    with extra(TABLE):
-        sections = (aspect_section(written), composition_section(written))
-        parts = filter(None, [run_table(written), *(section.rstrip("\n") for section in sections)])
-        atomic_write_text(folder / TABLE, "\n\n".join(parts) + "\n")
+    write_table(folder, written)
     with extra(EXAMPLES):
         _draw_first_task(folder / EXAMPLES, next(iter(tested.values()))[0], dataset, title)
     return written
+
+
+def write_table(folder: Path, record: Record) -> None:
+    """The table of a record that stands."""
+    with extra(TABLE):
+        sections = (aspect_section(record), composition_section(record))
+        parts = filter(None, [run_table(record), *(section.rstrip("\n") for section in sections)])
+        atomic_write_text(folder / TABLE, "\n\n".join(parts) + "\n")
 
 
 @contextmanager

@@ -336,6 +336,7 @@ class _Run:
             training_files=dict(plan.training_files),
             trained_on=dict(plan.trained_on) if is_method else {},
             asked_by=plan.rule.name if is_method and plan.trained_on else "",
+            category=plan.options.category,
         )
 
     def _earlier_header(self, outcome: StageOutcome) -> EarlierStage:

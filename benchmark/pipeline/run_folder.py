@@ -25,7 +25,7 @@ MARK = "run.json"
 UNTRAINED = "weights/untrained.safetensors"
 """Of a method with nothing of its own to train: what it is, and which encoder it scores."""
 
-Kind = Literal["run", "evaluation", "embeddings", "rankings"]
+Kind = Literal["run", "evaluation", "embeddings", "rankings", "joined"]
 
 _FORMAT = "cir-benchmark folder 1"
 _OWN_WEIGHTS = ("weights/selected.safetensors", "weights/last.safetensors", UNTRAINED)

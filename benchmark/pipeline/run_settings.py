@@ -244,6 +244,7 @@ class _Filler:
                 recipe = own_recipe_of(self.own_recipes, *key, initialisation) or self.registry.recipe(
                     *key, own, initialisation
                 )
+                recipe = recipe.as_trained(options.category)
                 if is_fair:
                     recipe = fair_recipe(info, initialisation, recipe)
                 layers.append((f"recipe {recipe.name}", recipe.settings))

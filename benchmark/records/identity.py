@@ -97,6 +97,23 @@ class TrainingData(RecordPart):
     fingerprint: str = ""
 
 
+class OneCategory(RecordPart):
+    """The category that a model was trained on and is evaluated on, ``among`` those of its dataset; :data:`EACH` where
+    records of all were joined."""
+
+    name: Name
+    among: Annotated[tuple[Name, ...], Field(min_length=1)]
+
+    @property
+    def words(self) -> str:
+        """Such as "dress alone"."""
+        return f"a model for each of {', '.join(self.among)}" if self.name == EACH else f"{self.name} alone"
+
+
+EACH = "each"
+"""In a category's place: a model of its own for each."""
+
+
 class ListedQueries(RecordPart):
     """The file that an evaluation was restricted to: its name without ending, its digest, how many ids it lists."""
 
@@ -117,7 +134,7 @@ class Identity(RecordPart):
     ``dictionaries``: the files that corrected the texts, with their sha256; ``side_texts``: those that gave captions
     of pictures and words of pairs. ``zero_shot``: no stage has seen a triplet; ``training_files``: what was trained on
     in place of them, by name with its digest. ``training_data``: where the triplets are not
-    those of ``data``.
+    those of ``data``. ``category``: where models are trained on one alone.
     ``data`` is None only where no dataset takes part (throughput).
     """
 
@@ -142,6 +159,7 @@ class Identity(RecordPart):
     inputs: dict[str, str] = {}
     noise: NoiseIdentity | None = None
     training_data: TrainingData | None = None
+    category: OneCategory | None = None
     dictionaries: dict[str, str] | None = None
     side_texts: dict[str, str] | None = None
     zero_shot: Literal[True] | None = None

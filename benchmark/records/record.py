@@ -184,7 +184,9 @@ class Record(RecordPart):
         values = self.model_dump(mode="json")
         values["identity"] |= {"plugins": dict(self.identity.plugins), "inputs": dict(self.identity.inputs)}
         # What later versions of the program added is absent where it says nothing, so that records are written as read.
-        later = ("subset", "noise", "training_data", "dictionaries", "side_texts", "zero_shot", "training_files")
+        later = (
+            "subset", "noise", "training_data", "category", "dictionaries", "side_texts", "zero_shot", "training_files",
+        )  # fmt: skip
         for name in later:
             if getattr(self.identity, name) is None:
                 del values["identity"][name]

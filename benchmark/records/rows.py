@@ -266,6 +266,7 @@ FACTS: dict[str, Callable[[Row], str]] = {
     "recipe": _recipe,
     "text rule": lambda row: row.first.identity.text_rule or "none",
     "trained on": _trained_on,
+    "categories": lambda row: category.words if (category := row.first.identity.category) is not None else "",
     "seeds": _seeds,
 }
 """What is said of rows beside their label."""

@@ -33,6 +33,7 @@ def facts_of(reported: ReportedSide) -> list[tuple[str, list[tuple[str, str]]]]:
         nature = "demo, synthetic pictures" if data.is_demo else "official" if data.is_official else "own data"
         parts.append(("Data", {
             "data": data.label, "nature": nature, "fingerprint": data.fingerprint, "limited to": identity.limit,
+            "categories": identity.category and identity.category.words,
             "subset": identity.subset and f"{identity.subset.name}, {identity.subset.queries:,} queries listed",
             "missing pictures": len(identity.missing_pictures) or None,
         }))  # fmt: skip

@@ -64,7 +64,7 @@ class WeightsHeader:
     ``noise``: how the training triplets were made wrong, empty where they were not. ``training_files``: what was
     trained on in place of triplets, by name with its digest. ``trained_on``: name, label and fingerprint of another
     dataset whose triplets were trained on; empty where they are ``dataset``'s own. ``asked_by``: the text rule of the
-    evaluated queries then, which is not the stage's.
+    evaluated queries then, which is not the stage's. ``category``: of the dataset, on which alone it was trained.
     """
 
     method: str
@@ -91,6 +91,7 @@ class WeightsHeader:
     training_files: dict[str, str] = field(default_factory=dict)
     trained_on: dict[str, str] = field(default_factory=dict)
     asked_by: str = ""
+    category: str = ""
     format: str = FORMAT
 
     @property
@@ -124,7 +125,7 @@ def save_weights(path: Path, state: Mapping[str, Tensor], header: WeightsHeader)
 
 def _plain(header: WeightsHeader) -> dict[str, Any]:
     """Without what is empty of the later entries, so that the files are those of before."""
-    later = ("noise", "training_files", "trained_on", "asked_by")
+    later = ("noise", "training_files", "trained_on", "asked_by", "category")
     return {name: value for name, value in asdict(header).items() if name not in later or value}
 
 

@@ -7,6 +7,7 @@ on pixels.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -245,36 +246,44 @@ def encodings_of(method: Method, queries: Triplets, targets: Triplets) -> tuple[
 
 
 class TripletSource:
-    """The twenty triplets as a stage trains on them."""
+    """The twenty triplets as a stage trains on them; with the first of them Ctrl-C is pressed, where it is asked for."""
 
-    def __init__(self, triplets: Triplets) -> None:
-        self._triplets = triplets
+    def __init__(self, triplets: Triplets, interrupted: bool) -> None:
+        self._triplets, self._interrupted = triplets, interrupted
 
     def start_epoch(self, epoch: int) -> int:
         return ROWS
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         for share in plan:
+            if self._interrupted:
+                self._interrupted = False
+                signal.raise_signal(signal.SIGINT)
             rows = torch.from_numpy(share.rows)
             views = (self._triplets.reference, self._triplets.target, self._triplets.text)
             yield Batch(*({name: tensor[rows] for name, tensor in view.items()} for view in views))
 
 
-def trained_by_the_engine(case: Case, method: Method, folder: Path) -> Trained:
-    """Two updates of half the triplets each, by the stage's own optimiser, schedule and groups."""
+def trained_by_the_engine(
+    case: Case, method: Method, folder: Path, interrupted: bool = False, resume: bool = False
+) -> Trained:
+    """Two updates of half the triplets each, by the stage's own optimiser, schedule and groups.
+
+    Raises Interrupted behind the first of them where it is ``interrupted``; ``resume`` goes on from there.
+    """
     changed = {"epochs": 1, "batch_size": ROWS // 2, "negative_group": 0, "precision": "fp32"}
     job = TrainingJob(
         method=method,
         stage=case.planned.stage,
         settings=case.planned.settings.model_copy(update=changed),
-        source=TripletSource(case.triplets(method)),
+        source=TripletSource(case.triplets(method), interrupted),
         process=this_process("cpu"),
         seed=0,
         folder=folder,
         identity={},
         validate=None,
     )
-    return train_stage(job, resume=False)
+    return train_stage(job, resume)
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from benchmark.errors import UserError
 from benchmark.method import FeatureInputs, Method
 from benchmark.pipeline.contract_probe import ABSOLUTE, RELATIVE, probe
 from benchmark.registry import Registry, discover
+from benchmark.training.job import Interrupted
 from benchmark.weights.checkpoints import WeightsHeader, read_header, read_weights, save_weights
 from benchmark.weights.fit import load_into
 
@@ -204,7 +205,11 @@ def test_the_loss_moves_every_parameter_but_those_declared(any_network: list[Cas
 
 
 def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
-    """DeepSpeed, the stage's optimiser and its groups take every parameter as it is, single numbers too."""
+    """DeepSpeed, the stage's optimiser and its groups take every parameter as it is, single numbers too.
+
+    What is interrupted within the epoch goes on to the same bits: what a network holds beside its weights is drawn
+    again as it was, or comes from the state.
+    """
     for number, case in enumerate(any_network):
         if not case.planned.stage.trains:
             continue
@@ -215,6 +220,13 @@ def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
         assert {name: tensor.shape for name, tensor in trained.last.items()} == {n: t.shape for n, t in start.items()}
         assert all(tensor.isfinite().all() for tensor in trained.last.values())
         assert not same_state(trained.last, start)
+        if case.plan.variant is None:
+            folder = tmp_path / f"{number}-interrupted"
+            with pytest.raises(Interrupted):
+                trained_by_the_engine(case, case.build(dropout=True), folder, interrupted=True)
+            resumed = trained_by_the_engine(case, case.build(dropout=True), folder, resume=True)
+            assert same_state(resumed.last, trained.last) and resumed.updates == 2
+            assert [entry.loss for entry in resumed.log] == [entry.loss for entry in trained.log]
 
 
 def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Path) -> None:
