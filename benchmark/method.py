@@ -96,6 +96,11 @@ class Method(nn.Module):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `extra_state` gave, before weights are loaded."""
 
+    def encode_text_alone(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Where the features of texts are not stored: "text" (B, d), what the encoder says of each alone, and of a text
+        that a picture's word is put into "prompt" (B, d), with a mere sign in the word's place. By default nothing."""
+        return {}
+
     def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
         """Attention maps or weights that a report can draw, by name; none by default."""
         return {}
