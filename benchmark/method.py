@@ -162,12 +162,15 @@ class FeatureInputs:
     ``reference``, ``target``: outputs of the backbone by name, and "patches", its global output of the crops of
     ``grids``. ``text``: the backbone's features of a text ("global", stored), or what the method's own `tokenize`
     makes of the strings (token ids and masks), where a text enters a network that is trained.
+    ``train``: what the pictures of a stage's `rows` go through in training, where they are opened and encoded anew in
+    every epoch, without gradient and in the stage's precision; evaluation reads stored features all the same.
     """
 
     reference: tuple[str, ...] = ("global",)
     target: tuple[str, ...] = ("global",)
     grids: tuple[int, ...] = (2, 3)
     text: Literal["features", "tokenized"] = "features"
+    train: Transform | None = None
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -265,7 +268,7 @@ class ComingEpoch:
 class TrainingRows:
     """What a stage trains on in place of a dataset's triplets: N pictures or sentences that nobody labelled.
 
-    ``pictures``: one per row, whose stored features are the views of reference and target alike. ``sentences``: where
+    ``pictures``: one per row, whose features are the views of reference and target alike. ``sentences``: where
     there are no pictures, a text per row, whose stored feature stands for both as "global". ``text``: the method, rows
     (B,) and a generator of their draws to the views of their texts. ``label``: what the feature store calls the
     pictures. ``files``: those that were read, name to sha256.

@@ -26,6 +26,7 @@ from benchmark.method import (
     RowsFactory,
     Specification,
     Stage,
+    Transform,
     all_parameters,
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
@@ -64,10 +65,13 @@ def on_clip_words(
     backbone_defaults: Mapping[str, Any],
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: (),
     parameter_groups: Callable[[Method, TrainingSettings], ParameterGroups] = all_parameters,
+    training: type[TrainingSettings] = TrainingSettings,
+    train: Callable[[BuildContext], Transform | None] = lambda context: None,
 ) -> Specification:
     """A method of one stage, ``name``, on a frozen CLIP.
 
-    ``build`` makes it from the widths of features and of token embeddings, the text side and its settings. A CLIP that
+    ``build`` makes it from the widths of features and of token embeddings, the text side and its settings.
+    ``training``: the stage's own settings, ``train``: see `FeatureInputs`. A CLIP that
     starts at random says nothing of a picture, and is tuned on triplets first (`--set method.encoder=untouched` leaves
     it as it is): such a run is not zero-shot. Raises UserError where the backbone's text side takes no words.
     """
@@ -85,7 +89,8 @@ def on_clip_words(
     own = Stage(
         name=name,
         build=make,
-        inputs=lambda context: FeatureInputs(text="tokenized"),
+        inputs=lambda context: FeatureInputs(text="tokenized", train=train(context)),
+        settings=training,
         parameter_groups=parameter_groups,
         rows=rows,
     )
