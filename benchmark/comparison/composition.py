@@ -210,10 +210,13 @@ def _against_prompt(method: Side, seed: int, replicates: int) -> Iterator[Metric
     known = {key for key in method.keys() if all(queries[key].prompt_rank is not None for queries in method.queries)}
     if not known:
         return
-    sides = [
-        replace(method, queries=tuple({key: _alone(of[key], name) for key in known} for of in method.queries))
-        for name in ("rank", "prompt_rank")
-    ]
+
+    def ranked_by(name: str) -> Side:
+        seeds = ({key: of[key] for key in known} for of in method.queries)
+        own = ({key: PerQuery(q.ids, q.group, getattr(q, name)) for key, q in of.items()} for of in seeds)
+        return replace(method, queries=tuple(own))
+
+    sides = [ranked_by("rank"), ranked_by("prompt_rank")]
     for comparable in comparables(sides):
         recalls = [metric for metric in comparable.metrics if metric.startswith("R@")]
         yield from differences_of(comparable, recalls, sides, seed, replicates)

@@ -15,14 +15,13 @@ from benchmark.methods.networks.clip_pictures import RandomResizedCrop
 from benchmark.methods.pic2word import Pic2WordTraining
 from command_line import Command
 from PIL import Image
+from store_backbone import SmallBackbone
 from torch import Tensor
 
-from benchmark.backbone import BackboneChoice
 from benchmark.data.folders import folder_pictures
 from benchmark.data.pictures import UnreadablePicture, open_picture
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Pictures
-from benchmark.encoders.families import load_choice
 from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.errors import UserError
 from benchmark.pipeline.plan import Plan
@@ -49,9 +48,10 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_seen_of_a_row_depends_on_seed_epoch_and_row_alone(street: Path) -> None:
-    clip = load_choice(BackboneChoice("tiny", "random"))
-    crop, pictures = RandomResizedCrop(clip.preprocessing, (0.3, 1.0), rgb_first=False), folder_pictures(street, "")
-    encoder = FrozenEncoder(clip, torch.device("cpu"), "fp32")
+    """Of a backbone that refuses gradients and its training mode."""
+    backbone, pictures = SmallBackbone(), folder_pictures(street, "")
+    crop = RandomResizedCrop(backbone.preprocessing, (0.3, 1.0), rgb_first=False)
+    encoder = FrozenEncoder(backbone, torch.device("cpu"), "fp32")
     first, second = (Share(np.arange(start, start + 6)) for start in (0, 6))
 
     def seen(plan: Sequence[Share], seed: int = 3, epoch: int = 1) -> Tensor:
@@ -60,16 +60,16 @@ def test_what_is_seen_of_a_row_depends_on_seed_epoch_and_row_alone(street: Path)
             return torch.cat([views["global"] for views in rows.batches(epoch, plan)])
 
     whole = seen([first, second])
-    assert whole.shape == (COUNT, clip.width) and not whole.requires_grad
+    assert whole.shape == (COUNT, backbone.width)
     drawn = [crop.picture(open_picture(pictures.paths[i]), np.random.default_rng((3, 1, i, 0))) for i in range(COUNT)]
     with torch.no_grad():
-        expected = clip.encode_image(crop.normalise(torch.from_numpy(np.stack(drawn))))
-    torch.testing.assert_close(whole, expected, rtol=1e-5, atol=2e-6)
+        expected = backbone.eval().encode_image(crop.normalise(torch.from_numpy(np.stack(drawn))))
+    torch.testing.assert_close(whole, expected, rtol=1e-4, atol=1e-4)
     # Gone on with in the middle of an epoch; the second of two processes.
-    torch.testing.assert_close(seen([second]), whole[6:], rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(seen([Share(first.group, slice(3, 6))]), whole[3:6], rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(seen([second]), whole[6:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen([Share(first.group, slice(3, 6))]), whole[3:6], rtol=1e-4, atol=1e-4)
     for other in (seen([first, second], epoch=2), seen([first, second], seed=4)):
-        assert (other - whole).abs().amax(dim=1).min() > 1e-4
+        assert (other - whole).abs().amax(dim=1).min() > 0.01
 
 
 @pytest.mark.parametrize("dataset", ["cirr", "fashioniq", "shoes", "fashion200k", "circo"])

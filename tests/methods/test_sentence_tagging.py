@@ -96,8 +96,8 @@ def test_a_package_as_it_is_unpacked_is_read_too_and_known_by_all_of_its_files(p
 def test_rules_by_grammatical_relations_are_kept(copied: Path, tmp_path: Path) -> None:
     """As en_core_web_sm has them: without its parser they would change nothing, and other words be masked."""
     model = spacy.load(copied)
-    model.add_pipe("parser", before="attribute_ruler").add_label("dep")
-    model.get_pipe("parser").initialize(lambda: [], nlp=model)
+    related = spacy.training.Example.from_dict(model.make_doc("a dog"), {"heads": [1, 1], "deps": ["det", "ROOT"]})
+    model.add_pipe("parser", before="attribute_ruler").initialize(lambda: [related], nlp=model)
     model.get_pipe("attribute_ruler").add([[{"DEP": "ROOT"}]], {"POS": "PRON"})
     shutil.rmtree(copied)
     model.to_disk(copied)
