@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.dataset import Dataset
 from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
 from benchmark.errors import UserError
@@ -121,12 +122,12 @@ def tagged_sentences(file: str, tagger: str, dataset: Dataset, assets_root: Path
 
 def demo_sentences(dataset: Dataset) -> TaggedSentences:
     """The modification texts of demo data, whose words are nouns unless `parts_of_speech.txt` lists them."""
-    listed = _listed_words()
-    texts = dict.fromkeys(cleaned(text) for captions in dataset.training_texts() for text in captions)
+    listed, own = _listed_words(), training_of(dataset)
+    texts = dict.fromkeys(cleaned(text) for captions in own.training_texts() for text in captions)
     tagged = (TaggedSentence(t, tuple((w, listed.get(w, "NOUN")) for w in _WORD.findall(t))) for t in texts)
     # By the data's fingerprint, since texts that hang on it are no file.
-    files = {f"texts of {dataset.label}": dataset.fingerprint, _WORDS.name: file_digest(_WORDS)}
-    return TaggedSentences(f"texts of {dataset.label}", tuple(tagged), files)
+    files = {f"texts of {own.label}": own.fingerprint, _WORDS.name: file_digest(_WORDS)}
+    return TaggedSentences(f"texts of {own.label}", tuple(tagged), files)
 
 
 def _from_json(path: Path, lines: Sequence[str]) -> Iterator[TaggedSentence]:

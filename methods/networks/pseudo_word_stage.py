@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from benchmark.backbone import Backbone
 from benchmark.data.folders import folder_pictures
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.dataset import Dataset, Pictures
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
@@ -113,9 +114,10 @@ def pictures_of(folder: str, dataset: Dataset) -> tuple[str, Pictures]:
     Raises UserError where the folder is not named, is not there, or holds no picture.
     """
     if not folder and dataset.is_demo:
-        known, indices = dataset.pictures, dataset.split_pictures("train")
+        own = training_of(dataset)
+        known, indices = own.pictures, own.split_pictures("train")
         chosen = Pictures(tuple(known.names[i] for i in indices), tuple(known.paths[i] for i in indices))
-        return dataset.label, chosen
+        return own.label, chosen
     if not folder:
         raise UserError("--set method.pictures=FOLDER is missing: it trains on pictures alone, of no dataset; name one")
     root = Path(folder).expanduser()
