@@ -96,6 +96,11 @@ class Method(nn.Module):
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `extra_state` gave, before weights are loaded."""
 
+    def encode_text_alone(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Where the features of texts are not stored: "text" (B, d), what the encoder says of each alone, and of a text
+        that a picture's word is put into "prompt" (B, d), with a mere sign in the word's place. By default nothing."""
+        return {}
+
     def explain(self, reference: Views, text: Views) -> dict[str, Tensor]:
         """Attention maps or weights that a report can draw, by name; none by default."""
         return {}
@@ -157,12 +162,15 @@ class FeatureInputs:
     ``reference``, ``target``: outputs of the backbone by name, and "patches", its global output of the crops of
     ``grids``. ``text``: the backbone's features of a text ("global", stored), or what the method's own `tokenize`
     makes of the strings (token ids and masks), where a text enters a network that is trained.
+    ``train``: what the pictures of a stage's `rows` go through in training, where they are opened and encoded anew in
+    every epoch, without gradient and in the stage's precision; evaluation reads stored features all the same.
     """
 
     reference: tuple[str, ...] = ("global",)
     target: tuple[str, ...] = ("global",)
     grids: tuple[int, ...] = (2, 3)
     text: Literal["features", "tokenized"] = "features"
+    train: Transform | None = None
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -260,7 +268,7 @@ class ComingEpoch:
 class TrainingRows:
     """What a stage trains on in place of a dataset's triplets: N pictures or sentences that nobody labelled.
 
-    ``pictures``: one per row, whose stored features are the views of reference and target alike. ``sentences``: where
+    ``pictures``: one per row, whose features are the views of reference and target alike. ``sentences``: where
     there are no pictures, a text per row, whose stored feature stands for both as "global". ``text``: the method, rows
     (B,) and a generator of their draws to the views of their texts. ``label``: what the feature store calls the
     pictures. ``files``: those that were read, name to sha256.

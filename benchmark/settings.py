@@ -96,13 +96,6 @@ class EncoderChoice(MethodSettings):
     )
 
 
-_LATER = (
-    "cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha", "keep_last", "milestones",
-    "patience", "selection_protocol",
-)  # fmt: skip
-"""Settings of training that later versions added, and that identities name only where they are used."""
-
-
 class TrainingSettings(Settings):
     """Settings of one training stage, `--set STAGE.KEY=VALUE`.
 
@@ -137,6 +130,7 @@ class TrainingSettings(Settings):
         "schedule_epochs"
     )
     warmup: float = Field(0.0, ge=0, le=1, description="share of all updates with a rising rate")
+    warmup_updates: int = Field(0, ge=0, description="updates with a rising rate, however many there are in all")
     cycle_start: float = Field(25.0, ge=1, description="one-cycle: the peak over the rate that it starts from")
     cycle_end: float = Field(1e4, ge=1, description="one-cycle: the rate that it starts from over the last one")
     cycle_momentum: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
@@ -169,6 +163,11 @@ class TrainingSettings(Settings):
     )
 
     formerly: ClassVar[Mapping[str, Renamed]] = {"drawing": Renamed("pair_sampling")}
+    added_later: ClassVar[tuple[str, ...]] = (
+        "cycle_start", "cycle_end", "cycle_momentum", "rates", "frozen", "lora", "lora_alpha", "keep_last",
+        "milestones", "patience", "selection_protocol", "warmup_updates",
+    )  # fmt: skip
+    """Settings that later versions added, and that identities name only where they are used."""
 
     # Of the standard optimisers and schedules: a stage that brings its own may read them otherwise.
     counts_only_with: ClassVar[OnlyWith] = {
@@ -176,6 +175,7 @@ class TrainingSettings(Settings):
         "eps": {"optimiser": ("adam", "adamw")},
         "momentum": {"optimiser": ("sgd",)},
         "schedule_epochs": {"schedule": ("cosine-rising", "step", "one-cycle")},
+        "warmup_updates": {"schedule": ("constant", "cosine", "cosine-rising", "step")},
         "cycle_start": {"schedule": ("one-cycle",)},
         "cycle_end": {"schedule": ("one-cycle",)},
         "cycle_momentum": {"schedule": ("one-cycle",)},
@@ -184,21 +184,24 @@ class TrainingSettings(Settings):
     }
 
     @model_validator(mode="after")
-    def _one_way_to_step(self) -> Self:
+    def _one_way_to_say_it(self) -> Self:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must grow from one to the next")
         if self.milestones and self.schedule_epochs:
             raise ValueError("milestones take the place of schedule_epochs; leave one of them out")
+        if self.warmup and self.warmup_updates:
+            raise ValueError("warmup_updates takes the place of warmup; leave one of them out")
         return self
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A run that asks for none of these is the run that it was before they were there: its folder keeps its name.
-        defaults = TrainingSettings.model_fields
+        fields = type(self).model_fields
+        defaults = {name: fields[name].get_default(call_default_factory=True) for name in self.added_later}
         return {
             name: value
             for name, value in dump(self).items()
-            if name not in _LATER or getattr(self, name) != defaults[name].get_default(call_default_factory=True)
+            if name not in defaults or getattr(self, name) != defaults[name]
         }
 
     @property

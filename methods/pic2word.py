@@ -5,14 +5,15 @@ Retrieval", CVPR 2023 (arXiv 2302.03084). φ is trained so that "a photo of *", 
 what the picture shows: with v and t of unit norm and CLIP's own scale s,
 loss = ½ [CE(s·v·tᵀ, diagonal) + CE(s·t·vᵀ, diagonal)].
 
-Deviation: pictures enter as stored features of their centre crops, not of crops drawn anew, so that the recipe is
-"adapted". The release's star is found in a batch's first row for all; with its prompts that is every row's first.
+Each epoch cuts pictures anew, and the frozen CLIP encodes what it cut. Deviations: on several cards the gradient is the
+whole batch's (the release's is divided by their number); the release's star is found in a batch's first row for all,
+which with its prompts is every row's first.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from benchmark.dataset import Dataset, IntArray
 from benchmark.encoding import Encoding
-from benchmark.method import TrainingRows, Views
-from benchmark.settings import MethodSettings
+from benchmark.method import BuildContext, TrainingRows, Views
+from benchmark.settings import MethodSettings, TrainingSettings
 
 from .networks.clip_finetuning import decay_of_matrices
+from .networks.clip_pictures import RandomResizedCrop
 from .networks.layers import contrastive_loss, normalise
 from .networks.pseudo_word_stage import PseudoWordSettings, on_clip_words, pictures_of
 from .networks.pseudo_words import TEXT, FrozenText, Im2Text, PseudoWord, first_place
@@ -38,6 +40,17 @@ class Pic2WordSettings(PseudoWordSettings):
     hidden: int = Field(512, ge=1, description="width of φ's hidden layers")
     dropout: float = Field(0.1, ge=0, lt=1, description="of φ")
     pictures: str = Field("", description="folder of the pictures that φ is trained on")
+
+
+class Pic2WordTraining(TrainingSettings):
+    """How much of a picture training sees."""
+
+    smallest_part: float = Field(
+        1.0, gt=0, le=1, description="least share of a picture's area that a random crop keeps, drawn and encoded anew "
+        "in every epoch; 1: no crop is drawn, and features are stored"
+    )
+
+    added_later: ClassVar[tuple[str, ...]] = (*TrainingSettings.added_later, "smallest_part")
 
 
 class Pic2Word(PseudoWord):
@@ -67,6 +80,12 @@ def _rows(settings: MethodSettings, dataset: Dataset, assets_root: Path | None) 
     return TrainingRows(text, label, pictures)
 
 
+def _crop(context: BuildContext) -> RandomResizedCrop | None:
+    assert context.backbone is not None
+    least = Pic2WordTraining.of(context.training_settings).smallest_part
+    return RandomResizedCrop(context.backbone.preprocessing, (least, 1.0), rgb_first=False) if least < 1 else None
+
+
 METHOD = on_clip_words(
     Pic2Word,
     Pic2WordSettings,
@@ -76,4 +95,6 @@ METHOD = on_clip_words(
     places=first_place,
     backbone_defaults={"preprocessing": "clip"},
     parameter_groups=decay_of_matrices,
+    training=Pic2WordTraining,
+    train=_crop,
 )

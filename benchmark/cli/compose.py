@@ -2,7 +2,8 @@
 
 Name a run, or the folder of its seeds: it has found out what either modality finds alone on its encoder. Or name three
 runs of one dataset, in any order, the method's, one of image_only and one of text_only, made with the same encoder and
-seed (`run --method M image_only text_only` makes them).
+seed (`run --method M image_only text_only` makes them). A method that puts a picture's word into a sentence is held
+against that sentence without the word, too.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def compare(*runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, repli
     differences = [
         difference
         for comparable in found
-        for difference in _differences(comparable, metrics or known, sides, seed, replicates)
+        for difference in differences_of(comparable, metrics or known, sides, seed, replicates)
     ]
     corrected = holm([difference.p for difference in differences])
     keys = [side.keys() for side in sides]
@@ -108,9 +108,10 @@ def compare(*runs: str | Path, metrics: Sequence[str] = (), seed: int = 0, repli
     )
 
 
-def _differences(
+def differences_of(
     comparable: Comparable, metrics: Sequence[str], sides: Sequence[Side], seed: int, replicates: int
 ) -> Iterator[MetricDifference]:
+    """Of every two sides in each of these metrics that they have, not corrected for their number."""
     strata = {metric: comparable.strata(metric) for metric in metric_order(comparable.metrics) if metric in metrics}
     values = {metric: 100 * means(found) for metric, found in strata.items()}
     drawn = {metric: 100 * bootstrap(found, seed, replicates, comparable.seeds) for metric, found in strata.items()}

@@ -8,12 +8,13 @@ nothing else is said: the composition gap is that of CIRCUS' released code (arXi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from benchmark.comparison.comparison import MetricDifference, differences_of
 from benchmark.comparison.sides import Comparable, Side, comparables, read_sides
 from benchmark.comparison.statistics import (
     REPLICATES,
@@ -94,12 +95,14 @@ def _written(value: float | Interval) -> float | Interval | None:
 @dataclass(frozen=True)
 class CompositionFindings:
     """``log_ratio``: per task the median over queries of log(min(r_i, r_t) / r_m), above 0 where the method
-    ranks the positive before the better modality does."""
+    ranks the positive before the better modality does. ``prompt``: of a method that puts a picture's word into a
+    sentence, the method (first) against that sentence without the word (second)."""
 
     label: str
     encoder: str
     at: tuple[CompositionAt, ...]
     log_ratio: Mapping[TaskKey, float]
+    prompt: tuple[MetricDifference, ...] = ()
 
 
 def compose(*runs: str | Path, seed: int = 0, replicates: int = REPLICATES) -> CompositionFindings:
@@ -198,7 +201,25 @@ def _findings(sides: Sequence[Side], seed: int, replicates: int) -> CompositionF
             if metric.startswith("R@")
         ),
         log_ratio={comparable.key: _log_ratio(comparable) for comparable in found if len(comparable.ids) == 1},
+        prompt=tuple(_against_prompt(method, seed, replicates)),
     )
+
+
+def _against_prompt(method: Side, seed: int, replicates: int) -> Iterator[MetricDifference]:
+    """Where every seed knows what its prompt finds without the word."""
+    known = {key for key in method.keys() if all(queries[key].prompt_rank is not None for queries in method.queries)}
+    if not known:
+        return
+
+    def ranked_by(name: str) -> Side:
+        seeds = ({key: of[key] for key in known} for of in method.queries)
+        own = ({key: PerQuery(q.ids, q.group, getattr(q, name)) for key, q in of.items()} for of in seeds)
+        return replace(method, queries=tuple(own))
+
+    sides = [ranked_by("rank"), ranked_by("prompt_rank")]
+    for comparable in comparables(sides):
+        recalls = [metric for metric in comparable.metrics if metric.startswith("R@")]
+        yield from differences_of(comparable, recalls, sides, seed, replicates)
 
 
 def _roles(sides: Sequence[Side]) -> tuple[Side, Side, Side]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from benchmark.comparison.comparison import MetricDifference
 from benchmark.comparison.composition import CompositionAt, CompositionFindings
 from benchmark.comparison.layout import format_p
 from benchmark.records.layout import WIDTH, listed, paragraph, pipe_table
@@ -47,6 +48,7 @@ def _markdown(composition: CompositionFindings) -> str:
         parts.append(f"## {key}\n\n{_recalls(rows)}")
         parts.append(_shares(rows))
         parts += [_eight(at) for at in rows if at.metric == COMPOSITION_CUTOFF]
+        parts += [_prompt(found)] if (found := [part for part in composition.prompt if part.key == key]) else []
         if key in composition.log_ratio:
             ratio = composition.log_ratio[key]
             parts.append(
@@ -92,6 +94,17 @@ def _eight(at: CompositionAt) -> str:
     return pipe_table([heads], cells, ["left", "right", "right"])
 
 
+def _prompt(rows: Sequence[MetricDifference]) -> str:
+    """The second text row of a method that puts a picture's word into a sentence."""
+    cells = [
+        [part.metric, f"{part.second_value:.2f}", f"{part.first_value:.2f}", f"{part.difference:+.2f}",
+         _span((part.low, part.high), "+"), format_p(part.p)]
+        for part in rows
+    ]  # fmt: skip
+    heads = ["its prompt, a mere sign for the word", "prompt", "method", "word adds", "95 % interval", "p"]
+    return pipe_table([heads], cells, ["left", *["right"] * (len(heads) - 1)])
+
+
 def _known(value: float, sign: str = "") -> str:
     return "" if math.isnan(value) else f"{value:{sign}.2f}"
 
@@ -107,6 +120,11 @@ def _json(composition: CompositionFindings) -> str:
         "encoder": composition.encoder,
         "at": [_flat(at) for at in composition.at],
         "log_ratio": [{**asdict(key), "median": value} for key, value in composition.log_ratio.items()],
+        "prompt": [
+            {**asdict(part.key), "metric": part.metric, "prompt": part.second_value, "method": part.first_value,
+             "word": part.difference, "word_interval": [part.low, part.high], "p": part.p}
+            for part in composition.prompt
+        ],
     }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 

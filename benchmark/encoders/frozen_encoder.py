@@ -47,6 +47,10 @@ class FrozenEncoder:
         if device.type == "cuda":
             _channels_last(backbone)
 
+    @property
+    def on_gpu(self) -> bool:
+        return self._device.type == "cuda"
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the precision asked for; everything is put back as it was."""
@@ -65,18 +69,20 @@ class FrozenEncoder:
 
     def pictures(self, pixels: NDArray[np.uint8], output: str = GLOBAL) -> NDArray[np.floating[Any]]:
         """uint8 (m, S, S, 3), m above 0, to a raw output of the backbone: (m, d), or (m, *its shape) as its type."""
-        starts = range(0, len(pixels), PICTURES_PER_PASS)
-        dtype = getattr(torch, self.outputs[output].dtype)
-        with self.frozen():
-            passes = [self._pass(pixels[start : start + PICTURES_PER_PASS], output) for start in starts]
-            features: NDArray[np.floating[Any]] = torch.cat(passes)[: len(pixels)].to(dtype).cpu().numpy()
+        features: NDArray[np.floating[Any]] = self.encode(torch.from_numpy(pixels), output).cpu().numpy()
         return features
 
-    def _pass(self, pixels: NDArray[np.uint8], output: str) -> Tensor:
+    def encode(self, pixels: Tensor, output: str = GLOBAL) -> Tensor:
+        """The same of pixels on the host, as a tensor that stays on the device."""
+        with self.frozen():
+            passes = [self._pass(part, output) for part in torch.split(pixels, PICTURES_PER_PASS)]
+            return torch.cat(passes)[: len(pixels)].to(getattr(torch, self.outputs[output].dtype))
+
+    def _pass(self, pixels: Tensor, output: str) -> Tensor:
         if len(pixels) < PICTURES_PER_PASS:
-            blank = np.zeros((PICTURES_PER_PASS - len(pixels), *pixels.shape[1:]), dtype=np.uint8)
-            pixels = np.concatenate([pixels, blank])
-        normalised = self.backbone.preprocessing.normalise(handed_over(torch.from_numpy(pixels), self._device))
+            blank = pixels.new_zeros(PICTURES_PER_PASS - len(pixels), *pixels.shape[1:])
+            pixels = torch.cat([pixels, blank])
+        normalised = self.backbone.preprocessing.normalise(handed_over(pixels, self._device))
         if output == GLOBAL:
             return self._encode_image(normalised).float()
         return self.backbone.encode_picture_outputs(normalised, [output])[output]

@@ -50,7 +50,8 @@ class TaskResult:
 
     ``top`` (Q, K): gallery indices of the best pictures of each query, best first, -1 where fewer are ranked;
     None where they were not asked for. ``picture_rank``, ``text_rank`` (Q,): what one modality alone gives
-    (:mod:`benchmark.evaluation.single_modality`), where that was asked for.
+    (:mod:`benchmark.evaluation.single_modality`), where that was asked for; ``prompt_rank`` (Q,): what a prompt does
+    without its word, where there is one.
     """
 
     task: Task
@@ -58,6 +59,7 @@ class TaskResult:
     top: IntArray | None = None
     picture_rank: IntArray | None = None
     text_rank: IntArray | None = None
+    prompt_rank: IntArray | None = None
 
     @cached_property
     def metrics(self) -> dict[str, float]:
@@ -92,6 +94,7 @@ class TaskResult:
             aspects=self.task.queries.aspects,
             picture_rank=self.picture_rank,
             text_rank=self.text_rank,
+            prompt_rank=self.prompt_rank,
         )
 
 

@@ -10,7 +10,8 @@ For the result at index i of the record the archive holds
   the text was written for, where one of them is;
 - where queries are told apart by what they ask for, ``i/aspects`` (Q,): the names of each one's, with blanks between;
 - where they were looked for, ``i/picture_rank``, ``i/text_rank`` (Q,): the rank that the reference picture alone, and
-  the text alone, give on the same encoder;
+  the text alone, give on the same encoder; ``i/prompt_rank`` (Q,): that of a method which puts a picture's word into
+  a sentence, when the sentence is asked without it;
 - ``i/top`` (Q, K): gallery indices of the best K pictures, best first, K = 50 or the gallery's
   size; -1 where fewer are ranked; ``i/gallery`` (G,): the names that the indices stand for. Both are left out in the
   book of results, which keeps what proves a record's numbers.
@@ -35,7 +36,7 @@ from benchmark.files import atomic_path, file_digest
 
 FILE_NAME = "per_query.npz"
 TOP = 50
-_COLUMNS = ("group", "rank", "subset_rank", "target_rank", "picture_rank", "text_rank")
+_COLUMNS = ("group", "rank", "subset_rank", "target_rank", "picture_rank", "text_rank", "prompt_rank")
 """One number a query; the first two are always there."""
 
 
@@ -54,6 +55,7 @@ class PerQuery:
     aspects: tuple[tuple[str, ...], ...] | None = None
     picture_rank: IntArray | None = None
     text_rank: IntArray | None = None
+    prompt_rank: IntArray | None = None
 
     @property
     def queries(self) -> int:

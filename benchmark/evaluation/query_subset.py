@@ -61,6 +61,7 @@ class QuerySubset:
             top=_taken(result.top, index),
             picture_rank=_taken(result.picture_rank, index),
             text_rank=_taken(result.text_rank, index),
+            prompt_rank=_taken(result.prompt_rank, index),
         )
 
 

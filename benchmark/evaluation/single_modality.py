@@ -1,9 +1,10 @@
 """What one modality alone would find: the ranks of the reference picture alone and of the text alone.
 
 They come from the method's own encoder, since the gain over a weak encoder's baselines says nothing. Where a method
-reads stored features, these are n(v) and n(t) against the same n(v) of the gallery. Where it reads pictures and
-strings itself, its other input is neutral, as CIRCUS does it (arXiv 2605.14787): an empty text, a black picture.
-What is ranked, and whether the reference is, is the task's for all three.
+reads stored features, these are n(v) and n(t) against the same n(v) of the gallery; n(t) is the method's own
+(`Method.encode_text_alone`) where texts are not stored. Where it reads pictures and strings itself, its other input is
+neutral, as CIRCUS does it (arXiv 2605.14787): an empty text, a black picture. What is ranked, and whether the
+reference is, is the task's for all.
 
 Notation: Q queries, B rows of a block, S side of a picture.
 """
@@ -36,15 +37,18 @@ def score_beside_modalities(
     """
     result = score_in_full(method, encoded, job)
     alone = _ranks_alone(method, encoded, source, job) if encoded.task.labelled else None
-    if alone is None or any(np.array_equal(ranks, result.ranks.rank) for ranks in alone):
+    if alone is None or any(np.array_equal(alone[name], result.ranks.rank) for name in ("picture", "text")):
         return result
-    return replace(result, picture_rank=alone[0], text_rank=alone[1])
+    return replace(
+        result, picture_rank=alone["picture"], text_rank=alone["text"], prompt_rank=alone.get("prompt")
+    )
 
 
 def _ranks_alone(
     method: Method, encoded: EncodedTask, source: EvaluationSource, job: Job
-) -> tuple[IntArray, IntArray] | None:
-    """The rank of every query's best positive, (Q,), by the picture alone and by the text alone."""
+) -> dict[str, IntArray] | None:
+    """The rank of every query's best positive, (Q,), by the "picture" alone, by the "text" alone and, of a method that
+    has one, by the "prompt" without its word."""
     task = encoded.task
     split, queries, count = task.key.split, task.queries, len(task.queries)
 
@@ -54,15 +58,24 @@ def _ranks_alone(
     def ranked(query: Encoding, gallery: Encoding, by: Method | None) -> IntArray:
         return score_task(by, replace(encoded, queries=query, gallery=gallery), job).ranks.rank
 
+    def said(rows: slice) -> dict[str, Tensor]:
+        views = source.texts(queries.texts[rows])
+        return {"text": views["global"]} if "global" in views else method.encode_text_alone(queries.texts[rows])
+
     first = slice(0, 1)
-    shown = (reference(first), source.texts(queries.texts[first]), source.target(split, task.gallery[first]))
-    if all("global" in views for views in shown):
+    shown = (reference(first), source.target(split, task.gallery[first]))
+    if all("global" in views for views in shown) and said(first):
         gallery = encode_shards(
-            lambda rows: _unit(source.target(split, task.gallery[rows])), len(task.gallery), job, "gallery features"
+            lambda rows: _unit(source.target(split, task.gallery[rows])["global"]), len(task.gallery), job,
+            "gallery features",
+        )  # fmt: skip
+        pictures = encode_shards(lambda rows: _unit(reference(rows)["global"]), count, job, "reference features")
+        texts = encode_shards(
+            lambda rows: {name: _unit(features) for name, features in said(rows).items()}, count, job, "text features"
         )
-        pictures = encode_shards(lambda rows: _unit(reference(rows)), count, job, "reference features")
-        texts = encode_shards(lambda rows: _unit(source.texts(queries.texts[rows])), count, job, "text features")
-        return ranked(pictures, gallery, None), ranked(texts, gallery, None)
+        assert isinstance(texts, dict)
+        queried = {"picture": pictures, **texts}
+        return {name: ranked(features, gallery, None) for name, features in queried.items()}
     if not isinstance(source, PixelEvaluation):
         return None
     pixels = source
@@ -78,9 +91,10 @@ def _ranks_alone(
 
     pictures = encode_shards(by_picture, count, job, "queries by picture alone")
     texts = encode_shards(by_text, count, job, "queries by text alone")
-    return ranked(pictures, encoded.gallery, method), ranked(texts, encoded.gallery, method)
+    alone = {"picture": pictures, "text": texts}
+    return {name: ranked(query, encoded.gallery, method) for name, query in alone.items()}
 
 
-def _unit(views: Views) -> Tensor:
-    """n(global), (B, d)."""
-    return F.normalize(views["global"].float(), dim=-1)
+def _unit(features: Tensor) -> Tensor:
+    """n(features), (B, d)."""
+    return F.normalize(features.float(), dim=-1)

@@ -105,6 +105,8 @@ def _forecast(asked: _Asked) -> UpdateForecast:
     is_head = isinstance(built.inputs, FeatureInputs) and built.inputs.text == "features"
     rows = min(layout.rows_per_rank, (not is_head and plan.execution.micro_batch) or layout.rows_per_rank)
     activations, flops = _one_pass(built, backbone, plan.rows(planned), median_text(_texts(plan)), rows, settings)
+    if isinstance(built.inputs, FeatureInputs) and built.inputs.train is not None and backbone is not None:
+        flops += rows * picture_flops(backbone, built.inputs.views, built.inputs.grids)
     gradients = _bytes(p for p in method.parameters() if p.requires_grad)
     both = {id(p): p for part in (method, backbone) if part is not None for p in part.parameters()}
     # A gradient cache encodes everything once more: a third of forwards and backwards.

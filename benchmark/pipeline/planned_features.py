@@ -38,7 +38,7 @@ def planned_features(plan: Plan, backbone: Backbone) -> list[PlannedFeatures]:
         return []
     free, keep = free_bytes(plan.options.cache_root / "features"), plan.trainer.keep_features
     found = []
-    for split, pictures in _lists(plan):
+    for split, pictures in _lists(plan, inputs):
         needed = bytes_needed(backbone.picture_outputs, pictures=pictures, views=inputs.views, grids=inputs.grids)
         kept = is_kept(keep, partial(has_room, needed, free))
         found.append(PlannedFeatures(split, pictures, needed, free, kept))
@@ -46,7 +46,7 @@ def planned_features(plan: Plan, backbone: Backbone) -> list[PlannedFeatures]:
     return found
 
 
-def _lists(plan: Plan) -> list[tuple[str, int]]:
+def _lists(plan: Plan, inputs: FeatureInputs) -> list[tuple[str, int]]:
     """The lists of pictures that the last stage reads, with their lengths: its method is probed on what is evaluated,
     trained on triplets or rows of its own, and held against what picks an epoch."""
     dataset, last, rows = plan.dataset, plan.last, plan.rows(plan.last)
@@ -56,8 +56,9 @@ def _lists(plan: Plan) -> list[tuple[str, int]]:
     if (last.stage.trains or last.stage.fit is not None) and plan.selection in ("paper", "heldout"):
         splits += [task.key.split for task in plan.selection_tasks]
     lists = [(split, len(dataset.split_pictures(split))) for split in dict.fromkeys(splits)]
-    # Rows of sentences have no pictures.
-    of_rows = [("train", len(rows.pictures))] if rows is not None and rows.pictures.names else []
+    # Rows of sentences have no pictures, and what is encoded in every epoch is not kept.
+    stored = rows.pictures.names if rows is not None and inputs.train is None else ()
+    of_rows = [("train", len(stored))] if stored else []
     return [lists[0], *of_rows, *lists[1:]]
 
 

@@ -88,6 +88,9 @@ def advice_on_pictures(plan: Plan) -> Iterator[None]:
     try:
         yield
     except UnreadablePicture as error:
+        of_rows = {path for rows in plan.training_rows.values() for path in rows.pictures.paths}
+        if any(str(error).startswith(f"{path}: ") for path in of_rows.difference(plan.dataset.pictures.paths)):
+            raise UserError(f"{error}, or take it out of its folder") from error
         raise UserError(
             f"{error}; `data verify {plan.dataset.info.name}` finds all such pictures, --skip-bad-images trains "
             "without them, --allow-missing scores what is left"

@@ -19,6 +19,7 @@ from benchmark.data.pixels import PixelSource
 from benchmark.data.trained_elsewhere import stored_as
 from benchmark.dataset import Task
 from benchmark.distributed.job import Job
+from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.evaluation.evaluator import evaluate
 from benchmark.evaluation.sources import EvaluationSource, FeatureEvaluation, LiveFeatures, PixelEvaluation
 from benchmark.features.store import FeatureStore, PictureFeatures, SharedStore
@@ -37,7 +38,14 @@ from benchmark.pipeline.plan import Plan, PlannedStage
 from benchmark.text_rules import text_rule
 from benchmark.training.batches import TrainingSource
 from benchmark.training.selection import Score, criterion_score, heldout_score
-from benchmark.training.sources import FeatureTraining, PixelTraining, RowTraining
+from benchmark.training.sources import (
+    EncodedRows,
+    FeatureTraining,
+    PixelTraining,
+    RowFeatures,
+    RowTraining,
+    StoredRows,
+)
 
 _PIXEL_BUDGET = 2 * 2**30
 
@@ -74,23 +82,32 @@ class StageSources:
         device = self._job.process.device
         rows = self._plan.rows(planned)
         if rows is not None:
-            return self._training_on_rows(rows, method, inputs, seed)
+            if not isinstance(inputs, FeatureInputs):
+                raise TypeError("rows in place of triplets are read as features")
+            return RowTraining(rows, self._features_of(rows, planned, inputs), method, seed, device)
         triplets = self._plan.triplets(planned, self._unreadable)
         if isinstance(inputs, FeatureInputs):
+            if inputs.train is not None:
+                raise TypeError("a stage on triplets that opens pictures in every epoch reads pixels")
             pictures = self.features("train", inputs)
             return FeatureTraining(triplets, rule, inputs, pictures, self._store, method, seed, device)
         # With a gradient cache a batch may be of any size: it waits on the host, micro-batches move one by one.
         waits = torch.device("cpu") if self._plan.execution.micro_batch else device
         return PixelTraining(triplets, rule, inputs, self._pixels(inputs.train, inputs.annotator), method, seed, waits)
 
-    def _training_on_rows(self, rows: TrainingRows, method: Method, inputs: Inputs, seed: int) -> RowTraining:
-        if not isinstance(inputs, FeatureInputs):
-            raise TypeError("rows in place of triplets are read as stored features")
+    def _features_of(self, rows: TrainingRows, planned: PlannedStage, inputs: FeatureInputs) -> RowFeatures:
+        device = self._job.process.device
+        if inputs.train is not None:
+            assert self.backbone is not None
+            pixels = PixelSource(rows.pictures, inputs.train, workers=self._job.cores)
+            encoder = FrozenEncoder(self.backbone, device, planned.settings.precision)
+            seed = self._plan.seed_of(planned)
+            return EncodedRows(self._open.enter_context(pixels), encoder, inputs.views, seed)
         pictures = None
         if not rows.sentences:
             indices, keep = np.arange(len(rows)), self._plan.trainer.keep_features
             pictures = self._store.pictures(rows, "train", indices, inputs.views, inputs.grids, keep)
-        return RowTraining(rows, inputs, pictures, self._store, method, seed, self._job.process.device)
+        return StoredRows(rows, pictures, inputs.views, self._store, device)
 
     def evaluation(self, method: Method, inputs: Inputs) -> EvaluationSource:
         """What tasks are evaluated on."""

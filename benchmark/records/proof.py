@@ -125,6 +125,7 @@ def _count_faults(result: Result, ranks: PerQuery) -> Iterator[str]:
     for name, found in (
         ("rank", ranks.rank), ("subset rank", ranks.subset_rank), ("target rank", ranks.target_rank),
         ("rank by picture", ranks.picture_rank), ("rank by text", ranks.text_rank),
+        ("rank by prompt", ranks.prompt_rank),
     ):  # fmt: skip
         if found is not None and not _within(found, result.gallery):
             yield f"a {name} lies outside of 0 to {result.gallery:,}, the gallery's size"

@@ -1,8 +1,9 @@
 """Speed of a training stage: the trainer's own updates, beside a plain PyTorch loop and bare products.
 
 A stage on stored features reads made-up ones from memory-mapped files, as the store's are, and the
-gathering of a batch is part of its update. A stage on pictures trains on a few batches decoded
-beforehand, and its loader is measured on its own: in a run the two work side by side.
+gathering of a batch is part of its update (so does one that encodes its pictures in every epoch: the encoder
+is measured on its own). A stage on pictures trains on a few batches decoded beforehand, and its loader is
+measured on its own: in a run the two work side by side.
 
 Notation: B rows of a negative group, S side of a picture.
 """
@@ -46,7 +47,7 @@ from benchmark.throughput.made_up import MadeUpBackbone, made_up_features
 from benchmark.throughput.timing import Setting, repeated
 from benchmark.training.batches import Batch, GroupLayout, Share, TrainingSource, rank_shares, update_plan
 from benchmark.training.job import TrainingJob
-from benchmark.training.sources import FeatureTraining, PixelTraining, RowTraining
+from benchmark.training.sources import FeatureTraining, PixelTraining, RowTraining, StoredRows
 from benchmark.training.trainer import endless_updates
 
 _UPDATES = 8
@@ -195,7 +196,8 @@ def training_source(
     rows = stage.plan.rows(stage.planned)
     if rows is not None and isinstance(stage.inputs, FeatureInputs):
         rows, features = _made_up_rows(stage, rows, entries, folder)
-        return RowTraining(rows, stage.inputs, features, _store_in(folder, stage, device), stage.method, seed, device)
+        stored = StoredRows(rows, features, stage.inputs.views, _store_in(folder, stage, device), device)
+        return RowTraining(rows, stored, stage.method, seed, device)
     triplets = stage.triplets.take(np.arange(entries, dtype=np.int64) % len(stage.triplets))
     if isinstance(stage.inputs, PixelInputs):
         pictures = stage.plan.dataset.pictures

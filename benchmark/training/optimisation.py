@@ -44,7 +44,7 @@ def standard_schedule(settings: TrainingSettings, updates_per_epoch: int) -> Cal
     ``one-cycle``: see `standard_momentum`, which moves the momentum against it.
     """
     total = max(settings.epochs * updates_per_epoch, 1)
-    warmup = round(settings.warmup * total)
+    warmup = settings.warmup_updates or round(settings.warmup * total)
     period = max(settings.schedule_epochs * updates_per_epoch, 1)
 
     def factor(update: int) -> float:

@@ -6,6 +6,7 @@ Both are a `benchmark.training.batches.TrainingSource`; a method never knows whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from benchmark.backbone import GLOBAL
 from benchmark.data.pixels import PixelSource
 from benchmark.dataset import Triplets
+from benchmark.encoders.frozen_encoder import FrozenEncoder
 from benchmark.features.loader import Column, FeatureLoader, RowTable, feature_loader
 from benchmark.features.store import PictureFeatures, SharedStore
 from benchmark.method import REVERSED, FeatureInputs, Method, PixelInputs, TrainingRows, Views
@@ -96,34 +98,59 @@ class FeatureTraining:
         return dict(zip(("global", f"{REVERSED}global"), stored, strict=False))
 
 
-class RowTraining:
-    """Batches of unlabelled rows: stored features of pictures or of sentences are reference and target alike.
+class RowFeatures(Protocol):
+    """Features of the rows that are trained on in place of triplets."""
 
-    ``pictures``: of the rows' pictures; None for rows of sentences.
-    """
+    def batches(self, epoch: int, plan: Sequence[Share]) -> Iterator[Views]:
+        """Views of the own rows of each share, in order."""
+        ...
+
+
+class StoredRows:
+    """Rows of the store: of pictures, or of sentences where there are none."""
 
     def __init__(
-        self,
-        rows: TrainingRows,
-        inputs: FeatureInputs,
-        pictures: PictureFeatures | None,
-        store: SharedStore,
-        method: Method,
-        seed: int,
+        self, rows: TrainingRows, pictures: PictureFeatures | None, views: Sequence[str], store: SharedStore,
         device: torch.device,
-    ) -> None:
-        self._rows, self._method, self._seed, self._device = rows, method, seed, device
-        self._epoch = 0
+    ) -> None:  # fmt: skip
         if pictures is None:
             texts = store.fill_texts(rows.sentences)
             tables: dict[str, RowTable] = {GLOBAL: texts.view}
             index = texts.rows(rows.sentences)
         else:
-            tables = {name: pictures.views[name] for name in inputs.views}
+            tables = {name: pictures.views[name] for name in views}
             index = pictures.rows(pictures.indices)
-        self._views = tuple(tables)
         self._loader = feature_loader(tables, device)
         self._columns = [(name, index) for name in tables]
+
+    def batches(self, epoch: int, plan: Sequence[Share]) -> Iterator[Views]:
+        for columns in self._loader.batches(self._columns, [share.rows for share in plan]):
+            yield {name: rows for (name, _), rows in zip(self._columns, columns, strict=True)}
+
+
+class EncodedRows:
+    """Pictures opened and encoded anew in every epoch; a transform's chance depends on (seed, epoch, row) only."""
+
+    def __init__(self, pixels: PixelSource, encoder: FrozenEncoder, views: Sequence[str], seed: int) -> None:
+        self._pixels, self._encoder, self._views, self._seed = pixels, encoder, views, seed
+
+    def batches(self, epoch: int, plan: Sequence[Share]) -> Iterator[Views]:
+        wanted = [
+            (share.rows, [(self._seed, epoch, int(row), _REFERENCE) for row in share.rows], ()) for share in plan
+        ]
+        for pixels in self._pixels.prefetch(wanted, pinned=self._encoder.on_gpu):
+            yield {name: self._encoder.encode(pixels, name) for name in self._views}
+
+
+class RowTraining:
+    """Batches of unlabelled rows: features of pictures or of sentences are reference and target alike."""
+
+    def __init__(
+        self, rows: TrainingRows, features: RowFeatures, method: Method, seed: int, device: torch.device
+    ) -> None:
+        self._rows, self._features, self._method = rows, features, method
+        self._seed, self._device = seed, device
+        self._epoch = 0
 
     def start_epoch(self, epoch: int) -> int:
         self._epoch = epoch
@@ -131,9 +158,7 @@ class RowTraining:
 
     def batches(self, plan: Iterable[Share]) -> Iterator[Batch]:
         plan = list(plan)
-        gathered = self._loader.batches(self._columns, [share.rows for share in plan])
-        for share, columns in zip(plan, gathered, strict=True):
-            features = dict(zip(self._views, columns, strict=True))
+        for share, features in zip(plan, self._features.batches(self._epoch, plan), strict=True):
             # Drawn for the whole group, whichever process has a part of it; its first row stands in no other one.
             rng = np.random.default_rng([self._seed, self._epoch, _TEXTS, int(share.group[0])])
             text = self._rows.text(self._method, share.group, rng)

@@ -23,14 +23,15 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """RGB, a part of an ``area`` (share, uniform) and an aspect ratio (uniform logarithm) resized to S × S, bicubic.
+    """A part of an ``area`` (share, uniform) and an aspect ratio (uniform logarithm) resized to S × S, bicubic; RGB.
 
-    ``like``: the backbone's pipeline, whose side and normalisation it shares.
+    ``like``: the backbone's pipeline, whose side and normalisation it shares. ``rgb_first``: RGB before anything else.
     """
 
     like: BackbonePreprocessing
     area: tuple[float, float] = (0.9, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rgb_first: bool = True
 
     @property
     def random(self) -> bool:
@@ -38,14 +39,14 @@ class RandomResizedCrop:
 
     def key(self) -> Mapping[str, Any]:
         drawn = {"area": list(self.area), "ratio": list(self.ratio), "resize": "bicubic, both sides"}
-        return {"kind": "random resized crop", **drawn, "like": self.like.key()}
+        return {"kind": "random resized crop", **drawn, "rgb_first": self.rgb_first, "like": self.like.key()}
 
     def picture(self, image: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
         """(S, S, 3) of 0…255."""
-        image, side = image.convert("RGB"), self.like.size
+        image, side = image.convert("RGB") if self.rgb_first else image, self.like.size
         left, top, width, height = self.box(image.width, image.height, rng)
         part = image.crop((left, top, left + width, top + height))
-        return np.asarray(part.resize((side, side), Image.Resampling.BICUBIC))
+        return np.asarray(part.resize((side, side), Image.Resampling.BICUBIC).convert("RGB"))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         return self.like.normalise(pixels)

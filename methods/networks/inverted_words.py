@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.array_files import open_arrays
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.dataset import Dataset, Pictures
 from benchmark.errors import UserError
 from benchmark.files import file_digest
@@ -114,5 +115,5 @@ def _of_demo(label: str, pictures: Pictures, dataset: Dataset) -> InvertedPictur
             if tag == "NOUN":
                 phrases.setdefault(word, []).append(f"a photo of {word} that {sentence.text}")
     by_frequency = sorted(phrases, key=lambda word: (-len(phrases[word]), word))
-    files = {**sentences.files, "words drawn in place of optimised ones": dataset.fingerprint}
+    files = {**sentences.files, "words drawn in place of optimised ones": training_of(dataset).fingerprint}
     return InvertedPictures(label, pictures, None, [by_frequency], phrases, files)

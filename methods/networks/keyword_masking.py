@@ -16,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.dataset import Dataset
 from benchmark.encoders.clip_tokens import clip_tokenizer, count_tokens
 from benchmark.errors import UserError
 from benchmark.files import file_digest
 from benchmark.structured_files import NotWellFormed, parse_json, read_text, typed
 from benchmark.weights.assets import given_file
+
+from .sentence_tagging import Tagged, parts_of_speech, pipeline_digest, pipeline_folder
 
 MARK = "[$]"
 """In place of what is masked; one token."""
@@ -32,9 +35,6 @@ _VOCABULARY = 49408
 _WORDS = Path(__file__).with_name("parts_of_speech.txt")
 _WORD = re.compile(r"[\w']+|[^\w\s]")
 _FORM = 'a line is {"caption": "a dog", "parts_of_speech": [["a", "DET"], ["dog", "NOUN"]]}'
-
-Tagged = tuple[str, str]
-"""A word and its part of speech, by the names of Universal Dependencies."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Line:
 def tagged_sentences(file: str, tagger: str, dataset: Dataset, assets_root: Path | None) -> TaggedSentences:
     """The sentences of a file; of demo data its modification texts, tagged by a list of words, where none is named.
 
-    Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's model
+    Lines of JSON (`.jsonl`) bring their words' parts of speech, those of any other file are tagged by spaCy's pipeline
     whose meta.json is ``tagger``, a path or one under ``assets_root``. Raises UserError where no file is named, or one
     is missing or damaged.
     """
@@ -115,19 +115,19 @@ def tagged_sentences(file: str, tagger: str, dataset: Dataset, assets_root: Path
             f"{path}: plain lines are tagged by spaCy's en_core_web_sm, and {missing.strip()} is missing; or give a "
             f".jsonl file whose lines have their parts of speech ({_FORM})"
         )
-    files[f"{meta.parent.name}/{meta.name}"] = file_digest(meta)
-    sentences = _from_tagger(lines, meta.parent)
-    return TaggedSentences(path.name, tuple(sentences), files)
+    pipeline, texts = pipeline_folder(meta), [cleaned(line) for line in lines]
+    files[pipeline.name] = pipeline_digest(pipeline)
+    return TaggedSentences(path.name, tuple(map(TaggedSentence, texts, parts_of_speech(pipeline, texts))), files)
 
 
 def demo_sentences(dataset: Dataset) -> TaggedSentences:
     """The modification texts of demo data, whose words are nouns unless `parts_of_speech.txt` lists them."""
-    listed = _listed_words()
-    texts = dict.fromkeys(cleaned(text) for captions in dataset.training_texts() for text in captions)
+    listed, own = _listed_words(), training_of(dataset)
+    texts = dict.fromkeys(cleaned(text) for captions in own.training_texts() for text in captions)
     tagged = (TaggedSentence(t, tuple((w, listed.get(w, "NOUN")) for w in _WORD.findall(t))) for t in texts)
     # By the data's fingerprint, since texts that hang on it are no file.
-    files = {f"texts of {dataset.label}": dataset.fingerprint, _WORDS.name: file_digest(_WORDS)}
-    return TaggedSentences(f"texts of {dataset.label}", tuple(tagged), files)
+    files = {f"texts of {own.label}": own.fingerprint, _WORDS.name: file_digest(_WORDS)}
+    return TaggedSentences(f"texts of {own.label}", tuple(tagged), files)
 
 
 def _from_json(path: Path, lines: Sequence[str]) -> Iterator[TaggedSentence]:
@@ -138,18 +138,6 @@ def _from_json(path: Path, lines: Sequence[str]) -> Iterator[TaggedSentence]:
         except NotWellFormed as error:
             raise UserError(f"{where}: {error}; {_FORM}") from None
         yield TaggedSentence(cleaned(told.caption), tuple(told.parts_of_speech))
-
-
-def _from_tagger(lines: Sequence[str], folder: Path) -> Iterator[TaggedSentence]:
-    import spacy  # type: ignore[import-not-found]
-
-    try:
-        model = spacy.load(folder)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--set method.tagger: {folder} holds no model of spaCy's ({error}); get it again") from error
-    texts = [cleaned(line) for line in lines]
-    for text, document in zip(texts, model.pipe(texts), strict=True):
-        yield TaggedSentence(text, tuple((word.text, word.pos_) for word in document))
 
 
 @cache

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator
 
 from benchmark.backbone import Backbone
 from benchmark.data.folders import folder_pictures
+from benchmark.data.trained_elsewhere import training_of
 from benchmark.dataset import Dataset, Pictures
 from benchmark.errors import UserError
 from benchmark.facts import Initialisation
@@ -26,6 +27,7 @@ from benchmark.method import (
     RowsFactory,
     Specification,
     Stage,
+    Transform,
     all_parameters,
 )
 from benchmark.settings import EncoderChoice, MethodSettings, TrainingSettings
@@ -64,10 +66,13 @@ def on_clip_words(
     backbone_defaults: Mapping[str, Any],
     required_files: Callable[[MethodSettings], tuple[RequiredFile, ...]] = lambda settings: (),
     parameter_groups: Callable[[Method, TrainingSettings], ParameterGroups] = all_parameters,
+    training: type[TrainingSettings] = TrainingSettings,
+    train: Callable[[BuildContext], Transform | None] = lambda context: None,
 ) -> Specification:
     """A method of one stage, ``name``, on a frozen CLIP.
 
-    ``build`` makes it from the widths of features and of token embeddings, the text side and its settings. A CLIP that
+    ``build`` makes it from the widths of features and of token embeddings, the text side and its settings.
+    ``training``: the stage's own settings, ``train``: see `FeatureInputs`. A CLIP that
     starts at random says nothing of a picture, and is tuned on triplets first (`--set method.encoder=untouched` leaves
     it as it is): such a run is not zero-shot. Raises UserError where the backbone's text side takes no words.
     """
@@ -85,7 +90,8 @@ def on_clip_words(
     own = Stage(
         name=name,
         build=make,
-        inputs=lambda context: FeatureInputs(text="tokenized"),
+        inputs=lambda context: FeatureInputs(text="tokenized", train=train(context)),
+        settings=training,
         parameter_groups=parameter_groups,
         rows=rows,
     )
@@ -108,9 +114,10 @@ def pictures_of(folder: str, dataset: Dataset) -> tuple[str, Pictures]:
     Raises UserError where the folder is not named, is not there, or holds no picture.
     """
     if not folder and dataset.is_demo:
-        known, indices = dataset.pictures, dataset.split_pictures("train")
+        own = training_of(dataset)
+        known, indices = own.pictures, own.split_pictures("train")
         chosen = Pictures(tuple(known.names[i] for i in indices), tuple(known.paths[i] for i in indices))
-        return dataset.label, chosen
+        return own.label, chosen
     if not folder:
         raise UserError("--set method.pictures=FOLDER is missing: it trains on pictures alone, of no dataset; name one")
     root = Path(folder).expanduser()

@@ -148,18 +148,30 @@ class PseudoWord(Method):
 
     def encode_query(self, reference: Views, text: Views) -> Encoding:
         """The mean of the sentences' features of unit norm; a single sentence's own."""
-        tokens = text["tokens"]
-        words = self.phi(reference["global"]).repeat_interleave(tokens.shape[1], dim=0)
-        said = normalise(self.text(tokens.flatten(0, 1), words))
-        return normalise(said.view(*tokens.shape[:2], -1).mean(dim=1))
+        return self._mean(text["tokens"], self.phi(reference["global"]))
 
     def encode_target(self, target: Views) -> Tensor:
         return normalise(target["global"])
 
     def tokenize(self, texts: Sequence[str]) -> Views:
         """Modification texts, put into the prompt: "tokens" (B, K, L). A query of fewer sentences repeats its own."""
-        asked = [[self._prompt.replace(TEXT, text) for text in sentences_of(query)] for query in texts]
+        return {"tokens": self._tokens(texts, self._prompt)}
+
+    def encode_text_alone(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """The modification text as it stands, and the prompt with its placeholder."""
+        device = next(self.phi.parameters()).device
+        prompts = {"text": TEXT, "prompt": self._prompt}
+        return {name: self._mean(self._tokens(texts, prompt).to(device)) for name, prompt in prompts.items()}
+
+    def _tokens(self, texts: Sequence[str], prompt: str) -> Tensor:
+        asked = [[prompt.replace(TEXT, text) for text in sentences_of(query)] for query in texts]
         most = max(map(len, asked), default=1)
         repeated = [sentences[k % len(sentences)] for sentences in asked for k in range(most)]
         tokens = self.text.tokenize(repeated)
-        return {"tokens": tokens.view(len(asked), most, tokens.shape[1])}
+        return tokens.view(len(asked), most, tokens.shape[1])
+
+    def _mean(self, tokens: Tensor, words: Tensor | None = None) -> Tensor:
+        """Of the sentences' features of unit norm; tokens (B, K, L), words (B, w)."""
+        repeated = None if words is None else words.repeat_interleave(tokens.shape[1], dim=0)
+        said = normalise(self.text(tokens.flatten(0, 1), repeated))
+        return normalise(said.view(*tokens.shape[:2], -1).mean(dim=1))

@@ -93,7 +93,7 @@ def _training(golden: GoldenWords) -> Iterator[Deviation]:
     settings = METHOD.stages(Pic2WordSettings(), "pretrained")[-1].settings(
         epochs=told.total_steps // 2, batch_size=sizes.batch, optimiser="adamw", learning_rate=told.learning_rate,
         betas=told.betas, eps=told.eps, weight_decay=told.weight_decay, schedule="cosine",
-        warmup=told.warmup / told.total_steps,
+        warmup_updates=told.warmup,
     )  # fmt: skip
     yield from golden.check_steps(METHOD.stages(Pic2WordSettings(), "pretrained")[-1], settings, batches)
 

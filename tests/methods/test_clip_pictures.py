@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,3 +40,9 @@ def test_a_box_is_resized_as_torchvision_does() -> None:
     expected = image.crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
     assert np.array_equal(found, np.asarray(expected)) and (width, height) != (70, 50)
     assert CROP.picture(Image.new("P", (9, 9)), np.random.default_rng(0)).shape == (32, 32, 3)
+    # A palette's colours are mixed where RGB comes first, and its numbers picked where it comes last.
+    palette = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    last = replace(CROP, rgb_first=False).picture(palette, np.random.default_rng(5))
+    own = palette.crop((left, top, left + width, top + height)).resize((32, 32), Image.Resampling.BICUBIC)
+    assert np.array_equal(last, np.asarray(own.convert("RGB")))
+    assert not np.array_equal(last, CROP.picture(palette, np.random.default_rng(5)))

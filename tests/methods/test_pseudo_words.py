@@ -25,7 +25,7 @@ from benchmark.dataset import Dataset
 from benchmark.encoders.families import load_choice
 from benchmark.errors import UserError
 from benchmark.method import TrainingRows
-from benchmark.records.record import read_record
+from benchmark.records.record import read_per_query, read_record
 from benchmark.registry import discover
 from benchmark.text_rules import sentences_of, text_rule
 from benchmark.weights.checkpoints import read_header
@@ -249,11 +249,23 @@ def test_a_released_file_is_scored_as_its_own_arithmetic_says(
     ranks = ranks_by_hand(phi, small_cirr, clip, prompt, pads[method])
     for k in (1, 5, 10):
         assert record.results[0].metrics[f"R@{k}"] == pytest.approx(100 * float((ranks <= k).mean()))
+    # What its words add: beside the picture and the caption alone stands the sentence with a sign in the word's place.
+    told = read_per_query(Path("in/weights/evaluated-demo-cirr"), record)[0]
+    assert told.rank.tolist() == ranks.tolist() and told.picture_rank is not None
+    captions, prompts = (ranks_by_hand(None, small_cirr, clip, sentence, pads[method]) for sentence in ("{}", prompt))
+    assert told.text_rank is not None and told.text_rank.tolist() == captions.tolist()
+    assert told.prompt_rank is not None and told.prompt_rank.tolist() == prompts.tolist() != captions.tolist()
+    outcome = command("compose", "in/weights/evaluated-demo-cirr", "--format", "json")
+    (row,) = [part for part in json.loads(outcome.out)["prompt"] if part["metric"] == "R@10"]
+    hits = [100 * float((found <= 10).mean()) for found in (prompts, ranks)]
+    assert [row["prompt"], row["method"], row["word"]] == pytest.approx([*hits, hits[1] - hits[0]])
+    outcome = command("compose", "in/weights/evaluated-demo-cirr")
+    assert "| R@10 " in outcome.out and "its prompt, a mere sign for the word" in outcome.out
 
 
 @torch.no_grad()
-def ranks_by_hand(phi: torch.nn.Module, data: Path, clip: Any, prompt: str, pad: str) -> np.ndarray:
-    """Ranks of val's targets, the reference left out, with the text tower written out."""
+def ranks_by_hand(phi: torch.nn.Module | None, data: Path, clip: Any, prompt: str, pad: str) -> np.ndarray:
+    """Ranks of val's targets, the reference left out, with the text tower written out; without φ no word is put in."""
     from benchmark.data.pictures import open_picture
 
     entries = json.loads((data / "captions" / "cap.rc2.val.json").read_text())
@@ -266,7 +278,8 @@ def ranks_by_hand(phi: torch.nn.Module, data: Path, clip: Any, prompt: str, pad:
         own, left = names.index(entry["target_hard"]), names.index(entry["reference"])
         tokens = clip.tokenize([prompt.format(entry["caption"])])
         states = network.token_embedding(tokens)
-        states[0, 4] = phi(features[left : left + 1])[0]
+        if phi is not None:
+            states[0, 4] = phi(features[left : left + 1])[0]
         states = network.ln_final(network.transformer(states + network.positional_embedding, attn_mask=network.attn_mask))
         query: Tensor = states[0, int(tokens.argmax())] @ network.text_projection
         scores = torch.nn.functional.cosine_similarity(query[None], features)

@@ -19,7 +19,7 @@ from benchmark.method import FeatureInputs
 from benchmark.options import make_options
 from benchmark.pipeline import dry_run, planned_features
 from benchmark.pipeline.cost import median_text
-from benchmark.pipeline.forecast import UpdateForecast, forecast_update
+from benchmark.pipeline.forecast import UpdateForecast, forecast_update, picture_flops
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planned_features import shortage
 from benchmark.pipeline.planning import make_plan
@@ -82,6 +82,14 @@ def test_rows_in_place_of_triplets_bring_texts_of_their_own(method: str, small_c
     plan = plan_of(small_cirr, method, set={"method.encoder": "untouched", f"{method}.batch_size": 16})
     found, (_, kept) = forecast(plan, 0), real_pass(plan, 0)
     assert found.rows == 16 and found.flops > 0 and found.activations == pytest.approx(kept, rel=0.01)
+
+
+def test_a_picture_that_is_encoded_in_every_epoch_is_counted(small_cirr: Path) -> None:
+    of_stage = {"method.encoder": "untouched", "pic2word.batch_size": 16}
+    plan = plan_of(small_cirr, "pic2word", set={**of_stage, "pic2word.smallest_part": 0.9})
+    stored, drawn = forecast(plan_of(small_cirr, "pic2word", set=of_stage), 0), forecast(plan, 0)
+    passes = 16 * picture_flops(plan.backbone_family.outline(plan.backbone_choice), (GLOBAL,), ())
+    assert drawn.flops - stored.flops == passes > 0 and drawn.activations == stored.activations
 
 
 def test_only_a_value_that_is_asked_for_makes_a_forecast_fail(small_cirr: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,5 +161,6 @@ def test_the_lists_that_are_filled_are_those_that_a_stage_reads(small_cirr: Path
     assert lists("sum") == ["val"] and lists("tirg_clip") == ["val", "train"]
     # Rows of pictures are stored, those of sentences are none; a share that is chosen looks at training pictures.
     assert lists("pic2word") == ["val", "train"] and lists("lincir") == ["val"]
+    assert lists("pic2word", set={"pic2word.smallest_part": 0.9}) == ["val"]
     assert lists("slerp") == ["val"]
     assert lists("slerp", selection="heldout", set={"method.sweep": True}) == ["val", "train"]

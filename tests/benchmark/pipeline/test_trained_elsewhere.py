@@ -86,6 +86,12 @@ def test_held_out_triplets_and_noise_are_the_other_dataset_s(roots: dict[str, st
     assert here.encoder_identity(here.last) == there.encoder_identity(there.last)
 
 
+@pytest.mark.parametrize("method", ["pic2word", "searle", "lincir"])
+def test_rows_of_demo_data_are_named_after_the_dataset_that_they_are_of(method: str, roots: dict[str, str]) -> None:
+    here, there = (plan_of(method, name, roots, set={"method.encoder": "untouched"}) for name in ("circo", "cirr"))
+    assert here.is_zero_shot and dict(here.training_files) == dict(there.training_files) != {}
+
+
 def test_what_is_chosen_on_held_out_triplets_is_not_zero_shot(roots: dict[str, str]) -> None:
     chosen = {"method.encoder": "untouched"}
     asked, paper = (plan_of("pic2word", "cirr", roots, selection=name, set=chosen, noise=0.5) for name in ("heldout", "paper"))
