@@ -47,6 +47,8 @@ _COUNTING = (
     "two, what works element by element is not counted; bytes: of a gallery picture's encoding in float32; "
     "FLOPs/pair: of scoring one picture for one query"
 )
+_ITS_OWN = "its own triplets"
+"""What data that is trained on and evaluated is said to be trained on; told only where another comparison is not."""
 _TIMING = "train (at the chosen rate) and tune (at all rates) are seconds without validation, means over seeds, on"
 _COST_HEADS = ("method", "parameters", "train, s", "tune, s", "passes", "GFLOPs", "bytes", "FLOPs/pair")
 _COST_ROOM = 20
@@ -141,6 +143,8 @@ def _conditions(record: Record) -> Conditions:
     }
     if identity.stages:
         found["selection"] = identity.selection
+        elsewhere = identity.training_data
+        found["trained on"] = f"{elsewhere.label} {elsewhere.fingerprint[:12]}" if elsewhere else _ITS_OWN
     if trains(record):
         found |= _effort(record)
     return found
@@ -285,7 +289,8 @@ def _mean(values: Sequence[float]) -> str:
 
 def _notes(comparison: ControlledComparison) -> Iterator[str]:
     """Its conditions, searches, times, and who is left out, a sentence each."""
-    yield "shared by all rows: " + "; ".join(f"{name} {plain(value)}" for name, value in comparison.conditions.items())
+    told = {name: plain(value) for name, value in comparison.conditions.items() if value != _ITS_OWN}
+    yield "shared by all rows: " + "; ".join(f"{name} {value}" for name, value in told.items())
     yield f"encoder artefact: {_by_seed(comparison.artefacts)}"
     if comparison.triplets:
         yield f"triplets seen in one training, of which a search has one per rate: {_by_seed(comparison.triplets)}"

@@ -259,8 +259,11 @@ class _Run:
 
     def _fit(self, planned: PlannedStage, built: BuiltStage) -> None:
         """What a method that trains nothing chooses on held-out triplets, where it was asked to."""
+        # Where nothing is chosen no triplet is asked for: the data may have none.
+        if planned.stage.fit is None:
+            return
         validate = self._sources.validation(planned, built.method, built.inputs)
-        if planned.stage.fit is None or validate is None:
+        if validate is None:
             return
         with self._timed(f"{planned.stage.name}: choosing"):
             told = planned.stage.fit(built.method, lambda: validate(built.method).value)

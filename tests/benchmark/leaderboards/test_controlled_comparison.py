@@ -120,12 +120,29 @@ def test_seeds_share_a_row_and_each_has_its_own_artefact() -> None:
         ({"identity.stages.1.settings.schedule": "step"}, "schedule step, not None"),
         ({"identity.data.fingerprint": "00" * 32}, "data 000000000000, not a1a1a1a1a1a1"),
         ({"identity.limit": 24}, "shortened to 24, not nothing"),
+        (
+            {"identity.training_data": {"name": "shoes", "label": "shoes", "fingerprint": "b" * 64}},
+            "trained on shoes bbbbbbbbbbbb, not its own triplets",
+        ),
     ],
 )
 def test_a_record_of_other_conditions_is_left_out_with_the_reason(change: dict[str, Any], reason: str) -> None:
     section = controlled_section(CIRR, [made("artemis_clip"), made("clip4cir"), made("spirit", 0, change)], {})
     assert f"left out: SPIRIT, seed 0: {reason}" in in_one_line(section)
     assert [row["method"].split(",")[0] for row in cells(section)] == ["ARTEMIS_CLIP", "CLIP4CIR"]
+
+
+def test_another_dataset_s_triplets_are_a_condition_that_is_told() -> None:
+    elsewhere = {"identity.training_data": {"name": "shoes", "label": "shoes", "fingerprint": "b" * 64}}
+    members = [made("clip4cir", 0, elsewhere), made("spirit", 0, elsewhere), untrained(change=elsewhere)]
+    told = in_one_line(controlled_section(CIRR, members, {}))
+    assert "; trained on shoes bbbbbbbbbbbb; " in told and "left out: " not in told
+    assert "its own triplets" not in in_one_line(controlled_section(CIRR, [made()], {}))
+    # Untouched weights that no method's own stage was trained behind are the same whatever the others saw.
+    nothing = {"identity.stages": [], "identity.encoder.state": "untouched"}
+    plain = {"identity.encoder.state": "untouched", "identity.stages.0.artefact": None, **elsewhere}
+    (comparison,) = comparisons([made("clip4cir", 0, plain), untrained(change=nothing)])
+    assert len(comparison.records) == 2
 
 
 def test_a_method_that_trains_nothing_needs_the_same_encoder_alone() -> None:
