@@ -23,11 +23,18 @@ class UserError(Exception):
         return cls("\n".join(problems))
 
 
+class Inapplicable(UserError):
+    """A method, or an option, that a dataset cannot have, whatever files are there: what `all` names leaves it out."""
+
+
 @contextmanager
 def gathered(problems: list[str]) -> Iterator[None]:
-    """Add a UserError's text to ``problems`` instead of raising it, so that more can be looked for."""
+    """Add a UserError's text to ``problems`` instead of raising it, so that more can be looked for; where nothing can
+    be mended, nothing more is."""
     try:
         yield
+    except Inapplicable:
+        raise
     except UserError as error:
         problems.append(str(error))
 

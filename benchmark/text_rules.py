@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmark.dataset import Captions, CategoryCaptions, ConceptCaptions, SideTexts
-from benchmark.errors import UserError, unknown_name
+from benchmark.errors import Inapplicable, UserError, unknown_name
 
 CORRECTED = "corrected"
 """The name of the rule whose texts depend on dictionaries."""
@@ -92,10 +92,12 @@ def _corrected(captions: Captions) -> str:
 
 
 def side_texts_of(captions: Captions) -> SideTexts:
-    """What is known of a pair beside its captions. Raises UserError where nothing is."""
+    """What is known of a pair beside its captions. Raises Inapplicable where nothing is."""
     if not isinstance(captions, CategoryCaptions) or captions.side is None:
-        told = "come without captions of their pictures and words to show; no released files have them"
-        raise UserError(f"the texts of this data or split {told}; choose another one, or a text rule without a caption")
+        raise Inapplicable(
+            "the texts of this data or split come without captions of their pictures and words to show; no released "
+            "files have them; choose another one, or a text rule without a caption"
+        )
     return captions.side
 
 

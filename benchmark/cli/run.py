@@ -2,8 +2,10 @@
 
 Without --data-root the run uses demo data (synthetic pictures) and says so. Defaults reproduce the method's
 paper on that dataset. Several methods, datasets, variants or seeds run one after the other; one
-failure does not stop the rest, but for a job of several processes, which ends. With --ablations a
-method and each of its ablations are run, and the table of them is written beside their folders.
+failure does not stop the rest, but for a job of several processes, which ends. What a dataset cannot
+have (a method that reads captions which nobody released for its queries, noise where pairs are drawn
+anew) is left out of several and told at the end, and is no failure. With --ablations a method and each
+of its ablations are run, and the table of them is written beside their folders.
 
 With --fair all methods get the same encoder artefact, frozen (untouched weights; one stage 1 that all
 share), the dataset's text rule, the same number of triplets seen, batch, negative group, schedule,
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.cli.arguments import add_all_options, named_ones, run_values
-from benchmark.errors import UserError, format_failure, gathered
+from benchmark.errors import Inapplicable, UserError, format_failure, gathered
 
 if TYPE_CHECKING:
     from benchmark.distributed.job import Job
@@ -88,7 +90,8 @@ def _run(options: argparse.Namespace, made: list[Record] | None = None) -> int:
     if options.dry_run and os.environ.get("RANK", "0") != "0":
         return 0
     job = None if options.dry_run else join_job(runs[0].device, runs[0].cache_root)
-    failures = []
+    failures: list[str] = []
+    left_out: list[str] = []
     made = [] if made is None else made
     for number, chosen in enumerate(runs, 1):
         if len(runs) > 1:
@@ -96,6 +99,12 @@ def _run(options: argparse.Namespace, made: list[Record] | None = None) -> int:
         study = _study(studies, chosen, registry) if options.ablations else None
         try:
             made += _one(chosen, registry, job, study)
+        except Inapplicable as reason:
+            if len(runs) == 1:
+                raise
+            left_out.append(f"{_named(chosen)} on {chosen.dataset}, seed {chosen.seed}: {reason}")
+            if study is not None:
+                study.left_out[chosen.variant] = str(reason)
         except (Exception, SystemExit) as error:
             if len(runs) == 1 or os.environ.get("WORLD_SIZE", "1") != "1":
                 raise
@@ -114,6 +123,10 @@ def _run(options: argparse.Namespace, made: list[Record] | None = None) -> int:
         if any(chosen.fair for chosen in runs) and job is not None:
             with extra("the controlled comparison"):
                 _print_controlled_comparisons(made, registry)
+    for line in left_out:
+        say(f"left out: {line}")
+    if len(left_out) == len(runs):
+        raise UserError(f"none of the {len(runs)} runs can be made on the data that was asked for")
     if failures:
         raise UserError.collect([f"{len(failures)} of {len(runs)} runs failed", *failures])
     return 0

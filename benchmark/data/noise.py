@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmark.data.wrapped import Noise, WrappedDataset
 from benchmark.dataset import Captions, CategoryCaptions, Dataset, IntArray, SideTexts, Triplets
-from benchmark.errors import UserError
+from benchmark.errors import Inapplicable
 from benchmark.files import digest_of
 
 SCHEMES = ("ntc", "ntc-front")
@@ -89,13 +89,13 @@ def _behind(captions: Captions, of_reference: Captions) -> Captions:
 
 
 class NoisyDataset(WrappedDataset):
-    """A dataset with noisy training triplets. Raises UserError where training pairs are drawn anew every epoch: the
+    """A dataset with noisy training triplets. Raises Inapplicable where training pairs are drawn anew every epoch: the
     noise needs fixed ones."""
 
     def __init__(self, dataset: Dataset, share: float, seed: int, scheme: str) -> None:
         clean, other = dataset.train_triplets(0, 0), dataset.train_triplets(1, 1)
         if not np.array_equal(clean.target_picture, other.target_picture):
-            raise UserError(
+            raise Inapplicable(
                 f"--noise: {dataset.label} draws its training pairs anew every epoch, and noisy triplets are made once "
                 "of fixed ones; leave it out, or choose another dataset"
             )

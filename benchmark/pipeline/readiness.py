@@ -14,6 +14,7 @@ from benchmark.pipeline.run_folder import Owner, require_free
 from benchmark.pipeline.run_settings import by_namespace
 from benchmark.records.rows import AVERAGE
 from benchmark.settings import Settings, with_present_names
+from benchmark.text_rules import side_texts_of
 from benchmark.training.batches import GroupLayout, require_batches
 from benchmark.training.resumable_state import ResumableState
 
@@ -28,8 +29,11 @@ def require_trainable(plan: Plan) -> None:
     problems = list(_settings_without_effect(plan))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     with gathered(problems):
-        _ = plan.selection_tasks if plan.selection in ("paper", "heldout") else ()
+        # The evaluated queries first: what this dataset cannot have is told before any file that is missing.
         problems += doubled_columns(plan)
+        for task in plan.tasks if plan.last.stage.shows_notes else ():
+            side_texts_of(next(iter(task.queries.captions), ()))
+        _ = plan.selection_tasks if plan.selection in ("paper", "heldout") else ()
     if plan.last.stage.fit is not None and plan.selection != "heldout":
         problems.append(
             f"--selection {plan.selection}: {plan.method.name} chooses on held-out triplets alone; give --selection "
