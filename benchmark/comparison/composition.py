@@ -2,13 +2,15 @@
 
 Notation: h_i, h_t, h_m: hits at k of the picture alone, the text alone and the method; K cut-offs. All
 shares are percent of the queries; with categories, their mean. The definitions are this project's, where
-nothing else is said: the composition gap is that of CIRCUS' released code (arXiv 2605.14787).
+nothing else is said: the composition gap is that of CIRCUS' released code (arXiv 2605.14787). Where a query has several
+positives, a hit is one by the best of them, and average precisions stand in the place of hits for the gaps of mAP@k;
+what only hits have (composed, lost, hard) is then not defined.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,7 +51,8 @@ class CompositionAt:
 
     ``gap``: method - max(picture, text). ``union``: solvable by one modality, max(h_i, h_t). ``composed``:
     what the method alone finds; ``lost``: what one modality finds and the method does not. ``hard``: found by
-    neither modality, and ``hard_recall`` the method's recall on those (NaN where there are none).
+    neither modality, and ``hard_recall`` the method's recall on those (NaN where there are none). Of a mAP ``union``
+    is the mean of max(AP_i, AP_t), and ``composed, lost, hard, hard_recall`` are NaN, ``table`` is empty.
     ``relative_gap``: gap / (100 - max(picture, text)), NaN at 100. ``p_picture, p_text``: sign-flip
     tests of the method against either. ``table``: queries by (h_i, h_t, h_m), of the first seed.
     """
@@ -125,11 +128,11 @@ def compose_side(method: Side, seed: int = 0, replicates: int = REPLICATES) -> C
     return _findings(_beside_alone(method), seed, replicates)
 
 
-def compose_whole(method: Side, metric: str, replicates: int) -> CompositionAt | None:
-    """The same at one cut-off, of the task or of the average over its categories; None where it lacks the metric."""
-    whole = (found for found in comparables(_beside_alone(method)) if found.key.category in ("", AVERAGE))
-    comparable = next((found for found in whole if metric in found.metrics), None)
-    return None if comparable is None else _composition_at(comparable, metric, 0, replicates)
+def compose_whole(method: Side, metrics: Sequence[str], replicates: int) -> list[CompositionAt]:
+    """The same in those of the metrics that it has, of the task or of the average over its categories."""
+    whole = [found for found in comparables(_beside_alone(method)) if found.key.category in ("", AVERAGE)]
+    having = ((metric, [found for found in whole if metric in found.metrics]) for metric in metrics)
+    return [_composition_at(found[0], metric, 0, replicates) for metric, found in having if found]
 
 
 def _beside_alone(method: Side) -> tuple[Side, ...]:
@@ -144,21 +147,26 @@ def _beside_alone(method: Side) -> tuple[Side, ...]:
     return tuple(
         replace(method, queries=tuple({key: _alone(q, name) for key, q in queries.items() if key in known}
                                       for queries in method.queries))
-        for name in ("rank", "picture_rank", "text_rank")
+        for name in _OF_EACH
     )  # fmt: skip
+
+
+_OF_EACH = ("", "picture_", "text_")
+"""What the names of the method's ranks, and of either modality's, begin with."""
 
 
 def _alone(queries: PerQuery, name: str) -> PerQuery:
     """The ranks of that name in the place of the method's own, and nothing else that is of the method."""
-    return replace(queries, rank=getattr(queries, name), subset_rank=None, positive_ranks=None, target_rank=None,
-                   top=None)  # fmt: skip
+    places = getattr(queries, f"{name}positive_ranks")
+    return replace(queries, rank=getattr(queries, f"{name}rank"), positive_ranks=places, subset_rank=None,
+                   target_rank=None, top=None)  # fmt: skip
 
 
 def compose_tasks(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> dict[str, ComposedRecall]:
     """Of one run's task (``tasks``: its categories), or none where they have no ranks of either modality."""
     return {
         metric: _composition_at(comparable, metric, 0, INTERVAL_REPLICATES).for_record()
-        for metric, comparable in _recalls(key, tasks, metrics)
+        for metric, comparable in _of_task(key, tasks, metrics)
     }
 
 
@@ -169,14 +177,14 @@ def composed_percentages(
     return {
         metric: {
             name: None if np.isnan(value) else value
-            for name, value in _percentages(_shares(comparable.groups, _hits(comparable, metric))).items()
+            for name, value in _percentages(_shares(comparable.groups, metric, _values(comparable, metric))).items()
         }
-        for metric, comparable in _recalls(key, tasks, metrics)
+        for metric, comparable in _of_task(key, tasks, metrics)
     }
 
 
-def _recalls(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> list[tuple[str, Comparable]]:
-    """The recalls in which the method, the picture alone, the text alone are compared, each with these three."""
+def _of_task(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) -> list[tuple[str, Comparable]]:
+    """The metrics in which the method, the picture alone, the text alone are compared, each with these three."""
     if any(queries.picture_rank is None for queries in tasks):
         return []
     comparable = Comparable(
@@ -184,9 +192,16 @@ def _recalls(key: TaskKey, tasks: Sequence[PerQuery], metrics: Sequence[str]) ->
         tuple(metrics),
         tuple(queries.ids for queries in tasks),
         tuple(queries.group for queries in tasks),
-        tuple(tuple((_alone(queries, name),) for name in ("rank", "picture_rank", "text_rank")) for queries in tasks),
+        tuple(tuple((_alone(queries, name),) for name in _OF_EACH) for queries in tasks),
     )
-    return [(metric, comparable) for metric in metric_order(metrics) if metric.startswith("R@")]
+    has_places = all(queries.picture_positive_ranks is not None for queries in tasks)
+    known = (metric for metric in metrics if has_places or not metric.startswith("mAP@"))
+    return [(metric, comparable) for metric in _composable(known)]
+
+
+def _composable(metrics: Iterable[str]) -> list[str]:
+    """Those that a composition is told of: recalls by any positive, and mAP."""
+    return metric_order(metric for metric in metrics if metric.startswith(("R@", "mAP@")))
 
 
 def _findings(sides: Sequence[Side], seed: int, replicates: int) -> CompositionFindings:
@@ -197,8 +212,7 @@ def _findings(sides: Sequence[Side], seed: int, replicates: int) -> CompositionF
         at=tuple(
             _composition_at(comparable, metric, seed, replicates)
             for comparable in found
-            for metric in metric_order(comparable.metrics)
-            if metric.startswith("R@")
+            for metric in _composable(comparable.metrics)
         ),
         log_ratio={comparable.key: _log_ratio(comparable) for comparable in found if len(comparable.ids) == 1},
         prompt=tuple(_against_prompt(method, seed, replicates)),
@@ -270,8 +284,9 @@ def _encoder_name(record: Record) -> str:
     return "none" if encoder is None else f"{encoder.name}, {encoder.weights}, {encoder.state}"
 
 
-def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
-    """Per category the hits of method, picture and text, ``(3, S, Q)``; one seed stands for several."""
+def _values(comparable: Comparable, metric: str) -> list[FloatArray]:
+    """Per category the hits, or average precisions, of method, picture and text, ``(3, S, Q)``; one seed stands for
+    several."""
     found = []
     for stratum in comparable.strata(metric):
         seeds = max(map(len, stratum.values))
@@ -281,12 +296,15 @@ def _hits(comparable: Comparable, metric: str) -> list[FloatArray]:
     return found
 
 
-def _shares(groups: Sequence[IntArray], hits: Sequence[FloatArray]) -> list[Stratum]:
-    """Per category the shares that a composition is made of, in the order of :func:`_percentages`."""
+def _shares(groups: Sequence[IntArray], metric: str, values: Sequence[FloatArray]) -> list[Stratum]:
+    """Per category the shares that a composition is made of, in the order of :func:`_percentages`; the last three of
+    hits alone."""
     strata = []
-    for group, (method, picture, text) in zip(groups, hits, strict=True):
+    for group, (method, picture, text) in zip(groups, values, strict=True):
         union = np.maximum(picture, text)
-        shares = (method, picture, text, union, method * (1 - union), (1 - method) * union, 1 - union)
+        shares = [method, picture, text, union]
+        if metric.startswith("R@"):
+            shares += [method * (1 - union), (1 - method) * union, 1 - union]
         # Hits of seeds are averaged first: the interval is of queries.
         strata.append(Stratum(group, tuple(share.mean(axis=0, keepdims=True) for share in shares)))
     return strata
@@ -294,36 +312,38 @@ def _shares(groups: Sequence[IntArray], hits: Sequence[FloatArray]) -> list[Stra
 
 def _percentages(strata: Sequence[Stratum]) -> dict[str, float]:
     """The numbers of a :class:`CompositionAt` that need no draws, by its names."""
-    m, i, t, union, composed, lost, hard = (100 * means(strata)).tolist()
+    m, i, t, union, *of_hits = (100 * means(strata)).tolist()
+    composed, lost, hard = of_hits or (np.nan, np.nan, np.nan)
     best = max(i, t)
     return {
         "picture": i, "text": t, "method": m, "gap": m - best, "union": union, "gap_to_union": m - union,
-        "composed": composed, "lost": lost, "hard": hard, "hard_recall": 100 * composed / hard if hard else np.nan,
+        "composed": composed, "lost": lost, "hard": hard, "hard_recall": 100 * composed / hard if hard > 0 else np.nan,
         "relative_gap": 100 * (m - best) / (100 - best) if best < 100 else np.nan,
     }  # fmt: skip
 
 
 def _composition_at(comparable: Comparable, metric: str, seed: int, replicates: int) -> CompositionAt:
-    found = _hits(comparable, metric)
-    strata = _shares(comparable.groups, found)
+    found, counts_hits = _values(comparable, metric), metric.startswith("R@")
+    strata = _shares(comparable.groups, metric, found)
     table: Counter[tuple[bool, bool, bool]] = Counter()
-    for hits in found:
+    for hits in found if counts_hits else ():
         for row in hits[:, 0].astype(bool).T:
             table[bool(row[1]), bool(row[2]), bool(row[0])] += 1
     drawn = 100 * bootstrap(strata, seed, replicates)
+    composed, lost, hard = drawn[:, 4:].T if counts_hits else np.full((3, 1), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        hard_drawn = 100 * drawn[:, 4] / drawn[:, 6]
+        hard_drawn = 100 * composed / hard
     return CompositionAt(
         comparable.key, metric, sum(map(len, comparable.ids)), **_percentages(strata),
         gap_interval=percentile_interval(drawn[:, 0] - drawn[:, 1:3].max(axis=1)),
         union_interval=percentile_interval(drawn[:, 3]),
         gap_to_union_interval=percentile_interval(drawn[:, 0] - drawn[:, 3]),
-        composed_interval=percentile_interval(drawn[:, 4]),
-        lost_interval=percentile_interval(drawn[:, 5]),
+        composed_interval=percentile_interval(composed),
+        lost_interval=percentile_interval(lost),
         hard_recall_interval=percentile_interval(hard_drawn),
         p_picture=sign_flip_test(group_differences(strata, 0, 1), seed),
         p_text=sign_flip_test(group_differences(strata, 0, 2), seed),
-        table={hits: table[hits] for hits in _ALL_HITS},
+        table={hits: table[hits] for hits in _ALL_HITS if counts_hits},
     )  # fmt: skip
 
 

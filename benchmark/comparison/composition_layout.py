@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -14,7 +14,7 @@ from benchmark.comparison.composition import CompositionAt, CompositionFindings
 from benchmark.comparison.layout import format_p
 from benchmark.records.layout import WIDTH, listed, paragraph, pipe_table
 from benchmark.records.record import Record
-from benchmark.records.rows import COMPOSITION_CUTOFF, plain
+from benchmark.records.rows import COMPOSITION_CUTOFF, COMPOSITION_METRICS, plain
 
 _READING = (
     "Percent of the queries, [95 % interval by bootstrap over groups of queries]",
@@ -24,6 +24,11 @@ _READING = (
     "finds and the method does not; composed - lost is the gap to the union",
     "hard: queries that neither modality solves, and the method's recall on those. On this encoder they are chosen by "
     "its own failures, which raises the recall on them: compare it across encoders only",
+)
+
+_PRECISE_READING = (
+    "mAP@k has average precisions over all positives in the place of hits by the best of them: one is the mean of the "
+    "better modality's; what is counted by hits it does not have"
 )
 
 _SHORT_READING = (
@@ -41,7 +46,7 @@ def format_composition(composition: CompositionFindings, form: str) -> str:
 def _markdown(composition: CompositionFindings) -> str:
     parts = [
         f"# Composition: {plain(composition.label)}\n",
-        paragraph([f"Encoder of all three: {plain(composition.encoder)}", *_READING]),
+        paragraph([f"Encoder of all three: {plain(composition.encoder)}", *_READING, *_precise(composition.at)]),
     ]
     for key, members in groupby(composition.at, key=lambda at: at.key):
         rows = list(members)
@@ -62,6 +67,10 @@ def _markdown(composition: CompositionFindings) -> str:
     return "\n".join(parts)
 
 
+def _precise(rows: Iterable[CompositionAt]) -> list[str]:
+    return [_PRECISE_READING] if any(at.metric.startswith("mAP@") for at in rows) else []
+
+
 def _recalls(rows: Sequence[CompositionAt]) -> str:
     cells = [
         [at.metric, f"{at.picture:.2f}", f"{at.text:.2f}", f"{at.method:.2f}", f"{at.gap:+.2f}",
@@ -76,8 +85,8 @@ def _shares(rows: Sequence[CompositionAt]) -> str:
     """Numbers, and below each its interval; that of the hard part is the union's, taken from 100."""
     cells = []
     for at in rows:
-        cells.append([at.metric, f"{at.union:.2f}", f"{at.gap_to_union:+.2f}", f"{at.composed:.2f}", f"{at.lost:.2f}",
-                      f"{at.hard:.2f}", _known(at.hard_recall)])  # fmt: skip
+        of_hits = map(_known, (at.composed, at.lost, at.hard, at.hard_recall))
+        cells.append([at.metric, f"{at.union:.2f}", f"{at.gap_to_union:+.2f}", *of_hits])
         cells.append(["", _span(at.union_interval), _span(at.gap_to_union_interval, "+"), _span(at.composed_interval),
                       _span(at.lost_interval), "", _span(at.hard_recall_interval)])  # fmt: skip
     heads = ["", "one", "gap to it", "composed", "lost", "hard", "recall"]
@@ -147,17 +156,27 @@ COMPOSITION_FORMATS: Mapping[str, Callable[[CompositionFindings], str]] = {"mark
 
 
 def composition_section(record: Record, width: int = WIDTH) -> str:
-    """What `run` prints below its tables: each task's composition at one cut-off; "" where none is known."""
-    known = {result.key: result for result in reversed(record.results) if COMPOSITION_CUTOFF in result.composition}
-    rows = [
-        [" · ".join(filter(None, (result.protocol, result.text_mode, result.category))),
-         f"{at.picture:.2f}", f"{at.text:.2f}", f"{result.metrics[COMPOSITION_CUTOFF]:.2f}", f"{at.gap:+.2f}",
-         f"{(at.gap_interval[1] - at.gap_interval[0]) / 2:.1f}", f"{at.union:.2f}", f"{at.composed:.2f}",
-         f"{at.lost:.2f}", "" if at.hard_recall is None else f"{at.hard_recall:.2f}"]
-        for result in reversed(known.values()) for at in [result.composition[COMPOSITION_CUTOFF]]
-    ]  # fmt: skip
-    if not rows:
+    """What `run` prints below its tables: each task's composition at one cut-off, and by mAP where that is the main
+    number; "" where none is known."""
+    found = [table for metric in COMPOSITION_METRICS if (table := _short_table(record, metric))]
+    if not found:
         return ""
-    heads = [f"composition, {COMPOSITION_CUTOFF}", *"picture text method gap ± one composed lost hard".split()]
-    table = pipe_table([heads], rows, ["left", *["right"] * (len(heads) - 1)])
-    return f"{table}\n{paragraph(_SHORT_READING, width)}"
+    *reading, more = _SHORT_READING
+    return "\n".join([*found, paragraph([*reading, *[_PRECISE_READING] * (len(found) > 1), more], width)])
+
+
+def _short_table(record: Record, metric: str) -> str:
+    """A line a task; "" where none has the metric."""
+    known = {result.key: result for result in reversed(record.results) if metric in result.composition}
+    rows = []
+    for result in reversed(known.values()):
+        at = result.composition[metric]
+        label = " · ".join(filter(None, (result.protocol, result.text_mode, result.category)))
+        values = [f"{value:.2f}" for value in (at.picture, at.text, result.metrics[metric])]
+        half = (at.gap_interval[1] - at.gap_interval[0]) / 2
+        of_hits = ["" if value is None else f"{value:.2f}" for value in (at.composed, at.lost, at.hard_recall)]
+        rows.append([label, *values, f"{at.gap:+.2f}", f"{half:.1f}", f"{at.union:.2f}", *of_hits])
+    heads = [f"composition, {metric}", *"picture text method gap ± one composed lost hard".split()]
+    if metric != COMPOSITION_CUTOFF:
+        heads, rows = heads[:-3], [row[:-3] for row in rows]
+    return pipe_table([heads], rows, ["left", *["right"] * (len(heads) - 1)]) if rows else ""

@@ -49,7 +49,7 @@ class TaskResult:
     """What a task's ranking gave: ranks, and what follows from them.
 
     ``top`` (Q, K): gallery indices of the best pictures of each query, best first, -1 where fewer are ranked;
-    None where they were not asked for. ``picture_rank``, ``text_rank`` (Q,): what one modality alone gives
+    None where they were not asked for. ``picture``, ``text``: what one modality alone gives
     (:mod:`benchmark.evaluation.single_modality`), where that was asked for; ``prompt_rank`` (Q,): what a prompt does
     without its word, where there is one.
     """
@@ -57,8 +57,8 @@ class TaskResult:
     task: Task
     ranks: Ranks
     top: IntArray | None = None
-    picture_rank: IntArray | None = None
-    text_rank: IntArray | None = None
+    picture: Ranks | None = None
+    text: Ranks | None = None
     prompt_rank: IntArray | None = None
 
     @cached_property
@@ -84,17 +84,23 @@ class TaskResult:
 
     def ranked(self) -> PerQuery:
         """What is stored of every query without its list."""
+        several = self.task.queries.has_several_positives
+        # Where a target is named, mAP is the main number; elsewhere they would treble the file for nothing.
+        is_precise = self.task.queries.target is not None
+        picture, text = self.picture, self.text
         return PerQuery(
             ids=self.task.queries.ids,
             group=self.task.queries.group,
             rank=self.ranks.rank,
             subset_rank=self.ranks.subset_rank,
-            positive_ranks=self.ranks.positive_ranks if self.task.queries.has_several_positives else None,
+            positive_ranks=self.ranks.positive_ranks if several else None,
             target_rank=target_ranks(self.ranks.positive_ranks, self.task),
             aspects=self.task.queries.aspects,
-            picture_rank=self.picture_rank,
-            text_rank=self.text_rank,
+            picture_rank=picture.rank if picture else None,
+            text_rank=text.rank if text else None,
             prompt_rank=self.prompt_rank,
+            picture_positive_ranks=picture.positive_ranks if picture and is_precise else None,
+            text_positive_ranks=text.positive_ranks if text and is_precise else None,
         )
 
 

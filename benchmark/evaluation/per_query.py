@@ -10,8 +10,10 @@ For the result at index i of the record the archive holds
   the text was written for, where one of them is;
 - where queries are told apart by what they ask for, ``i/aspects`` (Q,): the names of each one's, with blanks between;
 - where they were looked for, ``i/picture_rank``, ``i/text_rank`` (Q,): the rank that the reference picture alone, and
-  the text alone, give on the same encoder; ``i/prompt_rank`` (Q,): that of a method which puts a picture's word into
-  a sentence, when the sentence is asked without it;
+  the text alone, give on the same encoder; where a target is told as well, so that mAP is the main number, also
+  ``i/picture_positive_rank``, ``i/text_positive_rank`` (P,), the places of all positives;
+- of a method which puts a picture's word into a sentence, ``i/prompt_rank`` (Q,): the rank when the sentence is asked
+  without it;
 - ``i/top`` (Q, K): gallery indices of the best K pictures, best first, K = 50 or the gallery's
   size; -1 where fewer are ranked; ``i/gallery`` (G,): the names that the indices stand for. Both are left out in the
   book of results, which keeps what proves a record's numbers.
@@ -38,6 +40,8 @@ FILE_NAME = "per_query.npz"
 TOP = 50
 _COLUMNS = ("group", "rank", "subset_rank", "target_rank", "picture_rank", "text_rank", "prompt_rank")
 """One number a query; the first two are always there."""
+_PLACES = ("positive_ranks", "picture_positive_ranks", "text_positive_ranks")
+"""One number a positive; stored without the last letter."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class PerQuery:
     picture_rank: IntArray | None = None
     text_rank: IntArray | None = None
     prompt_rank: IntArray | None = None
+    picture_positive_ranks: Ragged | None = None
+    text_positive_ranks: Ragged | None = None
 
     @property
     def queries(self) -> int:
@@ -67,21 +73,23 @@ class PerQuery:
 
     def take(self, index: IntArray) -> PerQuery:
         """The queries of these places, in that order."""
-        positives = self.positive_ranks
         taken = {name: array[index] for name in (*_COLUMNS, "top") if (array := getattr(self, name)) is not None}
         return replace(
             self,
             ids=tuple(self.ids[i] for i in index),
-            positive_ranks=None if positives is None else Ragged.of([positives[int(i)].tolist() for i in index]),
             aspects=None if self.aspects is None else tuple(self.aspects[i] for i in index),
             **taken,
+            **{name: Ragged.of([places[int(i)].tolist() for i in index]) for name, places in self._places().items()},
         )
+
+    def _places(self) -> dict[str, Any]:
+        """The places of several positives, by the fields' names."""
+        return {name: places for name in _PLACES if (places := getattr(self, name)) is not None}
 
     def check(self, where: str) -> None:
         """Raises ValueError where shapes or indices do not belong together."""
         shapes = {name: array.shape for name in _COLUMNS if (array := getattr(self, name)) is not None}
-        if self.positive_ranks is not None:
-            shapes["positives"] = self.positive_ranks.sizes().shape
+        shapes |= {name: places.sizes().shape for name, places in self._places().items()}
         if self.aspects is not None:
             shapes["aspects"] = (len(self.aspects),)
         for name, shape in shapes.items():
@@ -102,7 +110,7 @@ class PerQuery:
             found |= {"top": _small(self.top), "gallery": np.asarray(self.gallery, dtype=np.str_)}
         if self.positive_ranks is not None:
             found["positives"] = _small(self.positive_ranks.sizes())
-            found["positive_rank"] = _small(self.positive_ranks.values)
+            found |= {name.removesuffix("s"): _small(places.values) for name, places in self._places().items()}
         if self.aspects is not None:
             found["aspects"] = np.asarray([" ".join(names) for names in self.aspects], dtype=np.str_)
         return found
@@ -164,7 +172,7 @@ def _fits(name: str, header: ArrayHeader, queries: int, gallery: int) -> bool:
         return False
     if name == "top":
         return len(shape) == 2 and shape[0] == queries and shape[1] <= TOP
-    if name == "positive_rank":
+    if f"{name}s" in _PLACES:
         return len(shape) == 1 and shape[0] <= queries * gallery
     return name in (*_COLUMNS, "positives") and shape == (queries,)
 
@@ -172,16 +180,21 @@ def _fits(name: str, header: ArrayHeader, queries: int, gallery: int) -> bool:
 def _from_arrays(own: Mapping[str, NDArray[Any]]) -> PerQuery:
     """One result's arrays, by their names without its number."""
     numbers = {name: array.astype(np.int64) for name, array in own.items() if array.dtype.kind in "iu"}
-    positive_ranks = None
+    places: dict[str, Ragged] = {}
     if "positives" in numbers:
-        sizes, values = numbers["positives"], numbers["positive_rank"]
-        if sizes.min(initial=0) < 0 or sizes.sum() != len(values):
-            raise ValueError(f"{len(values):,} places of {sizes.sum():,} positives")
-        positive_ranks = Ragged(np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)]), values)
+        sizes = numbers["positives"]
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+        for field in _PLACES[:1] + tuple(name for name in _PLACES[1:] if name.removesuffix("s") in numbers):
+            values = numbers[field.removesuffix("s")]
+            if sizes.min(initial=0) < 0 or sizes.sum() != len(values):
+                raise ValueError(f"{len(values):,} places of {sizes.sum():,} positives")
+            places[field] = Ragged(offsets, values)
     return PerQuery(
         ids=tuple(own["ids"].tolist()),
         gallery=tuple(own["gallery"].tolist()) if "gallery" in own else (),
-        positive_ranks=positive_ranks,
+        positive_ranks=places.get("positive_ranks"),
+        picture_positive_ranks=places.get("picture_positive_ranks"),
+        text_positive_ranks=places.get("text_positive_ranks"),
         aspects=tuple(tuple(names.split()) for names in own["aspects"].tolist()) if "aspects" in own else None,
         group=numbers["group"],
         rank=numbers["rank"],

@@ -46,9 +46,8 @@ class QuerySubset:
         return [self._of(result, index) for result, index in kept if len(index)]
 
     def _of(self, result: TaskResult, index: IntArray) -> TaskResult:
-        task, ranks = result.task, result.ranks
+        task = result.task
         note = f"{len(index):,} of {len(task.queries):,} queries, those listed in {self.name} ({self.digest[:12]})"
-        of_positives = Ragged.of([ranks.positive_ranks[int(i)].tolist() for i in index])
         return TaskResult(
             task=replace(
                 task,
@@ -57,12 +56,17 @@ class QuerySubset:
                 notes=(*task.notes, note),
                 texts_cut=0,  # counted over all queries; of these it is not known
             ),
-            ranks=Ranks(ranks.rank[index], ranks.ties[index], _taken(ranks.subset_rank, index), of_positives),
+            ranks=_of_queries(result.ranks, index),
             top=_taken(result.top, index),
-            picture_rank=_taken(result.picture_rank, index),
-            text_rank=_taken(result.text_rank, index),
+            picture=None if result.picture is None else _of_queries(result.picture, index),
+            text=None if result.text is None else _of_queries(result.text, index),
             prompt_rank=_taken(result.prompt_rank, index),
         )
+
+
+def _of_queries(ranks: Ranks, index: IntArray) -> Ranks:
+    of_positives = Ragged.of([ranks.positive_ranks[int(i)].tolist() for i in index])
+    return Ranks(ranks.rank[index], ranks.ties[index], _taken(ranks.subset_rank, index), of_positives)
 
 
 def _taken(column: IntArray | None, index: IntArray) -> IntArray | None:

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmark.dataset import IntArray
 from benchmark.distributed.job import ALONE, Job
 from benchmark.encoding import Encoding, encode
 from benchmark.evaluation.evaluator import EncodedTask, TaskResult, encode_shards, score_in_full, score_task
+from benchmark.evaluation.ranking import Ranks
 from benchmark.evaluation.sources import EvaluationSource, PixelEvaluation
 from benchmark.method import Method, Views
 
@@ -37,26 +37,25 @@ def score_beside_modalities(
     """
     result = score_in_full(method, encoded, job)
     alone = _ranks_alone(method, encoded, source, job) if encoded.task.labelled else None
-    if alone is None or any(np.array_equal(alone[name], result.ranks.rank) for name in ("picture", "text")):
+    if alone is None or any(np.array_equal(alone[name].rank, result.ranks.rank) for name in ("picture", "text")):
         return result
-    return replace(
-        result, picture_rank=alone["picture"], text_rank=alone["text"], prompt_rank=alone.get("prompt")
-    )
+    prompt = alone["prompt"].rank if "prompt" in alone else None
+    return replace(result, picture=alone["picture"], text=alone["text"], prompt_rank=prompt)
 
 
 def _ranks_alone(
     method: Method, encoded: EncodedTask, source: EvaluationSource, job: Job
-) -> dict[str, IntArray] | None:
-    """The rank of every query's best positive, (Q,), by the "picture" alone, by the "text" alone and, of a method that
-    has one, by the "prompt" without its word."""
+) -> dict[str, Ranks] | None:
+    """The ranks of every query's positives by the "picture" alone, by the "text" alone and, of a method that has one,
+    by the "prompt" without its word."""
     task = encoded.task
     split, queries, count = task.key.split, task.queries, len(task.queries)
 
     def reference(rows: slice) -> Views:
         return source.reference(split, queries, rows)
 
-    def ranked(query: Encoding, gallery: Encoding, by: Method | None) -> IntArray:
-        return score_task(by, replace(encoded, queries=query, gallery=gallery), job).ranks.rank
+    def ranked(query: Encoding, gallery: Encoding, by: Method | None) -> Ranks:
+        return score_task(by, replace(encoded, queries=query, gallery=gallery), job).ranks
 
     def said(rows: slice) -> dict[str, Tensor]:
         views = source.texts(queries.texts[rows])

@@ -13,7 +13,7 @@ from benchmark.leaderboards.entries import facts_of
 from benchmark.records.escaping import literal
 from benchmark.records.layout import TIE_MARKS, best_measured, every_place, places_of, short_name
 from benchmark.records.rows import Place, Row, has_enough_seeds
-from benchmark.records.tables import COMPOSITION_READING, Table
+from benchmark.records.tables import Table
 
 FILE_NAME = "leaderboard.html"
 _TEMPLATE = "browser_page.html"
@@ -76,7 +76,7 @@ def _section(table: Table) -> _Section:
 
 
 def _notes(table: Table) -> list[str]:
-    return [*table.caption(), *([COMPOSITION_READING] if table.composed else []), *table.all_notes()]
+    return [*table.caption(), *([table.composition_reading] if table.composed else []), *table.all_notes()]
 
 
 def _row(row: Row, places: Sequence[Place], best: Mapping[Place, float]) -> dict[str, Any]:

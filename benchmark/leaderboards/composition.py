@@ -26,7 +26,7 @@ from benchmark.evaluation.metrics import REPLICATES
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.leaderboards.uncertainty import KeptRanks, side_of
 from benchmark.records.record import Record, Result
-from benchmark.records.rows import AVERAGE, COMPOSITION_CUTOFF, Cell, Row
+from benchmark.records.rows import AVERAGE, COMPOSITION_CUTOFF, COMPOSITION_METRICS, PRECISION_GAP, Cell, Row
 from benchmark.records.tables import Table
 
 _Alone = Mapping[tuple[object, ...], Mapping[TaskKey, PerQuery]]
@@ -59,10 +59,10 @@ def _composition(row: Row, side: Side, alone: _Alone) -> dict[str, Cell]:
         return {}
     queries = [_beside(row, record, of_seed, alone) for record, of_seed in zip(side.records, side.queries, strict=True)]
     try:
-        found = compose_whole(replace(side, queries=tuple(queries)), COMPOSITION_CUTOFF, REPLICATES)
+        found = compose_whole(replace(side, queries=tuple(queries)), COMPOSITION_METRICS, REPLICATES)
     except UserError:  # not known of every seed, or seeds have other queries
         return {}
-    return {} if found is None else dict(_cells(found))
+    return dict(cell for at in found for cell in _cells(at))
 
 
 def _beside(row: Row, record: Record, queries: Mapping[TaskKey, PerQuery], alone: _Alone) -> dict[TaskKey, PerQuery]:
@@ -76,12 +76,18 @@ def _beside(row: Row, record: Record, queries: Mapping[TaskKey, PerQuery], alone
         if own.picture_rank is None and picture is not None and text is not None and not is_another:
             if encoder_of(record) is not None and picture.ids == text.ids == own.ids:
                 own = replace(own, picture_rank=picture.rank, text_rank=text.rank)
+                if own.target_rank is not None:
+                    by_picture, by_text = picture.positive_ranks, text.positive_ranks
+                    own = replace(own, picture_positive_ranks=by_picture, text_positive_ranks=by_text)
         found[key] = own
     return found
 
 
 def _cells(at: CompositionAt) -> Iterator[tuple[str, Cell]]:
     """By :data:`benchmark.records.rows.COMPOSITION_NAMES`."""
+    if at.metric != COMPOSITION_CUTOFF:
+        yield PRECISION_GAP, Cell(f"{at.gap:+.2f}", at.gap, half=_half(at.gap_interval))
+        return
     yield "picture", Cell(f"{at.picture:.2f}", at.picture)
     yield "text", Cell(f"{at.text:.2f}", at.text)
     yield "gap", Cell(f"{at.gap:+.2f}", at.gap, half=_half(at.gap_interval))

@@ -14,7 +14,7 @@ from benchmark.records import tables as markdown
 from benchmark.records.escaping import csv_text, latex_escaped, latex_numbers, literal
 from benchmark.records.layout import best_measured, places_of, short_name
 from benchmark.records.rows import BINOMIAL, PAIRED, Cell, Place, Row, has_enough_seeds
-from benchmark.records.tables import COMPOSITION_READING, Table
+from benchmark.records.tables import Table
 
 _TIES = {PAIRED: r"$^{\approx}$", BINOMIAL: r"$^{\mathrm b}$"}
 
@@ -51,7 +51,7 @@ def _latex(tables: Sequence[Table]) -> str:
         parts.append(_latex_table(table, [*table.caption(), *table.all_notes()]))
         if composed := table.composed:
             of_composition = replace(table, rows=composed, bold=False)
-            parts.append(_latex_table(of_composition, [COMPOSITION_READING], label="composition-"))
+            parts.append(_latex_table(of_composition, [table.composition_reading], label="composition-"))
     return "\n".join(parts)
 
 

@@ -101,7 +101,7 @@ def places_of(rows: Iterable[Row]) -> list[Place]:
 
 def every_place(rows: Sequence[Row]) -> list[Place]:
     """The columns of a table, and behind them those of composition, where it is known of a row."""
-    names = COMPOSITION_NAMES if any(row.composition for row in rows) else ()
+    names = [name for name in COMPOSITION_NAMES if any(name in row.composition for row in rows)]
     return [*places_of(rows), *((COMPOSITION, name) for name in names)]
 
 

@@ -77,11 +77,13 @@ PercentInterval = tuple[Percent, Percent]
 
 
 class ComposedRecall(RecordPart):
-    """A recall of one task beside those of the picture alone and of the text alone, on the same encoder, in percent.
+    """A recall of one task beside those of the picture alone and of the text alone, on the same encoder, in percent;
+    or a mAP, of which what is a count of hits is None.
 
-    ``gap``: method - max(picture, text). ``union``: solvable by one modality; ``gap_to_union``: method - union.
-    ``composed``: what the method alone finds; ``lost``: what one modality finds and the method does not. ``hard``:
-    found by neither modality, and ``hard_recall`` the method's recall on those (None where there are none).
+    ``gap``: method - max(picture, text). ``union``: solvable by one modality, of a mAP the mean of the better average
+    precision; ``gap_to_union``: method - union. ``composed``: what the method alone finds; ``lost``: what one modality
+    finds and the method does not. ``hard``: found by neither modality, and ``hard_recall`` the method's recall on
+    those (None where there are none).
     ``p_picture, p_text``: sign-flip tests of the method against either. :mod:`benchmark.comparison.composition`
     computes them; intervals are 95 %.
     """
@@ -94,11 +96,11 @@ class ComposedRecall(RecordPart):
     union_interval: PercentInterval | None = None
     gap_to_union: Points
     gap_to_union_interval: tuple[Points, Points]
-    composed: Percent
+    composed: Percent | None = None
     composed_interval: PercentInterval | None = None
-    lost: Percent
+    lost: Percent | None = None
     lost_interval: PercentInterval | None = None
-    hard: Percent
+    hard: Percent | None = None
     hard_recall: Percent | None = None
     hard_recall_interval: PercentInterval | None = None
     p_picture: Annotated[float, Field(ge=0, le=1)]
@@ -107,15 +109,19 @@ class ComposedRecall(RecordPart):
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
         """The gap to the union is what is composed less what is lost; what no modality solves is hard."""
-        if abs(self.composed - self.lost - self.gap_to_union) > 0.01 or abs(self.union + self.hard - 100) > 0.01:
+        if self.composed is None or self.lost is None or self.hard is None:
+            if (self.composed, self.lost, self.hard) != (None, None, None):
+                raise ValueError("a composition has all of composed, lost and hard, or none")
+        elif abs(self.composed - self.lost - self.gap_to_union) > 0.01 or abs(self.union + self.hard - 100) > 0.01:
             raise ValueError("the shares of a composition do not add up")
         return self
 
     @model_serializer(mode="wrap")
     def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without intervals that the first records did not have, so that these are written again as they were."""
+        """Without what a mAP does not have, and intervals that the first records did not have, so that these are
+        written again as they were."""
         written: dict[str, Any] = dump(self)
-        later = ("union_interval", "composed_interval", "lost_interval")
+        later = ("union_interval", "composed", "composed_interval", "lost", "lost_interval", "hard")
         return {name: value for name, value in written.items() if name not in later or value is not None}
 
 

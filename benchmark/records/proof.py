@@ -129,8 +129,13 @@ def _count_faults(result: Result, ranks: PerQuery) -> Iterator[str]:
     ):  # fmt: skip
         if found is not None and not _within(found, result.gallery):
             yield f"a {name} lies outside of 0 to {result.gallery:,}, the gallery's size"
-    if ranks.positive_ranks is not None and not _best_are(ranks.rank, ranks.positive_ranks, result.gallery):
-        yield "the best of its positives' places are not its ranks"
+    for rank, places, by in (
+        (ranks.rank, ranks.positive_ranks, ""),
+        (ranks.picture_rank, ranks.picture_positive_ranks, " by picture"),
+        (ranks.text_rank, ranks.text_positive_ranks, " by text"),
+    ):
+        if rank is not None and places is not None and not _best_are(rank, places, result.gallery):
+            yield f"the best of its positives' places{by} are not its ranks{by}"
     if ranks.target_rank is not None and not _are_among(ranks.target_rank, ranks.positive_ranks):
         yield "a target's rank is none of its query's positives"
 

@@ -95,6 +95,8 @@ class Result(RecordPart):
             better = max(found.picture, found.text)
             if name not in self.metrics or abs(self.metrics[name] - better - found.gap) > 0.01:
                 raise ValueError(f"the composition of '{name}' is not that of this result's {name}")
+            if name.startswith("R@") != (found.composed is not None):
+                raise ValueError(f"the composition of '{name}' must count hits where it is a recall, and nowhere else")
         return self
 
     @model_validator(mode="after")

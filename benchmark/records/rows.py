@@ -53,9 +53,13 @@ ENOUGH_SEEDS = 3
 COMPOSITION_CUTOFF = "R@10"
 COMPOSITION = f"composition at {COMPOSITION_CUTOFF}"
 """What stands in a category's place above the columns of :data:`COMPOSITION_NAMES`."""
-COMPOSITION_NAMES = ("picture", "text", "gap", "one", "hard")
+COMPOSITION_PRECISION = "mAP@10"
+COMPOSITION_METRICS = (COMPOSITION_CUTOFF, COMPOSITION_PRECISION)
+"""What tables tell of composition; the second where queries have several right answers, one of them the target."""
+PRECISION_GAP = f"gap {COMPOSITION_PRECISION}"
+COMPOSITION_NAMES = ("picture", "text", "gap", "one", "hard", PRECISION_GAP)
 """Of one modality alone on the row's encoder, the method less the better one, queries that one modality solves, the
-method's recall on the others."""
+method's recall on the others; the gap of the other metric."""
 
 PAIRED, BINOMIAL = "paired", "binomial"
 """How a number was not told from the best of its column."""
@@ -286,8 +290,8 @@ def format_facts(rows: Sequence[Row], leave_out: Iterable[str] = ()) -> Iterator
         for row, text in zip(rows, told, strict=True):
             named[text] += [row.name] * (row.name not in named[text])
         most = max(named, key=lambda text: len(named[text]))
-        others = [f"{text} ({', '.join(names)})" for text, names in named.items() if text != most]
-        yield f"{name}: {'; '.join(others)}; all others {most}"
+        others = [f"{text or 'none'} ({', '.join(names)})" for text, names in named.items() if text != most]
+        yield f"{name}: {'; '.join(others)}; all others {most or 'none'}"
 
 
 def _with_distinct_names(rows: Iterable[Row]) -> list[Row]:

@@ -23,7 +23,9 @@ from benchmark.records.rows import (
     AVERAGE,
     BINOMIAL,
     COMPOSITION,
+    COMPOSITION_PRECISION,
     PAIRED,
+    PRECISION_GAP,
     Row,
     format_facts,
     plain,
@@ -43,6 +45,7 @@ COMPOSITION_READING = (
     "solves; hard: the method's recall on the others"
 )
 """What its columns are, a sentence without its full stop."""
+_PRECISION_READING = f"; {PRECISION_GAP}: the gap of {COMPOSITION_PRECISION}, of all positives, not of the best one"
 
 Printed = tuple[Sequence[Row], Sequence[str]]
 """Published rows of one table, and the notes below it that are theirs."""
@@ -76,10 +79,16 @@ class Table:
             if row.composition
         )
 
-    def composition(self, width: int = WIDTH, reading: str = COMPOSITION_READING) -> str:
+    @property
+    def composition_reading(self) -> str:
+        """What the columns of its composition are."""
+        is_precise = any(PRECISION_GAP in row.composition for row in self.rows)
+        return COMPOSITION_READING + _PRECISION_READING * is_precise
+
+    def composition(self, width: int = WIDTH, reading: str = "") -> str:
         """Of the rows of which it is known, under how it reads; "" where there are none."""
-        composed = self.composed
-        return f"{paragraph([reading], width)}\n{table_of_rows(composed, width)}" if composed else ""
+        composed, told = self.composed, reading or self.composition_reading
+        return f"{paragraph([told], width)}\n{table_of_rows(composed, width)}" if composed else ""
 
     def caption(self) -> list[str]:
         """What makes the numbers readable, a sentence each: how many queries, what ± and short names mean."""
@@ -177,9 +186,10 @@ def format_tables(found: Sequence[Table], width: int = WIDTH, mark: str = "", mo
         own = [note for note in table.all_notes() if note not in everywhere]
         parts.append(f"{mark}{table.heading}\n")
         parts += [paragraph(caption, width)] if caption else []
-        reading = COMPOSITION_READING if COMPOSITION_READING not in said else _COMPOSITION_TITLE
-        parts += filter(None, [table.body(width), table.composition(width, reading)])
-        said.update([COMPOSITION_READING] if table.composed else [])
+        reading = table.composition_reading
+        shown = table.composition(width, _COMPOSITION_TITLE if reading in said else reading)
+        parts += filter(None, [table.body(width), shown])
+        said.update([reading] if table.composed else [])
         parts += [listed(own, width)] if own else []
     if everywhere or more:
         parts += ["Of all tables:\n"] if everywhere and len(found) > 1 else []

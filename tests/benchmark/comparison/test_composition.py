@@ -13,9 +13,11 @@ import pytest
 from command_line import Command
 from test_compare import ranked, write_run
 
-from benchmark.comparison.composition import CompositionAt, compose
+from benchmark.comparison.composition import CompositionAt, compose, compose_tasks
+from benchmark.dataset import Ragged
 from benchmark.errors import UserError
 from benchmark.evaluation.per_query import PerQuery
+from benchmark.records.measurement import ComposedRecall
 
 
 def of_ranks(*rank: int) -> PerQuery:
@@ -81,6 +83,76 @@ def test_seeds_are_averaged_and_one_seed_of_a_modality_stands_for_all(tmp_path: 
     ten = at(compose(*runs), "R@10")
     hits = [100 * float((found.rank <= 10).mean()) for found in (ranked(1), ranked(4))]
     assert ten.method == pytest.approx(np.mean(hits))
+
+
+def of_places(method: list[list[int]], picture: list[list[int]], text: list[list[int]]) -> list[PerQuery]:
+    """A run that keeps the places of all positives by either modality, and the runs of these."""
+    own, *alone = (
+        replace(of_ranks(*map(min, places)), positive_ranks=Ragged.of(places), target_rank=np.array([p[0] for p in places]))
+        for places in (method, picture, text)
+    )
+    names = {f"{name}{field}": value for name, found in zip(("picture", "text"), alone, strict=True)
+             for field, value in (("_rank", found.rank), ("_positive_ranks", found.positive_ranks))}  # fmt: skip
+    return [replace(own, **names), *alone]
+
+
+def precise_runs(folder: Path, found: list[PerQuery], metrics: tuple[str, ...]) -> list[Path]:
+    results = [{"metrics": dict.fromkeys(metrics, 50.0), "intervals": {}}]
+    names = ("spirit", "image_only", "text_only")
+    return [write_run(folder / name, 0, [ranks], results) for name, ranks in zip(names, found, strict=True)]
+
+
+def test_gaps_of_mean_average_precision_by_hand(tmp_path: Path, command: Command) -> None:
+    found = of_places([[1, 3], [20], [2]], [[5, 2], [1], [10]], [[30, 4], [2], [1]])
+    runs = precise_runs(tmp_path, found, ("R@5", "mAP@5", "R_target@5"))
+    kept, named = compose(runs[0]), compose(*runs)
+    assert kept.at == named.at and [each.metric for each in kept.at] == ["R@5", "mAP@5"]
+    method, picture, text = (5 / 6 + 0 + 1 / 2) / 3, (9 / 20 + 1 + 0) / 3, (1 / 8 + 1 / 2 + 1) / 3
+    five = at(kept, "mAP@5")
+    assert (five.method, five.picture, five.text) == pytest.approx((100 * method, 100 * picture, 100 * text))
+    assert five.gap == pytest.approx(100 * (method - text)) and five.union == pytest.approx(100 * (9 / 20 + 1 + 1) / 3)
+    assert five.gap_to_union == pytest.approx(five.method - five.union)
+    # What is found and what is lost is counted by hits, of which a precision has none.
+    assert np.isnan([five.composed, five.lost, five.hard, five.hard_recall]).all() and not five.table
+    assert (at(kept, "R@5").composed, at(kept, "R@5").lost) == (0, pytest.approx(100 / 3))
+    written = five.for_record().model_dump(mode="json")
+    assert "composed" not in written and ComposedRecall.model_validate(written) == five.for_record()
+    with pytest.raises(ValueError, match="all of composed, lost and hard, or none"):
+        ComposedRecall.model_validate({**written, "lost": 3.0})
+    shown = " ".join(command("compose", runs[0]).out.split())
+    assert f"| mAP@5 | {five.picture:.2f} | {five.text:.2f}" in shown and "mAP@k has average precisions" in shown
+    whole = json.loads(command("compose", runs[0], "--format", "json").out)
+    assert [entry["composed"] for entry in whole["at"]] == [0, None]
+
+
+def test_without_the_places_of_either_modality_there_is_no_gap_of_precision(tmp_path: Path) -> None:
+    own, *_ = of_places([[1, 3], [2]], [[5, 2], [1]], [[30, 4], [2]])
+    older = replace(own, picture_positive_ranks=None, text_positive_ranks=None)
+    found = compose(precise_runs(tmp_path, [older] * 3, ("R@5", "mAP@5", "R_target@5"))[0])
+    assert [each.metric for each in found.at] == ["R@5"]
+    key = found.at[0].key
+    assert set(compose_tasks(key, [older], ["R@5", "mAP@5"])) == {"R@5"}
+    assert set(compose_tasks(key, [own], ["R@5", "mAP@5", "R_target@5"])) == {"R@5", "mAP@5"}
+
+
+def test_the_interval_of_a_gap_of_precision_is_that_of_a_plain_loop(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 5, 60)
+    drawn = [[sorted(rng.choice(np.arange(1, top), n, replace=False).tolist()) for n in sizes] for top in (16, 24, 24)]
+    found = [replace(each, group=np.arange(60) // 3) for each in of_places(*drawn)]
+    ten = at(compose(precise_runs(tmp_path, found, ("mAP@10",))[0]), "mAP@10")
+    precision = np.array([
+        [sum((i + 1) / rank for i, rank in enumerate(ranks) if rank <= 10) / min(10, len(ranks)) for ranks in side]
+        for side in drawn
+    ])  # fmt: skip
+    gaps = []
+    for _ in range(2000):
+        queries = np.concatenate([np.arange(3 * g, 3 * g + 3) for g in rng.integers(0, 20, 20)])
+        m, i, t = precision[:, queries].mean(axis=1)
+        gaps.append(100 * (m - max(i, t)))
+    low, high = np.quantile(gaps, [0.025, 0.975])
+    assert ten.gap == pytest.approx(100 * (precision[0].mean() - precision[1:].mean(axis=1).max()))
+    assert np.abs(np.array(ten.gap_interval) - (low, high)).max() < 0.1 * (high - low)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import pytest
 from test_uncertainty import kept, ranks, run
 
 from benchmark.comparison.composition import compose, compose_tasks
+from benchmark.dataset import Ragged
 from benchmark.errors import UserError
+from benchmark.evaluation.metrics import metric_values
 from benchmark.evaluation.per_query import PerQuery
 from benchmark.leaderboards.audit import differences
 from benchmark.leaderboards.book import add
@@ -49,7 +51,7 @@ def test_cells_are_what_compose_says_of_the_three_runs(tmp_path: Path) -> None:
     (ten,) = [at for at in compose(*(tmp_path / name for name in rows)).at if at.metric == "R@10"]
     shown = rows["spirit"].composition
     values = [ten.picture, ten.text, ten.gap, ten.union, ten.hard_recall]
-    assert [shown[name].value for name in COMPOSITION_NAMES] == pytest.approx(values) and values[2] > 0
+    assert [shown[name].value for name in COMPOSITION_NAMES if name in shown] == pytest.approx(values) and values[2] > 0
     # 10,000 draws there, 2,000 here.
     assert shown["gap"].half == pytest.approx((ten.gap_interval[1] - ten.gap_interval[0]) / 2, rel=0.1)
     assert shown["one"].half == pytest.approx((ten.union_interval[1] - ten.union_interval[0]) / 2, rel=0.1)
@@ -62,6 +64,31 @@ def test_a_run_s_own_ranks_of_one_modality_go_before_those_of_others(tmp_path: P
     table = composed(tmp_path, {"spirit": {"": own}, "image_only": {"": PICTURE}, "text_only": {"": TEXT}})
     (row,) = [row for row in table.rows if row.name == "spirit"]
     assert row.composition["picture"].value == pytest.approx(100 * float((ranks(8, shift=2).rank <= 10).mean()))
+
+
+def test_where_a_target_is_named_the_gap_of_precision_stands_beside_that_of_hits(tmp_path: Path) -> None:
+    def precise(found: PerQuery) -> PerQuery:
+        places = [[rank, rank + 3] for rank in found.rank.tolist()]
+        return replace(found, positive_ranks=Ragged.of(places), target_rank=found.rank)
+
+    found = {"spirit": precise(METHOD), "image_only": precise(PICTURE), "text_only": precise(TEXT)}
+    records = {}
+    for name, of in found.items():
+        raw = ran(tmp_path / name, name, {"": of}).model_dump(mode="json")
+        raw["results"][0]["metrics"] |= {
+            metric: 100 * float(np.mean(metric_values(metric, of.rank, None, of.positive_ranks, of.target_rank)))
+            for metric in ("mAP@10", "R_target@10")
+        }
+        records[name] = write_record(tmp_path / name, Record.model_validate(raw), {0: of})
+    (table,) = tables(records.values())
+    made = with_composition(table, kept(*((record, [found[name]]) for name, record in records.items())))
+    (row,) = [row for row in made.rows if row.name == "spirit"]
+    (ten,) = [at for at in compose(*(tmp_path / name for name in found)).at if at.metric == "mAP@10"]
+    assert row.composition["gap mAP@10"].value == pytest.approx(ten.gap) and ten.gap > 0
+    assert list(row.composition) == list(COMPOSITION_NAMES)
+    assert f"{ten.gap:+.2f}" in made.content() and "gap mAP@10: the gap of mAP@10" in " ".join(made.content().split())
+    # Other tables have no such column, nor words on it.
+    assert "mAP" not in composed(tmp_path / "other", {"spirit": {"": METHOD}, "image_only": {"": PICTURE}, "text_only": {"": TEXT}}).content()
 
 
 def test_categories_are_averaged(tmp_path: Path) -> None:

@@ -17,14 +17,17 @@ from command_line import Command
 import benchmark
 from benchmark.data.annotated import MANIFEST
 from benchmark.data.trained_elsewhere import TrainedElsewhere, stored_as, training_of
+from benchmark.dataset import Ragged
 from benchmark.errors import UserError
+from benchmark.leaderboards.composition import composition_faults
 from benchmark.options import make_options
 from benchmark.pipeline.dry_run import describe
 from benchmark.pipeline.encoder_artefact import EncoderArtefact
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planned_features import planned_features
 from benchmark.pipeline.planning import make_plan
-from benchmark.records.record import read_record, seedless_identity
+from benchmark.records.proof import prove
+from benchmark.records.record import read_per_query, read_record, seedless_identity, write_record
 from benchmark.records.tables import run_table
 from benchmark.structured_files import read_json
 from benchmark.training.selection import is_heldout_reference
@@ -191,6 +194,64 @@ def test_a_run_and_its_checkpoint_say_what_was_trained_on(
     assert asdict(header)["training_settings"] == read_header(
         tmp_path / "cirr" / "weights" / "selected.safetensors"
     ).training_settings
+
+
+def test_a_controlled_comparison_of_what_trains_elsewhere_and_what_trains_nothing(
+    roots: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    """One method is trained on CIRR's triplets and chosen on those held out; the others see no triplet at all."""
+    data = [part for name, path in roots.items() for part in ("--data-root", f"{name}={path}")]
+    asked = ("--dataset", "circo", *data, "--backbone", "tiny", "--weights", "random", "--epochs", 1, "--batch-size", 16)
+    outcome = command("run", "--fair", "untouched", "--method", "concat_clip", "sum", "image_only", *asked, "--output", tmp_path)
+    assert outcome.status == 0, outcome.err
+    made = {path.parent.parent.name: read_record(path) for path in tmp_path.rglob("record.json")}
+    trained, alone = made["concat_clip"].identity, made["sum"].identity
+    assert trained.training_data is not None and trained.training_data.name == "cirr" and trained.selection == "heldout"
+    assert alone.training_data is None and alone.zero_shot and made["sum"].trials == () and len(made["concat_clip"].trials) == 3
+    table = outcome.out[outcome.out.index("## Controlled comparison") :]
+    heads = [cell.strip() for cell in next(line for line in table.splitlines() if line.startswith("| method")).split("|")]
+    assert heads[2:-1] == [f"{kind}@{k}" for kind in ("mAP", "Rt") for k in (5, 10, 25, 50)]
+    told = " ".join(table.split())
+    assert "demo-circo · val · official · single" in table and "left out: " not in told and "nothing trained" in told
+    assert f"; trained on demo-cirr {trained.training_data.fingerprint[:12]}; epochs 1;" in told
+    assert "trained on: demo-cirr (Concat + MLP on CLIP features); all others none" in told
+    # The places of all positives by one modality are those that its own run finds; gaps of mAP follow from them.
+    queries = {name: read_per_query(tmp_path / "circo" / name / "seed-0", record)[0] for name, record in made.items()}
+    (picture, own), result = (queries["image_only"], queries["sum"]), made["sum"].results[0]
+    assert own.picture_positive_ranks is not None and picture.positive_ranks is not None
+    assert np.array_equal(own.picture_positive_ranks.values, picture.positive_ranks.values)
+    precision, better = result.composition["mAP@10"], made["image_only"].results[0].metrics["mAP@10"]
+    assert precision.picture == pytest.approx(better, abs=1e-5) and precision.composed is None
+    proof = prove(tmp_path / "circo" / "sum" / "seed-0", made["sum"])
+    assert proof.faults == () and list(composition_faults(made["sum"], proof.ranks)) == []
+    changed = {**result.composition, "mAP@10": precision.model_copy(update={"union": precision.union + 1})}
+    wrong = made["sum"].model_copy(update={"results": (result.model_copy(update={"composition": changed}),)})
+    (fault,) = composition_faults(wrong, proof.ranks)
+    assert "'union' of the composition of mAP@10" in fault
+    moved = replace(own, picture_positive_ranks=Ragged(picture.positive_ranks.offsets, picture.positive_ranks.values + 1))
+    (tmp_path / "moved").mkdir()
+    plain = made["sum"].model_copy(update={"files": {}, "weights": {}})
+    faults = prove(tmp_path / "moved", write_record(tmp_path / "moved", plain, {**proof.ranks, 0: moved})).faults
+    assert any("places by picture are not its ranks by picture" in fault for fault in faults)
+
+
+def test_what_a_dataset_cannot_have_is_left_out_of_several(
+    roots: dict[str, str], tmp_path: Path, command: Command
+) -> None:
+    """Nobody released captions of CIRCO's references: that is told before any file of CIRR's that is missing."""
+    bare = tmp_path / "bare"
+    shutil.copytree(roots["cirr"], bare, ignore=shutil.ignore_patterns("image_captions_*", "keywords_in_mods_*"))
+    asked = ("run", "--dataset", "circo", "--data-root", f"circo={roots['circo']}", "--data-root", f"cirr={bare}", "--dry-run",
+             "--backbone", "tiny", "--weights", "random", "--limit", 40)  # fmt: skip
+    outcome = command(*asked, "--method", "dqu_cir", "clip4cir_sum")
+    assert outcome.status == 0 and "method     CLIP4Cir" in outcome.out and "DQU" not in outcome.out, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("left out: ")]
+    assert line.startswith("left out: dqu_cir with tiny on circo, seed 0: the texts of this data or split come without captions")
+    alone = command(*asked, "--method", "dqu_cir")
+    assert alone.status == 2 and len(alone.errors) == 1 and "come without captions" in alone.err
+    # Another text rule leaves the words that are shown on its references.
+    none = command(*asked, "--method", "dqu_cir", "--seed", 0, 1, "--text-mode", "single")
+    assert none.status == 2 and none.err.count("left out: ") == 2 and "none of the 2 runs can be made" in none.errors[-1]
 
 
 def test_a_trained_encoder_is_taken_by_both(roots: dict[str, str], tmp_path: Path) -> None:
