@@ -74,15 +74,16 @@ class PerQuery:
     def take(self, index: IntArray) -> PerQuery:
         """The queries of these places, in that order."""
         taken = {name: array[index] for name in (*_COLUMNS, "top") if (array := getattr(self, name)) is not None}
+        for name, places in self._places().items():
+            taken[name] = Ragged.of([places[int(i)].tolist() for i in index])
         return replace(
             self,
             ids=tuple(self.ids[i] for i in index),
             aspects=None if self.aspects is None else tuple(self.aspects[i] for i in index),
             **taken,
-            **{name: Ragged.of([places[int(i)].tolist() for i in index]) for name, places in self._places().items()},
         )
 
-    def _places(self) -> dict[str, Any]:
+    def _places(self) -> dict[str, Ragged]:
         """The places of several positives, by the fields' names."""
         return {name: places for name in _PLACES if (places := getattr(self, name)) is not None}
 
