@@ -134,7 +134,7 @@ class Plan:
     @property
     def training_rule(self) -> TextRule:
         """By which the queries that pick an epoch are asked."""
-        here = self.last.stage.trains or not self.trained_on
+        here = not self.trained_on or (self.last.stage.trains and self.last.stage.rows is None)
         return text_rule(self.last.settings.text_rule if here else training_of(self.dataset).info.text_rule)
 
     @property

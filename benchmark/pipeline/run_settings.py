@@ -257,7 +257,7 @@ class _Filler:
         layers.append(self.named(stage.name))
         with gathered(self.problems):
             layers.append(("--limit", self._limited(stage, fill(stage.settings, layers, stage.name))))
-            layers.append(("options", _shortcuts(options, is_last, self.training.name == self.evaluated.name)))
+            layers.append(("options", _shortcuts(options, is_last, info.name == self.evaluated.name)))
         settings = self.fill(stage.settings, layers, stage.name)
         if settings.precision == "fp16" and not options.precision and _computes_on_cpu(options.device):
             # Half precision with loss scaling is the recipe's for GPUs; a CPU gains nothing from it.

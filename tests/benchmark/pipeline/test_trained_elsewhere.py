@@ -109,6 +109,19 @@ def test_the_text_mode_is_that_of_the_evaluated_queries_alone(roots: dict[str, s
     assert [task.key.text_mode for task in plan.selection_tasks] == ["single"]
 
 
+def test_what_sees_no_other_dataset_s_triplet_is_asked_in_the_text_mode_that_is_named(roots: dict[str, str]) -> None:
+    for method, encoder in (("sum", "untouched"), ("sum", "finetuned"), ("slerp", "untouched"), ("pic2word", "untouched")):
+        plan = plan_of(method, "circo", roots, text_mode="with-concept", set={"method.encoder": encoder})
+        assert {task.key.text_mode for task in plan.tasks} == {"with-concept-magiclens"}, (method, encoder)
+        assert plan.tasks[0].queries.texts[0].startswith("find ") and plan.rule.name == "with-concept"
+        # An epoch is picked by CIRR's queries, which have no concept, in the demo of what trains on rows of its own, too.
+        assert {task.key.text_mode for task in plan.selection_tasks if plan.trained_on} <= {"single"}
+        asked = plan_of(method, "circo", roots, set={"method.encoder": encoder})
+        assert plan.configuration != asked.configuration and asked.rule.name == "as-is"
+        # The tuned encoder is the same one.
+        assert [plan.encoder_identity(s) for s in plan.stages[:-1]] == [asked.encoder_identity(s) for s in asked.stages[:-1]]
+
+
 def test_released_files_of_both_datasets_are_named_and_an_artefact_depends_on_its_own(
     roots: dict[str, str], tmp_path: Path
 ) -> None:
