@@ -140,9 +140,9 @@ def _beside_alone(method: Side) -> tuple[Side, ...]:
     known = {key for key in method.keys() if all(queries[key].picture_rank is not None for queries in method.queries)}
     if not known:
         raise UserError(
-            f"{method.label}: its record tells nothing of one modality alone (it is one itself, its labels are hidden, "
-            "or it is of an older version): `evaluate --checkpoint` finds it out, or name runs of "
-            f"{PICTURE_ALONE} and {TEXT_ALONE} on its encoder beside it"
+            f"{method.label}: its record tells nothing of one modality alone (it is one itself, comes from outside, "
+            "its labels are hidden, or it is of an older version): `evaluate --checkpoint` finds it out, or name runs "
+            f"of {PICTURE_ALONE} and {TEXT_ALONE} on its encoder beside it"
         )
     return tuple(
         replace(method, queries=tuple({key: _alone(q, name) for key, q in queries.items() if key in known}
