@@ -107,7 +107,7 @@ class OneCategory(RecordPart):
     @property
     def words(self) -> str:
         """Such as "dress alone"."""
-        return f"a model for each of {', '.join(self.among)}" if self.name == EACH else f"{self.name} alone"
+        return "a model for each category" if self.name == EACH else f"{self.name} alone"
 
 
 EACH = "each"

@@ -140,9 +140,10 @@ def _row(members: Sequence[tuple[Record, Result]]) -> Row:
     for record in records:
         for result in of_record[id(record)]:
             results[result.category] = (*results.get(result.category, ()), result)
-    limit = records[0].identity.limit
+    limit, category = records[0].identity.limit, records[0].identity.category
+    marks = [f" (limited to {limit})" if limit else "", f" ({category.words})" if category is not None else ""]
     return Row(
-        name=records[0].title + (f" (limited to {limit})" if limit else "") + noise_mark(records[0]),
+        name="".join([records[0].title, *marks, noise_mark(records[0])]),
         label=_weights(records[0], members[0][1]),
         cells=_statistics(results, has_enough_seeds(records)),
         records=records,
@@ -270,7 +271,6 @@ FACTS: dict[str, Callable[[Row], str]] = {
     "recipe": _recipe,
     "text rule": lambda row: row.first.identity.text_rule or "none",
     "trained on": _trained_on,
-    "categories": lambda row: category.words if (category := row.first.identity.category) is not None else "",
     "seeds": _seeds,
 }
 """What is said of rows beside their label."""
