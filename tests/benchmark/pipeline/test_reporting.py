@@ -90,15 +90,16 @@ def test_an_average_s_composition_is_of_its_categories(tmp_path: Path) -> None:
 
 def ranked_task(category: str, *hits: int) -> TaskResult:
     count, gallery = 10, 30
-    method, picture, text = (np.where(np.arange(count) < found, 1, 20) for found in hits)
     every = np.arange(count)
+    places = (np.where(every < found, 1, 20) for found in hits)
+    method, picture, text = (Ranks(place, 0 * every, None, Ragged.single(place)) for place in places)
     queries = Queries(
         ids=tuple(f"{category}/{n}" for n in every), reference_picture=every, reference_in_gallery=every,
         texts=("",) * count, positives=Ragged.single(every), group=every,
     )  # fmt: skip
     key = TaskKey("fashioniq", "val", "original", "joined", category)
     task = Task(key, queries, np.arange(gallery), False, (10, 50), average="mean(R@10,R@50)")
-    return TaskResult(task, Ranks(method, 0 * every, None, Ragged.single(method)), None, picture, text)
+    return TaskResult(task, method, None, picture, text)
 
 
 def edited(record: Record, metric: str) -> Record:
