@@ -48,15 +48,15 @@ def _latex(tables: Sequence[Table]) -> str:
     """A table environment each, for `\\usepackage{booktabs}`, `\\usepackage[normalem]{ulem}` and amssymb."""
     parts = []
     for table in tables:
-        parts.append(_latex_table(table, [*table.caption(), *table.all_notes()]))
+        parts.append(_latex_table(table, table.caption(), table.all_notes()))
         if composed := table.composed:
             of_composition = replace(table, rows=composed, bold=False)
             parts.append(_latex_table(of_composition, [table.composition_reading], label="composition-"))
     return "\n".join(parts)
 
 
-def _latex_table(table: Table, told: Sequence[str], label: str = "") -> str:
-    """``told``: what stands in its caption, a sentence each; ``label``: how its label begins."""
+def _latex_table(table: Table, told: Sequence[str], notes: Sequence[str] = (), label: str = "") -> str:
+    """``told`` stands in its caption and ``notes`` below it, a sentence each; its label begins with ``label``."""
     places = places_of(table.rows)
     best = best_measured(table.rows, places) if table.bold else {}
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{l{'r' * len(places)}}}", r"\toprule"]
@@ -70,11 +70,17 @@ def _latex_table(table: Table, told: Sequence[str], label: str = "") -> str:
         for mark, texts in further_lines(row):
             below = [rf"{{\scriptsize {latex_numbers(texts[place])}}}" if place in texts else "" for place in places]
             lines.append(" & ".join([rf"\quad{{\scriptsize {latex_escaped(mark)}}}", *below]) + r" \\")
-    notes = [sentence.rstrip(".") + "." for sentence in told]
-    caption = latex_escaped(f"{table.heading}. {' '.join(_unstruck(note) for note in notes)}")
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{_latex_sentences([table.heading, *told])}}}"]
     key = re.sub(r"[^a-z0-9]+", "-", f"{label}{table.key}".lower()).strip("-")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", rf"\caption{{{caption}}}", rf"\label{{tab:{key}}}",
-                      r"\end{table}", ""])  # fmt: skip
+    lines += [rf"\label{{tab:{key}}}"]
+    if notes:
+        # Not in the caption: LaTeX sets that as one line first, which may be no longer than five metres.
+        lines += [rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {_latex_sentences(notes)}}}"]
+    return "\n".join([*lines, r"\end{table}", ""])
+
+
+def _latex_sentences(told: Sequence[str]) -> str:
+    return latex_escaped(" ".join(_unstruck(sentence.rstrip(".") + ".") for sentence in told))
 
 
 def _latex_heads(places: Sequence[Place]) -> Iterator[str]:
