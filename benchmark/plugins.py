@@ -23,8 +23,8 @@ from benchmark.errors import UserError, described
 from benchmark.method import FeatureInputs, Method, PixelInputs, RequiredFile, Specification, Stage
 
 _METHOD_FUNCTIONS = (
-    "encode_query", "encode_triplet", "encode_target", "loss", "score", "tokenize", "build_extra_state", "extra_state",
-    "load_extra_state", "explain",
+    "encode_query", "encode_triplet", "encode_target", "encode_text_alone", "loss", "loss_parts", "score", "tokenize",
+    "build_extra_state", "extra_state", "load_extra_state", "explain",
 )  # fmt: skip
 
 _DATASET_FUNCTIONS = ("LAYOUTS", "load", "present_splits")

@@ -37,6 +37,14 @@ class Plain(Method):
         TARGET
         return self.layer(target["global"])
 
+    def encode_text_alone(self, texts):
+        ALONE
+        return {}
+
+    def loss_parts(self, queries, targets):
+        PARTS
+        return {"loss": self.loss(queries, targets)}
+
     def loss(self, queries, targets):
         LOSS
         return torch.nn.functional.cross_entropy(queries @ targets.T, torch.arange(len(queries)))
@@ -75,8 +83,8 @@ def remarks(settings):
 IMPORT
 METHOD = Specification(stages=stages, required_files=required_files, remarks=remarks)
 """
-PLACES = ("QUERY", "TARGET", "LOSS", "STATE", "EXTRA", "BUILD", "INPUTS", "GROUPS", "STAGES", "FILES", "REMARKS", "IMPORT")
-FUNCTIONS = dict(zip(PLACES, ("encode_query", "encode_target", "loss", "build_extra_state", "extra_state", "build",
+PLACES = ("QUERY", "TARGET", "ALONE", "PARTS", "LOSS", "STATE", "EXTRA", "BUILD", "INPUTS", "GROUPS", "STAGES", "FILES", "REMARKS", "IMPORT")
+FUNCTIONS = dict(zip(PLACES, ("encode_query", "encode_target", "encode_text_alone", "loss_parts", "loss", "build_extra_state", "extra_state", "build",
                               "inputs", "parameter_groups", "stages", "required_files", "remarks"), strict=False))  # fmt: skip
 
 
@@ -105,7 +113,8 @@ def used(file: Path) -> None:
     method.build_extra_state(["red"])
     method.extra_state()
     views = {"global": torch.ones(3, 64)}
-    method.loss(method.encode_query(views, views), method.encode_target(views))
+    method.encode_text_alone(["red"])
+    method.loss_parts(method.encode_query(views, views), method.encode_target(views))
 
 
 def test_a_good_one_is_what_it_is(tmp_path: Path) -> None:
