@@ -134,6 +134,10 @@ class Ragged:
     def sizes(self) -> IntArray:
         return np.diff(self.offsets)
 
+    def take(self, index: IntArray) -> Ragged:
+        """The sets of these places, in that order."""
+        return Ragged.of([self[int(i)].tolist() for i in index])
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -179,7 +183,7 @@ class Queries:
             reference_picture=self.reference_picture[index],
             reference_in_gallery=self.reference_in_gallery[index],
             texts=tuple(self.texts[i] for i in index),
-            positives=Ragged.of([self.positives[int(i)].tolist() for i in index]),
+            positives=self.positives.take(index),
             group=self.group[index],
             subset=None if self.subset is None else self.subset[index],
             feature_picture=None if self.feature_picture is None else self.feature_picture[index],

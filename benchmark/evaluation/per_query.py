@@ -73,9 +73,8 @@ class PerQuery:
 
     def take(self, index: IntArray) -> PerQuery:
         """The queries of these places, in that order."""
-        taken = {name: array[index] for name in (*_COLUMNS, "top") if (array := getattr(self, name)) is not None}
-        for name, places in self._places().items():
-            taken[name] = Ragged.of([places[int(i)].tolist() for i in index])
+        taken: dict[str, Any] = {name: places.take(index) for name, places in self._places().items()}
+        taken |= {name: array[index] for name in (*_COLUMNS, "top") if (array := getattr(self, name)) is not None}
         return replace(
             self,
             ids=tuple(self.ids[i] for i in index),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.dataset import IntArray, Ragged, Task
+from benchmark.dataset import IntArray, Task
 from benchmark.errors import UserError, first_of
 from benchmark.evaluation.evaluator import TaskResult
 from benchmark.evaluation.ranking import Ranks
@@ -65,8 +65,8 @@ class QuerySubset:
 
 
 def _of_queries(ranks: Ranks, index: IntArray) -> Ranks:
-    of_positives = Ragged.of([ranks.positive_ranks[int(i)].tolist() for i in index])
-    return Ranks(ranks.rank[index], ranks.ties[index], _taken(ranks.subset_rank, index), of_positives)
+    subset_rank, places = _taken(ranks.subset_rank, index), ranks.positive_ranks.take(index)
+    return Ranks(ranks.rank[index], ranks.ties[index], subset_rank, places)
 
 
 def _taken(column: IntArray | None, index: IntArray) -> IntArray | None:

@@ -55,8 +55,10 @@ def selected(sources: Sources, datasets: Mapping[str, DatasetInfo], chosen: Sele
     found: list[Table] = []
     for name, info in datasets.items():
         if not chosen.dataset or name in chosen.dataset:
-            demo = demo_tables(demo_records(name, sources.demo), sources.demo) if chosen.demo else []
-            found += demo if chosen.demo else measured_tables(info, sources)
+            if chosen.demo:
+                found += demo_tables(demo_records(name, sources.demo), sources.demo)
+            else:
+                found += measured_tables(info, sources)
     for field in ("protocol", "text_mode"):
         wanted, known = getattr(chosen, field), {getattr(table.key, field) for table in found}
         for name in wanted:

@@ -122,9 +122,9 @@ def results_of(tested: Tested) -> list[Result]:
     """The record's entries in order, each protocol's mean over categories behind them."""
     results: list[Result] = []
     for weights, tasks in tested.items():
-        found = [_result(task, weights) for task in tasks]
-        results += [_with_composition(result, [task.ranked()]) for result, task in zip(found, tasks, strict=True)]
-        results += averages_of(found, [task.ranked() for task in tasks])
+        found, ranked = [_result(task, weights) for task in tasks], [task.ranked() for task in tasks]
+        results += [_with_composition(result, [queries]) for result, queries in zip(found, ranked, strict=True)]
+        results += averages_of(found, ranked)
     return results
 
 
