@@ -21,6 +21,7 @@ from gpu_steps.findings import (
     too_many_waits,
     too_slow,
 )
+from gpu_steps.kernels import kernels_of
 from gpu_steps.supervision import Step, Watch
 from gpu_steps.whole_runs import unexplained
 
@@ -66,6 +67,7 @@ WORKER = """
 import json, sys
 sys.path[:0] = {path!r}
 from pathlib import Path
+from gpu_steps.kernels import kernels_of
 from gpu_steps.supervision import Step, work
 folder, names, surroundings = json.loads(sys.argv[-1])
 work(names, [Step(name, 1, "go_wrong") for name in {names!r}], Path(folder), surroundings)
@@ -153,6 +155,16 @@ def test_recalls_of_two_devices_may_differ_by_what_chance_explains_and_of_one_no
     assert unexplained(run(35.0), run(32.0), other_arithmetic=True) == []
     assert unexplained(run(37.0), run(32.0), other_arithmetic=True) == ["R@1 is 37.00, on the CPU 32.00 (28.00 to 36.00)"]
     assert unexplained(run(32.5), run(32.0), other_arithmetic=False) and not unexplained(run(32.0), run(32.0), False)
+
+
+def test_what_a_call_is_made_of_is_counted_by_the_call_and_the_longest_stands_first() -> None:
+    left, right = torch.randn(300, 300), torch.randn(300, 300)
+    found = kernels_of(lambda: [left @ right, left @ right, left[:1] + 1], torch.device("cpu"))
+    launches = {name: count for name, _, count in found.longest}
+    assert launches["aten::mm"] == 2 and launches["aten::add"] == 1
+    assert found.longest[0][0] == "aten::mm" and found.seconds >= found.longest[0][1] > 0
+    told = found.told(whole=0.5)
+    assert "of 500.00 ms" in told and "aten::mm (2)" in told and told.index("aten::mm") < told.index("aten::add")
 
 
 def test_a_report_is_read_as_it_was_written_and_shows_what_fell_short(tmp_path: Path) -> None:

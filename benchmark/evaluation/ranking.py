@@ -104,9 +104,10 @@ class _Positives:
         owner, picture = flat_positives(task)
         entry = np.flatnonzero(~Cells.of(*removed(task)).contains(owner, picture))
         score = scorer.pairs(owner[entry], picture[entry])
-        order = np.lexsort((picture[entry], -score, owner[entry]))
-        entry, score = entry[order], score[order]
         live = np.bincount(owner[entry], minlength=len(task.queries))
+        if live.max(initial=0) > 1:  # else they stand in order
+            order = np.lexsort((picture[entry], -score, owner[entry]))
+            entry, score = entry[order], score[order]
         first = np.cumsum(live) - live
         place = np.arange(len(entry)) - first[owner[entry]]
         return cls(owner[entry], picture[entry], score, entry, place, first, live)

@@ -6,6 +6,7 @@ Notation: B batch, d width of the backbone. Shapes are written like ``(B, d)``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,35 @@ def with_zero_gradient(tensor: Tensor, parameters: Iterable[nn.Parameter]) -> Te
 
     For parameters whose gradient is zero in exact arithmetic and that are therefore not computed
     with: they must get a gradient of zeros, not none, since coupled weight decay moves the one
-    and, in plain torch, skips the other. The sum of no rows is zero and reads no weight.
+    and, in plain torch, skips the other. No weight is read, and ``tensor`` is not copied.
     """
-    return tensor + torch.stack([parameter[:0].sum() for parameter in parameters]).sum()
+    same: Tensor = _TakingPart.apply(tensor, *parameters)  # type: ignore[no-untyped-call]
+    return same
+
+
+class _TakingPart(torch.autograd.Function):
+    """The first argument; the gradient of all others is zero."""
+
+    @staticmethod
+    def forward(tensor: Tensor, *parameters: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return (gradient, *map(torch.zeros_like, ctx.saved_tensors))
+
+
+def cast_once(tensor: Tensor) -> Tensor:
+    """``tensor`` in autocast's type where autocast is on, else as it is.
+
+    For what several products read: each of them would cast it anew, and bring its gradient back on its own.
+    """
+    kind = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else tensor
 
 
 class Combiner(nn.Module):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmark.errors import UserError
 
-from .layers import Combiner, normalise, with_zero_gradient
+from .layers import Combiner, cast_once, normalise, with_zero_gradient
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,7 @@ class VisualSelfAttention(nn.Module):
                 "SPIRIT's batch norms cannot train on a negative group of one pair: "
                 "choose a batch and a negative group of at least 2 for each process"
             )
+        patches = cast_once(patches)
         pooled = (self.weights(patches).transpose(1, 2) @ patches).squeeze(1)
         return normalise(pooled + self.self_attention["aoa"](pooled))
 
@@ -261,7 +262,7 @@ class StyleDifference(nn.Module):
     def _reasoned(self, attended: Tensor, patches: Tensor) -> Tensor:
         """g_o, ``(B, d)``."""
         first, second, last = self.graph
-        nodes = torch.cat([attended.unsqueeze(1), patches], dim=1)
+        nodes = cast_once(torch.cat([attended.unsqueeze(1), patches], dim=1))
         nodes = first(nodes, nodes)
         nodes = second(nodes, nodes)
         reasoned: Tensor = last(nodes[:, :1], nodes).squeeze(1)
@@ -319,7 +320,7 @@ class AttentionFiltration(nn.Module):
 
     def forward(self, reasoned: Tensor, patches: Tensor) -> Tensor:
         """g_o ``(B, d)`` and the patches ``(B, P, d)`` give f, ``(B, d)`` of unit norm."""
-        nodes = torch.cat([reasoned.unsqueeze(1), patches], dim=1)
+        nodes = cast_once(torch.cat([reasoned.unsqueeze(1), patches], dim=1))
         return normalise((self.shares(nodes) @ nodes).squeeze(1))
 
     def shares(self, nodes: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 
 from benchmark.data.pictures import cores
 from benchmark.encoders.backbones import ClipBackbone, load_backbone
+from benchmark.encoders.frozen_encoder import PICTURES_PER_PASS, FrozenEncoder
 from benchmark.options import make_options
 from benchmark.pipeline.plan import Plan
 from benchmark.pipeline.planning import make_plan
@@ -16,6 +18,7 @@ from benchmark.throughput.encoder_speed import IN_PRODUCTS, Sample, decoding_spe
 from benchmark.throughput.measure import FEATURES, speed_identity
 from gpu_steps.bench import Bench, NotHere
 from gpu_steps.findings import too_slow
+from gpu_steps.kernels import kernels_of
 from gpu_steps.whole_runs import small_demo
 
 BACKBONES = ("RN50x4", "ViT-L-14", "ViT-H-14")
@@ -68,12 +71,16 @@ def _encoded(
         judged = part == IN_PRODUCTS and precision == "bf16" and not compiled
         told = too_slow(f"{way}, {part}", found) if judged else []
         bench.measured(f"{way}, {part}", found, *bench.judged(told))
+    encoder, side = FrozenEncoder(backbone, bench.device, setting.precision, compiled), backbone.preprocessing.size
+    pixels = np.random.default_rng(0).integers(0, 256, (PICTURES_PER_PASS, side, side, 3), dtype=np.uint8)
+    kernels = kernels_of(lambda: encoder.pictures(pixels), bench.device)
+    bench.fact(f"{way}: a pass on the device", kernels.told(PICTURES_PER_PASS / speeds[_EVERY_PICTURE].value))
     if not compiled:
-        encoder = EncoderIdentity(
+        identity = EncoderIdentity(
             name=name, weights="random", digest="", start="random", state="untouched", precision=setting.precision
         )
-        identity = speed_identity(plan, "", precision=precision).model_copy(update={"encoder": encoder})
-        bench.record(FEATURES, "Pictures and texts", identity, {**speeds, **machine_speeds(setting)})
+        given = speed_identity(plan, "", precision=precision).model_copy(update={"encoder": identity})
+        bench.record(FEATURES, "Pictures and texts", given, {**speeds, **machine_speeds(setting)})
 
 
 def _load(bench: Bench, name: str) -> ClipBackbone:

@@ -22,6 +22,7 @@ from benchmark.training.engine import StageEngine
 from benchmark.training.optimisation import standard_optimiser, standard_schedule
 from gpu_steps.bench import Bench, NotHere
 from gpu_steps.findings import too_many_waits, too_slow
+from gpu_steps.kernels import Kernels, kernels_of
 from gpu_steps.whole_runs import small_demo
 
 _COUNTED = 4
@@ -102,7 +103,8 @@ def _whole(
     )  # fmt: skip
     bench.record(plan.method.name, plan.title, identity, speeds)
     with ready_stage(stage, process) as ready:
-        waits = waits_of_updates(stage, ready, bench)
+        waits, kernels = waits_of_updates(stage, ready, bench)
+    bench.fact(f"{precision}: a step on the device", kernels.told(planned.settings.batch_size / alone.value))
     each = sum(waits.values()) / _COUNTED
     names = ", ".join(f"{count / _COUNTED:g} {name}" for name, count in waits.items()) or "none"
     bench.fact(f"{precision}: host waits a step", names)
@@ -127,9 +129,9 @@ def _stage(
     return StageToMeasure(plan, planned, built.method.to(bench.device).eval(), built.inputs, loaded.picture_outputs if loaded else {})
 
 
-def waits_of_updates(stage: StageToMeasure, ready: ReadyStage, bench: Bench) -> Counter[str]:
+def waits_of_updates(stage: StageToMeasure, ready: ReadyStage, bench: Bench) -> tuple[Counter[str], Kernels]:
     """What makes the host wait for the device in a few updates, by name: operations that bring a value to the host,
-    and on a GPU what CUDA itself calls synchronising."""
+    and on a GPU what CUDA itself calls synchronising; and the kernels of an update."""
     settings, process, planned = stage.planned.settings, bench.process, stage.planned.stage
     optimiser = (planned.optimiser or standard_optimiser)(planned.parameter_groups(stage.method, settings), settings)
     layout = GroupLayout.of(settings, 1)
@@ -151,9 +153,10 @@ def waits_of_updates(stage: StageToMeasure, ready: ReadyStage, bench: Bench) -> 
         with synchronisations(bench.device) as told:
             for _ in range(_COUNTED):
                 update()
+        kernels = kernels_of(update, bench.device)
     finally:
         engine.close()
-    return Counter(max((seen.waits, told), key=lambda found: sum(found.values())))
+    return Counter(max((seen.waits, told), key=lambda found: sum(found.values()))), kernels
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark.methods.networks.layers import Combiner, contrastive_loss, normalise, with_zero_gradient
+from benchmark.methods.networks.layers import Combiner, cast_once, contrastive_loss, normalise, with_zero_gradient
+from host_waits import HostWaits
 from torch import nn
 
 FILE = json.loads((Path(__file__).parents[1] / "golden" / "clip4cir_combiner.json").read_text())
@@ -64,6 +65,16 @@ def test_zero_gradient_reads_no_weight() -> None:
     tensor = torch.randn(4, requires_grad=True)
     same = with_zero_gradient(tensor, [weight])
     same.sum().backward()
-    assert torch.equal(same, tensor)
+    assert torch.equal(same, tensor) and same.data_ptr() == tensor.data_ptr(), "unchanged, and no copy"
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.zeros(3, 2))
+
+
+def test_what_several_products_read_is_cast_once_under_autocast_alone() -> None:
+    tensor, weight = torch.randn(3, 4, requires_grad=True), torch.randn(4, 4)
+    assert cast_once(tensor) is tensor
+    with torch.autocast("cpu", dtype=torch.bfloat16), HostWaits() as seen:
+        cast = cast_once(tensor)
+        products = [cast @ weight, cast @ weight]
+    assert cast.dtype == torch.bfloat16 and all(torch.equal(p, tensor.bfloat16() @ weight.bfloat16()) for p in products)
+    assert seen.calls["aten::_to_copy"] == 3, "the tensor once, the weight (no parameter) for each product"
