@@ -82,6 +82,7 @@ class LocalNetwork(nn.Module):
     def styles(self, patches: Tensor) -> dict[str, Tensor]:
         """All four vectors, each ``(B, d)``: p_c, v, p_d, p under their names in full."""
         common = patches.mean(dim=1) if self.transformer is None else self.transformer(patches)
+        patches = cast_once(patches)  # what follows reads them in products
         attended = self.visual_sa(patches)
         different = attended if self.visual_gr is None else self.visual_gr(attended, patches)
         if self.local_fusion is None:
@@ -199,7 +200,6 @@ class VisualSelfAttention(nn.Module):
                 "SPIRIT's batch norms cannot train on a negative group of one pair: "
                 "choose a batch and a negative group of at least 2 for each process"
             )
-        patches = cast_once(patches)
         pooled = (self.weights(patches).transpose(1, 2) @ patches).squeeze(1)
         return normalise(pooled + self.self_attention["aoa"](pooled))
 
@@ -255,14 +255,14 @@ class StyleDifference(nn.Module):
 
     def shares(self, attended: Tensor, patches: Tensor) -> Tensor:
         """Shares of the patches in the filter's sum, ``(B, P)``; what is left to 1 is g_o's."""
-        nodes = torch.cat([self._reasoned(attended, patches).unsqueeze(1), patches], dim=1)
+        nodes = _nodes(self._reasoned(attended, patches), patches)
         shares: Tensor = self.attention_filtration.shares(nodes)
         return shares[:, 0, 1:]
 
     def _reasoned(self, attended: Tensor, patches: Tensor) -> Tensor:
         """g_o, ``(B, d)``."""
         first, second, last = self.graph
-        nodes = cast_once(torch.cat([attended.unsqueeze(1), patches], dim=1))
+        nodes = _nodes(attended, patches)
         nodes = first(nodes, nodes)
         nodes = second(nodes, nodes)
         reasoned: Tensor = last(nodes[:, :1], nodes).squeeze(1)
@@ -320,7 +320,7 @@ class AttentionFiltration(nn.Module):
 
     def forward(self, reasoned: Tensor, patches: Tensor) -> Tensor:
         """g_o ``(B, d)`` and the patches ``(B, P, d)`` give f, ``(B, d)`` of unit norm."""
-        nodes = cast_once(torch.cat([reasoned.unsqueeze(1), patches], dim=1))
+        nodes = _nodes(reasoned, patches)
         return normalise((self.shares(nodes) @ nodes).squeeze(1))
 
     def shares(self, nodes: Tensor) -> Tensor:
@@ -332,6 +332,11 @@ class AttentionFiltration(nn.Module):
 def heads(width: int) -> int:
     """PSC's attention heads: of width 80 where that divides d, else 8 (or the most that 8 allows)."""
     return width // 80 if width % 80 == 0 else math.gcd(width, 8)
+
+
+def _nodes(first: Tensor, patches: Tensor) -> Tensor:
+    """``[first; P]``, ``(B, P + 1, d)``, for products."""
+    return torch.cat([cast_once(first).unsqueeze(1), cast_once(patches)], dim=1)
 
 
 def _embedding(width: int, norm: nn.BatchNorm1d, dropout: float) -> nn.Sequential:
