@@ -37,11 +37,13 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class PaperRecipe:
-    """``published``, ``backbone``: the row of `published.csv` that the method's paper recipe should give."""
+    """``published``, ``backbone``: the row of `published.csv` that the method's paper recipe should give, with the
+    backbone that a run calls ``encoder`` ("" for any)."""
 
     method: str
     published: str
     backbone: str
+    encoder: str = ""
     variants: tuple[str, ...] = ("",)
 
 
@@ -105,7 +107,11 @@ def verdicts(row: Row, numbers: Iterable[PublishedNumber], expected: Expected) -
         return []
     if record.identity.limit or record.identity.noise:
         return []
-    mine = [r for r in expected.recipe if r.method == record.method and record.identity.variant in r.variants]
+    encoder = record.identity.encoder.name if record.identity.encoder else ""
+    mine = [
+        r for r in expected.recipe
+        if r.method == record.method and record.identity.variant in r.variants and r.encoder in ("", encoder)
+    ]  # fmt: skip
     wanted = {(recipe.published, recipe.backbone, "") for recipe in mine}
     found = []
     for number in numbers:

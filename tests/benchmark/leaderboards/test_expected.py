@@ -6,9 +6,11 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 
 from benchmark.dataset import TaskKey
+from benchmark.encoders.backbone_table import BACKBONES
 from benchmark.errors import UserError
 from benchmark.leaderboards.expected import Verdict, band_lines, read_expected, with_bands
 from benchmark.leaderboards.other_protocols import render_other_protocols
@@ -25,9 +27,12 @@ EXPECTED = read_expected(RESULTS / "expected.toml", NUMBERS)
 SPIRIT = {("average", "R@10"): 43.88, ("average", "R@50"): 67.20, ("dress", "R@10"): 39.86}
 
 
-def run(average: float, seed: int = 0, weights_from: str = "selected", **identity: Any) -> Record:
+def run(
+    average: float, seed: int = 0, weights_from: str = "selected", encoder: str = "RN50x4", **identity: Any
+) -> Record:
     raw = copy.deepcopy(GOLDEN)
     raw["identity"]["data"].update(name="fashioniq", label="fashioniq", is_demo=False, is_official=True)
+    raw["identity"]["encoder"]["name"] = encoder
     raw["identity"].update({"recipe": "paper", "seed": seed, "variant": "", "limit": None, **identity})
     usual = {**raw["results"][0], "dataset": "fashioniq", "protocol": "original", "text_mode": "joined", "ties": 0}
     usual |= {"weights_from": weights_from, "queries": 2017, "texts_cut": 0}
@@ -52,10 +57,20 @@ def test_a_paper_s_recipe_is_held_against_its_row_and_others_are_not() -> None:
     # Half an interval of 2.0 is 1.96 standard errors.
     assert "dress R@10 39.00, SPIRIT [CLIP RN50x4] prints 39.86: -0.86, inside ± 2.04 (two of its own" in told
     for record in (
-        run(44.30, recipe="one-gpu"), run(44.30, limit=9), run(44.30, variant="no-patches"), run(44.30, weights_from="last"),
+        run(44.30, encoder="ViT-L-14"), run(44.30, recipe="one-gpu"), run(44.30, limit=9), run(44.30, variant="no-patches"), run(44.30, weights_from="last"),
         run(44.30, data={**GOLDEN["identity"]["data"], "name": "fashioniq", "label": "fashioniq"}),
     ):  # fmt: skip
         assert banded(record).rows[0].below == () and banded(record).notes == ()
+
+
+def test_every_method_with_its_paper_s_recipe_is_held_against_a_row_on_a_backbone_that_there_is() -> None:
+    assert EXPECTED is not None
+    registry, held = discover(), {recipe.method for recipe in EXPECTED.recipe}
+    stages = {recipe.stage for recipe in registry.recipes() if recipe.name == "paper"}
+    # Of Slerp no row with a source is at hand.
+    assert held <= set(registry.methods()) and {name for name in registry.methods() if name in stages} - held == {"slerp"}
+    known = {*BACKBONES, *open_clip.list_models()}
+    assert {recipe.encoder for recipe in EXPECTED.recipe if recipe.encoder} <= known
 
 
 def test_outside_of_a_band_is_told_with_how_much() -> None:
