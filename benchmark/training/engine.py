@@ -109,7 +109,8 @@ class StageEngine:
                 optimizer=optimiser,
                 config=deepspeed_configuration(settings, layout, process.world_size, execution),
             )
-        if any(parameter.ndim == 0 for parameter in method.parameters()):
+        self._parameters = list(method.parameters())
+        if any(parameter.ndim == 0 for parameter in self._parameters):
             self._engine.clip_fp32_gradients = self._clip_with_scalars
         # One process has nothing to average, and DeepSpeed would still copy all gradients into buckets and back.
         # ZeRO must: it cuts them there.
@@ -166,7 +167,7 @@ class StageEngine:
         In float16 an update whose gradient overflowed is left out, on all processes alike.
         """
         if not self._engine.enable_backward_allreduce:
-            for parameter in self.method.parameters():
+            for parameter in self._parameters:
                 if parameter.requires_grad and parameter.grad is None:
                     # What takes no part in the loss decays nevertheless. DeepSpeed's averaging fills its gradient
                     # with zeros; a lone process, whose averaging is off, must as well.
@@ -216,14 +217,14 @@ class StageEngine:
         return self.loss_scale.value * self._layout.groups_per_rank / self._layout.ranks_per_group
 
     def _gradients(self) -> list[Tensor]:
-        return [p.grad for p in self.method.parameters() if p.grad is not None]
+        return [p.grad for p in self._parameters if p.grad is not None]
 
     def _clip_with_scalars(self) -> None:
         """DeepSpeed's clipping at ZeRO 0, whose factor has one entry: a single number's gradient passes as one."""
         from deepspeed.runtime.utils import clip_grad_norm_
 
         clipped = []
-        for parameter in self.method.parameters():
+        for parameter in self._parameters:
             if parameter.ndim == 0 and parameter.grad is not None:
                 gradient = parameter.grad.view(1)
                 parameter = nn.Parameter(parameter.data.view(1))

@@ -36,7 +36,7 @@ def with_zero_gradient(tensor: Tensor, parameters: Iterable[nn.Parameter]) -> Te
     with: they must get a gradient of zeros, not none, since coupled weight decay moves the one
     and, in plain torch, skips the other. No weight is read, and ``tensor`` is not copied.
     """
-    same: Tensor = _TakingPart.apply(tensor, *parameters)  # type: ignore[no-untyped-call]
+    same: Tensor = _TakingPart.apply(tensor, *parameters)
     return same
 
 
