@@ -130,6 +130,7 @@ def _count(
     chunks = [order[begin:end] for begin, end in spans(len(order), query_chunk)]
     width = min(gallery_chunk, len(task.gallery))
     parts = [list(tiles(positives.first[c], positives.live[c], low, high, width)) for c in chunks]
+    near = _Near(scorer, positives.score, beaten, tied)
     for start, stop in spans(len(task.gallery), gallery_chunk):
         targets, sieve = scorer.targets(start, stop), Sieve(stop - start, scorer.device)
         for query, tiled in zip(chunks, parts, strict=True):
@@ -137,28 +138,25 @@ def _count(
             if members is not None and subset is not None:
                 _collect_members(block, members, query, subset[query] - start)
             hidden.hide(block, query, start)
-            near = _Near(scorer, positives.score, query, start, beaten, tied)
             for tile in tiled:
                 sifted = sieve.sift(block, tile)
                 beaten[tile.entry] += sifted.above
-                near.add(sifted)
-            near.settle()
+                near.add(sifted, query, start)
+    near.settle()
     return beaten[:-1], tied[:-1], members
 
 
 class _Near:
-    """Cells of one block too near to a positive's score, settled many at once into ``beaten, tied`` (L + 1,)."""
+    """Cells too near to a positive's score, of any blocks, settled many at once into ``beaten, tied`` (L + 1,)."""
 
-    def __init__(
-        self, scorer: Scorer, exact: Scores, query: IntArray, start: int, beaten: IntArray, tied: IntArray
-    ) -> None:
-        self._scorer, self._exact, self._query, self._start = scorer, exact, query, start
-        self._beaten, self._tied = beaten, tied
-        self._waiting: list[Sifted] = []
+    def __init__(self, scorer: Scorer, exact: Scores, beaten: IntArray, tied: IntArray) -> None:
+        self._scorer, self._exact, self._beaten, self._tied = scorer, exact, beaten, tied
+        self._waiting: list[tuple[IntArray, IntArray, IntArray, Scores]] = []
         self._count = 0
 
-    def add(self, sifted: Sifted) -> None:
-        self._waiting.append(sifted)
+    def add(self, sifted: Sifted, query: IntArray, start: int) -> None:
+        """Cells of the block of these queries (b,) whose first picture is ``start``."""
+        self._waiting.append((sifted.entry, query[sifted.row], sifted.column + start, sifted.score))
         self._count += len(sifted.entry)
         if self._count > _SETTLED_AT_ONCE:
             self.settle()
@@ -166,13 +164,9 @@ class _Near:
     def settle(self) -> None:
         if not self._count:
             return
-        waiting, self._waiting, self._count = self._waiting, [], 0
-        entry, row, column, found = (
-            np.concatenate([getattr(sifted, name) for sifted in waiting])
-            for name in ("entry", "row", "column", "score")
-        )
-        query = self._query[row]
-        lead = self._scorer.settle(found, query, column + self._start) - self._exact[entry]
+        entry, query, picture, found = map(np.concatenate, zip(*self._waiting, strict=True))
+        self._waiting, self._count = [], 0
+        lead = self._scorer.settle(found, query, picture) - self._exact[entry]
         slack, size = self._scorer.slack[query], len(self._beaten)
         self._beaten += np.bincount(entry[lead >= -slack], minlength=size)
         self._tied += np.bincount(entry[np.abs(lead) <= slack], minlength=size)
