@@ -47,7 +47,7 @@ class FrozenEncoder:
             _channels_last(backbone)
         self._form = backbone
         self._encode_image = self._picture_encoder()
-        self._made_of: list[tuple[int, int]] = []
+        self._made_of: list[tuple[Tensor, tuple[int, int]]] = []
 
     @property
     def on_gpu(self) -> bool:
@@ -57,17 +57,22 @@ class FrozenEncoder:
     def frozen(self) -> Iterator[None]:
         """Evaluation mode, no gradients, the precision asked for; everything is put back as it was."""
         training = [module for module in self.backbone.modules() if module.training]
-        half = HALVES.get(self.precision)
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(tf32(self.precision == "tf32"))
-            stack.enter_context(torch.autocast(self._device.type, half, enabled=half is not None))
+        with self._computing():
             self.backbone.eval()
             try:
                 yield
             finally:
                 for module in training:
                     module.training = True
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        half = HALVES.get(self.precision)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(tf32(self.precision == "tf32"))
+            stack.enter_context(torch.autocast(self._device.type, half, enabled=half is not None))
+            yield
 
     def pictures(self, pixels: NDArray[np.uint8], output: str = GLOBAL) -> NDArray[np.floating[Any]]:
         """uint8 (m, S, S, 3), m above 0, to a raw output of the backbone: (m, d), or (m, *its shape) as its type."""
@@ -76,7 +81,8 @@ class FrozenEncoder:
 
     def encode(self, pixels: Tensor, output: str = GLOBAL) -> Tensor:
         """The same of pixels on the host, as a tensor that stays on the device."""
-        with self.frozen():
+        # In half precision the backbone itself, whose modes take a millisecond to look at, is not run.
+        with self._computing() if self.precision in HALVES else self.frozen():
             passes = [self._fixed_pass(part, output) for part in torch.split(pixels, PICTURES_PER_PASS)]
             return torch.cat(passes)[: len(pixels)].to(getattr(torch, self.outputs[output].dtype))
 
@@ -88,19 +94,18 @@ class FrozenEncoder:
         return self._form.encode_picture_outputs(normalised, [output])[output]
 
     def _make_form(self) -> None:
-        """Once, in half precision, and again where the weights have changed since."""
+        """Once, in half precision, and again where weights were changed in place since."""
         half = HALVES.get(self.precision)
-        if half is None:
+        if half is None or (self._made_of and all(_state(tensor) == state for tensor, state in self._made_of)):
             return
-        weights = [(t.data_ptr(), t._version) for t in (*self.backbone.parameters(), *self.backbone.buffers())]
-        if weights != self._made_of:
-            from benchmark.encoders.inference_form import inference_form  # brings open_clip along
+        from benchmark.encoders.inference_form import inference_form  # brings open_clip along
 
-            # An earlier form is let go before.
-            self._form = self.backbone
-            self._encode_image = self._picture_encoder()
-            self._form, self._made_of = inference_form(self.backbone, half), weights
-            self._encode_image = self._picture_encoder()
+        # An earlier form is let go before.
+        self._form = self.backbone
+        self._encode_image = self._picture_encoder()
+        made_of = [(t, _state(t)) for t in (*self.backbone.parameters(), *self.backbone.buffers())]
+        self._form, self._made_of = inference_form(self.backbone, half), made_of
+        self._encode_image = self._picture_encoder()
 
     def _picture_encoder(self) -> Callable[[Tensor], Tensor]:
         encode = self._form.encode_image
@@ -131,6 +136,11 @@ def require_finite(features: NDArray[np.floating[Any]], sources: Sequence[str], 
             + ("" if precision == "fp32" else "use --set backbone.precision=fp32, or ")
             + "check its weights"
         )
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    """Another one after each change of the tensor in place."""
+    return tensor.data_ptr(), tensor._version
 
 
 def _channels_last(backbone: Backbone) -> None:
