@@ -31,7 +31,7 @@ from benchmark.backbone import GLOBAL, Backbone
 from benchmark.data.pictures import cores
 from benchmark.dataset import IntArray, Pictures
 from benchmark.distributed.job import Job
-from benchmark.encoders.frozen_encoder import FrozenEncoder, Precision
+from benchmark.encoders.frozen_encoder import HALVES, FrozenEncoder, Precision
 from benchmark.features.block_file import BlockFile, writing
 from benchmark.features.computed import ComputedView, OpenedPictures
 from benchmark.features.picture_digests import PictureDigests
@@ -45,8 +45,7 @@ from benchmark.settings import KeepFeatures
 VIEWS = (GLOBAL, PATCHES)
 """What every backbone's pictures have; the other outputs of one are further views, by their names."""
 
-_FORMAT = 3
-
+_FORMAT, _HALF_FORMAT = 3, 4
 
 Table = Tensor | ComputedView
 """Rows of a view: mapped from its file, or computed when they are asked for."""
@@ -100,8 +99,10 @@ class FeatureStore:
     ) -> None:
         self._encoder = FrozenEncoder(backbone, device, precision, compiled)
         description = backbone.description
+        # The form that half precision is computed in changes last digits; what float32 gives is of every version.
+        written = _HALF_FORMAT if precision in HALVES else _FORMAT
         self._key: dict[str, Any] = {
-            "format": _FORMAT,
+            "format": written,
             "weights": encoder_digest,
             "architecture": description.name,
             "width": description.width,
@@ -112,7 +113,7 @@ class FeatureStore:
         }
         self.folder, self._earlier = (
             folder / f"{_readable(description.name)}-{digest_of({**self._key, 'format': form})[:16]}"
-            for form in (_FORMAT, _FORMAT - 1)
+            for form in (written, written - 1)
         )
         self._workers = workers or cores()
         self._texts = TextFile(self.folder, description.width, precision)

@@ -199,8 +199,7 @@ class Model:
         with self.encoder.frozen():
             for start in range(0, len(pixels), _BATCH):
                 part = torch.from_numpy(pixels[start : start + _BATCH]).to(self.device)
-                normalised = backbone.preprocessing.normalise(part)
-                passes.append(backbone.encode_picture_outputs(normalised, [output])[output].to(dtype))
+                passes.append(self.encoder.one_pass(backbone.preprocessing.normalise(part), output).to(dtype))
         return torch.cat(passes)
 
     def _texts(self, strings: Sequence[str]) -> Views:

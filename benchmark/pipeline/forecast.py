@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from benchmark.backbone import GLOBAL, Backbone
-from benchmark.encoders.frozen_encoder import tf32
+from benchmark.encoders.frozen_encoder import HALVES, tf32
 from benchmark.features.picture_filling import PATCHES
 from benchmark.features.room import view_output
 from benchmark.files import digest_of
@@ -60,8 +60,9 @@ _FUSED = {
 
 @dataclass(frozen=True)
 class UpdateForecast:
-    """Of one update on one process. ``weights``, ``gradients``, ``moments`` (a moving average among them) and
-    ``activations`` in bytes, the last of ``rows`` pairs that are encoded at once; ``flops``: of all groups."""
+    """Of one update on one process. ``weights`` (what frozen encoders keep in half precision among them),
+    ``gradients``, ``moments`` (a moving average among them) and ``activations`` in bytes, the last of ``rows`` pairs
+    that are encoded at once; ``flops``: of all groups."""
 
     weights: int
     gradients: int
@@ -112,7 +113,7 @@ def _forecast(asked: _Asked) -> UpdateForecast:
     # A gradient cache encodes everything once more: a third of forwards and backwards.
     again = 4 / 3 if rows < layout.rows_per_rank else 1
     return UpdateForecast(
-        weights=_bytes(both.values()),
+        weights=_bytes(both.values()) + _kept_in_half(plan, planned, built, backbone),
         gradients=gradients,
         moments=gradients * (_moments(settings) + (settings.average_decay > 0)),
         activations=activations,
@@ -132,6 +133,18 @@ def _moments(settings: TrainingSettings) -> int:
 
 def _bytes(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _kept_in_half(plan: Plan, planned: PlannedStage, built: BuiltStage, backbone: Backbone | None) -> int:
+    """Bytes of picture sides in half precision beside the backbone: the store's, and that of pictures opened anew."""
+    if backbone is None or not isinstance(built.inputs, FeatureInputs):
+        return 0
+    precisions = [plan.backbone_settings.precision]
+    if built.inputs.train is not None:
+        precisions.append(planned.settings.precision)
+    pictures = backbone.parts.get("image", ("",))
+    numbers = sum(p.numel() for name, p in backbone.named_parameters() if name.startswith(pictures))
+    return sum(precision in HALVES for precision in precisions) * numbers * torch.bfloat16.itemsize
 
 
 def _one_pass(

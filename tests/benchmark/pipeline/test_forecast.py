@@ -75,6 +75,10 @@ def test_activations_are_those_of_a_real_pass(small_cirr: Path) -> None:
     assert found.weights == 4 * sum(p.numel() for p in (*built.method.parameters(), *frozen))
     assert found.moments == 2 * found.gradients
     assert found.bytes == found.weights + found.gradients + found.moments + found.activations
+    backbone = plan.backbone_family.outline(plan.backbone_choice)
+    pictures = sum(p.numel() for name, p in backbone.named_parameters() if name.startswith("clip.visual."))
+    in_half = plan_of(small_cirr, set={"backbone.precision": "bf16"})
+    assert [forecast(in_half, number).weights - forecast(plan, number).weights for number in (0, 1)] == [0, 2 * pictures]
 
 
 @pytest.mark.parametrize("method", ["pic2word", "lincir", "searle"])
