@@ -56,9 +56,11 @@ def on_gpu(module: M) -> M:
             child._apply(function)  # type: ignore[no-untyped-call]
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                with torch.no_grad():
-                    there = moved.get(id(parameter)) or nn.Parameter(function(parameter), parameter.requires_grad)
-                module._parameters[name] = moved[id(parameter)] = moved[id(there)] = there
+                if id(parameter) not in moved:
+                    with torch.no_grad():
+                        there = nn.Parameter(function(parameter), parameter.requires_grad)
+                    moved[id(parameter)] = moved[id(there)] = there
+                module._parameters[name] = moved[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = function(buffer)
