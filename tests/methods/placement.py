@@ -28,6 +28,9 @@ from benchmark.training.memory import encode_in_micro_batches
 from benchmark.training.optimisation import MovingAverage
 
 _PAIRS = 6
+_READ = "aten::_local_scalar_dense"
+_NUMBER = "aten::lift_fresh"
+"""What `torch.tensor` does with its numbers; with a device, it sends them there, and the host waits."""
 
 
 def sent_by_nature(method: Method) -> dict[str, int]:
@@ -39,11 +42,16 @@ def sent_by_nature(method: Method) -> dict[str, int]:
     return {"cpu to cuda": 1} if getattr(method, "_loss", "") == "soft_triplet" else {}
 
 
-def read_by_nature(method: Method) -> set[str]:
-    """Values that an update reads on the host."""
-    # Of Tme Adam's counts of updates, which lie there on every device: nobody waits for them.
-    reads = isinstance(method, Tme) or "cuda to cpu" in sent_by_nature(method)
-    return {"aten::_local_scalar_dense"} if reads else set()
+def made_by_nature(method: Method) -> set[str]:
+    """Of an update's operations those that make the host wait elsewhere: values read, and numbers sent to the device.
+
+    Here they concern tensors that lie on the host on every device.
+    """
+    if isinstance(method, Tme):
+        return {_READ, _NUMBER}  # Adam's counts of updates
+    packs = "cuda to cpu" in sent_by_nature(method)
+    # Lengths of texts that are packed; triplets that are drawn.
+    return {_READ} if packs else {_NUMBER} if sent_by_nature(method) else set()
 
 
 @dataclass(frozen=True)
@@ -86,8 +94,8 @@ def check_training_pass(method: Method, batch: Triplets, half: bool) -> None:
         targets = encode_in_micro_batches(method.encode_target, 0, target=batch.target)
         parts = method.loss_parts(queries, targets)
         loss = reduce(add, parts.values())
-    assert {tensor.device for tensor in (loss, *parts.values(), *_tensors(queries), *_tensors(targets))} == {GPU}
-    assert found.crossings in ({}, sent_by_nature(method))
+    _require_on_gpu(loss, *parts.values(), *_tensors(queries), *_tensors(targets))
+    assert found.crossings in ({}, sent_by_nature(method)), found.crossings
 
 
 @torch.no_grad()
@@ -99,8 +107,8 @@ def check_evaluation(method: Method, batch: Triplets) -> None:
             queries, targets = encodings_of(method, batch, batch)
             scores = method.score(queries, targets)
         shown = {**method.explain(batch.reference, batch.text), **method.encode_text_alone(TEXTS[:_PAIRS])}
-    assert {tensor.device for tensor in (scores, *_tensors(queries), *_tensors(targets), *shown.values())} == {GPU}
-    assert found.crossings in ({}, sent_by_nature(method))
+    _require_on_gpu(scores, *_tensors(queries), *_tensors(targets), *shown.values())
+    assert found.crossings in ({}, sent_by_nature(method)), found.crossings
 
 
 @contextmanager
@@ -125,6 +133,17 @@ def waits_of_updates() -> Iterator[HostWaits]:
             for name in names:
                 stack.enter_context(patch.object(owner, name, counting(getattr(owner, name))))
         yield found
+
+
+def check_updates(method: Method, found: HostWaits) -> None:
+    numbers = {_NUMBER} & set(found.calls)
+    assert found.calls["aten::mm"] + found.calls["aten::addmm"]
+    assert set(found.waits) | numbers <= made_by_nature(method), (found.waits, numbers)
+
+
+def _require_on_gpu(*tensors: Tensor) -> None:
+    devices = {tensor.device for tensor in tensors}
+    assert devices == {GPU}, devices
 
 
 def _tensors(encoding: Encoding) -> list[Tensor]:

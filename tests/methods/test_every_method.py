@@ -30,7 +30,7 @@ from contract import (
     train,
     trained_by_the_engine,
 )
-from placement import CaseOnGpu, check_evaluation, check_training_pass, read_by_nature, waits_of_updates
+from placement import CaseOnGpu, check_evaluation, check_training_pass, check_updates, waits_of_updates
 from torch import nn
 
 from benchmark.encoding import Encoding, dot_products
@@ -218,7 +218,7 @@ def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
         start = state_of(method)
         with waits_of_updates() as found:
             trained = trained_by_the_engine(case, method, tmp_path / str(number))
-        assert set(found.waits) <= read_by_nature(method) and found.calls["aten::mm"] + found.calls["aten::addmm"]
+        check_updates(method, found)
         assert trained.updates == 2 and all(math.isfinite(entry.loss) for entry in trained.log)
         assert {name: tensor.shape for name, tensor in trained.last.items()} == {n: t.shape for n, t in start.items()}
         assert all(tensor.isfinite().all() for tensor in trained.last.values())
@@ -254,7 +254,8 @@ def test_an_update_in_half_precision_never_makes_the_host_wait(trained: list[Cas
         method, changed = case.build(dropout=True), {"precision": "bf16", "gradient_clip": 1.0, "average_decay": 0.9}
         with waits_of_updates() as found:
             trained_by_the_engine(case, method, tmp_path / str(number), **changed)
-        assert set(found.waits) <= read_by_nature(method) and found.calls["aten::_foreach_lerp_.Scalar"]
+        check_updates(method, found)
+        assert found.calls["aten::_foreach_lerp_.Scalar"], "the moving average"
 
 
 def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Path) -> None:
