@@ -118,13 +118,14 @@ def test_an_update_never_makes_the_host_wait(name: str) -> None:
     finally:
         engine.close()
     assert found.calls["aten::mm"] and not found.waits
+    assert not found.calls["aten::lift_fresh"], "a number made a tensor: on a GPU it is sent there"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_gpu_update_never_makes_the_host_wait(name: str) -> None:
-    settings = TrainingSettings(batch_size=ROWS, precision="bf16")
+    settings = TrainingSettings(batch_size=ROWS, precision="bf16", gradient_clip=1.0)
     process = this_process("cuda")
     method = METHODS[name]().to(process.device)
     optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
