@@ -6,7 +6,7 @@ asks for the device itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -14,13 +14,14 @@ from unittest.mock import patch
 import torch
 import torch.nn.utils.rnn as rnn
 from fake_gpu import GPU, M
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmark.encoders.preprocessing import per_channel
+from benchmark.records import environment
 
 _MOVES = ("aten::_to_copy", "aten::copy_")
 _TAKES_INDEX = ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_")
@@ -117,4 +118,34 @@ def sent(module: M) -> M:
         for kept in (part._parameters, part._buffers):
             for name, tensor in kept.items():
                 kept[name] = None if tensor is None else tensor.detach().to(GPU)
+    return module
+
+
+@contextmanager
+def program_finds_a_gpu() -> Iterator[None]:
+    """The whole program within takes the simulated one for the machine's."""
+    answers: dict[str, Any] = {
+        "is_available": True, "device_count": 1, "current_device": 0, "set_device": None, "synchronize": None,
+        "mem_get_info": (2**36, 2**36), "get_device_name": "simulated", "get_rng_state": torch.zeros(1),
+        "set_rng_state": None,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        stack.enter_context(simulated_gpu())
+        stack.enter_context(patch.object(nn.Module, "_apply", _applied))
+        stack.enter_context(patch.object(Tensor, "pin_memory", lambda tensor: tensor))
+        stack.enter_context(patch.object(environment, "nvidia_device_present", lambda: True))
+        stack.enter_context(patch.object(environment, "_why_torch_cannot_use_it", lambda: ""))
+        for name, answer in answers.items():
+            stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
+        yield
+
+
+def _applied(module: Any, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+    """Torch's own cannot make a tensor of another type a parameter's data."""
+    for child in module.children():
+        child._apply(function)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(function(parameter.detach()), parameter.requires_grad)
+    module._buffers.update({name: function(buffer) for name, buffer in module._buffers.items() if buffer is not None})
     return module
