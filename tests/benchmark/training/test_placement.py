@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -13,10 +15,13 @@ from fake_gpu import GPU, fake_gpu, on_gpu
 from host_waits import HostWaits
 from torch import Tensor, nn
 
+from benchmark.method import ComingEpoch
+from benchmark.settings import TrainingSettings
 from benchmark.training.batches import Batch, Share, with_row_values
 from benchmark.training.group_layers import GroupLayers
 from benchmark.training.memory import CheckpointedBlocks, encode_in_micro_batches
 from benchmark.training.optimisation import MovingAverage
+from benchmark.training.trainer import _StageTraining
 
 ROWS, WIDTH = 6, 16
 
@@ -93,3 +98,24 @@ def test_what_is_known_of_an_epochs_rows_is_sent_with_its_batch() -> None:
     with fake_gpu(), HostWaits() as found:
         (batch,) = with_row_values([Batch(views, views, views)], shares, {"clean": torch.ones(ROWS)})
     assert batch.text["clean"].device == GPU and found.crossings == {"cpu to cuda": 1}
+
+
+def test_what_looks_at_an_epoch_beforehand_finds_it_on_the_gpu() -> None:
+    """With micro-batches, a stage on pixels has its batches on the host."""
+    views = {"pixels": torch.rand(ROWS, 3, 4, 4)}
+    seen: list[Tensor] = []
+
+    def look(method: object, settings: object, epoch: ComingEpoch) -> dict[str, Tensor]:
+        seen.extend(tensor for _, *all_views in epoch.groups() for part in all_views for tensor in part.values())
+        return {}
+
+    stage: Any = object.__new__(_StageTraining)
+    stage.settings, stage.rows = TrainingSettings(batch_size=ROWS), {}
+    stage.epoch = stage.position = stage.update = 0
+    stage.job = SimpleNamespace(
+        stage=SimpleNamespace(before_epoch=look), source=SimpleNamespace(batches=lambda _: [Batch(views, views, views)]),
+        process=SimpleNamespace(device=GPU), seed=0, method=None,
+    )  # fmt: skip
+    with fake_gpu():
+        stage._before_epoch(ROWS, [np.arange(ROWS)])
+    assert [tensor.device for tensor in seen] == [GPU] * 3
