@@ -42,5 +42,6 @@ def handed_over(tensor: Tensor, device: torch.device) -> Tensor:
     """
     if device.type != "cuda" or tensor.device.type != "cpu" or not torch.cuda.is_available():
         return tensor.to(device)
-    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    # Not by `pin_memory`, which keeps the strides: rows that are one and the same in memory cannot be written so.
+    pinned = tensor if tensor.is_pinned() else torch.empty_like(tensor, pin_memory=True).copy_(tensor)
     return pinned.to(device, non_blocking=True)

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from benchmark.encoders.preprocessing import per_channel
 from benchmark.records import environment
 
+_HOST = torch.device("cpu")
 _MOVES = ("aten::_to_copy", "aten::copy_")
 _TAKES_INDEX = ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_")
 
@@ -62,8 +63,7 @@ def _computed(function: Any, args: Any, kwargs: Any) -> Any:
             raise RuntimeError(f"{name}: expected all tensors to be on the same device, but one is on the host")
     known = {id(leaf.values): leaf for leaf in there}
     plain_args, plain = tree_map(lambda leaf: leaf.values if isinstance(leaf, _There) else leaf, (args, kwargs))
-    if device is not None:
-        plain = {**plain, "device": torch.device("cpu"), **({"pin_memory": False} if "pin_memory" in plain else {})}
+    plain |= {name: value for name, value in {"device": _HOST, "pin_memory": False}.items() if plain.get(name)}
     outcome = function(*plain_args, **plain)
     if name == "aten::copy_":
         return args[0]
@@ -132,12 +132,19 @@ def program_finds_a_gpu() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(simulated_gpu())
         stack.enter_context(patch.object(nn.Module, "_apply", _applied))
-        stack.enter_context(patch.object(Tensor, "pin_memory", lambda tensor: tensor))
+        stack.enter_context(patch.object(Tensor, "pin_memory", _pinned))
         stack.enter_context(patch.object(environment, "nvidia_device_present", lambda: True))
         stack.enter_context(patch.object(environment, "_why_torch_cannot_use_it", lambda: ""))
         for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer, **__: answer))
         yield
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    """As torch pins: into memory of the same strides, which it refuses for rows that share theirs."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    room = torch.empty(max(last + 1, 0), dtype=tensor.dtype)
+    return room.as_strided(tensor.shape, tensor.stride()).copy_(tensor)
 
 
 def _applied(module: Any, function: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

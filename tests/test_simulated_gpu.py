@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import Command
+from fake_gpu import GPU
 from host_waits import HostWaits
 from simulated_gpu import program_finds_a_gpu
 
+from benchmark.method import Method
+from benchmark.options import make_options
+from benchmark.pipeline.planning import make_plan
+from benchmark.pipeline.preparation import backbone_of, build_planned
+from benchmark.pipeline.run import join_job
+from benchmark.pipeline.stage_sources import StageSources
+from benchmark.prefetching import handed_over
+from benchmark.registry import discover
+from benchmark.training.batches import Batch, GroupLayout, rank_shares, update_plan
+from benchmark.training.memory import encode_in_micro_batches
+
+_ROWS = 12
 _OWN_NETWORKS = ("artemis", "val")
 
 
@@ -31,6 +48,53 @@ def found_with_selected(folder: Path) -> dict[str, float]:
     record = json.loads((folder / "record.json").read_text())
     metrics: dict[str, float] = record["results"][0]["metrics"]
     return metrics
+
+
+def test_rows_that_are_one_in_memory_are_sent() -> None:
+    """A sentence for all rows, as Pic2Word has it, and pixels whose order in memory stays as it is."""
+    same, pixels = torch.arange(5).expand(4, -1), torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    with program_finds_a_gpu():
+        for tensor in (same, pixels):
+            there = handed_over(tensor, GPU)
+            assert there.device == GPU and torch.equal(there.cpu(), tensor)
+        assert there.stride() == pixels.stride()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("micro_batch", [0, 4])
+@pytest.mark.parametrize("method", discover().methods())
+def test_every_stage_is_fed_on_the_gpu(method: str, micro_batch: int, small_cirr: Path, tmp_path: Path) -> None:
+    """Batches as the trainer gets them, of stored features, pixels or rows, and their loss."""
+    chosen = {"device": "cuda", "cache": str(tmp_path), "batch_size": _ROWS, "negative_group": 0}
+    execution = {"set": {"trainer.micro_batch": micro_batch}}
+    plan = make_plan(make_options(method=method, dataset="cirr", data_root=small_cirr, **chosen, **execution), discover())
+    earlier: dict[str, Method] = {}
+    with program_finds_a_gpu(), ExitStack() as stack:
+        job = join_job("cuda", plan.options.cache_root)
+        sources = stack.enter_context(StageSources(plan, job, backbone_of(plan), frozenset()))
+        for planned in plan.stages:
+            built = build_planned(plan, planned, sources.backbone, earlier)
+            earlier[planned.stage.name] = built.method.to(GPU)
+            if not planned.stage.trains:
+                continue
+            settings = planned.settings.model_copy(update={"batch_size": _ROWS, "negative_group": 0})
+            source = sources.training(planned, built.method, built.inputs)
+            updates = update_plan(source.start_epoch(0), settings, 0, 0)[:3]
+            layout = GroupLayout.of(settings, 1)
+            shares = [share for rows in updates for share in rank_shares(rows, settings, layout, 0)]
+            for batch in source.batches(shares):
+                loss = _loss_of(built.method, batch)
+                assert loss.device == GPU and bool(loss.isfinite())
+
+
+@torch.no_grad()
+def _loss_of(method: Method, batch: Batch) -> torch.Tensor:
+    asked, how = {"reference": batch.reference, "text": batch.text}, method.train().encode_query
+    if method.encodes_triplets:
+        asked, how = {**asked, "target": batch.target}, method.encode_triplet
+    queries = encode_in_micro_batches(how, 0, GPU, **asked)
+    targets = encode_in_micro_batches(method.encode_target, 0, GPU, target=batch.target)
+    return reduce(add, method.loss_parts(queries, targets).values())
 
 
 @pytest.mark.slow
