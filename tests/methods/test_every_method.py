@@ -235,17 +235,19 @@ def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
 def test_passes_stay_on_the_gpu(cases: list[Case]) -> None:
     """A tensor made on the host in the middle of a step raises, and what is sent between the two is counted."""
     for case in map(CaseOnGpu.of, cases):
-        method, batch = case.placed()
         if case.planned.stage.trains:
-            check_training_pass(method, batch, half=False)
-        check_evaluation(method, batch)
+            check_training_pass(*case.placed(), half=False)
+        else:
+            check_evaluation(*case.placed())
 
 
 @pytest.mark.slow
-def test_passes_of_variants_stay_on_the_gpu_in_half_precision(any_network: list[Case]) -> None:
+def test_passes_of_variants_and_in_half_precision_stay_on_the_gpu(any_network: list[Case]) -> None:
     for case in map(CaseOnGpu.of, any_network):
+        method, batch = case.placed()
         if case.planned.stage.trains:
-            check_training_pass(*case.placed(), half=True)
+            check_training_pass(method, batch, half=True)
+        check_evaluation(method, batch)
 
 
 @pytest.mark.slow
