@@ -7,9 +7,9 @@ asks for the device itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import torch
 import torch.nn.utils.rnn as rnn
@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from benchmark.encoders.preprocessing import per_channel
+from benchmark.features import loader
 from benchmark.records import environment
 
 _HOST = torch.device("cpu")
@@ -127,12 +128,15 @@ def program_finds_a_gpu() -> Iterator[None]:
     answers: dict[str, Any] = {
         "is_available": True, "device_count": 1, "current_device": 0, "set_device": None, "synchronize": None,
         "mem_get_info": (2**36, 2**36), "get_device_name": "simulated", "get_rng_state": torch.zeros(1),
-        "set_rng_state": None,
+        "set_rng_state": None, "is_bf16_supported": True, "Stream": Mock(), "current_stream": Mock(), "stream": nullcontext(),
     }  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(simulated_gpu())
         stack.enter_context(patch.object(nn.Module, "_apply", _applied))
         stack.enter_context(patch.object(Tensor, "pin_memory", _pinned))
+        stack.enter_context(patch.object(Tensor, "record_stream", lambda tensor, stream: None))
+        # What is made ahead is made on a thread, which does not know of the GPU.
+        stack.enter_context(patch.object(loader, "made_ahead", lambda make, requests, *_: map(make, requests)))
         stack.enter_context(patch.object(environment, "nvidia_device_present", lambda: True))
         stack.enter_context(patch.object(environment, "_why_torch_cannot_use_it", lambda: ""))
         for name, answer in answers.items():
