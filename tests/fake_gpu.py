@@ -80,7 +80,8 @@ class _HostComputes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_leaves((args, kwargs))
-        if any(isinstance(leaf, FakeTensor) or leaf == GPU or leaf == torch.device("cuda") for leaf in leaves):
+        devices = {leaf.type for leaf in leaves if isinstance(leaf, torch.device)}
+        if "cuda" in devices or any(isinstance(leaf, FakeTensor) for leaf in leaves):
             if any(isinstance(leaf, torch.Generator) and leaf.device != GPU for leaf in leaves):
                 raise RuntimeError(f"{function.name()} draws on the GPU with a generator of the host")
             return function(*args, **(kwargs or {}))
