@@ -37,9 +37,11 @@ def made_ahead(
 def handed_over(tensor: Tensor, device: torch.device) -> Tensor:
     """A host's tensor on the device. To a GPU it goes from pinned memory, and the host goes on meanwhile.
 
-    From ordinary memory the host would wait until the device had done all that it was given before.
+    From ordinary memory the host would wait until the device had done all that it was given before. What is on a
+    device already is moved from there.
     """
-    if device.type != "cuda" or not torch.cuda.is_available():
+    if device.type != "cuda" or tensor.device.type != "cpu" or not torch.cuda.is_available():
         return tensor.to(device)
-    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    # Not by `pin_memory`, which keeps the strides: rows that are one and the same in memory cannot be written so.
+    pinned = tensor if tensor.is_pinned() else torch.empty_like(tensor, pin_memory=True).copy_(tensor)
     return pinned.to(device, non_blocking=True)

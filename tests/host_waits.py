@@ -31,6 +31,9 @@ WAITS = frozenset(
 )
 """A number, or a shape that depends on values: the host has to know it before it can go on."""
 
+_BY_INDEX = frozenset({"aten::index.Tensor", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"})
+"""A mask among these makes the host wait, too."""
+
 
 class HostWaits(TorchDispatchMode):
     """Context in which torch's operations are counted by name, those of a backward pass included.
@@ -51,17 +54,26 @@ class HostWaits(TorchDispatchMode):
     ) -> Any:
         name = function.name()
         self.calls[name] += 1
-        if name in WAITS or (name == "aten::index.Tensor" and _by_mask(args[1])):
+        index = [part for part in args[1] if part is not None] if name in _BY_INDEX else []
+        if name in WAITS or any(part.dtype in (torch.bool, torch.uint8) for part in index):
             self.waits[name] += 1
         outcome = function(*args, **(kwargs or {}))
+        for part in index:
+            # Indexing takes an index from the host, and sends it by itself.
+            if part.device.type != args[0].device.type:
+                self._count_crossing(part, args[0].device.type)
         source = args[1] if name == "aten::copy_" else args[0] if name == "aten::_to_copy" else None
         if isinstance(source, Tensor) and source.device.type != outcome.device.type:
-            way = f"{source.device.type} to {outcome.device.type}"
-            self.crossings[way] += 1
-            self.crossed_bytes += source.numel() * source.element_size()
+            way = self._count_crossing(source, outcome.device.type)
             if outcome.device.type == "cpu":
                 self.waits[f"{name}, {way}"] += 1
         return outcome
+
+    def _count_crossing(self, source: Tensor, to: str) -> str:
+        way = f"{source.device.type} to {to}"
+        self.crossings[way] += 1
+        self.crossed_bytes += source.numel() * source.element_size()
+        return way
 
 
 def counted(call: Callable[[], object]) -> HostWaits:
@@ -69,7 +81,3 @@ def counted(call: Callable[[], object]) -> HostWaits:
     with HostWaits() as found:
         call()
     return found
-
-
-def _by_mask(index: Sequence[Tensor | None]) -> bool:
-    return any(part is not None and part.dtype in (torch.bool, torch.uint8) for part in index)

@@ -18,6 +18,7 @@ import torch
 from benchmark.dataset import Captions, IntArray, Triplets
 from benchmark.errors import UserError
 from benchmark.method import RowValues, Views
+from benchmark.prefetching import handed_over
 from benchmark.settings import TrainingSettings
 from benchmark.text_rules import TextRule
 
@@ -204,5 +205,5 @@ def with_row_values(batches: Iterable[Batch], shares: Sequence[Share], values: R
         return
     for share, batch in zip(shares, batches, strict=False):
         device = next(iter(batch.text.values())).device
-        own = {name: rows[torch.from_numpy(share.rows)].to(device) for name, rows in values.items()}
+        own = {name: handed_over(rows[torch.from_numpy(share.rows)], device) for name, rows in values.items()}
         yield Batch(batch.reference, batch.target, {**batch.text, **own})

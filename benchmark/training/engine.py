@@ -110,8 +110,7 @@ class StageEngine:
                 config=deepspeed_configuration(settings, layout, process.world_size, execution),
             )
         self._parameters = list(method.parameters())
-        if any(parameter.ndim == 0 for parameter in self._parameters):
-            self._engine.clip_fp32_gradients = self._clip_with_scalars
+        self._engine.clip_fp32_gradients = self._clip
         # One process has nothing to average, and DeepSpeed would still copy all gradients into buckets and back.
         # ZeRO must: it cuts them there.
         self._engine.enable_backward_allreduce = process.world_size > 1 or execution.zero > 0
@@ -219,18 +218,17 @@ class StageEngine:
     def _gradients(self) -> list[Tensor]:
         return [p.grad for p in self._parameters if p.grad is not None]
 
-    def _clip_with_scalars(self) -> None:
-        """DeepSpeed's clipping at ZeRO 0, whose factor has one entry: a single number's gradient passes as one."""
-        from deepspeed.runtime.utils import clip_grad_norm_
+    def _clip(self) -> None:
+        """The gradient to the settings' norm, in DeepSpeed's arithmetic at ZeRO 0, alike on all ranks.
 
-        clipped = []
-        for parameter in self._parameters:
-            if parameter.ndim == 0 and parameter.grad is not None:
-                gradient = parameter.grad.view(1)
-                parameter = nn.Parameter(parameter.data.view(1))
-                parameter.grad = gradient
-            clipped.append(parameter)
-        clip_grad_norm_(clipped, self._settings.gradient_clip)
+        DeepSpeed's own sends two numbers to the device, for which the host waits at every update, and its factor has
+        one entry, which a single number's gradient has no dimension for.
+        """
+        gradients = [g.view(1) if g.ndim == 0 else g for g in self._gradients()]
+        norm = torch.stack(torch._foreach_norm(gradients)).square().sum().sqrt()
+        # Not by a number's division, which is a product with the reciprocal.
+        factor = torch.full_like(norm, self._settings.gradient_clip) / (norm + 1e-6)
+        torch._foreach_mul_(gradients, factor.clamp(max=1.0))
 
     def _set_rates(self) -> None:
         factor = self._schedule(self._updates)

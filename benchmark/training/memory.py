@@ -28,6 +28,7 @@ from benchmark.distributed.process import Process
 from benchmark.encoding import Encoding, concatenate, encode
 from benchmark.errors import UserError
 from benchmark.method import Views
+from benchmark.prefetching import handed_over
 from benchmark.settings import TrainingSettings
 from benchmark.training.batches import GroupLayout
 
@@ -44,7 +45,9 @@ def encode_in_micro_batches(
     count = min(-(-total // rows), total // 2) if rows else 1
 
     def encode_there(parts: dict[str, Views], place: Tensor | None = None) -> Encoding:
-        return encode(how, **{of: {name: t.to(device) for name, t in view.items()} for of, view in parts.items()})
+        if device is None:
+            return encode(how, **parts)
+        return encode(how, **{of: {n: handed_over(t, device) for n, t in view.items()} for of, view in parts.items()})
 
     if count <= 1 or not torch.is_grad_enabled():
         return encode_there(views)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from benchmark.dataset import IntArray
 from benchmark.errors import UserError
 from benchmark.method import ComingEpoch, Method, RowValues, Views
+from benchmark.prefetching import handed_over
 from benchmark.progress import Progress
 from benchmark.training.adaptation import adapt, merge, with_rates
 from benchmark.training.batches import GroupLayout, rank_shares, step_seed, update_plan, with_row_values
@@ -190,9 +191,13 @@ class _StageTraining:
         alone = GroupLayout.of(settings, 1)
         shares = [share for rows in plan for share in rank_shares(rows, settings, alone, 0)]
 
+        def there(views: Views) -> Views:
+            # With micro-batches a batch waits on the host.
+            return {name: handed_over(tensor, job.process.device) for name, tensor in views.items()}
+
         def groups() -> Iterator[tuple[IntArray, Views, Views, Views]]:
             for share, batch in zip(shares, job.source.batches(shares), strict=True):
-                yield share.rows, batch.reference, batch.text, batch.target
+                yield share.rows, there(batch.reference), there(batch.text), there(batch.target)
 
         kept = self.rows if self.position else {}
         seed = step_seed(job.seed, self.update - self.position, 0)

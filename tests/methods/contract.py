@@ -265,13 +265,13 @@ class TripletSource:
 
 
 def trained_by_the_engine(
-    case: Case, method: Method, folder: Path, interrupted: bool = False, resume: bool = False
+    case: Case, method: Method, folder: Path, interrupted: bool = False, resume: bool = False, **settings: Any
 ) -> Trained:
     """Two updates of half the triplets each, by the stage's own optimiser, schedule and groups.
 
     Raises Interrupted behind the first of them where it is ``interrupted``; ``resume`` goes on from there.
     """
-    changed = {"epochs": 1, "batch_size": ROWS // 2, "negative_group": 0, "precision": "fp32"}
+    changed = {"epochs": 1, "batch_size": ROWS // 2, "negative_group": 0, "precision": "fp32", **settings}
     job = TrainingJob(
         method=method,
         stage=case.planned.stage,

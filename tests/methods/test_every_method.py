@@ -30,6 +30,7 @@ from contract import (
     train,
     trained_by_the_engine,
 )
+from placement import CaseOnGpu, check_evaluation, check_training_pass, check_updates, waits_of_updates
 from torch import nn
 
 from benchmark.encoding import Encoding, dot_products
@@ -208,14 +209,16 @@ def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
     """DeepSpeed, the stage's optimiser and its groups take every parameter as it is, single numbers too.
 
     What is interrupted within the epoch goes on to the same bits: what a network holds beside its weights is drawn
-    again as it was, or comes from the state.
+    again as it was, or comes from the state. No update makes the host wait.
     """
     for number, case in enumerate(any_network):
         if not case.planned.stage.trains:
             continue
         method = case.build(dropout=True)
         start = state_of(method)
-        trained = trained_by_the_engine(case, method, tmp_path / str(number))
+        with waits_of_updates() as found:
+            trained = trained_by_the_engine(case, method, tmp_path / str(number))
+        check_updates(method, found)
         assert trained.updates == 2 and all(math.isfinite(entry.loss) for entry in trained.log)
         assert {name: tensor.shape for name, tensor in trained.last.items()} == {n: t.shape for n, t in start.items()}
         assert all(tensor.isfinite().all() for tensor in trained.last.values())
@@ -227,6 +230,34 @@ def test_the_engine_updates_it(any_network: list[Case], tmp_path: Path) -> None:
             resumed = trained_by_the_engine(case, case.build(dropout=True), folder, resume=True)
             assert same_state(resumed.last, trained.last) and resumed.updates == 2
             assert [entry.loss for entry in resumed.log] == [entry.loss for entry in trained.log]
+
+
+def test_passes_stay_on_the_gpu(cases: list[Case]) -> None:
+    """A tensor made on the host in the middle of a step raises, and what is sent between the two is counted."""
+    for case in map(CaseOnGpu.of, cases):
+        if case.planned.stage.trains:
+            check_training_pass(*case.placed(), half=False)
+        else:
+            check_evaluation(*case.placed())
+
+
+@pytest.mark.slow
+def test_passes_of_variants_and_in_half_precision_stay_on_the_gpu(any_network: list[Case]) -> None:
+    for case in map(CaseOnGpu.of, any_network):
+        method, batch = case.placed()
+        if case.planned.stage.trains:
+            check_training_pass(method, batch, half=True)
+        check_evaluation(method, batch)
+
+
+@pytest.mark.slow
+def test_an_update_in_half_precision_never_makes_the_host_wait(trained: list[Case], tmp_path: Path) -> None:
+    for number, case in enumerate(trained):
+        method, changed = case.build(dropout=True), {"precision": "bf16", "gradient_clip": 1.0, "average_decay": 0.9}
+        with waits_of_updates() as found:
+            trained_by_the_engine(case, method, tmp_path / str(number), **changed)
+        check_updates(method, found)
+        assert found.calls["aten::_foreach_lerp_.Scalar"], "the moving average"
 
 
 def test_weights_and_what_was_prepared_come_back(cases: list[Case], tmp_path: Path) -> None:

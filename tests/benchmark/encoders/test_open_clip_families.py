@@ -13,7 +13,9 @@ import pytest
 import torch
 from benchmark.methods.baselines import Sum
 from command_line import Command
+from host_waits import HostWaits
 from safetensors.torch import save_file
+from simulated_gpu import sent, simulated_gpu
 from small_backbones import FAMILIES, write_backbone, write_tokenizer
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from benchmark.settings import BackboneSettings, EncoderChoice
 
 pytest.importorskip("transformers", reason="texts of the hub's towers need it; pip install 'cir-benchmark[hf]'")
 
+CPU = torch.device("cpu")
 TEXTS = ["is red", "", "the same dress but blue and " + "long " * 90]
 
 
@@ -40,10 +43,10 @@ def loaded(family: str, folder: Path, weights: str = "random", seed: int = 0) ->
 
 
 @torch.no_grad()
-def encoded(backbone: Backbone) -> tuple[Tensor, Tensor]:
+def encoded(backbone: Backbone, device: torch.device = CPU) -> tuple[Tensor, Tensor]:
     side = backbone.preprocessing.size
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
-    return backbone.encode_image(pixels), backbone.encode_text(backbone.tokenize(TEXTS))
+    return backbone.encode_image(pixels.to(device)), backbone.encode_text(backbone.tokenize(TEXTS).to(device))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,6 +85,20 @@ def test_a_family_encodes_trains_and_is_found_again(family: str, tmp_path: Path)
     outline = family_of(choice.name).outline(choice)
     assert outline.picture_outputs == backbone.picture_outputs and next(outline.parameters()).is_meta
     assert not torch.equal(encoded(loaded(family, tmp_path, seed=1)[0])[0], pictures)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_computes_on_a_gpu(family: str, tmp_path: Path) -> None:
+    """On one that computes on the host: what its layers make on the way lies where their input does."""
+    backbone, _ = loaded(family, tmp_path)
+    here = encoded(backbone)
+    with simulated_gpu() as gpu, HostWaits() as found:
+        there = encoded(sent(backbone), gpu)
+        assert {part.device for part in there} == {gpu}
+        for part, expected in zip(there, here, strict=True):
+            torch.testing.assert_close(part.cpu(), expected, rtol=1e-4, atol=1e-4)
+    assert found.crossings["cuda to cpu"] == 2
 
 
 @pytest.mark.parametrize("family", ["siglip", "coca"])

@@ -9,8 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from host_waits import HostWaits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_gpu import simulated_gpu
 
 from benchmark import arithmetic
 from benchmark.arithmetic import _keys_on_host, first_twins, full_precision, keys_on_device, torch_threads
@@ -524,6 +526,30 @@ def test_a_cut_of_a_task_ranks_as_in_the_whole():
     whole, part = rank_queries(queries, gallery, task), rank_queries(queries[index], gallery, cut)
     assert np.array_equal(part.rank, whole.rank[index])
     assert np.array_equal(part.subset_rank, whole.subset_rank[index])
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+@pytest.mark.parametrize("own_score", [False, True])
+def test_a_gpu_ranks_alike_and_sends_no_scores_to_the_host(place, own_score):
+    """On one that computes on the host; encodings of any place are ranked on it."""
+    generator = np.random.default_rng(11)
+    task = random_task(generator, 100, 2000, True, several=True)
+    queries, gallery = unit(generator, 100, 8).float(), unit(generator, 2000, 8).float()
+    gallery[::50] = gallery[1].clone()
+    score = (lambda q, t: q @ t.T) if own_score else dot_product
+    expected, best = rank_queries(queries, gallery, task, score), top_pictures(queries, gallery, task, 10, score)
+    with simulated_gpu() as gpu:
+        given = queries.to(place), gallery.to(place), task
+        with HostWaits() as ranking:
+            found = rank_queries(*given, score=score, device=gpu)
+        with HostWaits() as listing:
+            lists = top_pictures(*given, 10, score=score, device=gpu)
+    for name in ("rank", "ties", "subset_rank"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
+    assert np.array_equal(found.positive_ranks.values, expected.positive_ranks.values)
+    assert np.array_equal(lists, best)
+    every_score = 4 * len(queries) * len(gallery)
+    assert 0 < max(ranking.crossed_bytes, listing.crossed_bytes) < every_score / 4
 
 
 @pytest.mark.gpu

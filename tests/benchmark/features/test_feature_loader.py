@@ -7,11 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from fake_gpu import GPU
 from host_waits import HostWaits
+from simulated_gpu import program_finds_a_gpu
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark.features.loader import FeatureLoader, ResidentLoader, StreamedLoader, feature_loader
+from benchmark.features.loader import FeatureLoader, ResidentLoader, RowTable, StreamedLoader, feature_loader
 from benchmark.prefetching import made_ahead
 
 CPU = torch.device("cpu")
@@ -50,6 +52,29 @@ def test_batches_hold_the_rows_of_their_entries(kind: Callable[[torch.device], F
         expected = [given[name][rows[torch.from_numpy(part)]] for name, rows in columns()]
         assert [torch.equal(a, b) for a, b in zip(batch, expected, strict=True)] == [True] * 4
     assert list(filled(kind(CPU)).batches(columns(), [])) == []
+
+
+class ComputingLoader(StreamedLoader):
+    """One of its tables is computed for the rows that are asked for."""
+
+    def put(self, name: str, table: RowTable) -> None:
+        super().put(name, Computed() if name == "patches" else table)
+
+
+class Computed:
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return tables()["patches"][rows]
+
+
+@pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader, ComputingLoader])
+def test_a_gpu_that_computes_on_the_host_gets_the_same_rows(kind: Callable[[torch.device], FeatureLoader]) -> None:
+    expected = list(filled(kind(CPU)).batches(columns(), PLAN))
+    with program_finds_a_gpu():
+        batches = list(filled(kind(GPU)).batches(columns(), PLAN))
+        assert {part.device for batch in batches for part in batch} == {GPU}
+        here = [[part.cpu() for part in batch] for batch in batches]
+    for found, batch in zip(here, expected, strict=True):
+        assert [torch.equal(a, b) for a, b in zip(found, batch, strict=True)] == [True] * 4
 
 
 @pytest.mark.parametrize("kind", [ResidentLoader, StreamedLoader])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from benchmark.methods.clip4cir import Clip4Cir, CombinerSettings
 from benchmark.methods.spirit import Spirit, SpiritSettings
-from host_waits import HostWaits, counted
+from fake_gpu import fake_gpu, on_gpu
+from host_waits import counted
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -34,16 +35,6 @@ def batch(device: str = "cpu") -> Batch:
     return Batch(picture(), picture(), {"global": torch.randn(ROWS, WIDTH, device=device)})
 
 
-class _Losses(torch.nn.Module):
-    def __init__(self, method: Method) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, views: Batch) -> Tensor:
-        queries = self.method.encode_query(views.reference, views.text)
-        return self.method.loss(queries, self.method.encode_target(views.target))
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -52,8 +43,9 @@ class _Losses(torch.nn.Module):
         lambda t: t[t > 0],
         lambda t: bool((t > 0).all()),
         lambda t: torch.unique(t),
+        lambda t: t.clone().__setitem__(t > 0, 1.0),
     ],
-    ids=["item", "nonzero", "mask", "bool", "unique"],
+    ids=["item", "nonzero", "mask", "bool", "unique", "write by mask"],
 )
 def test_what_makes_the_host_wait_is_seen(call: Callable[[Tensor], Any]) -> None:
     values = torch.randn(5)
@@ -67,15 +59,48 @@ def test_copies_between_devices_are_seen() -> None:
     assert dict(found.crossings) == {"cpu to cuda": 1, "cuda to cpu": 1}
     assert found.crossed_bytes == 64
     assert sum(found.waits.values()) == 1
+    with fake_gpu():
+        there = torch.zeros(8, device="cuda")
+        found = counted(lambda: there[torch.arange(3)])
+    assert dict(found.crossings) == {"cpu to cuda": 1} and found.crossed_bytes == 24
+
+
+class _Faulty(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(3))
+        self.constant = torch.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (lambda m: m.weight + m.constant, "same device"),
+        (lambda m: m.weight + torch.arange(3), "same device"),
+        (lambda m: m.weight.sum().item(), "_local_scalar_dense"),
+        (lambda m: m.weight[m.weight > 0], "nonzero|index"),
+        (lambda m: m.weight + torch.rand(3, generator=torch.Generator(), device="cuda"), "generator"),
+    ],
+    ids=["a constant", "a tensor made on the way", "item", "mask", "a generator of the host"],
+)
+def test_what_a_gpu_refuses_or_waits_for_is_refused_by_a_fake_one(fault: Callable[[Any], Any], told: str) -> None:
+    module = on_gpu(_Faulty())
+    assert (module.weight.device.type, module.constant.device.type) == ("cuda", "cpu")
+    with fake_gpu(), pytest.raises(Exception, match=f"(?i){told}"):
+        fault(module)
+    with fake_gpu(half=True):
+        assert torch.nn.functional.linear(module.weight, module.weight[None]).dtype == torch.bfloat16
+        assert float(torch.arange(3).sum()) == 3
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("precision", "clip"), [("fp32", 0.0), ("bf16", 1.0)])
-def test_an_update_never_makes_the_host_wait(name: str, precision: str, clip: float) -> None:
-    """Two accumulated groups, backward, optimiser and schedule, as the trainer calls them."""
-    settings = TrainingSettings.model_validate(
-        {"batch_size": 2 * ROWS, "negative_group": ROWS, "precision": precision, "weight_decay": 0.1, "gradient_clip": clip}
-    )
+def test_an_update_never_makes_the_host_wait(name: str) -> None:
+    """Two accumulated groups, backward, clipping, optimiser and schedule, as the trainer calls them.
+
+    `test_every_method.py` does the same with every method.
+    """
+    changed = {"precision": "bf16", "weight_decay": 0.1, "gradient_clip": 1.0}
+    settings = TrainingSettings.model_validate({"batch_size": 2 * ROWS, "negative_group": ROWS, **changed})
     method = METHODS[name]()
     optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
     layout, schedule = GroupLayout.of(settings, 1), standard_schedule(settings, 10)
@@ -93,27 +118,14 @@ def test_an_update_never_makes_the_host_wait(name: str, precision: str, clip: fl
     finally:
         engine.close()
     assert found.calls["aten::mm"] and not found.waits
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_a_forward_pass_sends_nothing_between_host_and_gpu(name: str) -> None:
-    """With weights and features that claim to be on a GPU; whatever needs a value raises there."""
-    losses = _Losses(METHODS[name]()).train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        there = {key: torch.empty(t.shape, dtype=t.dtype, device="cuda") for key, t in losses.state_dict().items()}
-        there |= {key: torch.nn.Parameter(there[key]) for key, _ in losses.named_parameters()}
-        views = batch("cuda")
-        with HostWaits() as found:
-            loss = torch.func.functional_call(losses, there, (views,))
-    assert loss.device.type == "cuda"
-    assert not found.crossings and not found.waits
+    assert not found.calls["aten::lift_fresh"], "a number made a tensor: on a GPU it is sent there"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_gpu_update_never_makes_the_host_wait(name: str) -> None:
-    settings = TrainingSettings(batch_size=ROWS, precision="bf16")
+    settings = TrainingSettings(batch_size=ROWS, precision="bf16", gradient_clip=1.0)
     process = this_process("cuda")
     method = METHODS[name]().to(process.device)
     optimiser = standard_optimiser([{"params": [p for p in method.parameters() if p.requires_grad]}], settings)
