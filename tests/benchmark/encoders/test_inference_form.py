@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from benchmark.methods.baselines import Sum
+from fake_gpu import GPU
 from host_waits import HostWaits
 from PIL import Image
+from simulated_gpu import program_finds_a_gpu, sent
 from small_backbones import FAMILIES, write_backbone
 from store_backbone import small_store
 from torch import Tensor, nn
@@ -135,6 +137,18 @@ def test_the_given_backbone_stays_as_it_is(tmp_path: Path) -> None:
         assert kept.dtype == tensor.dtype and torch.equal(kept, tensor), name
     for one, other in zip(before.modules(), backbone.modules(), strict=True):
         assert type(one) is type(other) and one.training == other.training and not other._forward_hooks
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-vit"])
+def test_on_a_gpu_it_is_made_and_computes_the_same(name: str, tmp_path: Path) -> None:
+    """Under CUDA's autocast, with channels last, and every tensor of the form on the GPU."""
+    backbone = loaded(name, tmp_path)
+    shown = np.random.default_rng(0).integers(256, size=(3, 64, 64, 3), dtype=np.uint8)
+    exact, plain = (FrozenEncoder(backbone, CPU, precision).pictures(shown) for precision in ("fp32", "bf16"))
+    with program_finds_a_gpu():
+        there = FrozenEncoder(sent(backbone), GPU, "bf16").pictures(shown)
+    off, plainly_off = (np.linalg.norm(found - exact) for found in (there, plain))
+    assert 0 < off < 1.5 * plainly_off
 
 
 def test_only_rounded_weights_take_memory(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ class _Faulty(torch.nn.Module):
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        (lambda m: m.weight + m.constant, "same device"),
-        (lambda m: m.weight + torch.arange(3), "same device"),
+        (lambda m: m.weight + m.constant, "same device|different devices"),
+        (lambda m: m.weight + torch.arange(3), "same device|different devices"),
         (lambda m: m.weight.sum().item(), "_local_scalar_dense"),
         (lambda m: m.weight[m.weight > 0], "nonzero|index"),
         (lambda m: m.weight + torch.rand(3, generator=torch.Generator(), device="cuda"), "generator"),
