@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.dataset import IntArray
 from benchmark.errors import UserError
 
 Scores = NDArray[np.float64]
@@ -18,57 +17,70 @@ _KEYED_CELLS = 2**24
 """Cells of a gallery that are looked at together: 134 MB as whole numbers."""
 
 
-def norms(tensor: Tensor, kind: str, ids: Sequence[str] = ()) -> Scores:
-    """Euclidean norms (rows,) of ``(rows, d)``; raises UserError where a row is not finite.
+def norms(tensor: Tensor, kind: str, ids: Sequence[str] = ()) -> Tensor:
+    """Euclidean norms (rows,) of ``(rows, d)``, in float64; raises UserError where a row is not finite.
 
     ``ids`` (rows,) name the rows in the message."""
     wide = tensor if tensor.dtype == torch.float64 else tensor.float()
-    lengths: Scores = torch.linalg.vector_norm(wide, dim=1).double().cpu().numpy()
+    lengths: Tensor = torch.linalg.vector_norm(wide, dim=1).to(float64_device(tensor.device)).double()
     # Squares of float32 leave its range long before the values do: such rows are measured again.
-    extreme = np.flatnonzero(~((lengths > 1e-15) & (lengths < 1e15)))
-    again = tensor[torch.from_numpy(extreme).to(tensor.device)].cpu().double()
-    lengths[extreme] = torch.linalg.vector_norm(again, dim=1).numpy()
-    bad = np.flatnonzero(~np.isfinite(lengths))
-    if len(bad):
-        name = f" ({ids[bad[0]]})" if ids else ""
-        where = f"the encoding of {kind} {bad[0]}{name} is not finite"
-        raise UserError(f"{where}, {len(bad)} such in all: check the checkpoint or the file it comes from")
+    extreme = ((lengths > 1e-15) & (lengths < 1e15)).logical_not_().nonzero()[:, 0]
+    if len(extreme):
+        again = tensor[extreme.to(tensor.device)].cpu().double()
+        lengths[extreme] = torch.linalg.vector_norm(again, dim=1).to(lengths.device)
+        bad = lengths.isfinite().logical_not_().nonzero()[:, 0].tolist()
+        if bad:
+            name = f" ({ids[bad[0]]})" if ids else ""
+            where = f"the encoding of {kind} {bad[0]}{name} is not finite"
+            raise UserError(f"{where}, {len(bad)} such in all: check the checkpoint or the file it comes from")
     return lengths
 
 
-def exponents(lengths: Scores, dtype: torch.dtype) -> IntArray:
-    """Powers of two to divide rows by; 0 for ordinary norms, so that nothing is copied for them."""
-    exponent = np.frexp(lengths)[1].astype(np.int64)
+def exponents(lengths: Tensor, dtype: torch.dtype) -> Tensor:
+    """Powers of two, int64, to divide rows by; 0 for ordinary norms, so that nothing is copied for them."""
+    exponent = torch.frexp(lengths).exponent.long()
     limit = 900 if dtype == torch.float64 else 100
-    return np.where(np.abs(exponent) > 16, np.clip(exponent, -limit, limit), 0)
+    return torch.where(exponent.abs() > 16, exponent.clamp(-limit, limit), 0)
 
 
-def first_twins(gallery: Tensor) -> IntArray:
-    """For every row of a gallery (G, d) or (G, T, d) the first row with the same bytes, (G,)."""
+def times_power_of_two(values: Tensor, exponent: Tensor) -> Tensor:
+    """Float64 ``values`` times 2 to the ``exponent`` (int64, up to ±2,000, of a shape that fits), as C's ldexp.
+
+    Torch's own takes the power first, which leaves float64's range where the outcome does not.
+    """
+    half = exponent // 2
+    for part in (half, exponent - half):
+        values = values * ((part + 1023) << 52).view(torch.float64)
+    return values
+
+
+def first_twins(gallery: Tensor) -> Tensor:
+    """For every row of a gallery (G, d) or (G, T, d) the first row with the same bytes, int64 (G,)."""
     gallery = gallery.detach().flatten(1)
     keys = _keys_on_host(gallery) if gallery.device.type == "cpu" else keys_on_device(gallery)
-    order = keys.argsort(kind="stable")
-    ordered = keys[order]
+    ordered, order = keys.to(float64_device(gallery.device)).sort(stable=True)
+    place = torch.arange(len(order), device=order.device)
     # Where each run of equal keys begins; the sort is stable, so that it is the lowest row.
-    begins = np.maximum.accumulate(np.where(np.diff(ordered, prepend=ordered[:1]) != 0, np.arange(len(order)), 0))
-    twins = np.empty(len(order), dtype=np.int64)
-    twins[order] = order[begins]
-    again = np.flatnonzero(twins != np.arange(len(twins)))
+    begins = place.clone()
+    begins[1:].masked_fill_(ordered[1:] == ordered[:-1], 0)
+    twins = torch.empty_like(order)
+    twins[order] = order[begins.cummax(dim=0).values]
+    again = (twins != place).nonzero()[:, 0]
     for start, stop in spans(len(again), max(1, _KEYED_CELLS // gallery.shape[1])):
         rows = again[start:stop]
-        one, other = (gallery[torch.from_numpy(part).to(gallery.device)] for part in (rows, twins[rows]))
-        unlike = rows[(one != other).any(dim=1).cpu().numpy()]
-        twins[unlike] = unlike  # different rows that share a key by chance
+        one, other = (gallery[part.to(gallery.device)] for part in (rows, twins[rows]))
+        alike = (one == other).all(dim=1).to(rows.device)
+        twins[rows] = torch.where(alike, twins[rows], rows)  # different rows may share a key by chance
     return twins
 
 
-def _keys_on_host(gallery: Tensor) -> IntArray:
-    """A number for each row's bytes, (G,)."""
+def _keys_on_host(gallery: Tensor) -> Tensor:
+    """A number for each row's bytes, int64 (G,)."""
     every = (hash(row.tobytes()) for row in gallery.contiguous().view(torch.uint8).numpy())
-    return np.fromiter(every, dtype=np.int64, count=len(gallery))
+    return torch.from_numpy(np.fromiter(every, dtype=np.int64, count=len(gallery)))
 
 
-def keys_on_device(gallery: Tensor) -> IntArray:
+def keys_on_device(gallery: Tensor) -> Tensor:
     """The same where rows lie on a GPU, which adds whole numbers up faster than it sends them to the host.
 
     A sum wraps around, alike on every device and in any order.
@@ -76,8 +88,7 @@ def keys_on_device(gallery: Tensor) -> IntArray:
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[gallery.element_size()]
     factors = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63, gallery.shape[1])).to(gallery.device)
     parts = torch.split(gallery, max(1, _KEYED_CELLS // gallery.shape[1]))
-    keys: IntArray = torch.cat([(p.contiguous().view(whole) * factors).sum(dim=1) for p in parts]).cpu().numpy()
-    return keys
+    return torch.cat([(part.contiguous().view(whole) * factors).sum(dim=1) for part in parts])
 
 
 def fixed_order_sum(terms: Tensor) -> Tensor:

@@ -91,6 +91,7 @@ def simulated_gpu() -> Iterator[torch.device]:
         stack.enter_context(_Gpu())
         # cuDNN's layers and a GPU's fused attentions are operations that the host has not.
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        stack.enter_context(patch.object(torch.cuda, "mem_get_info", lambda device: (2**36, 2**36)))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for name, placed in (("lstm", slice(None)), ("gru", slice(None)), ("_pack_padded_sequence", slice(1))):
             stack.enter_context(patch.object(rnn._VF, name, _on_the_host(getattr(rnn._VF, name), placed)))
@@ -127,7 +128,7 @@ def program_finds_a_gpu() -> Iterator[None]:
     """The whole program within takes the simulated one for the machine's."""
     answers: dict[str, Any] = {
         "is_available": True, "device_count": 1, "current_device": 0, "set_device": None, "synchronize": None,
-        "mem_get_info": (2**36, 2**36), "get_device_name": "simulated", "get_rng_state": torch.zeros(1),
+        "get_device_name": "simulated", "get_rng_state": torch.zeros(1),
         "set_rng_state": None, "is_bf16_supported": True, "Stream": Mock(), "current_stream": Mock(), "stream": nullcontext(),
     }  # fmt: skip
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ Notation: a block has b rows of n cells; a tile takes m of its rows and p bands 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.arithmetic import Scores, spans
+from benchmark.arithmetic import Scores, float64_device, spans
 from benchmark.dataset import IntArray, Task
 from benchmark.encoding import Encoding, rows
 
 _WORD = 8
 _LANES = 128
 _TILE = {"cpu": 2**18}
-_DEVICE_TILE = 2**26
+_DEVICE_TILE = 2**27
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,13 @@ def check_task(queries: Encoding, gallery: Encoding, task: Task) -> None:
 class Tile:
     """Rows ``first`` to ``last`` of a block and bands of each, ``low`` to ``high``, both ``(m, p)``.
 
-    ``entry`` (m, p): the number of each band among the L of all queries; L where a row has no more,
-    with a band that nothing reaches.
+    ``entry`` (m, p), where exact scores lie: the number of each band among the L of all queries; L where a row has
+    no more, with a band that nothing reaches.
     """
 
     first: int
     last: int
-    entry: IntArray
+    entry: Tensor
     low: Tensor
     high: Tensor
 
@@ -127,78 +127,85 @@ def tiles(first: IntArray, live: IntArray, low: Tensor, high: Tensor, columns: i
     """
     none = low.new_full((1,), torch.inf)
     low, high = torch.cat([low, none]), torch.cat([high, none])
-    pairs = max(1, _TILE.get(low.device.type, _DEVICE_TILE) // max(columns, 1))
+    pairs = max(1, _TILE.get(low.device.type, _DEVICE_TILE) // _stride(columns))
     row = 0
     while row < len(live):
         end = min(row + max(1, pairs // int(live[row])), len(live))
         for start, stop in spans(int(live[row]), pairs):
             turn = np.arange(start, stop)
-            entry = np.where(turn < live[row:end, None], first[row:end, None] + turn, len(low) - 1)
-            place = torch.from_numpy(entry).to(low.device)
-            yield Tile(row, end, entry, low[place], high[place])
+            entry = torch.from_numpy(np.where(turn < live[row:end, None], first[row:end, None] + turn, len(low) - 1))
+            place = entry.to(low.device)
+            yield Tile(row, end, place.to(float64_device(low.device)), low[place], high[place])
         row = end
 
 
 @dataclass(frozen=True)
 class Sifted:
-    """``above`` (m, p): cells above each band. ``entry, row, column, score`` (c,): the cells within one,
-    by the band's number, the block's row, the column, and the score the block gave."""
+    """``above`` (m, p): cells above each band. ``entry, column, score`` (c,): the cells within one, by the band's
+    number, the column, and the score the block gave, in float64. All where exact scores lie."""
 
-    above: IntArray
-    entry: IntArray
-    row: IntArray
-    column: IntArray
-    score: Scores
+    above: Tensor
+    entry: Tensor
+    column: Tensor
+    score: Tensor
 
 
 class Sieve:
     """Holds tiles of blocks with ``columns`` columns on ``device`` against their bands."""
 
     def __init__(self, columns: int, device: torch.device) -> None:
-        self._columns, self._on_host = columns, device.type == "cpu"
-        # Masks of whole words, and of whole groups of words to count by; what is beyond the columns stays False.
-        self._stride = -(-columns // (_WORD * _LANES)) * _WORD * _LANES
-        self._above = self._within = np.zeros(0, dtype=np.bool_)
+        # What is beyond the columns stays False.
+        self._columns, self._stride = columns, _stride(columns)
+        # Memory that is not allocated again for every tile.
+        self._above = self._within = torch.zeros(0, dtype=torch.bool, device=device)
 
     def sift(self, block: Tensor, tile: Tile) -> Sifted:
         """``block`` (b, n); a cell lies within a band from its low to its high end, both included."""
-        rows = block[tile.first : tile.last]
-        above, pair, column = self._on_cpu(rows, tile) if self._on_host else _anywhere(rows, tile)
-        row = pair // tile.entry.shape[1]
-        place = (torch.from_numpy(part).to(block.device) for part in (row, column))
-        score = rows[tuple(place)].cpu().double().numpy()
-        return Sifted(above, tile.entry.reshape(-1)[pair], row + tile.first, column, score)
-
-    def _on_cpu(self, rows: Tensor, tile: Tile) -> tuple[IntArray, IntArray, IntArray]:
-        """NumPy compares several times as fast as torch, into memory that is not allocated again."""
-        shape = (*tile.entry.shape, self._stride)
-        size = tile.entry.size * self._stride
+        rows, shape = block[tile.first : tile.last], (*tile.entry.shape, self._stride)
+        size = tile.entry.numel() * self._stride
         if size > len(self._above):
-            self._above, self._within = (np.zeros(size, dtype=np.bool_) for _ in range(2))
-        above, within = self._above[:size].reshape(shape), self._within[:size].reshape(shape)
-        cells = rows.numpy()[:, None]
-        np.greater(cells, tile.high.numpy()[..., None], out=above[..., : self._columns])
-        np.greater_equal(cells, tile.low.numpy()[..., None], out=within[..., : self._columns])
-        words = within.view(np.int64)
-        words ^= above.view(np.int64)
-        # Nearly all words are empty.
-        filled = np.flatnonzero(words.reshape(-1) != 0)
-        word, byte = np.nonzero(within.reshape(-1, _WORD)[filled])
-        pair, column = np.divmod(filled[word] * _WORD + byte, self._stride)
-        return _counts(above), pair, column
+            self._above, self._within = (torch.zeros(size, dtype=torch.bool, device=block.device) for _ in range(2))
+        above, within = self._above[:size].view(shape), self._within[:size].view(shape)
+        _compare(np.greater, torch.gt, rows[:, None], tile.high[..., None], above[..., : self._columns])
+        _compare(np.greater_equal, torch.ge, rows[:, None], tile.low[..., None], within[..., : self._columns])
+        within.view(torch.int64).bitwise_xor_(above.view(torch.int64))
+        cell = _marked(within)
+        pair = cell // self._stride
+        column = cell - pair * self._stride
+        score = rows[pair if shape[1] == 1 else pair // shape[1], column]
+        place = tile.entry.device
+        entry = tile.entry.flatten().index_select(0, pair.to(place))
+        return Sifted(_counts(above).to(place), entry, column.to(place), score.to(place).double())
 
 
-def _counts(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> IntArray:
+def _stride(columns: int) -> int:
+    """Cells of a mask's row: whole words, and whole groups of words to count by."""
+    return -(-max(columns, 1) // (_WORD * _LANES)) * _WORD * _LANES
+
+
+def _compare(on_host: np.ufunc, elsewhere: Callable[..., Tensor], cells: Tensor, bound: Tensor, out: Tensor) -> None:
+    """NumPy compares several times as fast as torch on a CPU."""
+    if out.device.type == "cpu":
+        on_host(cells.numpy(), bound.numpy(), out=out.numpy())
+    else:
+        elsewhere(cells, bound, out=out)
+
+
+def _marked(mask: Tensor) -> Tensor:
+    """Which cells of a mask, counted through, hold: of nearly all words none, which NumPy finds faster on a CPU."""
+    words, cells = mask.view(torch.int64).flatten(), mask.view(-1, _WORD)
+    if mask.device.type == "cpu":
+        filled = np.flatnonzero(words.numpy() != 0)
+        word, byte = np.nonzero(cells.numpy()[filled])
+        return torch.from_numpy(filled[word] * _WORD + byte)
+    place = words.nonzero()[:, 0]
+    row, column = cells[place].nonzero(as_tuple=True)
+    return place[row] * _WORD + column
+
+
+def _counts(mask: Tensor) -> Tensor:
     """How many of the last dimension's cells hold, (m, p): eight bytes are added at once, and none of
     them overflows within a group of words."""
     *shape, width = mask.shape
-    groups = torch.from_numpy(mask.view(np.int64)).view(*shape, width // (_WORD * _LANES), _LANES)
-    counts: IntArray = groups.sum(dim=-1).view(torch.uint8).sum(dim=-1, dtype=torch.int64).numpy()
-    return counts
-
-
-def _anywhere(rows: Tensor, tile: Tile) -> tuple[IntArray, IntArray, IntArray]:
-    above = rows[:, None] > tile.high[..., None]
-    within = (rows[:, None] >= tile.low[..., None]).logical_xor_(above)
-    pair, column = within.flatten(0, 1).nonzero(as_tuple=True)
-    return above.sum(dim=-1).cpu().numpy(), pair.cpu().numpy(), column.cpu().numpy()
+    groups = mask.view(torch.int64).view(*shape, width // (_WORD * _LANES), _LANES)
+    return groups.sum(dim=-1).view(torch.uint8).sum(dim=-1, dtype=torch.int64)

@@ -7,7 +7,7 @@ The ranks of a job share the work: each encodes whole blocks of queries and of g
 encodings go to every rank once, and each ranks its own part of the queries. Since neither an encoding
 nor a query's rank depends on who computes it, everything is equal to what one process finds.
 
-Encodings are kept on the host and ranked on the job's device, block by block.
+Encodings are kept on the host and ranked on the job's device: sent there whole where they fit, else block by block.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ Notation: Q queries, G gallery pictures, T positives of all queries, S members o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch import Tensor
 from benchmark.arithmetic import Scores, full_precision, spans, torch_threads
 from benchmark.dataset import IntArray, Ragged, Task
 from benchmark.encoding import Encoding
-from benchmark.evaluation.cells import Cells, Sieve, Sifted, check_task, flat_positives, removed, tiles
+from benchmark.evaluation.cells import Cells, Sieve, Sifted, Tile, check_task, flat_positives, removed, tiles
 from benchmark.evaluation.scoring import GALLERY_CHUNK as GALLERY_CHUNK
 from benchmark.evaluation.scoring import QUERY_CHUNK as QUERY_CHUNK
 from benchmark.evaluation.scoring import ScoreFunction as ScoreFunction
@@ -103,7 +104,7 @@ class _Positives:
     def of(cls, task: Task, scorer: Scorer) -> _Positives:
         owner, picture = flat_positives(task)
         entry = np.flatnonzero(~Cells.of(*removed(task)).contains(owner, picture))
-        score = scorer.pairs(owner[entry], picture[entry])
+        score = scorer.pairs(*_sent(scorer, owner[entry], picture[entry])).cpu().numpy()
         live = np.bincount(owner[entry], minlength=len(task.queries))
         if live.max(initial=0) > 1:  # else they stand in order
             order = np.lexsort((picture[entry], -score, owner[entry]))
@@ -118,10 +119,9 @@ def _count(
 ) -> tuple[IntArray, IntArray, Tensor | None]:
     """Non-positives at least as good as each positive (L,), those exactly as good (L,), and the
     block scores of the subset's members (Q, S)."""
-    # One more than there are, for what tiles are filled up with.
-    beaten, tied = np.zeros((2, len(positives.entry) + 1), dtype=np.int64)
-    low, high = scorer.bounds(positives.owner, positives.score)
-    subset = task.queries.subset
+    near = _Near(scorer, positives)
+    low, high = scorer.bounds(near.owner, near.exact)
+    subset = None if task.queries.subset is None else torch.from_numpy(task.queries.subset).to(scorer.device)
     members = None if subset is None else torch.zeros(subset.shape, device=scorer.device, dtype=low.dtype)
     # Queries with many positives first: neighbours in a chunk then have about equally many.
     order = np.argsort(-positives.live, kind="stable")[: np.count_nonzero(positives.live)]
@@ -130,33 +130,36 @@ def _count(
     chunks = [order[begin:end] for begin, end in spans(len(order), query_chunk)]
     width = min(gallery_chunk, len(task.gallery))
     parts = [list(tiles(positives.first[c], positives.live[c], low, high, width)) for c in chunks]
-    near = _Near(scorer, positives.score, beaten, tied)
     for start, stop in spans(len(task.gallery), gallery_chunk):
         targets, sieve = scorer.targets(start, stop), Sieve(stop - start, scorer.device)
         for query, tiled in zip(chunks, parts, strict=True):
             block = scorer.block(query, targets)
             if members is not None and subset is not None:
-                _collect_members(block, members, query, subset[query] - start)
+                _collect_members(block, members, torch.from_numpy(query).to(scorer.device), subset, start)
             hidden.hide(block, query, start)
             for tile in tiled:
-                sifted = sieve.sift(block, tile)
-                beaten[tile.entry] += sifted.above
-                near.add(sifted, query, start)
+                near.add(tile, sieve.sift(block, tile), start)
     near.settle()
-    return beaten[:-1], tied[:-1], members
+    beaten, tied = (counted[:-1].cpu().numpy() for counted in (near.beaten, near.tied))
+    return beaten, tied, members
 
 
 class _Near:
-    """Cells too near to a positive's score, of any blocks, settled many at once into ``beaten, tied`` (L + 1,)."""
+    """Counts ``beaten, tied`` of every positive (L,); cells too near to its score, of any blocks, are settled many at
+    once. All lies where exact scores do: nothing goes to the host before the last block."""
 
-    def __init__(self, scorer: Scorer, exact: Scores, beaten: IntArray, tied: IntArray) -> None:
-        self._scorer, self._exact, self._beaten, self._tied = scorer, exact, beaten, tied
-        self._waiting: list[tuple[IntArray, IntArray, IntArray, Scores]] = []
+    def __init__(self, scorer: Scorer, positives: _Positives) -> None:
+        self._scorer = scorer
+        self.owner, self.exact = _sent(scorer, positives.owner, positives.score)
+        # One more than there are, for what tiles are filled up with.
+        self.beaten, self.tied = self.owner.new_zeros((2, len(self.owner) + 1))
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
         self._count = 0
 
-    def add(self, sifted: Sifted, query: IntArray, start: int) -> None:
-        """Cells of the block of these queries (b,) whose first picture is ``start``."""
-        self._waiting.append((sifted.entry, query[sifted.row], sifted.column + start, sifted.score))
+    def add(self, tile: Tile, sifted: Sifted, start: int) -> None:
+        """What a tile of a block holds whose first picture is ``start``."""
+        self.beaten.index_add_(0, tile.entry.flatten(), sifted.above.flatten())
+        self._waiting.append((sifted.entry, sifted.column + start, sifted.score))
         self._count += len(sifted.entry)
         if self._count > _SETTLED_AT_ONCE:
             self.settle()
@@ -164,18 +167,25 @@ class _Near:
     def settle(self) -> None:
         if not self._count:
             return
-        entry, query, picture, found = map(np.concatenate, zip(*self._waiting, strict=True))
+        entry, picture, found = map(torch.cat, zip(*self._waiting, strict=True))
         self._waiting, self._count = [], 0
-        lead = self._scorer.settle(found, query, picture) - self._exact[entry]
-        slack, size = self._scorer.slack[query], len(self._beaten)
-        self._beaten += np.bincount(entry[lead >= -slack], minlength=size)
-        self._tied += np.bincount(entry[np.abs(lead) <= slack], minlength=size)
+        query = self.owner[entry]
+        lead = self._scorer.settle(found, query, picture) - self.exact[entry]
+        slack = self._scorer.slack[query]
+        self.beaten.index_add_(0, entry, (lead >= -slack).long())
+        self.tied.index_add_(0, entry, (lead.abs() <= slack).long())
 
 
-def _collect_members(block: Tensor, members: Tensor, query: IntArray, column: IntArray) -> None:
-    """Copy the scores of the subset's members that lie in this block; ``column`` is (b, S)."""
-    row, member = np.nonzero((column >= 0) & (column < block.shape[1]))
-    members[query[row], member] = block[row, column[row, member]]
+def _sent(scorer: Scorer, *parts: IntArray | Scores) -> Iterator[Tensor]:
+    """Arrays as tensors where exact scores lie."""
+    return (torch.from_numpy(part).to(scorer.slack.device) for part in parts)
+
+
+def _collect_members(block: Tensor, members: Tensor, query: Tensor, subset: Tensor, start: int) -> None:
+    """Copy the scores of the subset's members (Q, S) that lie in the block of these queries."""
+    column, last = subset[query] - start, block.shape[1] - 1
+    found = block.gather(1, column.clamp(0, last))
+    members[query] = torch.where((column >= 0) & (column <= last), found, members[query])
 
 
 def _subset_ranks(scorer: Scorer, positives: _Positives, task: Task, members: Tensor) -> IntArray:
@@ -190,12 +200,13 @@ def _subset_ranks(scorer: Scorer, positives: _Positives, task: Task, members: Te
     member = (subset[positives.owner] == positives.picture[:, None]).any(axis=1) & standing
     np.maximum.at(best, positives.owner[member], positives.score[member])
     placed = np.flatnonzero(np.isfinite(best))
-    low, high = (bound[:, None] for bound in scorer.bounds(placed, best[placed]))
+    low, high = (bound[:, None] for bound in scorer.bounds(*_sent(scorer, placed, best[placed])))
     coarse = members[torch.from_numpy(placed).to(members.device)]
     better, near = (coarse > high).cpu().numpy(), ((coarse >= low) & (coarse <= high)).cpu().numpy()
     row, column = np.nonzero(near & rivals[placed])
     query = placed[row]
-    better[row, column] = scorer.pairs(query, subset[query, column]) >= best[query] - scorer.slack[query]
+    settled = scorer.pairs(*_sent(scorer, query, subset[query, column])).cpu().numpy()
+    better[row, column] = settled >= best[query] - scorer.slack.cpu().numpy()[query]
     ranks = 1 + rivals.sum(axis=1)
     ranks[placed] = 1 + (better & rivals[placed]).sum(axis=1)
     return np.where(task.queries.positives.sizes() > 0, ranks, 0)

@@ -15,6 +15,9 @@ and a fixed sample of the gallery) are ties.
 
 A gallery picture may have T tokens: its score is the best of their products. The best of products that are
 each off by no more than a bound is off by no more than it either, so that all of this holds for it as well.
+
+Exact scores, and which cells they are asked for, stay where float64 is computed: on a GPU, `pairs` of a million
+cells cost less than sending their numbers to the host and back.
 """
 
 from __future__ import annotations
@@ -27,13 +30,13 @@ import torch
 from torch import Tensor
 
 from benchmark.arithmetic import (
-    Scores,
     exponents,
     first_twins,
     fixed_order_sum,
     float64_device,
     norms,
     spans,
+    times_power_of_two,
     torch_threads,
 )
 from benchmark.dataset import IntArray, Task
@@ -49,6 +52,8 @@ GALLERY_CHUNK = 8192
 _DEVICE_CHUNKS = (4096, 65536)
 """Of queries and gallery on a GPU, where a block of the other size is gone before the host has asked for the next:
 scores of 1 GB."""
+_RESIDENT_SHARE = 0.25
+"""Of a GPU's free memory, what the gallery or the queries may each take to be sent there once."""
 _EPS32 = 2.0**-23
 _TIE_SLACK = 1e-12
 _SAMPLE = 64
@@ -67,9 +72,12 @@ def dot_product(queries: Encoding, targets: Encoding) -> Tensor:
 
 
 class Scorer(Protocol):
-    """How blocks are scored and near ties settled; ``slack`` (Q,) is what counts as a tie."""
+    """How blocks are scored, on ``device``, and near ties settled; ``slack`` (Q,) is what counts as a tie.
 
-    slack: Scores
+    Exact scores, float64, and the numbers that ask for them, int64, lie where ``slack`` does.
+    """
+
+    slack: Tensor
     device: torch.device
 
     def targets(self, start: int, stop: int) -> Encoding:
@@ -80,15 +88,15 @@ class Scorer(Protocol):
         """Scores ``(b, n)`` in the unit of :meth:`bounds`; valid until the next call."""
         ...
 
-    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
-        """What of a block lies below the first or above the second ``(b,)`` is clearly so."""
+    def bounds(self, query: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """What of a block lies below the first or above the second ``(b,)`` is clearly so; on ``device``."""
         ...
 
-    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
         """Exact scores of cells for which a block gave ``found``, all ``(m,)``."""
         ...
 
-    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
+    def pairs(self, query: Tensor, picture: Tensor) -> Tensor:
         """Exact scores of single pairs, ``(m,)``."""
         ...
 
@@ -101,23 +109,26 @@ class DotScorer:
     """
 
     def __init__(self, queries: Tensor, gallery: Tensor, task: Task, device: torch.device) -> None:
-        self.queries, self.gallery, self.device = queries, gallery, device
+        self.queries, self.gallery, self.device = _resident(queries, device), _resident(gallery, device), device
         self._threads = torch.get_num_threads()
-        self.slack = np.zeros(len(queries))
-        query_norms = norms(queries, "query", task.queries.ids)
-        gallery_norms = norms(gallery.flatten(0, -2), "gallery row" if gallery.ndim == 2 else "gallery token")
-        largest = gallery_norms.max(initial=0.0)
+        self._place = float64_device(device)
+        self.slack = torch.zeros(len(queries), dtype=torch.float64, device=self._place)
+        query_norms = norms(self.queries, "query", task.queries.ids).to(self._place)
+        rows = self.gallery.flatten(0, -2)
+        largest = norms(rows, "gallery row" if gallery.ndim == 2 else "gallery token").amax(dim=0, keepdim=True)
+        largest = largest.to(self._place)
         self._query_exponent = exponents(query_norms, queries.dtype)
-        self._gallery_exponent = exponents(np.atleast_1d(largest), gallery.dtype)[0]
+        self._gallery_exponent = exponents(largest, gallery.dtype)
+        self._is_scaled = bool(self._query_exponent.any() | self._gallery_exponent.any())
         width = queries.shape[1]
         self._tolerance = (4 * width**0.5 + 4) * _EPS32 * query_norms * largest * (1 + 1e-4)
         self._floor = width * 2.0**-100
         self._buffer = torch.empty(0, device=device)
         self._one_token = torch.empty(0, device=device)
-        self._twin = first_twins(gallery)
-        self._any_twins = bool((self._twin != np.arange(len(gallery))).any())
+        self._twin = first_twins(self.gallery).to(self._place)
+        self._any_twins = bool((self._twin != torch.arange(len(gallery), device=self._place)).any())
         # On a GPU once, not for every chunk of the gallery anew.
-        self._ready = None if device.type == "cpu" else self._scaled(queries, self._query_exponent)
+        self._ready = None if device.type == "cpu" else self._scaled(self.queries, self._query_exponent)
 
     def targets(self, start: int, stop: int) -> Encoding:
         return self._scaled(self.gallery[start:stop], self._gallery_exponent)
@@ -125,7 +136,7 @@ class DotScorer:
     def block(self, query: IntArray, targets: Encoding) -> Tensor:
         assert isinstance(targets, Tensor)
         if self._ready is None:
-            scaled = self._scaled(_rows_of(self.queries, query), self._query_exponent[query])
+            scaled = self._scaled(_rows_of(self.queries, query), self._query_exponent[torch.from_numpy(query)])
         else:
             scaled = _rows_of(self._ready, query)
         # Rows that begin on a cache line: products into them are a tenth faster than into odd widths.
@@ -153,47 +164,45 @@ class DotScorer:
                 torch.maximum(best, products, out=best) if token else best.copy_(products)
         return out
 
-    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
-        exponent = -(self._query_exponent[query] + self._gallery_exponent)
-        low = np.ldexp(exact - self._tolerance[query], exponent) - self._floor
-        high = np.ldexp(exact + self._tolerance[query], exponent) + self._floor
-        with np.errstate(over="ignore"):
-            below = np.nextafter(low.astype(np.float32), np.float32(-np.inf))
-            above = np.nextafter(high.astype(np.float32), np.float32(np.inf))
-        return torch.from_numpy(below).to(self.device), torch.from_numpy(above).to(self.device)
+    def bounds(self, query: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+        tolerance = self._tolerance[query]
+        low, high = exact - tolerance, exact + tolerance
+        if self._is_scaled:
+            exponent = -(self._query_exponent[query] + self._gallery_exponent)
+            low, high = times_power_of_two(low, exponent), times_power_of_two(high, exponent)
+        below, above = (low - self._floor).float(), (high + self._floor).float()
+        below, above = (torch.nextafter(b, b.new_full((), end)) for b, end in ((below, -torch.inf), (above, torch.inf)))
+        return below.to(self.device), above.to(self.device)
 
-    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
         if not self._any_twins:
             # By picture: rows of the gallery are then read in the order in which they lie in memory.
-            order = np.argsort(picture, kind="stable")
-            single = np.empty(len(order))
+            order = picture.argsort(stable=True)
+            single = torch.empty_like(found)
             single[order] = self.pairs(query[order], picture[order])
             return single
         count = len(self._twin)
-        key = torch.from_numpy(query * count + self._twin[picture])
-        different, inverse = (part.numpy() for part in torch.unique(key, return_inverse=True))
-        scores: Scores = self.pairs(different // count, different % count)[inverse]
-        return scores
+        different, inverse = torch.unique(query * count + self._twin[picture], return_inverse=True)
+        return self.pairs(different // count, different % count)[inverse]
 
-    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
-        place = float64_device(self.device)
-        step = max(1, (2**18 if place.type == "cpu" else 2**23) // self.gallery[0].numel())
-        scores = np.empty(len(query))
+    def pairs(self, query: Tensor, picture: Tensor) -> Tensor:
+        step = max(1, (2**18 if self._place.type == "cpu" else 2**23) // self.gallery[0].numel())
+        scores = self.slack.new_empty(len(query))
         for start, stop in spans(len(query), step):
-            terms = _double_rows(self.gallery, picture[start:stop], place)
-            own = _double_rows(self.queries, query[start:stop], place)
+            terms = _rows_at(self.gallery, picture[start:stop], self._place).double()
+            own = _rows_at(self.queries, query[start:stop], self._place)
             terms.mul_(own if terms.ndim == 2 else own[:, None])
             products = fixed_order_sum(terms.flatten(0, -2)).view(terms.shape[:-1])
-            scores[start:stop] = (products if products.ndim == 1 else products.amax(dim=1)).cpu().numpy()
+            scores[start:stop] = products if products.ndim == 1 else products.amax(dim=1)
         return scores
 
-    def _scaled(self, part: Tensor, exponent: IntArray | np.int64) -> Tensor:
+    def _scaled(self, part: Tensor, exponent: Tensor) -> Tensor:
         part = part.to(self.device)
+        if not self._is_scaled:
+            return part.float()
         wide = part if part.dtype == torch.float64 else part.float()
-        if np.any(exponent):
-            factor = torch.from_numpy(np.ldexp(1.0, -np.atleast_1d(exponent))).to(wide.dtype)
-            wide = wide * factor.to(self.device).view(-1, *[1] * (wide.ndim - 1))
-        return wide.float()
+        factor = times_power_of_two(torch.ones_like(exponent, dtype=torch.float64), -exponent).to(wide.dtype)
+        return (wide * factor.to(self.device).view(-1, *[1] * (wide.ndim - 1))).float()
 
 
 class FunctionScorer:
@@ -208,14 +217,14 @@ class FunctionScorer:
                     norms(tensor.reshape(len(tensor), -1), kind, ids)
         self.queries, self.gallery, self.score, self.device = queries, gallery, score, float64_device(device)
         self._threads = torch.get_num_threads()
-        self.slack = np.zeros(len(task.queries))
-        owner, picture = flat_positives(task)
-        np.maximum.at(self.slack, owner, np.abs(self.pairs(owner, picture)))
+        self.slack = torch.zeros(len(task.queries), dtype=torch.float64, device=self.device)
+        owner, picture = (torch.from_numpy(part).to(self.device) for part in flat_positives(task))
+        self.slack.scatter_reduce_(0, owner, self.pairs(owner, picture).abs(), "amax")
         evenly = np.linspace(0, len(task.gallery) - 1, _SAMPLE).astype(np.int64)
         sample = self._double(gallery, np.unique(evenly))
         for start, stop in spans(len(task.queries), QUERY_CHUNK):
-            largest = self.block(np.arange(start, stop), sample).abs().amax(dim=1).cpu().numpy()
-            self.slack[start:stop] = _TIE_SLACK * np.maximum(self.slack[start:stop], largest)
+            largest = self.block(np.arange(start, stop), sample).abs().amax(dim=1)
+            self.slack[start:stop] = _TIE_SLACK * torch.maximum(self.slack[start:stop], largest)
 
     def targets(self, start: int, stop: int) -> Encoding:
         return self._double(self.gallery, slice(start, stop))
@@ -228,18 +237,19 @@ class FunctionScorer:
             raise UserError(f"the method's score of query row {bad} is not finite; check its encodings")
         return scores
 
-    def bounds(self, query: IntArray, exact: Scores) -> tuple[Tensor, Tensor]:
-        low, high = exact - self.slack[query], exact + self.slack[query]
-        return torch.from_numpy(low).to(self.device), torch.from_numpy(high).to(self.device)
+    def bounds(self, query: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+        slack = self.slack[query]
+        return exact - slack, exact + slack
 
-    def settle(self, found: Scores, query: IntArray, picture: IntArray) -> Scores:
+    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
         return found
 
-    def pairs(self, query: IntArray, picture: IntArray) -> Scores:
-        scores = np.empty(len(query))
+    def pairs(self, query: Tensor, picture: Tensor) -> Tensor:
+        scores = self.slack.new_empty(len(query))
+        queries, pictures = query.cpu().numpy(), picture.cpu().numpy()
         for start, stop in spans(len(query), 32):
-            square = self.block(query[start:stop], self._double(self.gallery, picture[start:stop]))
-            scores[start:stop] = square.diagonal().cpu().numpy()
+            square = self.block(queries[start:stop], self._double(self.gallery, pictures[start:stop]))
+            scores[start:stop] = square.diagonal()
         return scores
 
     def _double(self, encoding: Encoding, index: IntArray | slice) -> Encoding:
@@ -272,5 +282,13 @@ def _rows_of(tensor: Tensor, index: IntArray) -> Tensor:
     return part
 
 
-def _double_rows(tensor: Tensor, index: IntArray, place: torch.device) -> Tensor:
-    return tensor.index_select(0, torch.from_numpy(index).to(tensor.device)).to(place).double()
+def _rows_at(tensor: Tensor, index: Tensor, place: torch.device) -> Tensor:
+    return tensor.index_select(0, index.to(tensor.device)).to(place)
+
+
+def _resident(encoding: Tensor, device: torch.device) -> Tensor:
+    """On a GPU where it fits; else where it lies, to be sent part by part."""
+    if device.type != "cuda" or encoding.device == device:
+        return encoding
+    fits = encoding.numel() * encoding.element_size() <= _RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return encoding.to(device) if fits else encoding

@@ -59,7 +59,8 @@ def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: i
 
 def _doubt(scorer: Scorer, query: IntArray) -> Scores:
     """By how much two scores of a block must differ for their order to be clear, (b,)."""
-    low, high = scorer.bounds(query, np.zeros(len(query)))
+    asked = torch.from_numpy(query).to(scorer.slack.device)
+    low, high = scorer.bounds(asked, torch.zeros_like(asked, dtype=torch.float64))
     width: Scores = (high.double() - low.double()).cpu().numpy()
     return 1.25 * width
 
@@ -101,13 +102,14 @@ class _Found:
         unclear = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
         exact = ordered.score.copy()
         part = ordered.taken(unclear)
-        exact[unclear] = scorer.settle(part.score, query[part.row], part.name)
+        asked = (torch.from_numpy(given).to(scorer.slack.device) for given in (part.score, query[part.row], part.name))
+        exact[unclear] = scorer.settle(*asked).cpu().numpy()
         # Clusters keep their order; within one, exact scores are compared with one another alone.
         order = np.lexsort((-exact, cluster))
         ordered, exact, cluster = ordered.taken(order), exact[order], cluster[order]
         tied = np.cumsum(
             (np.diff(cluster, prepend=0) != 0)
-            | (-np.diff(exact, prepend=np.inf) > scorer.slack[query][ordered.row])
+            | (-np.diff(exact, prepend=np.inf) > scorer.slack.cpu().numpy()[query][ordered.row])
         )
         last = positive.contains(query[ordered.row], ordered.name)
         ordered = ordered.taken(np.lexsort((ordered.name, last, tied)))

@@ -5,26 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from simulated_gpu import simulated_gpu
 from test_ranking import check_everywhere, random_task, unit
 
 from benchmark.evaluation import cells
 from benchmark.evaluation.cells import Sieve, tiles
 
 
-@pytest.fixture(params=[1, 200, 2**18])
+@pytest.fixture(params=[1, 5 * 1024, 2**18])
 def cells_of_a_tile(request, monkeypatch):
     monkeypatch.setitem(cells._TILE, "cpu", request.param)
     return request.param
 
 
 def sifted(block, first, live, low, high):
-    """Counts above every band (L,), and the cells within one as (band, row, column, score), sorted."""
+    """Counts above every band (L,), and the cells within one as (band, column, score), sorted."""
     above, within = np.zeros(len(low) + 1, dtype=np.int64), []
     sieve = Sieve(block.shape[1], block.device)
     for tile in tiles(first, live, low, high, block.shape[1]):
         found = sieve.sift(block, tile)
-        above[tile.entry] += found.above
-        within += zip(*(part.tolist() for part in (found.entry, found.row, found.column, found.score)), strict=True)
+        above[tile.entry.cpu().numpy()] += found.above.cpu().numpy()
+        within += zip(*(part.cpu().tolist() for part in (found.entry, found.column, found.score)), strict=True)
     return above[:-1].tolist(), sorted(within)
 
 
@@ -47,7 +48,7 @@ def test_every_cell_is_held_against_every_band_of_its_row(cells_of_a_tile, colum
         for entry in range(first[row], first[row] + live[row]):
             scores = block[row].tolist()
             above[entry] = sum(score > highs[entry] for score in scores)
-            within += [(entry, row, g, s) for g, s in enumerate(scores) if lows[entry] <= s <= highs[entry]]
+            within += [(entry, g, s) for g, s in enumerate(scores) if lows[entry] <= s <= highs[entry]]
     assert sifted(block, first, live, low, high) == (above, sorted(within))
 
 
@@ -57,14 +58,16 @@ def test_counts_do_not_overflow_where_everything_is_above():
     assert sifted(block, np.array([0, 2]), np.array([2, 1]), low, high) == ([5000] * 3, [])
 
 
-def test_other_devices_count_the_same(monkeypatch, cells_of_a_tile):
+@pytest.mark.parametrize("cells_of_a_device_tile", [1, 5 * 1024, 2**18])
+def test_other_devices_count_the_same(monkeypatch, cells_of_a_device_tile):
+    monkeypatch.setattr(cells, "_DEVICE_TILE", cells_of_a_device_tile)
     generator = np.random.default_rng(1)
     block = torch.from_numpy(generator.integers(-3, 4, (4, 50)).astype(np.float32))
     low = torch.from_numpy(generator.integers(-3, 4, 12).astype(np.float32))
-    given = block, np.array([0, 6, 9, 11]), np.array([6, 3, 2, 1]), low, low + 1
-    here = sifted(*given)
-    monkeypatch.setattr(Sieve, "_on_cpu", lambda self, *given: cells._anywhere(*given))
-    assert sifted(*given) == here
+    bands = np.array([0, 6, 9, 11]), np.array([6, 3, 2, 1])
+    here = sifted(block, *bands, low, low + 1)
+    with simulated_gpu() as gpu:
+        assert sifted(block.to(gpu), *bands, low.to(gpu), (low + 1).to(gpu)) == here
 
 
 @pytest.mark.parametrize("settled_at_once", [0, 50])

@@ -474,7 +474,7 @@ def test_equal_rows_are_found_on_host_and_device_alike(monkeypatch, keys, dtype)
     monkeypatch.setattr(arithmetic, "_KEYED_CELLS", 40)
     monkeypatch.setattr(arithmetic, "_keys_on_host", keys)
     assert np.array_equal(first_twins(gallery), expected)
-    monkeypatch.setattr(arithmetic, "_keys_on_host", lambda rows: np.zeros(len(rows), dtype=np.int64))
+    monkeypatch.setattr(arithmetic, "_keys_on_host", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
     found = first_twins(gallery)
     assert all((gallery[i] == gallery[j]).all() for i, j in enumerate(found.tolist())), "equal keys are no proof"
 
@@ -550,6 +550,25 @@ def test_a_gpu_ranks_alike_and_sends_no_scores_to_the_host(place, own_score):
     assert np.array_equal(lists, best)
     every_score = 4 * len(queries) * len(gallery)
     assert 0 < max(ranking.crossed_bytes, listing.crossed_bytes) < every_score / 4
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_gpu_sends_its_counts_once_however_many_blocks_there_are(fits, monkeypatch):
+    """What is too near to tell is found, settled and counted there; encodings that do not fit are sent in parts."""
+    monkeypatch.setattr("benchmark.evaluation.scoring._RESIDENT_SHARE", float(fits))
+    generator = np.random.default_rng(14)
+    task = random_task(generator, 100, 500, True, several=True)
+    queries, gallery = unit(generator, 100, 8).float(), unit(generator, 500, 8).float()
+    gallery[::10] = gallery[1].clone()
+    expected, sent = rank_queries(queries, gallery, task), set()
+    with simulated_gpu() as gpu:
+        for chunk in (1000, 30):
+            with HostWaits() as found:
+                ranks = rank_queries(queries, gallery, task, query_chunk=chunk, gallery_chunk=chunk, device=gpu)
+            sent.add(found.crossings["cuda to cpu"])
+            assert np.array_equal(ranks.positive_ranks.values, expected.positive_ranks.values)
+            assert found.crossings["cuda to cpu"] == found.waits["aten::_to_copy, cuda to cpu"] < 20
+    assert len(sent) == 1
 
 
 @pytest.mark.gpu
