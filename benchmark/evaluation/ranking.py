@@ -170,7 +170,7 @@ class _Near:
         entry, picture, found = map(torch.cat, zip(*self._waiting, strict=True))
         self._waiting, self._count = [], 0
         query = self.owner[entry]
-        lead = self._scorer.settle(found, query, picture) - self.exact[entry]
+        lead = self._scorer.lead(found, query, picture, self.exact[entry])
         slack = self._scorer.slack[query]
         self.beaten.index_add_(0, entry, (lead >= -slack).long())
         self.tied.index_add_(0, entry, (lead.abs() <= slack).long())

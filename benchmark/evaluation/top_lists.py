@@ -60,7 +60,7 @@ def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: i
 def _doubt(scorer: Scorer, query: IntArray) -> Scores:
     """By how much two scores of a block must differ for their order to be clear, (b,)."""
     asked = torch.from_numpy(query).to(scorer.slack.device)
-    low, high = scorer.bounds(asked, torch.zeros_like(asked, dtype=torch.float64))
+    low, high = scorer.bounds(asked, scorer.largest[asked])
     width: Scores = (high.double() - low.double()).cpu().numpy()
     return 1.25 * width
 

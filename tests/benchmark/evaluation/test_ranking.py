@@ -15,11 +15,18 @@ from hypothesis import strategies as st
 from simulated_gpu import simulated_gpu
 
 from benchmark import arithmetic
-from benchmark.arithmetic import _keys_on_host, first_twins, full_precision, keys_on_device, torch_threads
+from benchmark.arithmetic import (
+    _keys_on_host,
+    first_twins,
+    fixed_order_sum,
+    full_precision,
+    keys_on_device,
+    torch_threads,
+)
 from benchmark.dataset import Queries, Ragged, Task, TaskKey
 from benchmark.errors import UserError
+from benchmark.evaluation.products import DotScorer
 from benchmark.evaluation.ranking import dot_product, rank_queries
-from benchmark.evaluation.scoring import DotScorer
 from benchmark.evaluation.top_lists import top_pictures
 
 CHUNKS = (1, 7, 256, 10_000)
@@ -295,18 +302,43 @@ def test_ranks_do_not_depend_on_threads_or_chunks(width):
     assert seen[0][1].max() >= 13
 
 
-@pytest.mark.parametrize("width", [5, 65, 1280, 4096])
-def test_the_stated_bound_on_float32_products_holds(width):
-    """Equal terms are the worst case: every rounding of the running sum points the same way."""
-    bound = (4 * width**0.5 + 4) * 2.0**-23
+@pytest.mark.parametrize("width", [5, 65, 640, 1280, 4096])
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_the_stated_bounds_on_float32_sums_hold(width, first):
+    """Where every rounding points the same way: equal terms, and small ones that vanish beside a large one."""
     generator = np.random.default_rng(0)
-    worst = 0.0
-    for value in generator.uniform(0.5, 1.0, 40).astype(np.float32):
-        left, right = torch.full((40, width), float(value)), torch.full((50, width), float(value) ** 0.5)
+    values = generator.uniform(0.5, 1.0, 40) if first == 0 else generator.uniform(0.99, 1.0, 40) * 2**-12
+    worst, by_halves = 0.0, 0.0
+    for value in values.astype(np.float32).tolist():
+        left, right = torch.full((40, width), value), torch.full((50, width), value)
+        left[:, 0] = right[:, 0] = first or value
+        truth = float(Fraction(first or value) ** 2 + Fraction(value) ** 2 * (width - 1))
         for product in (left @ right.T, left[:1] @ right.T, left @ right[:1].T):
-            truth = float(Fraction(float(left[0, 0])) * Fraction(float(right[0, 0])) * width)
             worst = max(worst, float((product.double() - truth).abs().max()) / truth)
-    assert worst < bound
+        in_a_row = np.add.accumulate((left * right[:40]).numpy(), axis=1, dtype=np.float32)[0, -1]  # as a GPU adds
+        worst = max(worst, abs(float(in_a_row) - truth) / truth)
+        by_halves = max(by_halves, abs(float(fixed_order_sum(left[:1] * right[:1])) - truth) / truth)
+    assert worst < width * 2.0**-24
+    assert by_halves < (math.ceil(math.log2(width)) + 1) * 2.0**-24
+    if first == 1 and width >= 640:
+        assert worst > 4 * width**0.5 * 2.0**-23, "a bound that grows with the root does not hold"
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**-70])
+@pytest.mark.parametrize("last", [2.0**-12.01, -1.0])
+def test_small_terms_that_vanish_beside_a_large_one(scale, last):
+    """What the products of half of the pictures lose is far more than sums lose of the terms of other vectors; with a
+    last term that takes the first away, of a score near zero."""
+    width, small = 640, float(np.float32(2.0**-12.01))
+    queries, gallery = torch.full((2, 60, width), small)
+    queries[:, 0] = 1
+    queries[:, -1] = abs(last)
+    gallery[:, 0] = 1 + torch.arange(60) * 2.0**-22
+    gallery[::2, 0] += (width - 1) * small**2
+    gallery[::2, 1:] = 0
+    gallery[:, -1] = last
+    task = make_task(60, [[q] for q in range(60)])
+    check_everywhere(queries, gallery * scale, task)
 
 
 def ratio_score(queries, targets):
@@ -555,7 +587,7 @@ def test_a_gpu_ranks_alike_and_sends_no_scores_to_the_host(place, own_score):
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_gpu_sends_its_counts_once_however_many_blocks_there_are(fits, monkeypatch):
     """What is too near to tell is found, settled and counted there; encodings that do not fit are sent in parts."""
-    monkeypatch.setattr("benchmark.evaluation.scoring._RESIDENT_SHARE", float(fits))
+    monkeypatch.setattr("benchmark.evaluation.products._RESIDENT_SHARE", float(fits))
     generator = np.random.default_rng(14)
     task = random_task(generator, 100, 500, True, several=True)
     queries, gallery = unit(generator, 100, 8).float(), unit(generator, 500, 8).float()
