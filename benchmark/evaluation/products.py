@@ -124,20 +124,25 @@ class DotScorer:
         below, above = (torch.nextafter(b, b.new_full((), end)) for b, end in ((below, -torch.inf), (above, torch.inf)))
         return below.to(self.device), above.to(self.device)
 
+    def again(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
+        query, picture, inverse = self._different(query, picture)
+
+        def terms(query: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+            rows = self._scaled(_rows_at(self.gallery, picture, self.device), self._gallery_exponent)
+            if self._ready is not None:
+                return rows, self._ready[query.to(self.device)]
+            return rows, self._scaled(_rows_at(self.queries, query, self.device), self._query_exponent[query])
+
+        out = self._buffer.new_empty(len(query))
+        return self._sums(terms, query, picture, out)[inverse.to(self.device)]
+
+    def bounds_again(self, query: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+        roundings = math.ceil(math.log2(self._width)) + 3
+        return self._bounds(query, exact, _UNIT * roundings * self.largest[query])
+
     def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
         query, picture, inverse = self._different(query, picture)
         return self.pairs(query, picture)[inverse]
-
-    def lead(self, found: Tensor, query: Tensor, picture: Tensor, exact: Tensor) -> Tensor:
-        one, other, inverse = self._different(query, picture)
-        score = self._scaled_pairs(one, other)[inverse]
-        roundings = math.ceil(math.log2(self._width)) + 3
-        low, high = self._bounds(query, exact, _UNIT * roundings * self.largest[query])
-        lead = torch.where(score > high, torch.inf, -torch.inf).to(exact.device, exact.dtype)
-        unclear = ((score >= low) & (score <= high)).nonzero()[:, 0].to(exact.device)
-        query, picture = query[unclear], picture[unclear]
-        lead[unclear] = self.settle(found[unclear], query, picture) - exact[unclear]
-        return lead
 
     def _different(self, query: Tensor, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The cells without those of equal pictures, and where each of all is among them; by picture, so that rows of
@@ -152,17 +157,6 @@ class DotScorer:
             return rows, _rows_at(self.queries, query, self._place)
 
         return self._sums(terms, query, picture, self.slack.new_empty(len(query)))
-
-    def _scaled_pairs(self, query: Tensor, picture: Tensor) -> Tensor:
-        """Scores of single pairs in float32 and in the unit of :meth:`block`, ``(m,)``; added up in halves."""
-
-        def terms(query: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-            rows = self._scaled(_rows_at(self.gallery, picture, self.device), self._gallery_exponent)
-            if self._ready is not None:
-                return rows, self._ready[query.to(self.device)]
-            return rows, self._scaled(_rows_at(self.queries, query, self.device), self._query_exponent[query])
-
-        return self._sums(terms, query, picture, self._buffer.new_empty(len(query)))
 
     def _sums(self, terms: _Terms, query: Tensor, picture: Tensor, out: Tensor) -> Tensor:
         """Into ``out`` (m,) the products of pairs of rows, added up in a fixed order. ``terms`` gives some pairs' rows:

@@ -169,8 +169,13 @@ class _Near:
             return
         entry, picture, found = map(torch.cat, zip(*self._waiting, strict=True))
         self._waiting, self._count = [], 0
-        query = self.owner[entry]
-        lead = self._scorer.lead(found, query, picture, self.exact[entry])
+        query, exact = self.owner[entry], self.exact[entry]
+        score = self._scorer.again(found, query, picture)
+        low, high = self._scorer.bounds_again(query, exact)
+        self.beaten.index_add_(0, entry, (score > high).to(entry))
+        near = ((score >= low) & (score <= high)).nonzero()[:, 0].to(entry.device)
+        entry, query = entry[near], query[near]
+        lead = self._scorer.settle(found[near], query, picture[near]) - exact[near]
         slack = self._scorer.slack[query]
         self.beaten.index_add_(0, entry, (lead >= -slack).long())
         self.tied.index_add_(0, entry, (lead.abs() <= slack).long())

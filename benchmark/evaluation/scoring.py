@@ -66,12 +66,16 @@ class Scorer(Protocol):
         """What of a block lies below the first or above the second ``(b,)`` is clearly so; on ``device``."""
         ...
 
-    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
-        """Exact scores of cells for which a block gave ``found``, all ``(m,)``."""
+    def again(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
+        """Better scores of cells for which a block gave ``found``, all ``(m,)``; in the block's unit, on ``device``."""
         ...
 
-    def lead(self, found: Tensor, query: Tensor, picture: Tensor, exact: Tensor) -> Tensor:
-        """By how much such cells score above ``exact``, all ``(m,)``; infinite where the sign is clear."""
+    def bounds_again(self, query: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`bounds`, of what :meth:`again` gives."""
+        ...
+
+    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
+        """Exact scores of such cells, ``(m,)``."""
         ...
 
     def pairs(self, query: Tensor, picture: Tensor) -> Tensor:
@@ -116,11 +120,13 @@ class FunctionScorer:
         slack = self.slack[query]
         return exact - slack, exact + slack
 
-    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
+    def again(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
         return found
 
-    def lead(self, found: Tensor, query: Tensor, picture: Tensor, exact: Tensor) -> Tensor:
-        return found - exact
+    bounds_again = bounds
+
+    def settle(self, found: Tensor, query: Tensor, picture: Tensor) -> Tensor:
+        return found
 
     def pairs(self, query: Tensor, picture: Tensor) -> Tensor:
         scores = self.slack.new_empty(len(query))

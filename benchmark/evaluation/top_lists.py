@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: i
             query = np.arange(first, last)
             block = scorer.block(query, targets)
             hidden.hide(block, query, start)
-            doubt = _doubt(scorer, query)
+            doubt = _doubt(scorer, scorer.bounds, query)
             kept = _Found.kept(names[first:last], values[first:last])
             new = _candidates(block, start, k, values[first:last].min(axis=1), doubt)
             best = kept.joined(new).best(k, query, doubt, scorer, positive)
@@ -57,10 +58,10 @@ def _best(scorer: Scorer, task: Task, k: int, query_chunk: int, gallery_chunk: i
     return names
 
 
-def _doubt(scorer: Scorer, query: IntArray) -> Scores:
-    """By how much two scores of a block must differ for their order to be clear, (b,)."""
+def _doubt(scorer: Scorer, bounds: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], query: IntArray) -> Scores:
+    """By how much two scores must differ for their order to be clear, where ``bounds`` are a score's, (b,)."""
     asked = torch.from_numpy(query).to(scorer.slack.device)
-    low, high = scorer.bounds(asked, scorer.largest[asked])
+    low, high = bounds(asked, scorer.largest[asked])
     width: Scores = (high.double() - low.double()).cpu().numpy()
     return 1.25 * width
 
@@ -99,20 +100,20 @@ class _Found:
         first = np.flatnonzero(np.diff(cluster, prepend=0))
         reached = (ordered.places()[first] < k)[cluster - 1]
         ordered, cluster = ordered.taken(reached), cluster[reached]
-        unclear = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
-        exact = ordered.score.copy()
-        part = ordered.taken(unclear)
-        asked = (torch.from_numpy(given).to(scorer.slack.device) for given in (part.score, query[part.row], part.name))
-        exact[unclear] = scorer.settle(*asked).cpu().numpy()
-        # Clusters keep their order; within one, exact scores are compared with one another alone.
-        order = np.lexsort((-exact, cluster))
-        ordered, exact, cluster = ordered.taken(order), exact[order], cluster[order]
-        tied = np.cumsum(
-            (np.diff(cluster, prepend=0) != 0)
-            | (-np.diff(exact, prepend=np.inf) > scorer.slack.cpu().numpy()[query][ordered.row])
-        )
+        finer, slack = _doubt(scorer, scorer.bounds_again, query), scorer.slack.cpu().numpy()[query]
+        for better, gap in ((scorer.again, finer), (scorer.settle, slack)):
+            unclear = np.flatnonzero(np.bincount(cluster)[cluster] > 1)
+            score, part = ordered.score.copy(), ordered.taken(unclear)
+            asked = (part.score, query[part.row], part.name)
+            found = better(*(torch.from_numpy(given).to(scorer.slack.device) for given in asked))
+            score[unclear] = found.cpu().double().numpy()
+            # Clusters keep their order; within one, better scores are compared with one another alone.
+            order = np.lexsort((-score, cluster))
+            ordered, score, cluster = ordered.taken(order), score[order], cluster[order]
+            parted = -np.diff(score, prepend=np.inf) > gap[ordered.row]
+            cluster = np.cumsum((np.diff(cluster, prepend=0) != 0) | parted)
         last = positive.contains(query[ordered.row], ordered.name)
-        ordered = ordered.taken(np.lexsort((ordered.name, last, tied)))
+        ordered = ordered.taken(np.lexsort((ordered.name, last, cluster)))
         return ordered.taken(ordered.places() < k)
 
     def write(self, names: IntArray, values: Scores) -> None:
