@@ -30,6 +30,7 @@ from benchmark.evaluation.ranking import dot_product, rank_queries
 from benchmark.evaluation.top_lists import top_pictures
 
 CHUNKS = (1, 7, 256, 10_000)
+NEEDS_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")]
 
 
 def make_task(gallery, positives, reference=None, exclude=False, subset=None):
@@ -304,7 +305,8 @@ def test_ranks_do_not_depend_on_threads_or_chunks(width):
 
 @pytest.mark.parametrize("width", [5, 65, 640, 1280, 4096])
 @pytest.mark.parametrize("first", [0.0, 1.0])
-def test_the_stated_bounds_on_float32_sums_hold(width, first):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_the_stated_bounds_on_float32_sums_hold(width, first, device):
     """Where every rounding points the same way: equal terms, and small ones that vanish beside a large one."""
     generator = np.random.default_rng(0)
     values = generator.uniform(0.5, 1.0, 40) if first == 0 else generator.uniform(0.99, 1.0, 40) * 2**-12
@@ -313,8 +315,10 @@ def test_the_stated_bounds_on_float32_sums_hold(width, first):
         left, right = torch.full((40, width), value), torch.full((50, width), value)
         left[:, 0] = right[:, 0] = first or value
         truth = float(Fraction(first or value) ** 2 + Fraction(value) ** 2 * (width - 1))
-        for product in (left @ right.T, left[:1] @ right.T, left @ right[:1].T):
-            worst = max(worst, float((product.double() - truth).abs().max()) / truth)
+        here, there = left.to(device), right.to(device)
+        with full_precision():
+            products = (here @ there.T, here[:1] @ there.T, here @ there[:1].T)
+        worst = max(worst, *(float((product.double() - truth).abs().max()) / truth for product in products))
         in_a_row = np.add.accumulate((left * right[:40]).numpy(), axis=1, dtype=np.float32)[0, -1]  # as a GPU adds
         worst = max(worst, abs(float(in_a_row) - truth) / truth)
         by_halves = max(by_halves, abs(float(fixed_order_sum(left[:1] * right[:1])) - truth) / truth)
