@@ -13,8 +13,8 @@ decides, and equality there is a tie. (Products of two float32 values are exact 
 A gallery picture may have T tokens: its score is the best of their products. The best of products that are
 each off by no more than a bound is off by no more than it either, so that all of this holds for it as well.
 
-Exact scores, and which cells they are asked for, stay where float64 is computed: on a GPU, `pairs` of a million
-cells cost less than sending their numbers to the host and back.
+Exact scores, and the numbers of the cells that they are asked for, stay where float64 is computed: of ranks, a GPU
+sends nothing but counts to the host.
 """
 
 from __future__ import annotations

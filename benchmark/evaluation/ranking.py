@@ -4,7 +4,7 @@ The rank of a query is 1 + the number of gallery pictures that are no positive, 
 reference, and score at least as high as the best positive: ties count against the method.
 
 Ranks do not depend on chunks, threads or devices: what float32 cannot tell apart is settled exactly
-(:mod:`benchmark.evaluation.scoring`).
+(:mod:`benchmark.evaluation.products`).
 
 Notation: Q queries, G gallery pictures, T positives of all queries, S members of a subset.
 """
