@@ -24,7 +24,7 @@ from benchmark.encoding import Encoding, rows
 _WORD = 8
 _LANES = 128
 _TILE = {"cpu": 2**18}
-_DEVICE_TILE = 2**27
+_DEVICE_TILE = 2**26
 
 
 @dataclass(frozen=True)
